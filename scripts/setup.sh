@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes .venv with all requirements, once; does nothing when it is current.
+# PYTHON=/path/to/python3.11 chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+wanted=$(cat requirements.txt requirements-dev.txt pyproject.toml | sha256sum | cut -d' ' -f1)
+if [ -x .venv/bin/python ] && [ "$(cat .venv/installed 2>/dev/null)" = "$wanted $PWD" ]; then
+    exit 0
+fi
+
+is_supported() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null; }
+python=""
+for candidate in ${PYTHON:-python3.11 python3.10 python3}; do
+    if is_supported "$candidate"; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    found=$("${PYTHON:-python3}" --version 2>&1 || true)
+    echo "setup: Python 3.10 or 3.11 is needed, which MindSpore 2.7.0 has packages for; found: ${found:-none}." \
+        "Install one of them, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    exit 2
+fi
+
+echo "setup: installing into .venv with $("$python" --version); this takes a few minutes, once" >&2
+rm -rf .venv
+"$python" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+echo "$wanted $PWD" > .venv/installed
