@@ -1,0 +1,1 @@
+"""Tools around training text-to-video models."""

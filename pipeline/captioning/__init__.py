@@ -1,0 +1,1 @@
+"""Captioning every clip of a meta table; `docs/architecture.md` draws the house."""

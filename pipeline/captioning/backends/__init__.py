@@ -1,0 +1,139 @@
+"""The framework under the model code: PyTorch itself, or MindSpore under mindnlp's torch API.
+
+Chosen once, before the first `import torch`, from the flags, the launcher and the hardware; `choose`
+imports nothing, `Choice.activate` does. What differs between the two lives in this package.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+FRAMEWORKS = ("mindspore", "torch")
+DEVICES = ("ascend", "cuda", "cpu")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which framework and device, and why; nothing is imported yet.
+
+    device: one of DEVICES.
+    index: number of the device on its host.
+    """
+
+    framework: str
+    device: str
+    index: int
+    reason: str
+
+    def activate(self, dtype: str | None) -> Backend:
+        """Import the framework. dtype: one of DTYPES, or None for the device's own."""
+        if self.framework == "mindspore":
+            from .mindspore_backend import activate
+        else:
+            from .torch_backend import activate
+        backend = activate(self, dtype)
+        logger.info("%s on %s in %s: %s", self.framework, backend.device, backend.dtype_name, self.reason)
+        return backend
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An imported framework, ready for `import torch`.
+
+    device: where the model goes, in torch's notation.
+    """
+
+    framework: str
+    device: str
+    dtype_name: str
+    versions: dict[str, str]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: Any = getattr(torch, self.dtype_name)
+        return dtype
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether `error` says that the device's memory is used up."""
+        text = str(error).lower()
+        return isinstance(error, MemoryError) or "out of memory" in text or "memory not enough" in text
+
+    def free_memory(self) -> None:
+        """Give cached device memory back after an error of the kind above."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        elif self.device.startswith("npu"):
+            torch.npu.empty_cache()  # mindnlp's
+
+
+def choose(framework: str | None, device: str | None, launcher: str, local_rank: int) -> Choice:
+    """Pick framework and device; flags that are None are chosen here.
+
+    launcher: `msrun`, `torchrun` or `plain`.
+
+    Raises:
+        UsageError: the two do not go together, or the framework is not installed.
+    """
+    if framework is None:
+        framework, reason = _choose_framework(device, launcher)
+    else:
+        reason = "--framework"
+    if launcher == "msrun" and framework != "mindspore":
+        raise UsageError("--framework torch can't run under msrun; start it with torchrun, or as one plain process")
+    if launcher == "torchrun" and framework != "torch":
+        raise UsageError("--framework mindspore can't run under torchrun; start it with msrun")
+    for package in ("mindspore", "mindnlp") if framework == "mindspore" else ("torch",):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"{package} is not installed; run scripts/setup.sh, or choose another --framework")
+    if device is None:
+        device = _accelerator(framework) or "cpu"
+    if (framework, device) in (("mindspore", "cuda"), ("torch", "ascend")):
+        raise UsageError(f"--device {device} does not go with {framework}; on Ascend use mindspore, on CUDA torch")
+    return Choice(framework, device, local_rank, reason)
+
+
+def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:
+    if launcher == "msrun":
+        return "mindspore", "started by msrun"
+    if launcher == "torchrun":
+        return "torch", "started by torchrun"
+    if device == "ascend" or (device is None and _has_ascend()):
+        return "mindspore", "an Ascend device"
+    if importlib.util.find_spec("torch") is not None:
+        return "torch", "a plain process without Ascend device; --framework mindspore for the other"
+    return "mindspore", "PyTorch is not installed"
+
+
+def _accelerator(framework: str) -> str | None:
+    if framework == "mindspore":
+        return "ascend" if _has_ascend() else None
+    return "cuda" if _has_cuda() else None
+
+
+def _has_ascend() -> bool:
+    return bool(glob.glob("/dev/davinci[0-9]*"))
+
+
+def _has_cuda() -> bool:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg"))

@@ -1,0 +1,50 @@
+"""MindSpore under mindnlp's torch API: Ascend NPUs, and the CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import Backend, Choice
+
+
+def activate(choice: Choice, dtype: str | None) -> Backend:
+    """Import MindSpore on the chosen device, then mindnlp, which puts its torch API in place.
+
+    From here on `import torch` gives mindnlp's.
+    """
+    from . import Backend
+
+    os.environ.setdefault("GLOG_v", "3")  # errors only; MindSpore warns some 27 times at every start
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", module=r"mindspore|mindnlp|mindtorch|diffusers|transformers")
+    import mindspore
+
+    if choice.device == "ascend":
+        # Without an id: MindSpore deals the visible devices of a host out to the workers of msrun, and
+        # a plain process gets the first.
+        mindspore.set_device("Ascend")
+    else:
+        mindspore.set_device("CPU")
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    import mindnlp  # noqa: F401
+
+    if dtype is None:
+        dtype = "float32" if choice.device == "cpu" else _ascend_dtype()
+    return Backend(
+        framework="mindspore",
+        device="npu:0" if choice.device == "ascend" else "cpu",
+        dtype_name=dtype,
+        versions={name: importlib.metadata.version(name) for name in ("mindspore", "mindnlp", "transformers")},
+    )
+
+
+def _ascend_dtype() -> str:
+    from mindtorch.configs import SUPPORT_BF16
+
+    return "bfloat16" if SUPPORT_BF16 else "float16"  # the 910A has no bfloat16

@@ -1,0 +1,1 @@
+"""Captioners: one package per model family behind the interface in `base`."""

@@ -1,0 +1,1 @@
+"""The PLLaVA family: checkpoint layouts, frame preprocessing, model and captioner."""

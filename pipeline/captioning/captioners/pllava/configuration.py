@@ -1,0 +1,103 @@
+"""PLLaVA's configuration: `config.json` of a checkpoint, checked and completed.
+
+Framework-free: it is read before a framework is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+
+DEFAULT_POOLING_SHAPE = (16, 12, 12)
+
+# transformers leaves entries at their defaults out of config.json; these are its CLIP and Llama defaults.
+_VISION_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_VISION_DEFAULTS |= {"intermediate_size": 3072, "image_size": 224, "patch_size": 32}
+_TEXT_DEFAULTS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+_TEXT_DEFAULTS |= {"intermediate_size": 11008, "vocab_size": 32000, "max_position_embeddings": 2048}
+
+
+@dataclass(frozen=True)
+class PllavaConfig:
+    """Architecture of one PLLaVA checkpoint.
+
+    vision: entries for transformers' CLIPVisionConfig.
+    text: entries for transformers' LlamaConfig.
+    image_token_id: the token that the visual tokens replace.
+    vision_layers: layers of the tower that are run; `hidden_states[vision_feature_layer]`.
+    pooling_shape: visual tokens after pooling as (time, rows, columns).
+    """
+
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    image_token_id: int
+    vision_layers: int
+    pooling_shape: tuple[int, int, int]
+    projector_activation: str = "gelu"
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> PllavaConfig:
+        """Read `config.json`.
+
+        Raises:
+            UsageError: missing, unreadable, or not of a PLLaVA on CLIP and Llama.
+        """
+        path = folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"{folder} is no checkpoint: it has no config.json") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} can't be read: {error}") from error
+        return cls.from_dict(config, str(path))
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any], source: str = "config") -> PllavaConfig:
+        vision = _VISION_DEFAULTS | config.get("vision_config", {})
+        text = _TEXT_DEFAULTS | config.get("text_config", {})
+        for part, name, known in (
+            (vision, "vision_config", "clip_vision_model"),
+            (text, "text_config", "llama"),
+        ):
+            kind = part.get("model_type", known)
+            if kind != known:
+                raise UsageError(f"{source}: {name} is of type {kind!r}; PLLaVA's is {known!r}")
+        if "image_token_index" not in config:
+            raise UsageError(f"{source} has no image_token_index; is this a PLLaVA or LLaVA checkpoint?")
+        if config.get("vision_feature_select_strategy", "default") != "default":
+            raise UsageError(f"{source}: only vision_feature_select_strategy 'default' (no class token) is supported")
+        if config.get("pooling_method", "avg") != "avg":
+            raise UsageError(f"{source}: pooling_method {config['pooling_method']!r} is not 'avg'")
+        text.setdefault("tie_word_embeddings", False)
+        return cls(
+            vision=vision,
+            text=text,
+            image_token_id=config["image_token_index"],
+            vision_layers=_layers_to_run(config.get("vision_feature_layer", -2), vision["num_hidden_layers"]),
+            pooling_shape=tuple(config.get("pooling_shape", DEFAULT_POOLING_SHAPE)),
+            projector_activation=config.get("projector_hidden_act", "gelu"),
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the vision tower's input, in pixels."""
+        return self.vision["image_size"]
+
+    @property
+    def patch_grid(self) -> int:
+        """Patches along each side of a frame."""
+        return self.vision["image_size"] // self.vision["patch_size"]
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that the text model was made for, in tokens."""
+        return self.text["max_position_embeddings"]
+
+
+def _layers_to_run(feature_layer: int, layers: int) -> int:
+    """hidden_states[0] is the embedding's output, hidden_states[-1] the last layer's."""
+    return feature_layer if feature_layer >= 0 else layers + 1 + feature_layer

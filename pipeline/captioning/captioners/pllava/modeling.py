@@ -1,0 +1,123 @@
+"""The PLLaVA model on transformers' CLIP and Llama modules.
+
+Written once against the torch API: PyTorch runs it, and so does MindSpore through mindnlp. Parameter
+names are those of the merged public checkpoints. Knows no files, no tokenizer and no generation loop.
+
+Source of the behaviour: PLLaVA (Xu et al., 2024, arXiv:2404.16994) and its public implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers.activations import ACT2FN
+
+from .configuration import PllavaConfig
+
+
+class PllavaProjector(nn.Module):
+    """Maps patch features (…, vision width) to the text model's width."""
+
+    def __init__(self, vision_width: int, text_width: int, activation: str) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(vision_width, text_width)
+        self.act = ACT2FN[activation]
+        self.linear_2 = nn.Linear(text_width, text_width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+class PllavaForConditionalGeneration(nn.Module):
+    """Vision tower, projector and text model.
+
+    The tower is built with the layers that are run and no more: PLLaVA reads an inner layer's output.
+    """
+
+    def __init__(self, config: PllavaConfig) -> None:
+        super().__init__()
+        self.config = config
+        vision_config = CLIPVisionConfig(**{**config.vision, "num_hidden_layers": config.vision_layers})
+        text_config = LlamaConfig(**config.text)
+        for part in (vision_config, text_config):
+            part._attn_implementation = "sdpa"
+        self.vision_tower = CLIPVisionModel(vision_config)
+        self.multi_modal_projector = PllavaProjector(
+            vision_config.hidden_size, text_config.hidden_size, config.projector_activation
+        )
+        self.language_model = LlamaForCausalLM(text_config)
+
+    def frame_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Projected patches of frames (frames, 3, size, size) as (frames, patches, text width)."""
+        tower = self.vision_tower.vision_model
+        hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
+        hidden = tower.encoder(inputs_embeds=hidden).last_hidden_state
+        return self.multi_modal_projector(hidden[:, 1:])  # without the class token
+
+    def visual_tokens(
+        self,
+        pixel_values: torch.Tensor,
+        frame_index: Sequence[Sequence[int]],
+        pooling_shape: tuple[int, int, int],
+    ) -> torch.Tensor:
+        """Visual tokens of a batch of clips, (clips, T * H * W, text width), in order time, row, column.
+
+        pixel_values: distinct frames of all clips one after the other, (frames, 3, size, size). Each
+            goes through the tower and the projector once, however often it was sampled.
+        frame_index: for each clip, in time order, the place of every sampled frame among the clip's
+            own frames in `pixel_values`.
+        pooling_shape: (T, H, W) of the adaptive average pooling over (time, rows, columns).
+        """
+        features = self.frame_features(pixel_values)
+        time, rows, columns = pooling_shape
+        grid = self.config.patch_grid
+        # Adaptive average pooling is separable: an averaging matrix on each axis (and mindnlp has no
+        # AdaptiveAvgPool3d). Time goes last, so that repeated frames are pooled in space only once.
+        spatial = _like(np.kron(pooling_matrix(grid, rows), pooling_matrix(grid, columns)), features)
+        pooled = torch.bmm(spatial.expand(len(features), -1, -1), features)  # (frames, H * W, width)
+        clips, start = [], 0
+        for index in frame_index:
+            count = max(index) + 1
+            select = np.eye(count, dtype=np.float32)[list(index)]
+            temporal = _like(pooling_matrix(len(index), time) @ select, features)  # (T, frames of the clip)
+            frames = pooled[start : start + count].reshape(count, -1)
+            clips.append(torch.matmul(temporal, frames).reshape(time * rows * columns, -1))
+            start += count
+        return torch.stack(clips)
+
+    def prompt_embeddings(
+        self, visual_tokens: torch.Tensor, before: Sequence[int], after: Sequence[int]
+    ) -> torch.Tensor:
+        """The text model's input: embeddings of `before`, the visual tokens, embeddings of `after`.
+
+        visual_tokens: (clips, tokens, width). Returns (clips, len(before) + tokens + len(after), width).
+        """
+        parts = [self._embed(before), visual_tokens, self._embed(after)]
+        clips = visual_tokens.shape[0]
+        return torch.cat([part.expand(clips, -1, -1) if part is not visual_tokens else part for part in parts], 1)
+
+    def _embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        embedding = self.language_model.get_input_embeddings()
+        ids = torch.tensor([list(token_ids)], dtype=torch.int64, device=embedding.weight.device)
+        return embedding(ids)
+
+
+def _like(matrix: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(matrix).to(device=tensor.device, dtype=tensor.dtype)
+
+
+def pooling_matrix(size: int, pooled_size: int) -> np.ndarray:
+    """Matrix (pooled_size, size) of adaptive average pooling along one axis, float32.
+
+    Window i covers floor(i * size / pooled_size) up to ceil((i + 1) * size / pooled_size), as in
+    `AdaptiveAvgPool3d`: windows overlap when the sizes do not divide, and repeat when it enlarges.
+    """
+    matrix = np.zeros((pooled_size, size), np.float32)
+    for i in range(pooled_size):
+        begin, end = i * size // pooled_size, -(-(i + 1) * size // pooled_size)
+        matrix[i, begin:end] = 1 / (end - begin)
+    return matrix

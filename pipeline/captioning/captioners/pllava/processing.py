@@ -1,0 +1,111 @@
+"""PLLaVA's frame preprocessing: PIL images to the vision tower's input.
+
+Runs in the decoding process: numpy and PIL only. Two resizes, as in the public PLLaVA: its own
+(`PllavaImageProcessor`, longest and shortest edge), then CLIP's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...errors import UsageError
+
+MAX_RESIZED_PIXELS = 64 * 2**20
+"""A frame whose first resize would exceed this is refused; only absurd aspect ratios do."""
+
+
+@dataclass(frozen=True)
+class FrameProcessor:
+    """Crops frames to the square that the vision tower sees.
+
+    short_edge: the first resize brings the shorter side of smaller frames up to this, in pixels.
+    long_edge: and the longer side of larger frames down towards this, keeping `short_edge`.
+    clip_short_edge, crop_size: CLIP's own resize and centre crop, in pixels.
+    mean, std: CLIP's normalisation of each RGB channel.
+    """
+
+    crop_size: int = 336
+    clip_short_edge: int = 336
+    short_edge: int = 336
+    long_edge: int = 640
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @classmethod
+    def from_folder(cls, folder: Path, image_size: int) -> FrameProcessor:
+        """Read `preprocessor_config.json` of a checkpoint; `image_size` must be the crop's.
+
+        The first resize is of the vision tower's size with a longest edge of 640 in proportion: the
+        public code passes 640 itself, whatever `processor_config.json` says.
+
+        Raises:
+            UsageError: the file asks for preprocessing that PLLaVA does not have.
+        """
+        path = folder / "preprocessor_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        crop, size = config.get("crop_size", image_size), config.get("size", image_size)
+        crop_size = crop if isinstance(crop, int) else crop["height"]
+        clip_short_edge = size if isinstance(size, int) else size.get("shortest_edge", crop_size)
+        if crop_size != image_size:
+            raise UsageError(f"{path}: crop_size {crop_size} is not the vision tower's image_size {image_size}")
+        for name, wanted in (("resample", 3), ("do_center_crop", True), ("do_normalize", True)):
+            if config.get(name, wanted) != wanted:
+                raise UsageError(f"{path}: {name} is {config[name]}; PLLaVA needs {wanted}")
+        return cls(
+            crop_size=crop_size,
+            clip_short_edge=clip_short_edge,
+            short_edge=image_size,
+            long_edge=max(640, image_size),
+            mean=tuple(config.get("image_mean", cls.mean)),
+            std=tuple(config.get("image_std", cls.std)),
+        )
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Resize and crop RGB images; returns uint8 (frames, crop_size, crop_size, 3).
+
+        Raises:
+            ValueError: a frame so long and thin that its resize would exceed MAX_RESIZED_PIXELS.
+        """
+        return np.stack([self._crop(image) for image in images])
+
+    def pixel_values(self, crops: np.ndarray) -> np.ndarray:
+        """Normalise crops, uint8 (frames, height, width, 3), to float32 (frames, 3, height, width)."""
+        # float64 for the scale, float32 for the rest: bit for bit what CLIP's processor gives.
+        scaled = (crops * (1 / 255)).astype(np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
+
+    def _crop(self, image: Image.Image) -> np.ndarray:
+        image = _resize(image, self._first_size(*image.size))
+        image = _resize(image, _short_edge_size(*image.size, self.clip_short_edge))
+        left = (image.width - self.crop_size) // 2
+        top = (image.height - self.crop_size) // 2
+        return np.asarray(image.crop((left, top, left + self.crop_size, top + self.crop_size)))
+
+    def _first_size(self, width: int, height: int) -> tuple[int, int]:
+        long, short = max(width, height), min(width, height)
+        limit = int(min(self.long_edge, long) / (long / short))
+        size = _short_edge_size(width, height, max(self.short_edge, min(short, limit)))
+        if size[0] * size[1] > MAX_RESIZED_PIXELS:
+            raise ValueError(
+                f"a frame of {width}x{height} pixels would be resized to {size[0]}x{size[1]}, "
+                f"beyond {MAX_RESIZED_PIXELS // 2**20} megapixels"
+            )
+        return size
+
+
+def _short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int]:
+    if width <= height:
+        return short_edge, int(short_edge * height / width)
+    return int(short_edge * width / height), short_edge
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    # PIL copies when nothing changes, so a frame that fits already costs no resampling.
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

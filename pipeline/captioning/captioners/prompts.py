@@ -1,0 +1,67 @@
+"""Conversation templates and the default prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+IMAGE_PLACEHOLDER = "<image>"
+
+DEFAULT_SYSTEM = (
+    "You watch short video clips and describe them so precisely that someone who has not seen a clip could "
+    "make it again. Name the people, animals and objects with their appearance and position, tell in the "
+    "order of time what moves, how and in which direction, and mention the setting, the light, the style and "
+    "the movement of the camera. Say only what can be seen."
+)
+DEFAULT_QUESTION = "Describe the video in details."
+
+
+@dataclass(frozen=True)
+class ConversationTemplate:
+    """How a system prompt and a question become the model's prompt.
+
+    system: with `{system}`; left out when there is no system prompt.
+    user: with `{question}` and one image placeholder; ends where the answer begins.
+    end: text that ends an answer, where it is one token of the vocabulary.
+    """
+
+    system: str
+    user: str
+    end: str
+
+    def prompt(self, question: str, system: str) -> str:
+        head = self.system.format(system=system) if system else ""
+        return head + self.user.format(question=question)
+
+
+TEMPLATES = {
+    # PLLaVA 7b and 13b
+    "vicuna": ConversationTemplate(
+        system="{system} ",
+        user=f"USER:{IMAGE_PLACEHOLDER} {{question}} ASSISTANT:",
+        end="</s>",
+    ),
+    # PLLaVA 34b (Yi)
+    "chatml": ConversationTemplate(
+        system="<|im_start|>system\n{system}<|im_end|>\n",
+        user=f"<|im_start|>user\n{IMAGE_PLACEHOLDER}\n{{question}}<|im_end|>\n<|im_start|>assistant\n",
+        end="<|im_end|>",
+    ),
+}
+
+
+def template_for(conv_mode: str | None, has_chatml_tokens: bool) -> tuple[str, ConversationTemplate, str]:
+    """Name, template and reason of the choice. conv_mode: a name of TEMPLATES, or None to go by the
+    checkpoint's vocabulary."""
+    if conv_mode is not None:
+        return conv_mode, TEMPLATES[conv_mode], "--conv_mode"
+    if has_chatml_tokens:
+        return "chatml", TEMPLATES["chatml"], "the tokenizer has <|im_start|>"
+    return "vicuna", TEMPLATES["vicuna"], "the tokenizer has no <|im_start|>"
+
+
+def check_prompt_part(flag: str, text: str) -> None:
+    """Refuse a second image placeholder: the clip can stand in one place only."""
+    if IMAGE_PLACEHOLDER in text:
+        raise UsageError(f"{flag} must not contain {IMAGE_PLACEHOLDER}; the template places the clip")

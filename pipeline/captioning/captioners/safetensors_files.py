@@ -1,0 +1,78 @@
+"""Safetensors files, read lazily into numpy: headers first, one tensor at a time afterwards.
+
+The `safetensors` package does not read bfloat16 into numpy, and its torch route loses large bfloat16
+values under mindnlp (through float16); here bfloat16 becomes float32 exactly.
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+
+_NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file; reading it touches its own bytes only."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def identity(self) -> str:
+        """What tells this tensor from another without reading it."""
+        return f"{self.name} {self.dtype} {self.shape} {self.file.stat().st_size}\n"
+
+    def read_float32(self) -> np.ndarray:
+        """The values as float32, exact for every stored type but F64.
+
+        Raises:
+            UsageError: a type that weights do not have (integers, 8-bit floats).
+        """
+        if self.dtype not in _NUMPY_TYPES:
+            raise UsageError(
+                f"{self.file}: {self.name} is stored as {self.dtype}; supported: {', '.join(_NUMPY_TYPES)}"
+            )
+        with self.file.open("rb") as file:
+            count = math.prod(self.shape)
+            stored = np.fromfile(file, _NUMPY_TYPES[self.dtype], count, offset=self.offset)
+        if self.dtype == "BF16":
+            # bfloat16 is the upper half of a float32.
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32, copy=False).reshape(self.shape)
+
+
+def read_header(file: Path) -> list[StoredTensor]:
+    """The tensors of a safetensors file, in the order of its header.
+
+    Raises:
+        UsageError: not a whole safetensors file.
+    """
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            if not 0 < size <= _MAX_HEADER_BYTES:
+                raise ValueError("no safetensors header")
+            header = json.loads(stream.read(size))
+        header.pop("__metadata__", None)
+        tensors = [
+            StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+            for name, entry in header.items()
+        ]
+        needed = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not a readable safetensors file: {error}") from error
+    if file.stat().st_size < needed:
+        raise UsageError(f"{file} is cut short: {file.stat().st_size} of {needed} bytes; copy it again")
+    return tensors

@@ -1,0 +1,1 @@
+"""Batched decoding of token ids; knows no video, no tokenizer and no checkpoint."""
