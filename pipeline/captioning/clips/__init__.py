@@ -1,0 +1,1 @@
+"""From a path to sampled frames; knows no model and no framework."""

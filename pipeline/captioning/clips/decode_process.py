@@ -1,0 +1,85 @@
+"""The decoding process: takes paths, gives prepared frames back. A child of the worker that can be killed.
+
+Imports no framework: it runs `decode` and the captioner's frame transform, nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+from PIL import Image
+
+from .decode import DecodeError, decode
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """path: of the clip. decoders: names to try in order; None for all."""
+
+    path: str
+    decoders: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DecodeReply:
+    """Either prepared frames and their index, or the stage that failed and every message."""
+
+    frames: np.ndarray | None = None
+    frame_index: tuple[int, ...] = ()
+    stage: str = ""
+    messages: tuple[str, ...] = ()
+
+
+def serve(
+    connection: Connection,
+    num_frames: int,
+    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+) -> None:
+    """Answer requests until the other end closes."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
+    _mute_native_output()
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(_answer(request, num_frames, frame_transform))
+
+
+def _answer(
+    request: DecodeRequest,
+    num_frames: int,
+    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+) -> DecodeReply:
+    try:
+        sampled = decode(request.path, num_frames, request.decoders)
+    except DecodeError as error:
+        return DecodeReply(stage="decode", messages=error.messages)
+    try:
+        return DecodeReply(frames=frame_transform(sampled.images), frame_index=sampled.index)
+    except Exception as error:  # whatever a transform may raise costs this clip alone
+        return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the parent dies: a hung decoder would never see the closed pipe."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _mute_native_output() -> None:
+    # FFmpeg inside decord writes to the terminal; what matters of it is in the exceptions.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
