@@ -1,0 +1,216 @@
+"""Journals: every finished row on disk at once, so that an interrupted run goes on where it stopped.
+
+Each rank appends to `rank-NNNNN.jsonl` in a folder beside the output. A line is one of
+
+    {"fingerprint": {...}}            the first line: what the captions depend on
+    {"session": "..."}                a run begins to append
+    {"start": [rows]}                 these rows are in flight now
+    {"row": ..., ...}                 a finished row (`RowResult`)
+    {"released": true}                the rows in flight were given up in good order
+    {"forget_failures": true}         the failures so far do not count: their cause was not the clips
+
+A row in flight when a session ends without `released` was in flight at a death of its worker.
+A last line without an end was being written when the worker died; it is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO
+
+from ..errors import RunError
+from .results import RowResult
+
+Fingerprint = Mapping[str, str]
+_ID_FILE = "id"
+
+
+def journal_folder(output: Path) -> Path:
+    """Where the journals of a run that writes `output` are kept on every host."""
+    return output.with_name(output.name + ".journal")
+
+
+@dataclass
+class JournalReport:
+    """What the journals of one folder say.
+
+    fingerprints: the distinct fingerprints found.
+    finished: rows with a result that counts.
+    deaths: for rows without one, how often a worker died with the row in flight.
+    """
+
+    fingerprints: list[Fingerprint] = field(default_factory=list)
+    finished: set[int] = field(default_factory=set)
+    deaths: Counter[int] = field(default_factory=Counter)
+
+
+def journal_path(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank:05d}.jsonl"
+
+
+def journals(folder: Path) -> list[Path]:
+    """The journals of all ranks in a folder; none if it is absent."""
+    return sorted(folder.glob("rank-*.jsonl"))
+
+
+def read_report(folder: Path) -> JournalReport:
+    """Read all journals of `folder`; an absent folder reports nothing."""
+    report = JournalReport()
+    for path in journals(folder):
+        _report_journal(path, report)
+    for row in report.finished:
+        report.deaths.pop(row, None)
+    return report
+
+
+def read_results(path: Path) -> Iterator[RowResult]:
+    """Stream the results of one journal that count, as they were written; a row may come twice."""
+    forgotten = max(
+        (number for number, record in enumerate(_records(path)) if "forget_failures" in record),
+        default=-1,
+    )
+    for number, record in enumerate(_records(path)):
+        if "row" in record and ("caption" in record or number > forgotten):
+            yield RowResult.from_record(record)
+
+
+def _report_journal(path: Path, report: JournalReport) -> None:
+    in_flight: set[int] = set()
+    failed: set[int] = set()
+    for record in _records(path):
+        if "fingerprint" in record:
+            if record["fingerprint"] not in report.fingerprints:
+                report.fingerprints.append(record["fingerprint"])
+        elif "session" in record:
+            report.deaths.update(in_flight)
+            in_flight = set()
+        elif "start" in record:
+            in_flight.update(record["start"])
+        elif "row" in record:
+            in_flight.discard(record["row"])
+            (report.finished if "caption" in record else failed).add(record["row"])
+        elif "released" in record:
+            in_flight = set()
+        elif "forget_failures" in record:
+            failed = set()
+    report.deaths.update(in_flight)
+    report.finished |= failed
+
+
+def _records(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return  # torn: the worker died while writing it
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RunError(
+                    f"journal {path}, line {number} is damaged ({error}); remove that line, or give --restart"
+                ) from error
+
+
+class Journal:
+    """Appends one rank's results. Usable as a context manager; leaving it in good order releases
+    the rows in flight."""
+
+    def __init__(self, folder: Path, rank: int, fingerprint: Fingerprint) -> None:
+        self.path = journal_path(folder, rank)
+        folder_id(folder)
+        is_new = not self.path.exists() or _drop_torn_line(self.path) == 0
+        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+        if is_new:
+            self._append({"fingerprint": dict(fingerprint)})
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._append({"session": f"{started} {socket.gethostname()} {os.getpid()}"})
+        self._sync()
+
+    def start(self, rows: Iterable[int]) -> None:
+        """Note that `rows` are in flight. Survives the death of this process, not of the host."""
+        self._append({"start": list(rows)})
+        self._file.flush()
+
+    def finish(self, results: Sequence[RowResult]) -> None:
+        """Append results; they are on disk when this returns."""
+        if not results:
+            return
+        self._file.writelines(result.to_json() + "\n" for result in results)
+        self._sync()
+
+    def _append(self, record: dict) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._append({"released": True})
+        self._sync()
+        self._file.close()
+
+
+def _drop_torn_line(path: Path) -> int:
+    """Cut a last line without an end off; returns the size that is left, in bytes."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:
+            begin = max(0, end - 65536)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        if end < size:
+            file.truncate(end)
+        return end
+
+
+def folder_id(folder: Path) -> str:
+    """A name for the folder that two hosts agree on only if they share it; creates the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"can't make the journal folder {folder}: {error}") from error
+    own = uuid.uuid4().hex
+    draft = folder / f"{_ID_FILE}.{own}"
+    draft.write_text(own, encoding="ascii")
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, folder / _ID_FILE)  # all or nothing: another rank may be reading it
+    draft.unlink()
+    return (folder / _ID_FILE).read_text(encoding="ascii")
+
+
+def forget_failures(path: Path) -> None:
+    """Let the next run try all failed rows of a journal again."""
+    _drop_torn_line(path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"forget_failures": True}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_journals(folder: Path) -> None:
+    """Remove the journals of a folder, but not the folder: other ranks may be about to use it."""
+    for path in journals(folder):
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the folder with its journals, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""Which rows are still to be captioned, and by which rank. Pure: reads no file, knows no worker."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from .journal import Fingerprint
+from .results import RowResult
+
+DEATHS_TO_FAIL = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every row of the meta table is in exactly one of these.
+
+    kept: rows that keep the caption they have (`--skip_if_existing`), with it.
+    finished: rows whose result is in a journal.
+    poisonous: rows that were in flight at two deaths of their worker.
+    pending: rows to be captioned, in order.
+    suspects: rows to be captioned after all others and alone: in flight at one death.
+    excluded: rows beyond `--limit`.
+    """
+
+    kept: Mapping[int, str]
+    finished: frozenset[int]
+    poisonous: tuple[int, ...]
+    pending: tuple[int, ...]
+    suspects: tuple[int, ...]
+    excluded: frozenset[int]
+
+    @property
+    def is_done(self) -> bool:
+        """Neither a row to caption nor a result to write."""
+        return not (self.pending or self.suspects or self.poisonous or self.finished)
+
+    @property
+    def rows_to_caption(self) -> int:
+        return len(self.pending) + len(self.suspects)
+
+    def results_of_poisonous(self) -> list[RowResult]:
+        message = f"in flight at {DEATHS_TO_FAIL} deaths of its worker; left out so that the run can end"
+        return [RowResult.failed(row, "worker", [message]) for row in self.poisonous]
+
+
+def make_plan(
+    rows: int,
+    kept: Mapping[int, str],
+    finished: Collection[int],
+    deaths: Mapping[int, int],
+    limit: int | None = None,
+) -> Plan:
+    """Sort rows 0..rows-1 into a plan. A kept caption goes before a journal's result.
+
+    limit: consider the first `limit` rows that do not keep a caption.
+    """
+    done = frozenset(row for row in finished if row < rows and row not in kept)
+    open_rows = [row for row in range(rows) if row not in kept]
+    wanted = open_rows if limit is None else open_rows[:limit]
+    pending: list[int] = []
+    suspects: list[int] = []
+    poisonous: list[int] = []
+    for row in wanted:
+        if row in done:
+            continue
+        count = deaths.get(row, 0)
+        kind = pending if count == 0 else suspects if count < DEATHS_TO_FAIL else poisonous
+        kind.append(row)
+    return Plan(
+        kept=kept,
+        finished=done,
+        poisonous=tuple(poisonous),
+        pending=tuple(pending),
+        suspects=tuple(suspects),
+        excluded=frozenset(open_rows[len(wanted) :]) - done,
+    )
+
+
+def rows_of_rank(rows: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
+    """The share of `rank`: every `world_size`-th row, so that long and short stretches spread."""
+    return rows[rank::world_size]
+
+
+def fingerprint_difference(found: Fingerprint, wanted: Fingerprint) -> list[str]:
+    """One line per entry in which a journal's fingerprint differs from this run's."""
+    return [
+        f"{name}: {found.get(name, '(none)')} there, {wanted.get(name, '(none)')} now"
+        for name in sorted(set(found) | set(wanted))
+        if found.get(name) != wanted.get(name)
+    ]

@@ -1,0 +1,80 @@
+"""What became of one row: the record that journals keep and workers gather."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row has no caption.
+
+    stage: where it failed (`path`, `decode`, `prepare`, `caption`, `gather`, `worker`).
+    messages: every underlying message, in the order they came.
+    """
+
+    stage: str
+    messages: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.stage}: " + "; ".join(self.messages)
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """Outcome of one row of the meta table: a caption or a failure, never both.
+
+    row: index of the row in the meta table, from 0.
+    tokens: number of generated tokens, the end-of-sequence token included.
+    truncated: generation stopped at `max_new_tokens`, not at an end-of-sequence token.
+    """
+
+    row: int
+    caption: str | None = None
+    failure: Failure | None = None
+    tokens: int = 0
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        assert (self.caption is None) != (self.failure is None), "either a caption or a failure"
+
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` is its inverse."""
+        if self.failure is not None:
+            return json.dumps(
+                {"row": self.row, "stage": self.failure.stage, "messages": self.failure.messages},
+                ensure_ascii=False,
+            )
+        record = {"row": self.row, "caption": self.caption, "tokens": self.tokens}
+        if self.truncated:
+            record["truncated"] = True
+        return json.dumps(record, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> RowResult:
+        return cls.from_record(json.loads(line))
+
+    @classmethod
+    def from_record(cls, record: dict) -> RowResult:
+        if "stage" in record:
+            return cls.failed(record["row"], record["stage"], record["messages"])
+        return cls(
+            row=record["row"],
+            caption=record["caption"],
+            tokens=record["tokens"],
+            truncated=record.get("truncated", False),
+        )
+
+    @classmethod
+    def failed(cls, row: int, stage: str, messages: Sequence[str]) -> RowResult:
+        return cls(row=row, failure=Failure(stage, tuple(messages)))
+
+
+def caption_result(row: int, text: str, tokens: int, truncated: bool) -> RowResult:
+    """The result of a generated `text`: newlines become spaces, an empty caption is a failure."""
+    caption = " ".join(text.split())
+    if not caption:
+        return RowResult.failed(row, "caption", [f"the model generated no text ({tokens} tokens)"])
+    return RowResult(row=row, caption=caption, tokens=tokens, truncated=truncated)

@@ -1,0 +1,1 @@
+"""Ranks working together: launch, rendezvous, collectives and the gather of results."""

@@ -1,0 +1,47 @@
+"""The environment of a distributed run, checked before hours of work depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import UsageError
+from .launch import Launch
+
+CONNECT_TIMEOUT = "HCCL_CONNECT_TIMEOUT"
+EXEC_TIMEOUT = "HCCL_EXEC_TIMEOUT"
+CONNECT_BOUNDS = (120, 7200)
+MANY_RANKS = 16
+
+
+def warnings(launch: Launch, device: str, environment: Mapping[str, str]) -> list[str]:
+    """What is allowed but unwise.
+
+    Raises:
+        UsageError: HCCL_CONNECT_TIMEOUT or HCCL_EXEC_TIMEOUT is not a number that HCCL takes.
+    """
+    connect = _seconds(environment, CONNECT_TIMEOUT)
+    if connect is not None and not CONNECT_BOUNDS[0] <= connect <= CONNECT_BOUNDS[1]:
+        raise UsageError(
+            f"{CONNECT_TIMEOUT}={connect} is out of bounds: {CONNECT_BOUNDS[0]} to {CONNECT_BOUNDS[1]} seconds"
+        )
+    execute = _seconds(environment, EXEC_TIMEOUT)
+    if device != "ascend" or launch.world_size < MANY_RANKS:
+        return []
+    found = []
+    if connect is None:
+        found.append(
+            f"{launch.world_size} ranks with {CONNECT_TIMEOUT} at its default of {CONNECT_BOUNDS[0]} s: ranks of a "
+            f"large run start further apart; export {CONNECT_TIMEOUT}={CONNECT_BOUNDS[1]}"
+        )
+    if execute is None:
+        found.append(f"{launch.world_size} ranks with {EXEC_TIMEOUT} at its default; export {EXEC_TIMEOUT}=7200")
+    return found
+
+
+def _seconds(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name)
+    if text is None:
+        return None
+    if not text.strip().isdigit():
+        raise UsageError(f"{name}={text} is not a whole number of seconds")
+    return int(text)
