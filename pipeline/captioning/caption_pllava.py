@@ -1,0 +1,73 @@
+"""The command that captions a meta table with PLLaVA: flags to options to job.
+
+    msrun --worker_num=8 --local_worker_num=8 --join=True --log_dir=msrun_log \\
+        pipeline/captioning/caption_pllava.py meta.csv --bs 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run by path, as msrun does: make the packages importable
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from pipeline.captioning import command, options
+from pipeline.captioning.captioners.pllava.captioner import PllavaOptions, PllavaSource
+from pipeline.captioning.errors import UsageError
+
+_EPILOG = "Exit code 0: done, 1: the run broke or nothing could be captioned (its journals stay), 2: wrong use."
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser("caption_pllava.py", "Caption every clip of a meta table with PLLaVA.", epilog=_EPILOG)
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--pretrained_model_name_or_path",
+        type=Path,
+        default=Path("./pretrained_models/pllava"),
+        help="checkpoint folder",
+    )
+    model.add_argument(
+        "--pooling_shape",
+        type=options.pooling_shape,
+        help="visual tokens as time-rows-columns; by default the checkpoint's, else 16-12-12",
+    )
+    model.add_argument("--num_frames", type=options.positive_int, default=4, help="frames sampled of each clip")
+    model.add_argument(
+        "--use_lora", action="store_true", help="lay the LoRA weights of --weight_dir over the checkpoint"
+    )
+    model.add_argument("--weight_dir", type=Path, help="folder with LoRA weights, or LoRA and trained weights")
+    model.add_argument(
+        "--lora_alpha",
+        type=options.number(minimum=0, above=True),
+        help="alpha of the LoRA weights, which checkpoints do not store (public pllava-7b: 4)",
+    )
+    return parser
+
+
+def make_source(flags: argparse.Namespace) -> PllavaSource:
+    """Check the checkpoint and the flags that concern it."""
+    if flags.use_lora and flags.weight_dir is None:
+        raise UsageError("--use_lora needs --weight_dir, the folder with the LoRA weights")
+    if flags.weight_dir is not None and not flags.use_lora:
+        raise UsageError("--weight_dir is only read with --use_lora; give both or neither")
+    prompt = options.prompt_options(flags)
+    return PllavaSource(
+        PllavaOptions(
+            checkpoint=flags.pretrained_model_name_or_path,
+            num_frames=flags.num_frames,
+            question=prompt.question,
+            system=prompt.system,
+            pooling_shape=flags.pooling_shape,
+            lora_folder=flags.weight_dir,
+            lora_alpha=flags.lora_alpha,
+            conv_mode=prompt.conv_mode,
+        ),
+        options.generation_options(flags),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(make_parser(), make_source))

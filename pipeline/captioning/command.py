@@ -1,0 +1,79 @@
+"""What every captioning command does around its job: speak once, check early, leave with the right code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from . import backends, job, options
+from .captioners.base import CaptionerSource
+from .errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
+from .meta.table import MetaTable
+from .workers import launch_checks
+from .workers.launch import Launch
+from .workers.world import run_scheduler
+
+logger = logging.getLogger(__name__)
+
+
+def main(
+    parser: argparse.ArgumentParser,
+    make_source: Callable[[argparse.Namespace], CaptionerSource],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run a captioning command; returns its exit code."""
+    launch = Launch.from_environment()
+    _set_up_logging(launch)
+    try:
+        return _run(parser, make_source, arguments, launch)
+    except UsageError as error:
+        if launch.speaks:
+            print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_WRONG_USE
+    except RunError as error:
+        logger.error("%s; run the same command again to go on", error)
+        return EXIT_BROKEN
+    except KeyboardInterrupt:
+        logger.error("interrupted; finished rows are in the journal: run the same command again to go on")
+        return EXIT_BROKEN
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    make_source: Callable[[argparse.Namespace], CaptionerSource],
+    arguments: Sequence[str] | None,
+    launch: Launch,
+) -> int:
+    flags = parser.parse_args(arguments)
+    job_options = options.job_options(flags)
+    if launch.speaks:
+        MetaTable.check(job_options.meta_path)  # on other hosts there need be no meta table
+    source = make_source(flags)
+    choice = backends.choose(job_options.framework, job_options.device, launch.launcher, launch.local_rank)
+    if launch.is_scheduler:
+        run_scheduler()
+        return EXIT_DONE
+    # SIGTERM, as schedulers send it, leaves like Ctrl-C: in good order.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if launch.speaks:
+        for line in source.describe():
+            logger.info("%s", line)
+        for warning in launch_checks.warnings(launch, choice.device, os.environ):
+            logger.warning("%s", warning)
+    return job.run(job_options, source, choice, launch)
+
+
+def _set_up_logging(launch: Launch) -> None:
+    rank = "" if launch.launcher == "plain" else f" rank {'?' if launch.rank is None else launch.rank}"
+    logging.basicConfig(
+        level=logging.WARNING,
+        format=f"%(asctime)s{rank} %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+    )
+    # Libraries stay at warnings; ours speaks on rank 0, and every rank logs its own troubles.
+    logging.getLogger(__package__).setLevel(logging.INFO if launch.speaks else logging.WARNING)

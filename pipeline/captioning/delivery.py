@@ -1,0 +1,134 @@
+"""Delivery: the results of all ranks gathered on rank 0, and written beside the meta table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+from .meta import journal
+from .meta.results import Failure, RowResult
+from .meta.table import atomic_write
+from .planning import LeadPlan, RankPlan
+from .workers.gather import words_of
+from .workers.world import World
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """Results of all rows that this run had to caption, by row."""
+
+    captions: Mapping[int, RowResult]
+    failures: Mapping[int, Failure]
+
+    def failures_by_stage(self) -> dict[str, int]:
+        return dict(Counter(failure.stage for failure in self.failures.values()).most_common())
+
+
+def gather_results(world: World, plan: RankPlan, folder: Path, pad_length: int) -> Delivered | None:
+    """All ranks' results, on rank 0; None on the others.
+
+    Raises:
+        RunError: on rank 0, a row has no result.
+    """
+    captions: dict[int, RowResult] = {}
+    failures: dict[int, Failure] = {}
+    records = _own_records(world.rank, plan, folder, pad_length)
+    for record in world.gather(records):
+        if plan.lead is None:
+            continue
+        result = RowResult.from_json(record.decode("utf-8"))
+        if result.failure is not None:
+            failures[result.row] = result.failure
+        else:
+            captions.setdefault(result.row, result)
+    if plan.lead is None:
+        return None
+    for result in plan.lead.plan.results_of_poisonous():
+        assert result.failure is not None
+        failures[result.row] = result.failure
+    return _complete(plan.lead, captions, failures)
+
+
+def _complete(lead: LeadPlan, captions: dict[int, RowResult], failures: dict[int, Failure]) -> Delivered:
+    plan = lead.plan
+    wanted = {*plan.pending, *plan.suspects, *plan.poisonous, *plan.finished}
+    missing = sorted(wanted - captions.keys() - failures.keys())
+    if missing:
+        raise RunError(f"{len(missing)} rows came without a result (first: row {missing[0]}); was a journal removed?")
+    return Delivered(
+        captions={row: captions[row] for row in sorted(wanted & captions.keys())},
+        failures={row: failures[row] for row in sorted(wanted & failures.keys() - captions.keys())},
+    )
+
+
+def _own_records(rank: int, plan: RankPlan, folder: Path, pad_length: int) -> Iterator[bytes]:
+    """Every result in this rank's journal; one rank of a folder adds journals of ranks that are no more."""
+    paths = [journal.journal_path(folder, rank)]
+    if plan.keeps_folder(rank):
+        owned = {journal.journal_path(folder, other) for other in plan.journal_ranks}
+        paths += [path for path in journal.journals(folder) if path not in owned]
+    for path in paths:
+        if path.exists():
+            for result in journal.read_results(path):
+                yield fitted_record(result, pad_length)
+
+
+def fitted_record(result: RowResult, pad_length: int) -> bytes:
+    """A result as it travels, of at most `pad_length` int32 words.
+
+    A caption that does not fit becomes a failure; the messages of a failure are cut.
+    """
+    record = _pack(result)
+    if words_of(record) <= pad_length:
+        return record
+    if result.failure is None:
+        message = f"the caption takes {words_of(record)} words of 4 bytes, more than --pad_length {pad_length}"
+        result = RowResult.failed(result.row, "gather", [message])
+    else:
+        # A character takes up to 12 bytes when escaped in JSON; half of the room is for the rest.
+        room = pad_length * 4 // 2 // 12
+        result = RowResult.failed(result.row, result.failure.stage, ["; ".join(result.failure.messages)[:room]])
+    record = _pack(result)
+    assert words_of(record) <= pad_length
+    return record
+
+
+def _pack(result: RowResult) -> bytes:
+    return result.to_json().encode("utf-8", "replace")
+
+
+def failures_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_failures.csv")
+
+
+def report_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_report.json")
+
+
+def write_outputs(output: Path, lead: LeadPlan, delivered: Delivered, report: Mapping[str, Any]) -> None:
+    """Write failures and report, and the captioned table last: once it is there, all is."""
+    _write_failures(failures_path(output), lead.table.paths, delivered.failures)
+    with atomic_write(report_path(output)) as temporary:
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    captions = dict(lead.plan.kept) | {row: result.caption or "" for row, result in delivered.captions.items()}
+    lead.table.write(output, captions)
+
+
+def _write_failures(path: Path, paths: Sequence[str], failures: Mapping[int, Failure]) -> None:
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "path", "stage", "message"])
+        for row, failure in failures.items():
+            writer.writerow([row, paths[row], failure.stage, "; ".join(failure.messages)])

@@ -1,0 +1,200 @@
+"""The whole flow of a run: plan, caption, gather, write. Knows no model and no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import delivery
+from .backends import Backend, Choice
+from .captioners.base import CaptionerSource
+from .errors import EXIT_BROKEN, EXIT_DONE
+from .meta import journal
+from .options import JobOptions
+from .planning import RankPlan, plan_run
+from .progress import ProgressLog, duration
+from .work import MassFailure, RankWorker, WorkTally
+from .workers.launch import Launch
+from .workers.world import World, join_world, solo_world
+
+logger = logging.getLogger(__name__)
+
+
+def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch) -> int:
+    """Caption the meta table; returns the exit code.
+
+    Raises:
+        UsageError, RunError: see their docstrings; the other ranks have been told.
+    """
+    if launch.launcher == "plain":
+        # One process needs the framework only when there is something to caption.
+        return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world())
+    backend = choice.activate(options.dtype)
+    return run_in_world(options, source, lambda: backend, join_world(launch, backend.device))
+
+
+def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+    """One rank's whole run."""
+    try:
+        exit_code = _run(options, source, activate, world)
+    except BaseException as error:
+        world.report_broken(f"{type(error).__name__}: {error}")
+        world.close(in_order=False)
+        raise
+    world.close(in_order=True)
+    return exit_code
+
+
+def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+    begin = time.monotonic()
+    folder = journal.journal_folder(options.output)
+    plan = plan_run(world, options, source.fingerprint())
+    if world.leads:
+        _announce(options, plan)
+    if plan.is_done and options.output.exists():
+        exit_code = EXIT_DONE
+    else:
+        tally = _caption(options, source, activate, world, plan)
+        tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
+        delivered = delivery.gather_results(world, plan, folder, options.pad_length)
+        if delivered is not None:
+            assert plan.lead is not None
+            exit_code = _conclude(options, plan, delivered, tallies, time.monotonic() - begin)
+            world.decide(exit_code)
+        exit_code = world.verdict()["exit_code"]
+        if exit_code != EXIT_DONE:
+            _forget_failures(folder, world.rank)
+    world.meet()  # nobody removes a folder that another rank still reads
+    if exit_code == EXIT_DONE and plan.keeps_folder(world.rank):
+        journal.remove_folder(folder)
+    return exit_code
+
+
+def _caption(
+    options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World, plan: RankPlan
+) -> WorkTally:
+    if not (plan.rows or plan.suspects):
+        world.report(0, 0)
+        return WorkTally()
+    folder = journal.journal_folder(options.output)
+    try:
+        with journal.Journal(folder, world.rank, plan.fingerprint) as book:
+            worker = RankWorker(options, source, activate, book, world.report)
+            if not world.leads:
+                return worker.run(plan)
+            with ProgressLog(plan.total_rows, world.totals):
+                return worker.run(plan)
+    except MassFailure:
+        _forget_failures(folder, world.rank)
+        raise
+
+
+def _forget_failures(folder: Any, rank: int) -> None:
+    path = journal.journal_path(folder, rank)
+    if path.exists():
+        journal.forget_failures(path)
+
+
+def _announce(options: JobOptions, plan: RankPlan) -> None:
+    assert plan.lead is not None
+    rows, parts = plan.lead.plan, []
+    for count, what in (
+        (len(rows.kept), "have a caption already (--skip_if_existing)"),
+        (len(rows.finished), "are finished in the journals of an interrupted run"),
+        (len(rows.suspects), "were in flight when a worker died and come last, one by one"),
+        (len(rows.poisonous), "were in flight at two deaths of a worker and are given up"),
+        (len(rows.excluded), "are beyond --limit"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
+    logger.info(
+        "%s: %d rows, %d to caption%s",
+        options.meta_path,
+        len(plan.lead.table.paths),
+        plan.total_rows,
+        "".join(f"; {part}" for part in parts),
+    )
+    if plan.is_done and options.output.exists():
+        logger.info("nothing is left to caption; %s stays as it is", options.output)
+
+
+def _conclude(
+    options: JobOptions, plan: RankPlan, delivered: delivery.Delivered, tallies: list[WorkTally], seconds: float
+) -> int:
+    """Write the outputs and the summary, on rank 0; returns the run's exit code."""
+    assert plan.lead is not None
+    pending = len(delivered.captions) + len(delivered.failures)
+    if pending and not delivered.captions:
+        row, failure = next(iter(delivered.failures.items()))
+        logger.error(
+            "none of %d rows could be captioned, so nothing is written; for example row %d (%s): %s",
+            pending,
+            row,
+            plan.lead.table.paths[row],
+            failure,
+        )
+        return EXIT_BROKEN
+    report = make_report(options, plan, delivered, tallies, seconds)
+    delivery.write_outputs(options.output, plan.lead, delivered, report)
+    for stage, count in delivered.failures_by_stage().items():
+        row, failure = next((r, f) for r, f in delivered.failures.items() if f.stage == stage)
+        logger.warning("%d rows failed at %s, for example row %d (%s)", count, stage, row, failure)
+    logger.info(
+        "%d captions in %s (%.2f clips/s, %.1f tokens/s), %d failures; wrote %s",
+        len(delivered.captions),
+        duration(seconds),
+        report["clips_per_second"],
+        report["tokens_per_second"],
+        len(delivered.failures),
+        options.output,
+    )
+    return EXIT_DONE
+
+
+def make_report(
+    options: JobOptions, plan: RankPlan, delivered: delivery.Delivered, tallies: list[WorkTally], seconds: float
+) -> dict[str, Any]:
+    """What `<meta>_caption_report.json` holds; times are in seconds, over all ranks where they are sums."""
+    assert plan.lead is not None
+    now = sum(tally.captioned + tally.failed for tally in tallies)
+    tokens = sum(tally.tokens for tally in tallies)
+    return {
+        "rows": len(plan.lead.table.paths),
+        "captioned": len(delivered.captions),
+        "failed": len(delivered.failures),
+        "kept": len(plan.lead.plan.kept),
+        "truncated": sum(result.truncated for result in delivered.captions.values()),
+        "failures_by_stage": delivered.failures_by_stage(),
+        "finished_in_this_run": now,
+        "seconds": round(seconds, 3),
+        "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
+        "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
+        "tokens": tokens,
+        "workers": len(tallies),
+        "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
+        "device_seconds": round(sum(tally.device_seconds for tally in tallies), 3),
+        "decode_wait_seconds": round(sum(tally.decode_wait_seconds for tally in tallies), 3),
+        "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
+        "fingerprint": dict(plan.fingerprint),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,231 @@
+"""Flags shared by all captioning commands, validated into frozen dataclasses.
+
+Free of frameworks, so that wrong use is told at once. A family's command adds flags of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from .backends import DEVICES, DTYPES, FRAMEWORKS
+from .captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, TEMPLATES, check_prompt_part
+from .errors import UsageError
+from .generation.options import GenerationOptions
+from .meta.table import is_parquet
+
+MIN_PAD_LENGTH = 64
+"""int32 words; a failure with its messages cut must fit."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What the job does, whatever the model.
+
+    output: the captioned table.
+    batch_size: clips captioned at once on each worker.
+    pad_length: longest record that is gathered, in int32 words of 4 bytes.
+    limit: caption so many rows at most; None for all.
+    decode_timeout: deadline for decoding one clip, in seconds.
+    max_failure_rate: share of a worker's last 1,000 rows that may fail.
+    framework, device, dtype: None to choose by launcher and hardware.
+    """
+
+    meta_path: Path
+    output: Path
+    batch_size: int
+    pad_length: int
+    skip_if_existing: bool
+    restart: bool
+    limit: int | None
+    decode_timeout: float
+    max_failure_rate: float
+    framework: str | None
+    device: str | None
+    dtype: str | None
+
+    def __post_init__(self) -> None:
+        if self.output.resolve() == self.meta_path.resolve():
+            raise UsageError(f"--output {self.output} is the meta file itself; it is never written over")
+        if is_parquet(self.output) != is_parquet(self.meta_path):
+            raise UsageError(f"--output {self.output} must have the kind (CSV or Parquet) of {self.meta_path}")
+        if not self.output.parent.is_dir():
+            raise UsageError(f"the folder of --output, {self.output.parent}, does not exist")
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What is asked of the model; see `captioners.prompts`."""
+
+    question: str
+    system: str
+    conv_mode: str | None
+
+    def __post_init__(self) -> None:
+        check_prompt_part("--question", self.question)
+        check_prompt_part("--system", self.system)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of leaving, so that one of many workers speaks."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser with the flags that all captioning commands share."""
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("meta_path", type=Path, help="meta table: CSV or Parquet with a 'path' column")
+
+    prompt = parser.add_argument_group("prompt")
+    prompt.add_argument("--question", default=DEFAULT_QUESTION, help="what is asked about every clip")
+    prompt.add_argument("--system", default=DEFAULT_SYSTEM, help="system prompt; '' for none")
+    prompt.add_argument(
+        "--conv_mode", choices=sorted(TEMPLATES), help="conversation template; by default the checkpoint's own"
+    )
+
+    generation = parser.add_argument_group("generation")
+    defaults = GenerationOptions()
+    generation.add_argument(
+        "--max_new_tokens", type=positive_int, default=defaults.max_new_tokens, help="longest caption, in tokens"
+    )
+    generation.add_argument("--num_beams", type=positive_int, default=defaults.num_beams, help="beams; 1 for none")
+    generation.add_argument(
+        "--temperature",
+        type=number(minimum=0),
+        default=defaults.temperature,
+        help="other than 1.0 it turns sampling on; 0 is greedy",
+    )
+    generation.add_argument("--do_sample", action="store_true", help="sample; greedy otherwise")
+    generation.add_argument(
+        "--top_p", type=number(minimum=0, maximum=1, above=True), default=defaults.top_p, help="nucleus to sample from"
+    )
+    generation.add_argument("--seed", type=int, default=defaults.seed, help="of sampling, with the row's number")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--bs", type=positive_int, default=1, help="clips captioned at once on each worker")
+    run.add_argument("--output", type=Path, help="captioned table; by default <meta>_caption beside the meta table")
+    run.add_argument(
+        "--skip_if_existing",
+        action="store_true",
+        help="keep the captions of rows that have one, in the output or else in the meta's 'text'",
+    )
+    run.add_argument("--restart", action="store_true", help="throw away the journals of an interrupted run")
+    run.add_argument("--limit", type=positive_int, help="caption the first so many rows only")
+    run.add_argument(
+        "--pad_length",
+        type=positive_int,
+        default=4096,
+        help="longest record that is gathered, in words of 4 bytes; longer captions become failures",
+    )
+    run.add_argument(
+        "--decode_timeout", type=number(minimum=0, above=True), default=60.0, help="seconds for decoding one clip"
+    )
+    run.add_argument(
+        "--max_failure_rate",
+        type=number(minimum=0, maximum=1),
+        default=0.5,
+        help="stop when a larger share of a worker's last 1,000 rows failed",
+    )
+
+    device = parser.add_argument_group("device")
+    device.add_argument("--framework", choices=FRAMEWORKS, help="by default the launcher's, else the device's")
+    device.add_argument("--device", choices=DEVICES, help="by default an accelerator if there is one")
+    device.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of computing; by default float32 on CPUs, bfloat16 on accelerators that have it",
+    )
+    return parser
+
+
+def job_options(flags: argparse.Namespace) -> JobOptions:
+    """Validate the flags that concern the job."""
+    if flags.max_new_tokens > flags.pad_length:
+        raise UsageError(
+            f"--max_new_tokens {flags.max_new_tokens} is more than --pad_length {flags.pad_length}: "
+            "captions could not be gathered; raise --pad_length"
+        )
+    if flags.pad_length < MIN_PAD_LENGTH:
+        raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
+    return JobOptions(
+        meta_path=flags.meta_path,
+        output=flags.output or default_output(flags.meta_path),
+        batch_size=flags.bs,
+        pad_length=flags.pad_length,
+        skip_if_existing=flags.skip_if_existing,
+        restart=flags.restart,
+        limit=flags.limit,
+        decode_timeout=flags.decode_timeout,
+        max_failure_rate=flags.max_failure_rate,
+        framework=flags.framework,
+        device=flags.device,
+        dtype=flags.dtype,
+    )
+
+
+def prompt_options(flags: argparse.Namespace) -> PromptOptions:
+    return PromptOptions(flags.question, flags.system, flags.conv_mode)
+
+
+def generation_options(flags: argparse.Namespace) -> GenerationOptions:
+    return GenerationOptions(
+        max_new_tokens=flags.max_new_tokens,
+        num_beams=flags.num_beams,
+        temperature=flags.temperature,
+        do_sample=flags.do_sample,
+        top_p=flags.top_p,
+        seed=flags.seed,
+    )
+
+
+def default_output(meta_path: Path) -> Path:
+    return meta_path.with_name(f"{meta_path.stem}_caption{meta_path.suffix}")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """An argparse type: a number within bounds. above: `minimum` itself is not allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        too_small = value <= minimum if above else value < minimum
+        if too_small or value > maximum or not math.isfinite(value):
+            bounds = f"{'above' if above else 'from'} {minimum:g}" + (f" to {maximum:g}" if maximum < math.inf else "")
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {bounds}")
+        return value
+
+    return parse
+
+
+def pooling_shape(text: str) -> tuple[int, int, int]:
+    """An argparse type: `16-12-12` or `16,12,12`, (time, rows, columns)."""
+    parts = text.replace(",", "-").split("-")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers from 1, as in 16-12-12")
+    time, rows, columns = map(int, parts)
+    return time, rows, columns

@@ -1,0 +1,172 @@
+"""Planning over all ranks: rank 0 reads the meta table and the hosts' journals, and deals out the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+from .meta import journal
+from .meta.plan import Plan, fingerprint_difference, make_plan, rows_of_rank
+from .meta.table import MetaTable, match_occurrences
+from .options import JobOptions
+from .workers.world import World
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_RECORD = 2000
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """One rank's part of the plan.
+
+    fingerprint: what the captions of this run depend on.
+    rows: (row, path) pairs to caption in batches.
+    suspects: (row, path) pairs to caption afterwards, each alone.
+    journal_ranks: ranks that keep their journals in the same folder as this one, this one included.
+    total_rows: rows to caption on all ranks together.
+    is_done: nothing to caption or to write on any rank.
+    lead: the whole table and plan, on rank 0 only.
+    """
+
+    fingerprint: journal.Fingerprint
+    rows: Sequence[tuple[int, str]]
+    suspects: Sequence[tuple[int, str]]
+    journal_ranks: Sequence[int]
+    total_rows: int
+    is_done: bool
+    lead: LeadPlan | None
+
+    def keeps_folder(self, rank: int) -> bool:
+        """Whether `rank` answers for the journal folder that it shares with others."""
+        return rank == min(self.journal_ranks)
+
+
+@dataclass(frozen=True)
+class LeadPlan:
+    """What rank 0 alone knows."""
+
+    table: MetaTable
+    plan: Plan
+
+
+def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[str, str]) -> RankPlan:
+    """Agree on who captions what.
+
+    Raises:
+        UsageError: on rank 0: an unreadable meta table, or journals of another run.
+    """
+    # Before anything waits: a table that can't be read must not cost the others a timeout.
+    table = MetaTable.read(options.meta_path) if world.leads else None
+    folder = journal.journal_folder(options.output)
+    folder_ids = world.gather_json(journal.folder_id(folder))
+    journal_ranks = [rank for rank, other in enumerate(folder_ids) if other == folder_ids[world.rank]]
+    report = _gather_reports(world, folder, options.restart, is_reporter=world.rank == min(journal_ranks))
+    if table is None:
+        records: Iterator[bytes] = iter(())
+        lead = None
+    else:
+        fingerprint = {**captioner_fingerprint, **_job_fingerprint(table, options)}
+        _check_fingerprints(report.fingerprints, fingerprint, folder)
+        lead = LeadPlan(table, _plan_rows(table, options, report))
+        records = _plan_records(lead, fingerprint, world.world_size)
+    return _receive(world, records, journal_ranks, lead)
+
+
+def _job_fingerprint(table: MetaTable, options: JobOptions) -> dict[str, str]:
+    paths = hashlib.sha256("\n".join(table.paths).encode("utf-8", "surrogatepass"))
+    return {
+        "meta paths": f"{len(table.paths)} rows {paths.hexdigest()[:16]}",
+        "dtype": options.dtype or "the device's own",
+    }
+
+
+def _check_fingerprints(found: Sequence[journal.Fingerprint], wanted: journal.Fingerprint, folder: Path) -> None:
+    for fingerprint in found:
+        difference = fingerprint_difference(fingerprint, wanted)
+        if difference:
+            raise UsageError(
+                f"an interrupted run left its journals in {folder}, but it was another run: "
+                f"{'; '.join(difference)}. Give the same arguments to go on, or --restart to throw them away"
+            )
+
+
+def _plan_rows(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> Plan:
+    kept = _existing_captions(table, options.output) if options.skip_if_existing else {}
+    return make_plan(len(table.paths), kept, report.finished, report.deaths, options.limit)
+
+
+def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
+    if output.exists():
+        earlier = MetaTable.read(output)
+        earlier_paths, earlier_texts = earlier.paths, earlier.texts()
+    else:
+        earlier_paths, earlier_texts = table.paths, table.texts()
+    if earlier_texts is None:
+        return {}
+    return match_occurrences(table.paths, earlier_paths, earlier_texts)
+
+
+def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool) -> journal.JournalReport:
+    """What the journals on all hosts say, on every rank; one rank reports for each folder."""
+    if restart and is_reporter:
+        journal.remove_journals(folder)
+    own = journal.read_report(folder) if is_reporter else journal.JournalReport()
+    report = journal.JournalReport()
+    for record in map(json.loads, world.gather(_report_records(own))):
+        report.fingerprints += [f for f in record["fingerprints"] if f not in report.fingerprints]
+        report.finished.update(record["finished"])
+        report.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
+    return report
+
+
+def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
+    yield _pack({"fingerprints": report.fingerprints, "finished": [], "deaths": report.deaths})
+    for rows in _chunks(sorted(report.finished)):
+        yield _pack({"fingerprints": [], "finished": rows, "deaths": {}})
+
+
+def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, world_size: int) -> Iterator[bytes]:
+    plan, paths = lead.plan, lead.table.paths
+    yield _pack({"fingerprint": fingerprint, "total_rows": plan.rows_to_caption, "is_done": plan.is_done})
+    for rank in range(world_size):
+        for key, rows in (("rows", plan.pending), ("suspects", plan.suspects)):
+            for chunk in _chunks(rows_of_rank(rows, rank, world_size)):
+                yield _pack({"rank": rank, key: [(row, paths[row]) for row in chunk]})
+
+
+def _receive(world: World, records: Iterator[bytes], journal_ranks: Sequence[int], lead: LeadPlan | None) -> RankPlan:
+    rows: list[tuple[int, str]] = []
+    suspects: list[tuple[int, str]] = []
+    head: dict = {}
+    for data in world.share(records):
+        record = json.loads(data)
+        if "fingerprint" in record:
+            head = record
+        elif record["rank"] == world.rank:
+            rows += [(row, path) for row, path in record.get("rows", ())]
+            suspects += [(row, path) for row, path in record.get("suspects", ())]
+    return RankPlan(
+        fingerprint=head["fingerprint"],
+        rows=rows,
+        suspects=suspects,
+        journal_ranks=journal_ranks,
+        total_rows=head["total_rows"],
+        is_done=head["is_done"],
+        lead=lead,
+    )
+
+
+def _chunks(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(rows), _ROWS_PER_RECORD):
+        yield rows[start : start + _ROWS_PER_RECORD]
+
+
+def _pack(value: object) -> bytes:
+    return json.dumps(value).encode("ascii")

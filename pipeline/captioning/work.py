@@ -1,0 +1,161 @@
+"""One rank's work: clips from the loader, captions from the captioner, results into the journal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from .backends import Backend
+from .captioners.base import Captioner, CaptionerSource, PreparedClip
+from .clips.loader import ClipLoader, LoadedClip
+from .errors import RunError
+from .meta.journal import Journal
+from .meta.results import RowResult, caption_result
+from .options import JobOptions
+from .planning import RankPlan
+
+logger = logging.getLogger(__name__)
+
+FAILURE_WINDOW = 1000
+"""Rows over which `--max_failure_rate` is taken."""
+
+
+@dataclass
+class WorkTally:
+    """What a rank did in this run.
+
+    tokens: generated, end-of-sequence tokens included.
+    seconds: all of it from the first clip asked for; `load_seconds` for the model, `device_seconds`
+        in the captioner, `decode_wait_seconds` waiting for clips.
+    """
+
+    captioned: int = 0
+    failed: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    load_seconds: float = 0.0
+    device_seconds: float = 0.0
+    decode_wait_seconds: float = 0.0
+
+
+class MassFailure(RunError):
+    """Too many rows in a row failed: the cause is not the clips."""
+
+
+@dataclass
+class RankWorker:
+    """Captions the rows of one rank.
+
+    report: called with (done, failed) after every result.
+    """
+
+    options: JobOptions
+    source: CaptionerSource
+    activate: Callable[[], Backend]
+    journal: Journal
+    report: Callable[[int, int], None]
+    tally: WorkTally = field(default_factory=WorkTally)
+
+    def __post_init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+
+    def run(self, plan: RankPlan) -> WorkTally:
+        """Caption all rows of `plan`; every result is in the journal when this returns.
+
+        Raises:
+            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed.
+        """
+        if not plan.rows and not plan.suspects:
+            return self.tally
+        begin = time.monotonic()
+        rows = [*plan.rows, *plan.suspects]
+        loader = ClipLoader(
+            rows,
+            self.source.num_frames,
+            self.source.frame_transform,
+            self.options.decode_timeout,
+            prefetch=2 * self.options.batch_size,
+        )
+        with loader:  # decodes while the model is being loaded
+            backend = self.activate()
+            captioner = self.source.load(backend)
+            self.tally.load_seconds = time.monotonic() - begin
+            logger.info("model loaded in %.1f s", self.tally.load_seconds)
+            clips = iter(loader)
+            self._caption_stream(clips, len(plan.rows), self.options.batch_size, captioner, backend)
+            self._caption_stream(clips, len(plan.suspects), 1, captioner, backend)
+            self.tally.decode_wait_seconds = loader.wait_seconds
+        self.tally.seconds = time.monotonic() - begin
+        return self.tally
+
+    def _caption_stream(
+        self, clips: Iterator[LoadedClip], count: int, batch_size: int, captioner: Captioner, backend: Backend
+    ) -> None:
+        """Take `count` clips and caption those that could be decoded, `batch_size` at a time."""
+        batch: list[PreparedClip] = []
+        for _ in range(count):
+            clip = next(clips)
+            if clip.frames is None:
+                self._finish([RowResult.failed(clip.row, clip.stage, clip.messages)], clip.path)
+                continue
+            batch.append(PreparedClip(clip.row, clip.frames, clip.frame_index))
+            if len(batch) == batch_size:
+                self._caption(batch, captioner, backend)
+                batch = []
+        if batch:
+            self._caption(batch, captioner, backend)
+
+    def _caption(self, batch: Sequence[PreparedClip], captioner: Captioner, backend: Backend) -> None:
+        self.journal.start(clip.row for clip in batch)
+        begin = time.monotonic()
+        results = caption_batch(batch, captioner, backend)
+        self.tally.device_seconds += time.monotonic() - begin
+        self._finish(results)
+
+    def _finish(self, results: Sequence[RowResult], path: str = "") -> None:
+        self.journal.finish(results)
+        for result in results:
+            failed = result.failure is not None
+            if failed:
+                logger.warning("row %d%s: %s", result.row, f" ({path})" if path else "", result.failure)
+            self._recent.append(failed)
+            self.tally.failed += failed
+            self.tally.captioned += not failed
+            self.tally.tokens += result.tokens
+        self.report(self.tally.captioned + self.tally.failed, self.tally.failed)
+        self._check_failure_rate()
+
+    def _check_failure_rate(self) -> None:
+        failed = sum(self._recent)
+        if len(self._recent) == FAILURE_WINDOW and failed > self.options.max_failure_rate * FAILURE_WINDOW:
+            raise MassFailure(
+                f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
+                f"{self.options.max_failure_rate:g}; are the clips' disks mounted? The next run tries them again"
+            )
+
+
+def caption_batch(batch: Sequence[PreparedClip], captioner: Captioner, backend: Backend) -> list[RowResult]:
+    """Caption a batch whatever happens: an error halves it, until it has cost no more than its own clip.
+
+    Out of memory goes away in a smaller batch; any other error is pinned down on its clip.
+    """
+    try:
+        captions = captioner.caption(batch)
+        return [
+            caption_result(clip.row, caption.text, caption.tokens, caption.truncated)
+            for clip, caption in zip(batch, captions, strict=True)
+        ]
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        out_of_memory = backend.is_out_of_memory(error)
+    if len(batch) == 1:
+        return [RowResult.failed(batch[0].row, "caption", [message])]
+    half = len(batch) // 2
+    cause = "out of memory" if out_of_memory else f"an error ({message})"
+    logger.warning("%s with %d clips at once; going on with %d", cause, len(batch), half)
+    if out_of_memory:
+        backend.free_memory()
+    return caption_batch(batch[:half], captioner, backend) + caption_batch(batch[half:], captioner, backend)
