@@ -7,4 +7,5 @@ source .venv/bin/activate
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest "$@"
+python -m pytest "$@"
+exec python -m pytest --framework mindspore "$@"

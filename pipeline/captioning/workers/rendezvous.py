@@ -85,7 +85,7 @@ class Rendezvous:
         self._broken = ""
         self._state: dict[str, Any] = {}
         self._answered = time.monotonic()
-        self._changed = threading.Condition()
+        self._guard = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._report, name="rendezvous", daemon=True)
         self._thread.start()
@@ -96,12 +96,13 @@ class Rendezvous:
         Raises:
             RunError: a rank broke or has been silent too long, or rank 0 is out of reach.
         """
-        with self._changed:
+        with self._guard:
             self._stage += 1
             wanted = self._stage
-        self._beat()
         begin, told = time.monotonic(), 0.0
+        pause = 0.01
         while True:
+            self._beat()
             state = self.state
             self._check(state)
             if state.get("stage", 0) >= wanted:
@@ -110,8 +111,19 @@ class Rendezvous:
             if waited - told >= 60:
                 told = waited
                 logger.info("waiting for rank %s (%d s)", ", ".join(map(str, state["waiting_for"][:8])), waited)
-            with self._changed:
-                self._changed.wait(BEAT_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, BEAT_SECONDS)
+
+    def depart(self, patience: float) -> None:
+        """Say that this rank needs no more answers; rank 0 waits for all to say so, `patience` seconds at most."""
+        with self._guard:
+            self._stage += 1
+            wanted = self._stage
+        deadline = time.monotonic() + patience
+        self._beat()
+        while self._rank == 0 and self.state.get("stage", 0) < wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._beat()
 
     def _check(self, state: dict[str, Any]) -> None:
         if state.get("verdict"):
@@ -127,17 +139,17 @@ class Rendezvous:
     @property
     def state(self) -> dict[str, Any]:
         """The last answer: counts summed over the ranks, stages, the verdict."""
-        with self._changed:
+        with self._guard:
             return self._state
 
     def report(self, *counts: int) -> None:
         """Set this rank's counts, which `state` sums over all ranks."""
-        with self._changed:
+        with self._guard:
             self._counts = list(counts)
 
     def report_broken(self, message: str) -> None:
         """Tell the others that this rank is giving up."""
-        with self._changed:
+        with self._guard:
             self._broken = message[:1000]
         self._beat()
 
@@ -151,17 +163,16 @@ class Rendezvous:
             self._closing.wait(BEAT_SECONDS)
 
     def _beat(self) -> None:
-        with self._changed:
+        with self._guard:
             arguments = (self._rank, self._stage, self._counts, self._broken)
         try:
             state = self._roster.beat(*arguments)
         except (OSError, xmlrpc.client.Error) as error:
             logger.debug("rank 0 does not answer: %s", error)
             return
-        with self._changed:
+        with self._guard:
             self._state = state
             self._answered = time.monotonic()
-            self._changed.notify_all()
 
 
 class RosterServer:

@@ -80,12 +80,12 @@ class World:
 
     def close(self, in_order: bool) -> None:
         """Leave the run. in_order: all ranks are leaving now; otherwise this one gives up."""
-        if self.world_size > 1:
-            if in_order:
-                with contextlib.suppress(RunError):  # the work is done and written
-                    self.meet()
-            if self.leads:
-                time.sleep(3 * BEAT_SECONDS)  # the others learn what happened from the roster
+        if in_order:
+            with contextlib.suppress(RunError):  # the work is done and written
+                self.meet()
+            self._rendezvous.depart(patience=5 * BEAT_SECONDS)
+        elif self._server is not None:
+            time.sleep(3 * BEAT_SECONDS)  # the others learn from the roster what happened
         self._rendezvous.close()
         if self._server is not None:
             self._server.close()

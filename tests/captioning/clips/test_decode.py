@@ -1,0 +1,139 @@
+"""Decoding of made and of real videos; bad clips end with every message."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.captioning.clips import decode as decoding
+from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode, mean_pixel_difference
+from tests.fakes import render_clip
+from tests.golden import SHARED, VIDEOS, GoldenSet
+
+needs_videos = pytest.mark.skipif(not VIDEOS.is_dir(), reason="real videos are not part of a clone")
+DECODERS = available_decoders("a.mp4")
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_samples_the_wanted_frames(tmp_path: Path, decoder: str) -> None:
+    sampled = decode(str(render_clip(tmp_path / "a.mp4", frames=9)), 4, [decoder])
+    assert sampled.index == (0, 1, 2, 3)
+    everything = decode(str(tmp_path / "a.mp4"), 9 * 8, [decoder])
+    assert len(everything.images) == 9
+    picked = [everything.images[i] for i in (1, 3, 5, 7)]
+    assert [list(image.getdata()) for image in picked] == [list(image.getdata()) for image in sampled.images]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_one_frame_is_decoded_once(tmp_path: Path, decoder: str) -> None:
+    sampled = decode(str(render_clip(tmp_path / "a.mp4", frames=1)), 4, [decoder])
+    assert (len(sampled.images), sampled.index) == (1, (0, 0, 0, 0))
+
+
+def test_still_image_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
+    sampled = decode(str(tmp_path / "a.jpg"), 4)
+    assert (sampled.images[0].size, sampled.index) == ((20, 40), (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9", "libsvtav1"])
+def test_ten_bit_odd_sizes_and_codecs(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.width, stream.height = (101, 67) if codec == "libx264" else (100, 66)
+        stream.pix_fmt = {"libx264": "yuv444p10le", "libsvtav1": "yuv420p10le"}.get(codec, "yuv420p")
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((stream.height, stream.width, 3), 130, np.uint8), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    sampled = decode(str(path), 2)
+    assert abs(np.asarray(sampled.images[0]).mean() - 130) < 4
+
+
+def _bad_clips(folder: Path) -> dict[str, tuple[str, str]]:
+    """Name: (path, part of the message)."""
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("no video at all\n" * 50)
+    (folder / "text.png").write_text("no picture")
+    whole = render_clip(folder / "whole.mp4", frames=40).read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    os.mkfifo(folder / "fifo.mp4")
+    (folder / "dangling.mp4").symlink_to(folder / "nowhere.mp4")
+    with av.open(str(folder / "audio.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    names = {
+        "empty.mp4": "0 bytes",
+        "text.mp4": "PyAV: ",
+        "text.png": "PIL: ",
+        "cut.mp4": "PyAV: ",
+        "fifo.mp4": "not a regular file",
+        "dangling.mp4": "no such file",
+        "missing.mp4": "no such file",
+        "audio.mp4": "no video stream",
+        ".": "not a regular file",
+    }
+    bad = {name: (str(folder / name), message) for name, message in names.items()}
+    return bad | {"": ("", "path is empty"), "NUL": ("a\0b", "NUL"), "relative": ("x.mp4", "relative to /")}
+
+
+def test_bad_clips_end_with_every_message(tmp_path: Path) -> None:
+    for name, (path, message) in _bad_clips(tmp_path).items():
+        with pytest.raises(DecodeError) as caught:
+            decode(path, 4)
+        assert message in str(caught.value), name
+        if name in ("text.mp4", "cut.mp4") and "decord" in DECODERS:
+            assert "decord: " in str(caught.value)
+
+
+def test_absurd_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 95 * 64)
+    with pytest.raises(DecodeError, match="beyond"):
+        decode(str(render_clip(tmp_path / "a.mp4")), 4)
+
+
+@needs_videos
+def test_real_videos_are_the_recorded_frames() -> None:
+    pytest.importorskip("decord")
+    for case in GoldenSet.load(SHARED / "golden", "golden-videos").cases:
+        if case["loader"] == "chat":
+            sampled = decode(str(VIDEOS / case["video"]), case["num_frames"], ["decord"])
+            hashes = [hashlib.sha256(np.asarray(sampled.images[i]).tobytes()).hexdigest() for i in sampled.index]
+            assert hashes == case["frame_sha256"], case["name"]
+
+
+@needs_videos
+@pytest.mark.parametrize(
+    "name",
+    ["nasa_13013.mp4", "nasa_13013_rotated.mp4", "bikes.mp4", "carphone_pristine.mp4", "h265_video.mp4"]
+    + ["testsrc2_vp9.webm", "video_90.mov", "testsrc2_mpeg4.mp4", "testsrc2_odd_height_444.mp4"],
+)
+def test_pyav_agrees_with_decord(name: str) -> None:
+    pytest.importorskip("decord")
+    first, second = (decode(str(VIDEOS / name), 4, [decoder]) for decoder in ("decord", "PyAV"))
+    assert first.index == second.index
+    assert mean_pixel_difference(first, second) <= 2
+
+
+@needs_videos
+def test_pyav_takes_over(tmp_path: Path) -> None:
+    for name in ("av1_video.mkv", "gradient.gif"):
+        assert decode(str(VIDEOS / name), 4).images[0].size[0] > 1
+    path = tmp_path / "wrong_extension.dat"
+    shutil.copy(VIDEOS / "carphone_pristine.mp4", path)
+    assert len(decode(str(path), 4).images) == 4
+    with pytest.raises(DecodeError):
+        decode(str(VIDEOS / "corrupted.mp4"), 4)

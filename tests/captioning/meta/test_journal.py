@@ -1,0 +1,92 @@
+"""Journals survive what kills a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.errors import RunError
+from pipeline.captioning.meta import journal
+from pipeline.captioning.meta.journal import Journal, read_report, read_results
+from pipeline.captioning.meta.results import RowResult, caption_result
+
+FINGERPRINT = {"prompt": "p"}
+
+
+def _caption(row: int) -> RowResult:
+    return RowResult(row=row, caption=f"caption {row}, ü", tokens=3)
+
+
+def test_results_come_back(tmp_path: Path) -> None:
+    with Journal(tmp_path, 3, FINGERPRINT) as book:
+        book.start([1, 2])
+        book.finish([_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])])
+    report = read_report(tmp_path)
+    assert (report.fingerprints, report.finished, report.deaths) == ([FINGERPRINT], {1, 2}, {})
+    assert list(read_results(book.path)) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
+
+
+def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:
+    for _ in range(2):  # neither is closed: the worker died
+        book = Journal(tmp_path, 0, FINGERPRINT)
+        book.start([4, 5])
+        book.finish([_caption(4)])
+    assert read_report(tmp_path).deaths == {5: 2}
+    assert read_report(tmp_path).finished == {4}
+
+
+def test_rows_given_up_in_good_order_are_no_deaths(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, FINGERPRINT) as book:
+        book.start([4])
+    assert read_report(tmp_path).deaths == {}
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    book = Journal(tmp_path, 0, FINGERPRINT)
+    book.finish([_caption(1), _caption(2)])
+    whole = book.path.read_bytes()
+    for cut in range(1, 20):
+        book.path.write_bytes(whole[:-cut])
+        assert read_report(tmp_path).finished == {1}
+        with Journal(tmp_path, 0, FINGERPRINT) as again:
+            again.finish([_caption(3)])
+        assert read_report(tmp_path).finished == {1, 3}
+        assert read_report(tmp_path).fingerprints == [FINGERPRINT]
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    book = Journal(tmp_path, 0, FINGERPRINT)
+    book.finish([_caption(1)])
+    book.path.write_bytes(book.path.read_bytes().replace(b"caption 1", b'"'))
+    with pytest.raises(RunError, match="line 3 is damaged"):
+        read_report(tmp_path)
+
+
+def test_failures_can_be_forgotten(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, FINGERPRINT) as book:
+        book.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
+    journal.forget_failures(book.path)
+    assert read_report(tmp_path).finished == {1}
+    assert [result.row for result in read_results(book.path)] == [1]
+    with Journal(tmp_path, 0, FINGERPRINT) as book:
+        book.finish([RowResult.failed(2, "decode", ["y"])])
+    assert read_report(tmp_path).finished == {1, 2}
+
+
+def test_folder_ids_tell_folders_apart(tmp_path: Path) -> None:
+    assert journal.folder_id(tmp_path / "a") == journal.folder_id(tmp_path / "a")
+    assert journal.folder_id(tmp_path / "a") != journal.folder_id(tmp_path / "b")
+    journal.remove_folder(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("text", "caption"), [(" a\n b\r\nc ", "a b c"), ("x\ty", "x y")])
+def test_newlines_become_spaces(text: str, caption: str) -> None:
+    assert caption_result(0, text, 2, False).caption == caption
+
+
+def test_an_empty_caption_is_a_failure() -> None:
+    result = caption_result(5, " \n ", 1, False)
+    assert result.caption is None
+    assert "no text" in str(result.failure)

@@ -1,0 +1,52 @@
+"""Plans neither drop nor repeat a row."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.captioning.meta.plan import fingerprint_difference, make_plan, rows_of_rank
+
+ROWS = st.integers(0, 60)
+
+
+@given(
+    rows=ROWS,
+    kept=st.sets(ROWS),
+    finished=st.sets(ROWS),
+    deaths=st.dictionaries(ROWS, st.integers(1, 4)),
+    limit=st.none() | st.integers(1, 70),
+    world_size=st.integers(1, 70),
+)
+def test_every_row_is_in_one_place(
+    rows: int, kept: set[int], finished: set[int], deaths: dict[int, int], limit: int | None, world_size: int
+) -> None:
+    kept_captions = {row: "c" for row in kept if row < rows}
+    plan = make_plan(rows, kept_captions, finished, deaths, limit)
+    places = [*plan.kept, *plan.finished, *plan.poisonous, *plan.pending, *plan.suspects, *plan.excluded]
+    assert sorted(places) == list(range(rows))
+    for part in (plan.pending, plan.suspects):
+        dealt = [row for rank in range(world_size) for row in rows_of_rank(part, rank, world_size)]
+        assert sorted(dealt) == sorted(part)
+    shares = [len(rows_of_rank(plan.pending, rank, world_size)) for rank in range(world_size)]
+    assert max(shares) - min(shares) <= 1
+    if limit is not None:
+        assert len(plan.pending) + len(plan.suspects) + len(plan.poisonous) <= limit
+
+
+def test_deaths_make_suspects_then_failures() -> None:
+    plan = make_plan(4, {}, [], {1: 1, 2: 2})
+    assert (plan.pending, plan.suspects, plan.poisonous) == ((0, 3), (1,), (2,))
+    assert "2 deaths" in str(plan.results_of_poisonous()[0].failure)
+
+
+def test_done_means_nothing_to_caption_or_write() -> None:
+    assert make_plan(1, {0: "c"}, [], {}).is_done
+    assert not make_plan(2, {0: "c"}, [1], {}).is_done
+
+
+def test_fingerprint_difference_names_what_differs() -> None:
+    assert fingerprint_difference({"frames": "4", "same": "x"}, {"frames": "8", "same": "x", "seed": "1"}) == [
+        "frames: 4 there, 8 now",
+        "seed: (none) there, 1 now",
+    ]

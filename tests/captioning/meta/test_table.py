@@ -1,0 +1,110 @@
+"""Meta tables come through unchanged but for `text`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.captioning.errors import UsageError
+from pipeline.captioning.meta.table import MetaTable, backup_of, match_occurrences
+
+AWKWARD = [
+    ["id", "path", "note", "id", "score"],
+    ["007", "a b.mp4", 'says "hi", twice', "NA", "1.0"],
+    ["", "ü/日本.mp4", "two\nlines", "null", "1e5"],
+    ["3", "c,d.mp4", " spaces ", "", "-0"],
+]
+
+
+def _write_csv(path: Path, rows: list[list[str]], **options: str) -> Path:
+    with path.open("w", newline="", encoding=options.pop("encoding", "utf-8")) as file:
+        csv.writer(file, **options).writerows(rows)
+    return path
+
+
+def _read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_csv_cells_come_through_unchanged(tmp_path: Path) -> None:
+    table = MetaTable.read(_write_csv(tmp_path / "m.csv", AWKWARD))
+    assert table.paths == ["a b.mp4", "ü/日本.mp4", "c,d.mp4"]
+    assert table.texts() is None
+    table.write(tmp_path / "out.csv", {0: 'one "caption", quoted', 2: "ünï"})
+    captions = ["text", 'one "caption", quoted', "", "ünï"]
+    expected = [[*row, caption] for row, caption in zip(AWKWARD, captions, strict=True)]
+    assert _read_csv(tmp_path / "out.csv") == expected
+
+
+def test_text_keeps_its_place(tmp_path: Path) -> None:
+    table = MetaTable.read(_write_csv(tmp_path / "m.csv", [["text", "path"], ["old", "a"], ["", "b"]]))
+    assert table.texts() == ["old", ""]
+    table.write(tmp_path / "out.csv", {1: "new"})
+    assert _read_csv(tmp_path / "out.csv") == [["text", "path"], ["", "a"], ["new", "b"]]
+
+
+def test_bom_and_crlf(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes('\ufeffpath,n\r\na.mp4,"x\r\ny"\r\n'.encode())
+    table = MetaTable.read(path)
+    table.write(tmp_path / "out.csv", {})
+    assert _read_csv(tmp_path / "out.csv") == [["path", "n", "text"], ["a.mp4", "x\r\ny", ""]]
+
+
+def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
+    table = pa.table({"path": ["a", None], "n": pa.array([1, None], pa.int8()), "x": [[1.5], []]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    meta = MetaTable.read(tmp_path / "m.parquet")
+    assert meta.paths == ["a", ""]
+    meta.write(tmp_path / "out.parquet", {0: "seen"})
+    written = pq.read_table(tmp_path / "out.parquet")
+    assert written.drop_columns("text").equals(table)
+    assert written["text"].to_pylist() == ["seen", ""]
+
+
+def test_earlier_output_is_kept_as_backup(tmp_path: Path) -> None:
+    table = MetaTable.read(_write_csv(tmp_path / "m.csv", [["path"], ["a"]]))
+    output = tmp_path / "out.csv"
+    table.write(output, {0: "first"})
+    table.write(output, {0: "second"})
+    assert "second" in output.read_text()
+    assert "first" in backup_of(output).read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"m.csv", "out.csv", "out.csv.bak"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b"name,text\na,b\n", "no 'path' column"),
+        (b"path,path\na,b\n", "2 columns named 'path'"),
+        (b"path\n\xff\xfe\n", "can't be read as CSV"),
+        (b'path\n"open quote\n', "can't be read as CSV"),
+        (b"path\na\nb,c,d\n", "can't be read as CSV"),
+    ],
+)
+def test_unfit_csv_is_wrong_use(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "m.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        MetaTable.read(path)
+
+
+def test_unfit_parquet_and_folder_are_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UsageError, match="Parquet"):
+        MetaTable.read(tmp_path / "m.parquet")
+    with pytest.raises(UsageError, match="not a file"):
+        MetaTable.read(tmp_path)
+
+
+def test_captions_follow_inserted_and_repeated_paths() -> None:
+    earlier = ["a", "b", "a"]
+    assert match_occurrences(["new", "a", "a", "a", "b"], earlier, ["a1", " ", "a2"]) == {1: "a1", 2: "a2"}

@@ -1,0 +1,38 @@
+"""Who started this process, and whether its environment is fit for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.captioning.errors import UsageError
+from pipeline.captioning.workers.launch import Launch
+from pipeline.captioning.workers.launch_checks import warnings
+
+MSRUN = {"MS_ROLE": "MS_WORKER", "RANK_ID": "5", "MS_WORKER_NUM": "16", "DEVICE_ID": "1", "MS_SCHED_HOST": "10.0.0.1"}
+
+
+def test_launchers() -> None:
+    assert Launch.from_environment({}) == Launch()
+    assert Launch.from_environment(MSRUN) == Launch("msrun", False, 5, 16, 1, "10.0.0.1")
+    torchrun = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "h"}
+    assert Launch.from_environment(torchrun) == Launch("torchrun", False, 2, 4, 0, "h")
+
+
+def test_one_process_speaks() -> None:
+    speaking = {**MSRUN, "RANK_ID": "0"}
+    assert Launch.from_environment(speaking).speaks
+    assert not Launch.from_environment(MSRUN).speaks
+    assert not Launch.from_environment({**speaking, "MS_ROLE": "MS_SCHED"}).speaks
+
+
+@pytest.mark.parametrize("value", ["119", "7201", "-1", "2h", ""])
+def test_connect_timeout_is_checked(value: str) -> None:
+    with pytest.raises(UsageError, match="HCCL_CONNECT_TIMEOUT"):
+        warnings(Launch(), "ascend", {"HCCL_CONNECT_TIMEOUT": value})
+
+
+def test_many_ranks_with_default_timeouts_are_warned() -> None:
+    many = Launch.from_environment(MSRUN)
+    assert len(warnings(many, "ascend", {})) == 2
+    assert warnings(many, "ascend", {"HCCL_CONNECT_TIMEOUT": "7200", "HCCL_EXEC_TIMEOUT": "7200"}) == []
+    assert warnings(many, "cpu", {}) == []

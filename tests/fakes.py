@@ -1,0 +1,118 @@
+"""Stand-ins: a captioner without a model, ranks that are threads, clips made on the spot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.base import Caption, Captioner, CaptionerSource, PreparedClip
+from pipeline.captioning.workers.collectives import Collectives
+from pipeline.captioning.workers.rendezvous import Rendezvous, Roster
+from pipeline.captioning.workers.world import World
+
+CPU = Backend("torch", "cpu", "float32", {})
+
+
+def render_clip(path: Path, number: int = 0, frames: int = 8, size: tuple[int, int] = (96, 64)) -> Path:
+    """A small real video: a square of its own colour that moves, another for every `number`."""
+    width, height = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for t in range(frames):
+            image = np.full((height, width, 3), 30 + number * 7 % 60, np.uint8)
+            left = (number * 11 + t * 6) % (width - 24)
+            image[16:40, left : left + 24] = [(number * 53) % 256, (number * 97 + 80) % 256, 200 - number * 31 % 190]
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
+    """A frame transform: mean RGB of each frame, uint8 (frames, 3)."""
+    return np.stack([np.asarray(image).reshape(-1, 3).mean(0) for image in images]).astype(np.uint8)
+
+
+@dataclass
+class FakeSource(CaptionerSource):
+    """Captions that tell the clip's colours; no model.
+
+    on_batch: called with every batch before it is captioned; may raise.
+    """
+
+    on_batch: Callable[[Sequence[PreparedClip]], None] = lambda batch: None
+    settings: Mapping[str, str] = field(default_factory=lambda: {"prompt": "a"})
+    loads: int = 0
+    rows_captioned: list[int] = field(default_factory=list)
+    num_frames: int = 2
+    frame_transform: Any = mean_colour
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return self.settings
+
+    def describe(self) -> list[str]:
+        return []
+
+    def load(self, backend: Backend) -> Captioner:
+        self.loads += 1
+        return _FakeCaptioner(self)
+
+
+class _FakeCaptioner(Captioner):
+    def __init__(self, source: FakeSource) -> None:
+        self._source = source
+
+    def caption(self, clips: Sequence[PreparedClip]) -> list[Caption]:
+        self._source.on_batch(clips)
+        self._source.rows_captioned += [clip.row for clip in clips]
+        return [Caption(f"colours {clip.frames.tolist()}, seen", 7, False) for clip in clips]
+
+
+class ThreadCollectives(Collectives):
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, shelf: list[Any]) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._barrier, self._shelf = barrier, shelf
+
+    def all_gather(self, values: np.ndarray) -> np.ndarray:
+        self._shelf[self.rank] = values.copy()
+        self._barrier.wait(timeout=30)
+        assert len({part.shape for part in self._shelf}) == 1, "real collectives need equal shapes"
+        gathered = np.stack(self._shelf)
+        self._barrier.wait(timeout=30)
+        return gathered
+
+    def close(self) -> None:
+        pass
+
+
+def run_ranks(world_size: int, rank_main: Callable[[World], Any]) -> list[Any]:
+    """Run `rank_main` on threads that form a world; returns their results, or raises the first error."""
+    roster, barrier, shelf = Roster(world_size), threading.Barrier(world_size), [None] * world_size
+    results: list[Any] = [None] * world_size
+
+    def main(rank: int) -> None:
+        collectives = ThreadCollectives(rank, world_size, barrier, shelf)
+        try:
+            results[rank] = rank_main(World(collectives, Rendezvous(rank, roster), roster, None))
+        except BaseException as error:
+            barrier.abort()
+            results[rank] = error
+
+    threads = [threading.Thread(target=main, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

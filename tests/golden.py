@@ -1,0 +1,93 @@
+"""Golden outputs of the public PLLaVA: cases, their frames, and where they lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.captioning.captioners.base import PreparedClip
+from pipeline.captioning.captioners.pllava.captioner import PllavaOptions, PllavaSource
+from pipeline.captioning.clips.decode import decode
+from pipeline.captioning.generation.options import GenerationOptions
+
+DATA = Path(__file__).parent / "data"
+SHARED = Path(__file__).parents[2] / "shared"
+VIDEOS = SHARED / "videos"
+GOLDEN_TOKENS = 40
+LORA_ALPHA = 2.0
+QUESTION = "Describe the video in details."
+
+_SIZES = {
+    "synthetic-landscape": (180, 320),
+    "synthetic-portrait": (500, 280),
+    "synthetic-large": (900, 1600),
+    "synthetic-square": (336, 336),
+}
+
+
+def synthetic_frame(name: str, t: int) -> Image.Image:
+    """Frame `t` of a synthetic case, as the golden README defines it."""
+    height, width = _SIZES[name]
+    y, x, c = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")
+    value = (x * (3 + c) + y * (5 - c) + t * 37 * (c + 1)) // 4
+    value = value + ((x // 24 + y // 24 + t) % 2) * 60 + (x * y) // (97 + 20 * t)
+    return Image.fromarray((value % 256).astype(np.uint8))
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenSet:
+    """One golden file and its arrays."""
+
+    cases: tuple[dict[str, Any], ...]
+    arrays: Any
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> GoldenSet:
+        cases = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["cases"]
+        return cls(tuple(cases), np.load(folder / f"{name}.npz"))
+
+
+def prepared_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> PreparedClip:
+    """The case's clip as the pipeline would hand it to the captioner."""
+    if case["video"] in _SIZES:
+        images = [synthetic_frame(case["video"], t) for t in range(case["num_frames"])]
+        index = tuple(range(len(images)))
+    else:
+        sampled = decode(str(VIDEOS / case["video"]), case["num_frames"], ["decord"])
+        images, index = list(sampled.images), sampled.index
+        if case["loader"] == "recaption-672":
+            images = [_short_edge_672(image) for image in images]
+    return PreparedClip(row, source.frame_transform(images), index)
+
+
+def _short_edge_672(image: Image.Image) -> Image.Image:
+    # The public recaption script resizes with torchvision (PIL, bilinear) before the processor.
+    width, height = image.size
+    size = (672, int(672 * height / width)) if width <= height else (int(672 * width / height), 672)
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> PllavaSource:
+    """The options that the case was recorded with; the prompt is the case's own, token for token."""
+    source = PllavaSource(
+        PllavaOptions(
+            checkpoint=DATA / checkpoint,
+            num_frames=case["num_frames"],
+            question=QUESTION,
+            system="",
+            pooling_shape=tuple(case["pooling_shape"]),
+            lora_alpha=LORA_ALPHA,
+        ),
+        GenerationOptions(max_new_tokens=GOLDEN_TOKENS, num_beams=num_beams),
+    )
+    ids = case["input_ids"]
+    position = ids.index(source.config.image_token_id)
+    source.prompt = dataclasses.replace(
+        source.prompt, before=tuple(ids[:position]), after=tuple(ids[position + 1 :])
+    )
+    return source
