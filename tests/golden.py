@@ -87,7 +87,5 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     )
     ids = case["input_ids"]
     position = ids.index(source.config.image_token_id)
-    source.prompt = dataclasses.replace(
-        source.prompt, before=tuple(ids[:position]), after=tuple(ids[position + 1 :])
-    )
+    source.prompt = dataclasses.replace(source.prompt, before=tuple(ids[:position]), after=tuple(ids[position + 1 :]))
     return source

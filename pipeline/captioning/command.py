@@ -50,7 +50,7 @@ def _run(
 ) -> int:
     flags = parser.parse_args(arguments)
     job_options = options.job_options(flags)
-    if launch.speaks:
+    if launch.speaks or launch.is_scheduler:
         MetaTable.check(job_options.meta_path)  # on other hosts there need be no meta table
     source = make_source(flags)
     choice = backends.choose(job_options.framework, job_options.device, launch.launcher, launch.local_rank)

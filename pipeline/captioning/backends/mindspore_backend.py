@@ -34,6 +34,10 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     import mindnlp  # noqa: F401
 
+    if choice.device == "cpu":
+        from . import mindspore_cpu
+
+        mindspore_cpu.install()
     if dtype is None:
         dtype = "float32" if choice.device == "cpu" else _ascend_dtype()
     return Backend(

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from transformers.activations import ACT2FN
 
+from ...generation.attention import RECTANGULAR_ATTENTION
 from .configuration import PllavaConfig
 
 
@@ -44,7 +45,7 @@ class PllavaForConditionalGeneration(nn.Module):
         vision_config = CLIPVisionConfig(**{**config.vision, "num_hidden_layers": config.vision_layers})
         text_config = LlamaConfig(**config.text)
         for part in (vision_config, text_config):
-            part._attn_implementation = "sdpa"
+            part._attn_implementation = RECTANGULAR_ATTENTION
         self.vision_tower = CLIPVisionModel(vision_config)
         self.multi_modal_projector = PllavaProjector(
             vision_config.hidden_size, text_config.hidden_size, config.projector_activation

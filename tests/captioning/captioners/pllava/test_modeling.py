@@ -1,0 +1,162 @@
+"""The model beyond the goldens: any frames, pooling and text model, on the framework of this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.base import PreparedClip
+from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner, PllavaOptions, PllavaSource
+from pipeline.captioning.captioners.pllava.checkpoint import CheckpointWeights, expected_weights
+from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
+from pipeline.captioning.generation.options import GenerationOptions
+from tests.golden import DATA, LORA_ALPHA, QUESTION
+
+pytestmark = pytest.mark.model
+
+
+def _captioner(backend: Backend, pooling: tuple[int, int, int], **generation: float) -> PllavaCaptioner:
+    options = PllavaOptions(DATA / "mini-a", 4, QUESTION, "", pooling, lora_alpha=LORA_ALPHA)
+    source = PllavaSource(options, GenerationOptions(max_new_tokens=12, **generation))  # type: ignore[arg-type]
+    return source.load(backend)
+
+
+def _clip(row: int, frames: int, index: tuple[int, ...]) -> PreparedClip:
+    rng = np.random.default_rng(row)
+    return PreparedClip(row, rng.integers(0, 256, (frames, 336, 336, 3), np.uint8), index)
+
+
+def test_pooling_is_adaptive_average_pooling(backend: Backend) -> None:
+    """Against numpy's own means over the windows that `AdaptiveAvgPool3d` documents."""
+    captioner = _captioner(backend, (3, 5, 7))
+    clip = _clip(0, 2, (0, 0, 1, 1, 1))
+    import torch
+
+    pixels = torch.from_numpy(captioner._source.frame_processor.pixel_values(clip.frames))
+    with torch.no_grad():
+        features = captioner._model.frame_features(pixels).numpy()
+    stack = features.reshape(2, 24, 24, -1)[list(clip.frame_index)]
+    windows = [[(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in ((5, 3), (24, 5), (24, 7))]
+    expected = np.stack(
+        [
+            stack[t0:t1, y0:y1, x0:x1].mean((0, 1, 2))
+            for t0, t1 in windows[0]
+            for y0, y1 in windows[1]
+            for x0, x1 in windows[2]
+        ]
+    )
+    np.testing.assert_allclose(captioner.visual_tokens([clip])[0].numpy(), expected, atol=1e-4)
+
+
+def test_batches_give_what_single_clips_give(backend: Backend) -> None:
+    captioner = _captioner(backend, (4, 6, 6))
+    clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0)), _clip(2, 3, (0, 1, 1, 2))]
+    together = captioner.token_ids(clips)
+    assert together == [captioner.token_ids([clip])[0] for clip in clips]
+
+
+def test_sampling_depends_on_row_and_seed_alone(backend: Backend) -> None:
+    clips = [_clip(row, 1, (0, 0, 0, 0)) for row in range(3)]
+    first = _captioner(backend, (1, 4, 4), do_sample=True, seed=1)
+    together = first.token_ids(clips)
+    assert together[::-1] == first.token_ids(clips[::-1])
+    assert together[1] == first.token_ids([clips[1]])[0]
+    assert together != _captioner(backend, (1, 4, 4), do_sample=True, seed=2).token_ids(clips)
+    assert together != _captioner(backend, (1, 4, 4)).token_ids(clips)
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"),
+    [
+        ({"num_hidden_layers": 3}, {"num_key_value_heads": 2, "head_dim": 24}),
+        ({"intermediate_size": 96}, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    ],
+)
+def test_expected_weights_are_the_models(backend: Backend, vision: dict[str, int], text: dict[str, object]) -> None:
+    import torch
+
+    from pipeline.captioning.captioners.pllava.modeling import PllavaForConditionalGeneration
+
+    base = PllavaConfig.from_folder(DATA / "mini-a")
+    config = PllavaConfig.from_dict(
+        {"image_token_index": 500, "vision_config": base.vision | vision, "text_config": base.text | text}
+    )
+    with torch.device("meta"):
+        model = PllavaForConditionalGeneration(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    unused = {name for name in shapes if ".post_layernorm." in name}
+    if config.text["tie_word_embeddings"]:
+        shapes.pop("language_model.lm_head.weight", None)
+    assert {name: shape for name, shape in shapes.items() if name not in unused} == expected_weights(config)
+
+
+def test_grouped_query_and_tied_models_generate(tmp_path: Path, backend: Backend) -> None:
+    import json
+    import shutil
+
+    from safetensors.numpy import save_file
+
+    shutil.copytree(DATA / "mini-a-merged", tmp_path / "grouped")
+    (tmp_path / "grouped" / "model.safetensors").unlink()
+    path = tmp_path / "grouped" / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"] |= {"num_key_value_heads": 2, "tie_word_embeddings": True}
+    path.write_text(json.dumps(config))
+    rng = np.random.default_rng(0)
+    shapes = expected_weights(PllavaConfig.from_dict(config))
+    save_file(
+        {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()},
+        tmp_path / "grouped" / "model.safetensors",
+    )
+    options = PllavaOptions(tmp_path / "grouped", 2, QUESTION, "", (2, 4, 4))
+    captioner = PllavaSource(options, GenerationOptions(max_new_tokens=5)).load(backend)
+    clips = [_clip(0, 2, (0, 1)), _clip(1, 2, (0, 1))]
+    assert captioner.token_ids(clips)[1] == captioner.token_ids(clips[1:])[0]
+
+
+def test_a_weight_that_overflows_is_an_error(backend: Backend) -> None:
+    import torch
+
+    from pipeline.captioning.captioners.pllava.loading import load_model
+    from pipeline.captioning.errors import RunError
+
+    class Large(CheckpointWeights):
+        def read(self, name: str) -> np.ndarray:
+            return super().read(name) * (1e6 if name.endswith("lm_head.weight") else 1)
+
+    weights = Large(DATA / "mini-a-merged", None, None)
+    config = PllavaConfig.from_folder(DATA / "mini-a-merged")
+    load_model(config, weights, "cpu", torch.float32)
+    with pytest.raises(RunError, match=r"lm_head\.weight reaches .* beyond float16"):
+        load_model(config, weights, "cpu", torch.float16)
+
+
+@pytest.mark.mindspore_only
+def test_every_operator_is_there_on_ascend(backend: Backend) -> None:
+    """What mindnlp dispatches by name for a caption run on the CPU must be in its table for NPUs."""
+    import mindtorch.dispatcher
+    from mindtorch._apis import npu
+
+    dispatched: set[str] = set()
+    dispatcher = type(mindtorch.dispatcher.dispatcher)
+    original = dispatcher.dispatch
+
+    def recording(self, name, *args, **kwargs):  # type: ignore[no-untyped-def]
+        dispatched.add(name)
+        return original(self, name, *args, **kwargs)
+
+    dispatcher.dispatch = recording
+    try:
+        clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0))]
+        for generation in ({}, {"num_beams": 2}, {"do_sample": True}):
+            _captioner(backend, (4, 4, 4), **generation).caption(clips)
+    finally:
+        dispatcher.dispatch = original
+    assert len(dispatched) > 40
+    # Ours, for the CPU alone: on Ascend torch's attention is mindnlp's own, checked by its name.
+    dispatched = dispatched - {"captioner_attention"} | {"flash_attention_score"}
+    # Indexing is the one operator that mindnlp implements per device elsewhere than in this table.
+    assert {name for name in dispatched if not hasattr(npu, name)} <= {"getitem"}
