@@ -7,8 +7,8 @@ Ascend and CUDA alike, and no mask of length times length is made for every step
 from __future__ import annotations
 
 import torch
-from transformers.models.llama.modeling_llama import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import repeat_kv
 
 RECTANGULAR_ATTENTION = "rectangular"
 

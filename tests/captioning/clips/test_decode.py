@@ -115,12 +115,12 @@ def test_real_videos_are_the_recorded_frames() -> None:
             assert hashes == case["frame_sha256"], case["name"]
 
 
+AGREEING = ["nasa_13013.mp4", "nasa_13013_rotated.mp4", "bikes.mp4", "carphone_pristine.mp4", "h265_video.mp4"]
+AGREEING += ["testsrc2_vp9.webm", "video_90.mov", "testsrc2_mpeg4.mp4", "testsrc2_odd_height_444.mp4"]
+
+
 @needs_videos
-@pytest.mark.parametrize(
-    "name",
-    ["nasa_13013.mp4", "nasa_13013_rotated.mp4", "bikes.mp4", "carphone_pristine.mp4", "h265_video.mp4"]
-    + ["testsrc2_vp9.webm", "video_90.mov", "testsrc2_mpeg4.mp4", "testsrc2_odd_height_444.mp4"],
-)
+@pytest.mark.parametrize("name", AGREEING)
 def test_pyav_agrees_with_decord(name: str) -> None:
     pytest.importorskip("decord")
     first, second = (decode(str(VIDEOS / name), 4, [decoder]) for decoder in ("decord", "PyAV"))
