@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--num_frames", type=options.positive_int, default=4, help="frames sampled of each clip")
     model.add_argument(
-        "--use_lora", action="store_true", help="lay the LoRA weights of --weight_dir over the checkpoint"
+        "--use_lora", action="store_true", help="there are LoRA weights, in --weight_dir or the checkpoint"
     )
     model.add_argument("--weight_dir", type=Path, help="folder with LoRA weights, or LoRA and trained weights")
     model.add_argument(
@@ -49,8 +49,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def make_source(flags: argparse.Namespace) -> PllavaSource:
     """Check the checkpoint and the flags that concern it."""
-    if flags.use_lora and flags.weight_dir is None:
-        raise UsageError("--use_lora needs --weight_dir, the folder with the LoRA weights")
     if flags.weight_dir is not None and not flags.use_lora:
         raise UsageError("--weight_dir is only read with --use_lora; give both or neither")
     prompt = options.prompt_options(flags)
@@ -61,7 +59,8 @@ def make_source(flags: argparse.Namespace) -> PllavaSource:
             question=prompt.question,
             system=prompt.system,
             pooling_shape=flags.pooling_shape,
-            lora_folder=flags.weight_dir,
+            weight_folder=flags.weight_dir,
+            use_lora=flags.use_lora,
             lora_alpha=flags.lora_alpha,
             conv_mode=prompt.conv_mode,
         ),

@@ -50,21 +50,25 @@ def _run(
 ) -> int:
     flags = parser.parse_args(arguments)
     job_options = options.job_options(flags)
-    if launch.speaks or launch.is_scheduler:
-        MetaTable.check(job_options.meta_path)  # on other hosts there need be no meta table
+    if launch.rank == 0:  # on other hosts there need be no meta table
+        MetaTable.check(job_options.meta_path)
     source = make_source(flags)
     choice = backends.choose(job_options.framework, job_options.device, launch.launcher, launch.local_rank)
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE
-    # SIGTERM, as schedulers send it, leaves like Ctrl-C: in good order.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _leave)
     if launch.speaks:
         for line in source.describe():
             logger.info("%s", line)
         for warning in launch_checks.warnings(launch, choice.device, os.environ):
             logger.warning("%s", warning)
     return job.run(job_options, source, choice, launch)
+
+
+def _leave(*_: object) -> None:
+    """SIGTERM, as schedulers send it, leaves like Ctrl-C: in good order."""
+    raise KeyboardInterrupt
 
 
 def _set_up_logging(launch: Launch) -> None:

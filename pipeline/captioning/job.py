@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
@@ -56,11 +57,12 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
     plan = plan_run(world, options, source.fingerprint())
     if world.leads:
         _announce(options, plan)
-    if plan.is_done and options.output.exists():
+    if plan.is_done:
         exit_code = EXIT_DONE
     else:
-        tally = _caption(options, source, activate, world, plan)
-        tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
+        with ProgressLog(plan.total_rows, world.totals) if world.leads else contextlib.nullcontext():
+            tally = _caption(options, source, activate, world, plan)
+            tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
         delivered = delivery.gather_results(world, plan, folder, options.pad_length)
         if delivered is not None:
             assert plan.lead is not None
@@ -84,11 +86,7 @@ def _caption(
     folder = journal.journal_folder(options.output)
     try:
         with journal.Journal(folder, world.rank, plan.fingerprint) as book:
-            worker = RankWorker(options, source, activate, book, world.report)
-            if not world.leads:
-                return worker.run(plan)
-            with ProgressLog(plan.total_rows, world.totals):
-                return worker.run(plan)
+            return RankWorker(options, source, activate, book, world.report).run(plan)
     except MassFailure:
         _forget_failures(folder, world.rank)
         raise
@@ -119,7 +117,7 @@ def _announce(options: JobOptions, plan: RankPlan) -> None:
         plan.total_rows,
         "".join(f"; {part}" for part in parts),
     )
-    if plan.is_done and options.output.exists():
+    if plan.is_done:
         logger.info("nothing is left to caption; %s stays as it is", options.output)
 
 
@@ -178,6 +176,7 @@ def make_report(
         "workers": len(tallies),
         "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
         "device_seconds": round(sum(tally.device_seconds for tally in tallies), 3),
+        "peak_memory_mib_per_worker": round(max(tally.peak_memory_mib for tally in tallies)),
         "decode_wait_seconds": round(sum(tally.decode_wait_seconds for tally in tallies), 3),
         "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
         "fingerprint": dict(plan.fingerprint),

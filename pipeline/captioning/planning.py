@@ -31,7 +31,7 @@ class RankPlan:
     suspects: (row, path) pairs to caption afterwards, each alone.
     journal_ranks: ranks that keep their journals in the same folder as this one, this one included.
     total_rows: rows to caption on all ranks together.
-    is_done: nothing to caption or to write on any rank.
+    is_done: nothing to caption or to write on any rank, as rank 0 sees it.
     lead: the whole table and plan, on rank 0 only.
     """
 
@@ -75,7 +75,8 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
         fingerprint = {**captioner_fingerprint, **_job_fingerprint(table, options)}
         _check_fingerprints(report.fingerprints, fingerprint, folder)
         lead = LeadPlan(table, _plan_rows(table, options, report))
-        records = _plan_records(lead, fingerprint, world.world_size)
+        is_done = lead.plan.is_done and options.output.exists()
+        records = _plan_records(lead, fingerprint, is_done, world.world_size)
     return _receive(world, records, journal_ranks, lead)
 
 
@@ -132,9 +133,9 @@ def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
         yield _pack({"fingerprints": [], "finished": rows, "deaths": {}})
 
 
-def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, world_size: int) -> Iterator[bytes]:
+def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: bool, world_size: int) -> Iterator[bytes]:
     plan, paths = lead.plan, lead.table.paths
-    yield _pack({"fingerprint": fingerprint, "total_rows": plan.rows_to_caption, "is_done": plan.is_done})
+    yield _pack({"fingerprint": fingerprint, "total_rows": plan.rows_to_caption, "is_done": is_done})
     for rank in range(world_size):
         for key, rows in (("rows", plan.pending), ("suspects", plan.suspects)):
             for chunk in _chunks(rows_of_rank(rows, rank, world_size)):

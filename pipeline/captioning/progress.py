@@ -40,7 +40,7 @@ class ProgressLog:
     def _run(self) -> None:
         while not self._closing.wait(self._interval):
             counts = self._counts()
-            if counts:
+            if counts and self._total:
                 logger.info("%s", self.line(time.monotonic(), *counts))
 
     def line(self, now: float, done: int, failed: int) -> str:

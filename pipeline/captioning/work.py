@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ class WorkTally:
     tokens: generated, end-of-sequence tokens included.
     seconds: all of it from the first clip asked for; `load_seconds` for the model, `device_seconds`
         in the captioner, `decode_wait_seconds` waiting for clips.
+    peak_memory_mib: most host memory that the worker's process has held, without its decoding process.
     """
 
     captioned: int = 0
@@ -39,6 +41,7 @@ class WorkTally:
     load_seconds: float = 0.0
     device_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
+    peak_memory_mib: float = 0.0
 
 
 class MassFailure(RunError):
@@ -61,6 +64,7 @@ class RankWorker:
 
     def __post_init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self._paths: dict[int, str] = {}  # of the rows in hand, for messages
 
     def run(self, plan: RankPlan) -> WorkTally:
         """Caption all rows of `plan`; every result is in the journal when this returns.
@@ -89,6 +93,7 @@ class RankWorker:
             self._caption_stream(clips, len(plan.suspects), 1, captioner, backend)
             self.tally.decode_wait_seconds = loader.wait_seconds
         self.tally.seconds = time.monotonic() - begin
+        self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return self.tally
 
     def _caption_stream(
@@ -98,8 +103,9 @@ class RankWorker:
         batch: list[PreparedClip] = []
         for _ in range(count):
             clip = next(clips)
+            self._paths[clip.row] = clip.path
             if clip.frames is None:
-                self._finish([RowResult.failed(clip.row, clip.stage, clip.messages)], clip.path)
+                self._finish([RowResult.failed(clip.row, clip.stage, clip.messages)])
                 continue
             batch.append(PreparedClip(clip.row, clip.frames, clip.frame_index))
             if len(batch) == batch_size:
@@ -115,12 +121,13 @@ class RankWorker:
         self.tally.device_seconds += time.monotonic() - begin
         self._finish(results)
 
-    def _finish(self, results: Sequence[RowResult], path: str = "") -> None:
+    def _finish(self, results: Sequence[RowResult]) -> None:
         self.journal.finish(results)
         for result in results:
+            path = self._paths.pop(result.row)
             failed = result.failure is not None
             if failed:
-                logger.warning("row %d%s: %s", result.row, f" ({path})" if path else "", result.failure)
+                logger.warning("row %d (%s): %s", result.row, path, result.failure)
             self._recent.append(failed)
             self.tally.failed += failed
             self.tally.captioned += not failed

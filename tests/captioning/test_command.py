@@ -89,7 +89,7 @@ WRONG_USES = [
     (["meta.csv", "--pretrained_model_name_or_path", "wrong_width", "--lora_alpha", "2"], "misshapen: "),
     (["meta.csv", "--pretrained_model_name_or_path", "qwen"], "'qwen2'"),
     (["meta.csv", *UNMERGED], "--lora_alpha"),
-    (["meta.csv", *CHECKPOINT, "--use_lora"], "--use_lora needs --weight_dir"),
+    (["meta.csv", *CHECKPOINT, "--use_lora"], "--use_lora: no LoRA weights"),
     (["meta.csv", *CHECKPOINT, "--weight_dir", "."], "--weight_dir is only read with --use_lora"),
     (["meta.csv", *CHECKPOINT, "--use_lora", "--weight_dir", "nowhere"], "nowhere does not exist"),
 ]

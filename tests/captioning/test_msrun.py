@@ -74,6 +74,8 @@ def _started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
     """A launcher in the background; all of its processes are gone afterwards."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     with (folder / "launcher.log").open("wb") as log:
+        # What starts the tests may have told its children to ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         launcher = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
         )
@@ -111,6 +113,18 @@ def _worker(folder: Path, rank: int) -> psutil.Process:
     raise AssertionError(f"no worker of rank {rank}")
 
 
+def _decoder(folder: Path, rank: int) -> psutil.Process:
+    """The decoding process of a worker, as soon as it is there."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        with contextlib.suppress(AssertionError, psutil.Error):
+            for child in _worker(folder, rank).children():
+                if "spawn_main" in " ".join(child.cmdline()):
+                    return child
+    raise AssertionError(f"rank {rank} started no decoding process")
+
+
 def _journaled(folder: Path) -> list[int]:
     """Rows with a caption in the journals."""
     rows = []
@@ -143,12 +157,11 @@ def test_two_workers_write_what_one_process_writes(tmp_path: Path, clips: list[s
 def test_three_workers_and_a_rank_90_seconds_late(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
     """A collective on the CPU backend breaks after 30 s; the ranks wait outside of it."""
     _write_meta(tmp_path, clips)
-    with _started(_msrun_command(3, "--bs", "2"), tmp_path) as launcher:
-        _wait_until_captioned(tmp_path, 1, launcher)
-        late = _worker(tmp_path, 2)
-        late.suspend()
+    with _started(_msrun_command(3, "--bs", "2", "--decode_timeout", "200"), tmp_path) as launcher:
+        decoder = _decoder(tmp_path, 2)
+        decoder.suspend()
         time.sleep(90)
-        late.resume()
+        decoder.resume()
         assert launcher.wait(timeout=300) == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
 
@@ -210,12 +223,17 @@ def test_torchrun_writes_the_same(tmp_path: Path, clips: list[str], undisturbed:
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
 
 
-def test_a_plain_process_interrupted_goes_on(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_plain_process_interrupted_goes_on(
+    tmp_path: Path, clips: list[str], undisturbed: bytes, signal_number: signal.Signals
+) -> None:
     _write_meta(tmp_path, clips)
-    with _started([sys.executable, COMMAND, "meta.csv", *FLAGS], tmp_path) as launcher:
+    # On MindSpore it is slow enough to be caught in the middle.
+    command = [sys.executable, COMMAND, "meta.csv", *FLAGS, "--framework", "mindspore"]
+    with _started(command, tmp_path) as launcher:
         _wait_until_captioned(tmp_path, 2, launcher)
-        launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(timeout=30) == 1
+        launcher.send_signal(signal_number)
+        assert launcher.wait(timeout=60) == 1
     assert "run the same command again" in (tmp_path / "launcher.log").read_text()
     done = set(_journaled(tmp_path))
     assert _plain(tmp_path, "--bs", "3").returncode == 0

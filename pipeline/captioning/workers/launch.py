@@ -12,7 +12,7 @@ class Launch:
     """Place of this process in the run.
 
     launcher: `msrun`, `torchrun` or `plain`.
-    is_scheduler: msrun's extra process, which only forms the cluster.
+    is_scheduler: msrun's extra process on rank 0's host, which only forms the cluster; its rank is 0 too.
     rank: None where it is known only after joining (msrun over hosts without --node_rank).
     local_rank: rank among the workers of this host.
     master: host name or address of rank 0's host.

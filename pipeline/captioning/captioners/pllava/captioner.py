@@ -28,7 +28,8 @@ class PllavaOptions:
     """What a user chooses about the model.
 
     pooling_shape: visual tokens as (time, rows, columns); None for the checkpoint's own.
-    lora_folder: a folder with LoRA weights to lay over the checkpoint (`--use_lora --weight_dir`).
+    weight_folder: a folder with LoRA or trained weights to lay over the checkpoint (`--weight_dir`).
+    use_lora: there must be LoRA weights, in one of the two.
     conv_mode: name of a conversation template; None to go by the checkpoint.
     """
 
@@ -37,7 +38,8 @@ class PllavaOptions:
     question: str
     system: str
     pooling_shape: tuple[int, int, int] | None = None
-    lora_folder: Path | None = None
+    weight_folder: Path | None = None
+    use_lora: bool = False
     lora_alpha: float | None = None
     conv_mode: str | None = None
 
@@ -69,7 +71,7 @@ class PllavaSource(CaptionerSource):
         before, after = self.tokenizer.split_prompt(text)
         self.prompt = Prompt(text, tuple(before), tuple(after), tuple(self.tokenizer.stop_ids(template)))
         self._check_length()
-        self.weights = CheckpointWeights(folder, options.lora_folder, options.lora_alpha)
+        self.weights = CheckpointWeights(folder, options.weight_folder, options.lora_alpha, options.use_lora)
         self.weights.check(self.config)
 
     def _check_length(self) -> None:

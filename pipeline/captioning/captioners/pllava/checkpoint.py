@@ -56,18 +56,22 @@ class _Weight:
 
 
 class CheckpointWeights:
-    """The weights of a checkpoint folder, with those of `lora_folder` laid over them.
+    """The weights of a checkpoint folder, with those of `weight_folder` laid over them.
+
+    LoRA weights are used wherever they are found; `needs_lora` makes it an error if there are none.
 
     Raises:
         UsageError: a folder or its safetensors files are missing or damaged, LoRA parts are
             incomplete, or LoRA is there and alpha is not known.
     """
 
-    def __init__(self, folder: Path, lora_folder: Path | None, lora_alpha: float | None) -> None:
+    def __init__(
+        self, folder: Path, weight_folder: Path | None, lora_alpha: float | None, needs_lora: bool = False
+    ) -> None:
         base: dict[str, StoredTensor] = {}
         lora: dict[str, dict[str, StoredTensor]] = {}
         self._headers = hashlib.sha256()
-        for source in filter(None, (folder, lora_folder)):
+        for source in filter(None, (folder, weight_folder)):
             for tensor in _stored_tensors(source):
                 self._headers.update(tensor.identity().encode())
                 name = canonical_name(tensor.name)
@@ -76,10 +80,13 @@ class CheckpointWeights:
                     lora.setdefault(part[1] + ".weight", {})[part[2]] = tensor
                 else:
                     base[name] = tensor
-        if lora_folder is not None and not lora:
-            raise UsageError(f"--use_lora: neither {lora_folder} nor {folder} holds LoRA weights (lora_A, lora_B)")
+        if needs_lora and not lora:
+            searched = f"{weight_folder} or {folder}" if weight_folder else f"{folder}"
+            raise UsageError(
+                f"--use_lora: no LoRA weights (lora_A, lora_B) in {searched}; --weight_dir names their folder"
+            )
         _check_lora(base, lora)
-        self.lora_alpha = _alpha(folder, lora_folder, lora_alpha) if lora else None
+        self.lora_alpha = _alpha(folder, weight_folder, lora_alpha) if lora else None
         self._weights = {
             name: _Weight(tensor, lora.get(name, {}).get("A"), lora.get(name, {}).get("B"))
             for name, tensor in base.items()
@@ -174,10 +181,10 @@ def _check_lora(base: Mapping[str, StoredTensor], lora: Mapping[str, Mapping[str
             )
 
 
-def _alpha(folder: Path, lora_folder: Path | None, lora_alpha: float | None) -> float:
+def _alpha(folder: Path, weight_folder: Path | None, lora_alpha: float | None) -> float:
     if lora_alpha is not None:
         return lora_alpha
-    for source in filter(None, (lora_folder, folder)):
+    for source in filter(None, (weight_folder, folder)):
         config = source / "adapter_config.json"
         if config.exists():
             try:
@@ -185,7 +192,7 @@ def _alpha(folder: Path, lora_folder: Path | None, lora_alpha: float | None) -> 
             except (ValueError, KeyError, TypeError) as error:
                 raise UsageError(f"{config} gives no lora_alpha: {error!r}; give --lora_alpha") from error
     raise UsageError(
-        f"{lora_folder or folder} holds LoRA weights, but alpha is not stored with them: give --lora_alpha "
+        f"{weight_folder or folder} holds LoRA weights, but alpha is not stored with them: give --lora_alpha "
         "(4 for the public pllava-7b; 4, 14 or 32 are usual)"
     )
 

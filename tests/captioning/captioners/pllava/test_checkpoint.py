@@ -127,8 +127,8 @@ def test_what_does_not_fit_is_listed(tmp_path: Path, change: Callable[[Arrays], 
 def test_lora_without_alpha_and_use_lora_without_lora(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give --lora_alpha"):
         CheckpointWeights(DATA / "mini-a", None, None)
-    with pytest.raises(UsageError, match="holds LoRA weights"):
-        CheckpointWeights(DATA / "mini-a-merged", DATA / "mini-a-merged", 2.0)
+    with pytest.raises(UsageError, match="--use_lora: no LoRA weights"):
+        CheckpointWeights(DATA / "mini-a-merged", None, 2.0, needs_lora=True)
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
