@@ -9,21 +9,20 @@ source .venv/bin/activate
 begin=$SECONDS
 rm -rf demo_output
 python scripts/clip_world.py demo_output --clips 8 --seed 2026
-cd demo_output
-msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=msrun_log --tail_worker_log=0 \
-    ../pipeline/captioning/caption_pllava.py meta.csv --bs 4 \
-    --pretrained_model_name_or_path ../pretrained_models/pllava-tiny
+msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=demo_output/msrun_log --tail_worker_log=0 \
+    pipeline/captioning/caption_pllava.py demo_output/meta.csv --bs 4 \
+    --pretrained_model_name_or_path pretrained_models/pllava-tiny
 python - "$((SECONDS - begin))" <<'PYTHON'
 import csv
 import json
 import sys
 
-with open("meta_caption.csv", newline="", encoding="utf-8") as file:
+with open("demo_output/meta_caption.csv", newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
 for row in rows:
     print(f"\n{row['path']}\n  caption: {row['text']}\n  truth:   {row['truth']}")
 exact = sum(row["text"] == row["truth"] for row in rows)
-with open("meta_caption_report.json", encoding="utf-8") as file:
+with open("demo_output/meta_caption_report.json", encoding="utf-8") as file:
     memory = json.load(file)["peak_memory_mib_per_worker"]
 print(f"\n{exact} of {len(rows)} captions are exact.")
 print(f"Rendering and captioning took {sys.argv[1]} s; a worker held at most {memory} MiB.")

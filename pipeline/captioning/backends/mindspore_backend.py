@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
 import warnings
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
     os.environ.setdefault("GLOG_v", "3")  # errors only; MindSpore warns some 27 times at every start
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", module=r"mindspore|mindnlp|mindtorch|diffusers|transformers")
     import mindspore
 
@@ -31,7 +31,6 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         mindspore.set_device("Ascend")
     else:
         mindspore.set_device("CPU")
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     import mindnlp  # noqa: F401
 
     if choice.device == "cpu":
