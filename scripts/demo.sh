@@ -8,7 +8,7 @@ source .venv/bin/activate
 
 begin=$SECONDS
 rm -rf demo_output
-python scripts/clip_world.py demo_output --clips 8 --seed 2026
+python -m scripts.clip_world demo_output --clips 8 --seed 2026
 msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=demo_output/msrun_log --tail_worker_log=0 \
     pipeline/captioning/caption_pllava.py demo_output/meta.csv --bs 4 \
     --pretrained_model_name_or_path pretrained_models/pllava-tiny

@@ -1,0 +1,1 @@
+"""Set-up, demo, tests, and the rendered world with the training of pllava-tiny."""
