@@ -141,7 +141,7 @@ def _conclude(
     delivery.write_outputs(options.output, plan.lead, delivered, report)
     for stage, count in delivered.failures_by_stage().items():
         row, failure = next((r, f) for r, f in delivered.failures.items() if f.stage == stage)
-        logger.warning("%d rows failed at %s, for example row %d (%s)", count, stage, row, failure)
+        logger.warning("failed at %s: %d, for example row %d: %s", stage, count, row, failure)
     logger.info(
         "%d captions in %s (%.2f clips/s, %.1f tokens/s), %d failures; wrote %s",
         len(delivered.captions),
