@@ -18,7 +18,7 @@ from pipeline.captioning.workers.collectives import Collectives
 from pipeline.captioning.workers.rendezvous import Rendezvous, Roster
 from pipeline.captioning.workers.world import World
 
-CPU = Backend("torch", "cpu", "float32", {})
+CPU = Backend("torch", "cpu", "float32")
 
 
 def render_clip(path: Path, number: int = 0, frames: int = 8, size: tuple[int, int] = (96, 64)) -> Path:

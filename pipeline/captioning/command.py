@@ -26,12 +26,13 @@ def main(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a captioning command; returns its exit code."""
-    launch = Launch.from_environment()
-    _set_up_logging(launch)
+    launch = Launch()
     try:
+        launch = Launch.from_environment()
+        _set_up_logging(launch)
         return _run(parser, make_source, arguments, launch)
     except UsageError as error:
-        if launch.speaks:
+        if launch.tells_wrong_use:
             print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_WRONG_USE
     except RunError as error:
@@ -54,6 +55,7 @@ def _run(
         MetaTable.check(job_options.meta_path)
     source = make_source(flags)
     choice = backends.choose(job_options.framework, job_options.device, launch.launcher, launch.local_rank)
+    warnings = launch_checks.warnings(launch, choice.device, os.environ)
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE
@@ -61,7 +63,7 @@ def _run(
     if launch.speaks:
         for line in source.describe():
             logger.info("%s", line)
-        for warning in launch_checks.warnings(launch, choice.device, os.environ):
+        for warning in warnings:
             logger.warning("%s", warning)
     return job.run(job_options, source, choice, launch)
 
@@ -72,7 +74,7 @@ def _leave(*_: object) -> None:
 
 
 def _set_up_logging(launch: Launch) -> None:
-    rank = "" if launch.launcher == "plain" else f" rank {'?' if launch.rank is None else launch.rank}"
+    rank = "" if launch.launcher == "plain" else f" rank {launch.rank}"
     logging.basicConfig(
         level=logging.WARNING,
         format=f"%(asctime)s{rank} %(levelname)s %(message)s",

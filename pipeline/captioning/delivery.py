@@ -29,6 +29,11 @@ class Delivered:
     captions: Mapping[int, RowResult]
     failures: Mapping[int, Failure]
 
+    def most_repeated_caption(self) -> dict[str, Any]:
+        """The caption that most rows share, and how many: a model can be stuck on a sentence."""
+        repeated = Counter(result.caption for result in self.captions.values()).most_common(1)
+        return {"caption": repeated[0][0], "rows": repeated[0][1]} if repeated else {}
+
     def failures_by_stage(self) -> dict[str, int]:
         return dict(Counter(failure.stage for failure in self.failures.values()).most_common())
 
@@ -128,7 +133,7 @@ def _write_failures(path: Path, paths: Sequence[str], failures: Mapping[int, Fai
         path.unlink(missing_ok=True)
         return
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["row", "path", "stage", "message"])
         for row, failure in failures.items():
             writer.writerow([row, paths[row], failure.stage, "; ".join(failure.messages)])

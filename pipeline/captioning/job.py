@@ -34,15 +34,17 @@ def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: La
     """
     if launch.launcher == "plain":
         # One process needs the framework only when there is something to caption.
-        return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world())
+        return run_in_world(options, source, choice.device, lambda: choice.activate(options.dtype), solo_world())
     backend = choice.activate(options.dtype)
-    return run_in_world(options, source, lambda: backend, join_world(launch, backend.device))
+    return run_in_world(options, source, choice.device, lambda: backend, join_world(launch, backend.device))
 
 
-def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
-    """One rank's whole run."""
+def run_in_world(
+    options: JobOptions, source: CaptionerSource, device: str, activate: Callable[[], Backend], world: World
+) -> int:
+    """One rank's whole run. device: what it computes on, one of DEVICES; activate: imports the framework."""
     try:
-        exit_code = _run(options, source, activate, world)
+        exit_code = _run(options, source, device, activate, world)
     except BaseException as error:
         world.report_broken(f"{type(error).__name__}: {error}")
         world.close(in_order=False)
@@ -51,10 +53,12 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
     return exit_code
 
 
-def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+def _run(
+    options: JobOptions, source: CaptionerSource, device: str, activate: Callable[[], Backend], world: World
+) -> int:
     begin = time.monotonic()
     folder = journal.journal_folder(options.output)
-    plan = plan_run(world, options, source.fingerprint())
+    plan = plan_run(world, options, source.fingerprint(), device)
     if world.leads:
         _announce(options, plan)
     if plan.is_done:
@@ -69,8 +73,8 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
             exit_code = _conclude(options, plan, delivered, tallies, time.monotonic() - begin)
             world.decide(exit_code)
         exit_code = world.verdict()["exit_code"]
-        if exit_code != EXIT_DONE:
-            _forget_failures(folder, world.rank)
+        if exit_code != EXIT_DONE and plan.keeps_folder(world.rank):
+            journal.forget_failures(folder)
     world.meet()  # nobody removes a folder that another rank still reads
     if exit_code == EXIT_DONE and plan.keeps_folder(world.rank):
         journal.remove_folder(folder)
@@ -82,20 +86,16 @@ def _caption(
 ) -> WorkTally:
     if not (plan.rows or plan.suspects):
         world.report(0, 0)
+        if plan.has_suspects:
+            world.meet()
         return WorkTally()
     folder = journal.journal_folder(options.output)
     try:
         with journal.Journal(folder, world.rank, plan.fingerprint) as book:
-            return RankWorker(options, source, activate, book, world.report).run(plan)
+            return RankWorker(options, source, activate, book, world.report, world.meet).run(plan)
     except MassFailure:
-        _forget_failures(folder, world.rank)
+        journal.ask_to_forget_failures(folder, world.rank)
         raise
-
-
-def _forget_failures(folder: Any, rank: int) -> None:
-    path = journal.journal_path(folder, rank)
-    if path.exists():
-        journal.forget_failures(path)
 
 
 def _announce(options: JobOptions, plan: RankPlan) -> None:
@@ -159,7 +159,7 @@ def make_report(
 ) -> dict[str, Any]:
     """What `<meta>_caption_report.json` holds; times are in seconds, over all ranks where they are sums."""
     assert plan.lead is not None
-    now = sum(tally.captioned + tally.failed for tally in tallies)
+    now = sum(tally.captioned for tally in tallies)
     tokens = sum(tally.tokens for tally in tallies)
     return {
         "rows": len(plan.lead.table.paths),
@@ -168,12 +168,15 @@ def make_report(
         "kept": len(plan.lead.plan.kept),
         "truncated": sum(result.truncated for result in delivered.captions.values()),
         "failures_by_stage": delivered.failures_by_stage(),
-        "finished_in_this_run": now,
+        "most_repeated_caption": delivered.most_repeated_caption(),
+        "captioned_in_this_run": now,
+        "failed_in_this_run": sum(tally.failed for tally in tallies),
         "seconds": round(seconds, 3),
         "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
         "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
         "tokens": tokens,
         "workers": len(tallies),
+        "backends": sorted({tally.backend for tally in tallies if tally.backend}),
         "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
         "device_seconds": round(sum(tally.device_seconds for tally in tallies), 3),
         "peak_memory_mib_per_worker": round(max(tally.peak_memory_mib for tally in tallies)),

@@ -53,6 +53,8 @@ class JobOptions:
             raise UsageError(f"--output {self.output} is the meta file itself; it is never written over")
         if is_parquet(self.output) != is_parquet(self.meta_path):
             raise UsageError(f"--output {self.output} must have the kind (CSV or Parquet) of {self.meta_path}")
+        if self.output.is_dir():
+            raise UsageError(f"--output {self.output} is a folder; name a file")
         if not self.output.parent.is_dir():
             raise UsageError(f"the folder of --output, {self.output.parent}, does not exist")
 
@@ -111,7 +113,9 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
     generation.add_argument(
         "--top_p", type=number(minimum=0, maximum=1, above=True), default=defaults.top_p, help="nucleus to sample from"
     )
-    generation.add_argument("--seed", type=int, default=defaults.seed, help="of sampling, with the row's number")
+    generation.add_argument(
+        "--seed", type=whole_number(0), default=defaults.seed, help="of sampling, with the row's number"
+    )
 
     run = parser.add_argument_group("run")
     run.add_argument("--bs", type=positive_int, default=1, help="clips captioned at once on each worker")
@@ -122,7 +126,9 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         help="keep the captions of rows that have one, in the output or else in the meta's 'text'",
     )
     run.add_argument("--restart", action="store_true", help="throw away the journals of an interrupted run")
-    run.add_argument("--limit", type=positive_int, help="caption the first so many rows only")
+    run.add_argument(
+        "--limit", type=positive_int, help="caption at most so many of the rows that keep no caption, the first ones"
+    )
     run.add_argument(
         "--pad_length",
         type=positive_int,
@@ -194,15 +200,22 @@ def default_output(meta_path: Path) -> Path:
     return meta_path.with_name(f"{meta_path.stem}_caption{meta_path.suffix}")
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
+        return value
+
+    return parse
+
+
+positive_int = whole_number(1)
 
 
 def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:

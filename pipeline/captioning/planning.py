@@ -28,7 +28,9 @@ class RankPlan:
 
     fingerprint: what the captions of this run depend on.
     rows: (row, path) pairs to caption in batches.
-    suspects: (row, path) pairs to caption afterwards, each alone.
+    suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on one
+        rank, so that a death then is the work of the one row in flight.
+    has_suspects: whether any rank has some.
     journal_ranks: ranks that keep their journals in the same folder as this one, this one included.
     total_rows: rows to caption on all ranks together.
     is_done: nothing to caption or to write on any rank, as rank 0 sees it.
@@ -38,6 +40,7 @@ class RankPlan:
     fingerprint: journal.Fingerprint
     rows: Sequence[tuple[int, str]]
     suspects: Sequence[tuple[int, str]]
+    has_suspects: bool
     journal_ranks: Sequence[int]
     total_rows: int
     is_done: bool
@@ -56,8 +59,10 @@ class LeadPlan:
     plan: Plan
 
 
-def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[str, str]) -> RankPlan:
+def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[str, str], device: str) -> RankPlan:
     """Agree on who captions what.
+
+    device: what the run computes on, one of DEVICES; it decides the type where `--dtype` does not.
 
     Raises:
         UsageError: on rank 0: an unreadable meta table, or journals of another run.
@@ -72,19 +77,19 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
         records: Iterator[bytes] = iter(())
         lead = None
     else:
-        fingerprint = {**captioner_fingerprint, **_job_fingerprint(table, options)}
+        fingerprint = {**captioner_fingerprint, **_job_fingerprint(table, options, device)}
         _check_fingerprints(report.fingerprints, fingerprint, folder)
         lead = LeadPlan(table, _plan_rows(table, options, report))
-        is_done = lead.plan.is_done and options.output.exists()
+        is_done = lead.plan.is_done and _is_written(table, options.output)
         records = _plan_records(lead, fingerprint, is_done, world.world_size)
     return _receive(world, records, journal_ranks, lead)
 
 
-def _job_fingerprint(table: MetaTable, options: JobOptions) -> dict[str, str]:
+def _job_fingerprint(table: MetaTable, options: JobOptions, device: str) -> dict[str, str]:
     paths = hashlib.sha256("\n".join(table.paths).encode("utf-8", "surrogatepass"))
     return {
         "meta paths": f"{len(table.paths)} rows {paths.hexdigest()[:16]}",
-        "dtype": options.dtype or "the device's own",
+        "dtype": options.dtype or ("float32" if device == "cpu" else f"the {device} device's own"),
     }
 
 
@@ -98,26 +103,32 @@ def _check_fingerprints(found: Sequence[journal.Fingerprint], wanted: journal.Fi
             )
 
 
+def _is_written(table: MetaTable, output: Path) -> bool:
+    return output.exists() and table.is_same_but_for_text(MetaTable.read(output))
+
+
 def _plan_rows(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> Plan:
     kept = _existing_captions(table, options.output) if options.skip_if_existing else {}
     return make_plan(len(table.paths), kept, report.finished, report.deaths, options.limit)
 
 
 def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
-    if output.exists():
-        earlier = MetaTable.read(output)
-        earlier_paths, earlier_texts = earlier.paths, earlier.texts()
-    else:
-        earlier_paths, earlier_texts = table.paths, table.texts()
-    if earlier_texts is None:
-        return {}
-    return match_occurrences(table.paths, earlier_paths, earlier_texts)
+    """Captions of the earlier output, and where it has none, of the table's own `text`."""
+    captions: dict[int, str] = {}
+    for earlier in (table, MetaTable.read(output) if output.exists() else None):
+        texts = earlier.texts() if earlier is not None else None
+        if earlier is not None and texts is not None:
+            captions |= match_occurrences(table.paths, earlier.paths, texts)
+    return captions
 
 
 def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool) -> journal.JournalReport:
     """What the journals on all hosts say, on every rank; one rank reports for each folder."""
     if restart and is_reporter:
         journal.remove_journals(folder)
+    # A run that gave up for another cause than its clips may have noted so on one rank only.
+    if any(world.gather_json(is_reporter and journal.asks_to_forget_failures(folder))) and is_reporter:
+        journal.forget_failures(folder)
     own = journal.read_report(folder) if is_reporter else journal.JournalReport()
     report = journal.JournalReport()
     for record in map(json.loads, world.gather(_report_records(own))):
@@ -135,10 +146,12 @@ def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
 
 def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: bool, world_size: int) -> Iterator[bytes]:
     plan, paths = lead.plan, lead.table.paths
-    yield _pack({"fingerprint": fingerprint, "total_rows": plan.rows_to_caption, "is_done": is_done})
+    head = {"total_rows": plan.rows_to_caption, "has_suspects": bool(plan.suspects), "is_done": is_done}
+    yield _pack({"fingerprint": fingerprint, **head})
     for rank in range(world_size):
-        for key, rows in (("rows", plan.pending), ("suspects", plan.suspects)):
-            for chunk in _chunks(rows_of_rank(rows, rank, world_size)):
+        suspects = plan.suspects if rank == 0 else ()
+        for key, rows in (("rows", rows_of_rank(plan.pending, rank, world_size)), ("suspects", suspects)):
+            for chunk in _chunks(rows):
                 yield _pack({"rank": rank, key: [(row, paths[row]) for row in chunk]})
 
 
@@ -157,6 +170,7 @@ def _receive(world: World, records: Iterator[bytes], journal_ranks: Sequence[int
         fingerprint=head["fingerprint"],
         rows=rows,
         suspects=suspects,
+        has_suspects=head["has_suspects"],
         journal_ranks=journal_ranks,
         total_rows=head["total_rows"],
         is_done=head["is_done"],

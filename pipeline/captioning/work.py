@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 FAILURE_WINDOW = 1000
 """Rows over which `--max_failure_rate` is taken."""
+DEVICE_FAILURES = 8
+"""So many clips in a row that each failed alone in the captioner are the device's fault, not theirs."""
 
 
 @dataclass
@@ -32,6 +34,7 @@ class WorkTally:
     seconds: all of it from the first clip asked for; `load_seconds` for the model, `device_seconds`
         in the captioner, `decode_wait_seconds` waiting for clips.
     peak_memory_mib: most host memory that the worker's process has held, without its decoding process.
+    backend: framework, device and computing type, in words.
     """
 
     captioned: int = 0
@@ -42,6 +45,7 @@ class WorkTally:
     device_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
     peak_memory_mib: float = 0.0
+    backend: str = ""
 
 
 class MassFailure(RunError):
@@ -52,7 +56,8 @@ class MassFailure(RunError):
 class RankWorker:
     """Captions the rows of one rank.
 
-    report: called with (done, failed) after every result.
+    report: called with (done, failed) after every result; may raise to end the run.
+    wait_for_all: returns when every rank has captioned its rows, the suspects apart.
     """
 
     options: JobOptions
@@ -60,20 +65,21 @@ class RankWorker:
     activate: Callable[[], Backend]
     journal: Journal
     report: Callable[[int, int], None]
+    wait_for_all: Callable[[], None]
     tally: WorkTally = field(default_factory=WorkTally)
 
     def __post_init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self._device_failures = 0
         self._paths: dict[int, str] = {}  # of the rows in hand, for messages
 
     def run(self, plan: RankPlan) -> WorkTally:
         """Caption all rows of `plan`; every result is in the journal when this returns.
 
         Raises:
-            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed.
+            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
+                DEVICE_FAILURES clips in a row failed in the captioner.
         """
-        if not plan.rows and not plan.suspects:
-            return self.tally
         begin = time.monotonic()
         rows = [*plan.rows, *plan.suspects]
         loader = ClipLoader(
@@ -85,11 +91,14 @@ class RankWorker:
         )
         with loader:  # decodes while the model is being loaded
             backend = self.activate()
+            self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
             captioner = self.source.load(backend)
             self.tally.load_seconds = time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.tally.load_seconds)
             clips = iter(loader)
             self._caption_stream(clips, len(plan.rows), self.options.batch_size, captioner, backend)
+            if plan.has_suspects:
+                self.wait_for_all()
             self._caption_stream(clips, len(plan.suspects), 1, captioner, backend)
             self.tally.decode_wait_seconds = loader.wait_seconds
         self.tally.seconds = time.monotonic() - begin
@@ -129,6 +138,8 @@ class RankWorker:
             if failed:
                 logger.warning("row %d (%s): %s", result.row, path, result.failure)
             self._recent.append(failed)
+            in_captioner = result.failure is not None and result.failure.stage == "caption"
+            self._device_failures = self._device_failures + 1 if in_captioner else 0
             self.tally.failed += failed
             self.tally.captioned += not failed
             self.tally.tokens += result.tokens
@@ -136,6 +147,11 @@ class RankWorker:
         self._check_failure_rate()
 
     def _check_failure_rate(self) -> None:
+        if self._device_failures >= DEVICE_FAILURES:
+            raise MassFailure(
+                f"{self._device_failures} clips in a row failed in the captioner, each alone; the device or the "
+                "framework is at fault, see the messages above. The next run tries them again"
+            )
         failed = sum(self._recent)
         if len(self._recent) == FAILURE_WINDOW and failed > self.options.max_failure_rate * FAILURE_WINDOW:
             raise MassFailure(

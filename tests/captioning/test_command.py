@@ -68,6 +68,7 @@ WRONG_USES = [
     (["meta.csv", *CHECKPOINT, "--max_new_tokens", "5000"], "--pad_length 4096"),
     (["meta.csv", *CHECKPOINT, "--max_new_tokens", "3000"], "the model was made for 4096"),
     (["meta.csv", *CHECKPOINT, "--bs", "-2"], "--bs: -2 is less than 1"),
+    (["meta.csv", *CHECKPOINT, "--seed", "-1"], "--seed: -1 is less than 0"),
     (["meta.csv", *CHECKPOINT, "--num_frames", "0"], "--num_frames: 0 is less than 1"),
     (["meta.csv", *CHECKPOINT, "--temperature", "-1"], "--temperature: -1 is out of bounds"),
     (["meta.csv", *CHECKPOINT, "--top_p", "nan"], "--top_p: nan is out of bounds"),
@@ -119,7 +120,7 @@ def test_wrong_use_is_told_at_once_and_without_a_framework(folder: Path) -> None
 
 def test_only_rank_zero_speaks(folder: Path) -> None:
     worker = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}
-    for environment, lines in (({"RANK_ID": "0"}, 1), ({"RANK_ID": "1"}, 0)):
+    for environment, lines in (({"RANK_ID": "0"}, 1), ({"RANK_ID": "1", "DEVICE_ID": "1"}, 0)):
         done, _ = _run(["meta.csv", *UNMERGED], folder, **worker, **environment)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, lines)
     done, _ = _run(["meta.csv", *UNMERGED], folder, MS_ROLE="MS_SCHED", RANK_ID="0")

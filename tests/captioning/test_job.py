@@ -47,7 +47,7 @@ def _meta(folder: Path, paths: Sequence[str], texts: Sequence[str] | None = None
 
 
 def _run(options: JobOptions, source: FakeSource, workers: int = 1) -> list[object]:
-    return run_ranks(workers, lambda world: job.run_in_world(options, source, lambda: CPU, world))
+    return run_ranks(workers, lambda world: job.run_in_world(options, source, "cpu", lambda: CPU, world))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -81,9 +81,9 @@ def test_failed_rows_are_reported_beside_the_others(tmp_path: Path, clips: list[
     assert _run(options, FakeSource(), 2) == [0, 0]
     assert [bool(row["text"]) for row in _rows(options.output)] == [True, False, False, True]
     failures = _rows(tmp_path / "out_failures.csv")
-    assert [(row["row"], row["stage"]) for row in failures] == [("1", "decode"), ("2", "decode")]
+    assert [(row["row"], row["stage"]) for row in failures] == [("1", "path"), ("2", "path")]
     report = json.loads((tmp_path / "out_report.json").read_text())
-    assert (report["captioned"], report["failed"], report["failures_by_stage"]) == (2, 2, {"decode": 2})
+    assert (report["captioned"], report["failed"], report["failures_by_stage"]) == (2, 2, {"path": 2})
     assert report["tokens"] == 14 and report["workers"] == 2
 
 
@@ -120,6 +120,17 @@ def test_skip_takes_captions_from_the_meta_table_too(tmp_path: Path, clips: list
     source = FakeSource()
     assert _run(options, source) == [0]
     assert (sorted(source.rows_captioned), _rows(options.output)[1]["text"]) == ([0, 2], "mine")
+
+
+def test_skip_follows_a_table_that_has_changed(tmp_path: Path, clips: list[str]) -> None:
+    options = replace(_meta(tmp_path, clips[:2], ["", "mine"]), skip_if_existing=True)
+    assert _run(options, FakeSource()) == [0]
+    first = _rows(options.output)
+    _meta(tmp_path, [clips[1], clips[2], clips[0]], ["mine", "new and captioned", ""])
+    source = FakeSource()
+    assert _run(options, source) == [0]
+    assert source.loads == 0
+    assert [row["text"] for row in _rows(options.output)] == ["mine", "new and captioned", first[0]["text"]]
 
 
 def test_without_skip_all_is_captioned_anew(tmp_path: Path, clips: list[str]) -> None:
@@ -209,6 +220,53 @@ def test_mass_failure_stops_and_is_tried_again(
     assert sorted(source.rows_captioned) == list(range(0 if 0 in source.rows_captioned else 1, 21))
 
 
+def test_mass_failure_on_one_rank_is_forgotten_on_all(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
+    # Every other row is rank 1's: its clips are there, but for one that fails for the same cause.
+    paths = [str(tmp_path / f"gone {i}.mp4") for i in range(16)]
+    for i in range(3, 16, 2):
+        (tmp_path / f"gone {i}.mp4").symlink_to(clips[i % 7])
+    options = _meta(tmp_path, paths)
+    assert all(isinstance(result, RunError) for result in _run(options, FakeSource(), 2))
+    for i in (*range(0, 16, 2), 1):
+        (tmp_path / f"gone {i}.mp4").symlink_to(clips[i % 7])
+    assert _run(options, FakeSource(), 2) == [0, 0]
+    assert all(row["text"] for row in _rows(options.output))
+
+
+def test_a_broken_device_is_not_the_clips_fault(tmp_path: Path, clips: list[str]) -> None:
+    def on_batch(batch: Sequence[PreparedClip]) -> None:
+        if any(clip.row >= 2 for clip in batch):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    options = _meta(tmp_path, clips * 3)
+    result = _run(options, FakeSource(on_batch=on_batch))[0]
+    assert isinstance(result, RunError) and "the device or the framework is at fault" in str(result)
+    assert not options.output.exists()
+    source = FakeSource()
+    assert _run(options, source) == [0]
+    assert sorted(source.rows_captioned) == list(range(2, 21))
+
+
+def test_innocent_rows_in_flight_are_not_given_up(tmp_path: Path, clips: list[str]) -> None:
+    """When a worker dies, msrun kills the others: rows in flight there have done nothing."""
+    options = _meta(tmp_path, clips)
+    folder = journal_folder(options.output)
+    _run(options, _interrupt_after(0, FakeSource()))
+    fingerprint = _fingerprint(folder)
+    for rank, row in enumerate((0, 3, 5)):
+        Journal(folder, rank, fingerprint).start([row])
+    batches: list[list[int]] = []
+    source = FakeSource()
+    source.on_batch = lambda batch: batches.append([clip.row for clip in batch])
+    assert _run(options, source, 3) == [0, 0, 0]
+    # All on one rank, alone, and after everything else.
+    assert batches[-3:] == [[0], [3], [5]]
+    assert all(row["text"] for row in _rows(options.output))
+
+
 def test_an_error_in_a_batch_costs_its_own_clip(tmp_path: Path, clips: list[str]) -> None:
     def on_batch(batch: Sequence[PreparedClip]) -> None:
         if any(clip.row == 3 for clip in batch):
@@ -255,7 +313,7 @@ def test_hosts_without_shared_folders(tmp_path: Path, clips: list[str]) -> None:
 
     def rank_main(world):  # type: ignore[no-untyped-def]
         own = options if world.rank == 0 else replace(options, output=tmp_path / "host" / "out.csv")
-        return job.run_in_world(own, sources[world.rank], lambda: CPU, world)
+        return job.run_in_world(own, sources[world.rank], "cpu", lambda: CPU, world)
 
     assert all(isinstance(result, BaseException) for result in run_ranks(2, rank_main))
     before = [row for source in sources for row in source.rows_captioned]

@@ -31,12 +31,14 @@ class Choice:
 
     device: one of DEVICES.
     index: number of the device on its host.
+    joins: the framework joins msrun's cluster as it starts.
     """
 
     framework: str
     device: str
     index: int
     reason: str
+    joins: bool = False
 
     def activate(self, dtype: str | None) -> Backend:
         """Import the framework. dtype: one of DTYPES, or None for the device's own."""
@@ -59,7 +61,6 @@ class Backend:
     framework: str
     device: str
     dtype_name: str
-    versions: dict[str, str]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,7 +110,7 @@ def choose(framework: str | None, device: str | None, launcher: str, local_rank:
         device = _accelerator(framework) or "cpu"
     if (framework, device) in (("mindspore", "cuda"), ("torch", "ascend")):
         raise UsageError(f"--device {device} does not go with {framework}; on Ascend use mindspore, on CUDA torch")
-    return Choice(framework, device, local_rank, reason)
+    return Choice(framework, device, local_rank, reason, joins=launcher == "msrun")
 
 
 def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import warnings
 from typing import TYPE_CHECKING
@@ -31,6 +30,11 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         mindspore.set_device("Ascend")
     else:
         mindspore.set_device("CPU")
+    if choice.joins:
+        # Before anything can start the runtime: that settles which device is whose.
+        from mindspore.communication import init
+
+        init()
     import mindnlp  # noqa: F401
 
     if choice.device == "cpu":
@@ -43,11 +47,11 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         framework="mindspore",
         device="npu:0" if choice.device == "ascend" else "cpu",
         dtype_name=dtype,
-        versions={name: importlib.metadata.version(name) for name in ("mindspore", "mindnlp", "transformers")},
     )
 
 
 def _ascend_dtype() -> str:
-    from mindtorch.configs import SUPPORT_BF16
+    from mindtorch.configs import SOC, SUPPORT_BF16
 
-    return "bfloat16" if SUPPORT_BF16 else "float16"  # the 910A has no bfloat16
+    # The 910A and the 310P have no bfloat16; mindnlp's table leaves the latter out.
+    return "bfloat16" if SUPPORT_BF16 and "310p" not in SOC else "float16"

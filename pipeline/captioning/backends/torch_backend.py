@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,6 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         framework="torch",
         device=device,
         dtype_name=dtype,
-        versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from .sampling import frame_indices
@@ -207,9 +206,3 @@ _DECODERS: dict[str, Callable[[str, int], SampledFrames]] = {
     "PyAV": _decode_pyav,
     "PIL": _decode_image,
 }
-
-
-def mean_pixel_difference(first: SampledFrames, second: SampledFrames) -> float:
-    """Mean absolute difference of two samplings' pixels, 0 to 255; for comparing decoders."""
-    pairs = zip(first.images, second.images, strict=True)
-    return float(np.mean([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean() for a, b in pairs]))

@@ -15,17 +15,17 @@ from multiprocessing.connection import Connection
 import numpy as np
 from PIL import Image
 
-from .decode import DecodeError, decode
+from .decode import DecodeError, check_path, decode
 
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """path: of the clip. decoders: names to try in order; None for all."""
+    """path: of the clip. decoder: name of the one to use."""
 
     path: str
-    decoders: tuple[str, ...] | None = None
+    decoder: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ def _answer(
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> DecodeReply:
     try:
-        sampled = decode(request.path, num_frames, request.decoders)
+        check_path(request.path)
+    except DecodeError as error:
+        return DecodeReply(stage="path", messages=error.messages)
+    try:
+        sampled = decode(request.path, num_frames, [request.decoder])
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
     try:

@@ -1,7 +1,7 @@
 """Loads clips ahead of the device: one decoding process that can be killed, a deadline for each clip.
 
-A clip whose decoder hangs or crashes is tried once more with the other decoders, then it is a failure;
-either way it costs that clip alone.
+Decoders are tried one after the other, so that one that hangs or crashes leaves the next its turn; what
+goes wrong costs that clip alone.
 """
 
 from __future__ import annotations
@@ -128,18 +128,19 @@ class _DecoderHandle:
         self._connection: Connection | None = None
 
     def decode(self, path: str, stopping: threading.Event) -> DecodeReply:
-        """Ask the process; after a hang or a crash once more, with the decoders that are left."""
-        reply, problem = self._ask(DecodeRequest(path), stopping)
-        if reply is not None:
-            return reply
-        messages = [f"first decoder: {problem}"]
-        others = available_decoders(path)[1:]
-        if others and not stopping.is_set():
-            logger.warning("%s: %s; trying %s", path, problem, ", ".join(others))
-            reply, problem = self._ask(DecodeRequest(path, others), stopping)
-            if reply is not None:
-                return DecodeReply(reply.frames, reply.frame_index, reply.stage, (*messages, *reply.messages))
-            messages.append(f"{', '.join(others)}: {problem}")
+        """Ask the process for one decoder after the other, each with the whole deadline."""
+        messages: list[str] = []
+        for decoder in available_decoders(path):
+            if stopping.is_set():
+                break
+            reply, problem = self._ask(DecodeRequest(path, decoder), stopping)
+            if reply is None:
+                logger.warning("%s: %s: %s", path, decoder, problem)
+                messages.append(f"{decoder}: {problem}")
+            elif reply.stage == "decode":
+                messages += reply.messages
+            else:
+                return reply
         return DecodeReply(stage="decode", messages=tuple(messages))
 
     def _ask(self, request: DecodeRequest, stopping: threading.Event) -> tuple[DecodeReply | None, str]:

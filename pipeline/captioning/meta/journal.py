@@ -16,10 +16,13 @@ A last line without an end was being written when the worker died; it is dropped
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -127,9 +130,9 @@ class Journal:
     def __init__(self, folder: Path, rank: int, fingerprint: Fingerprint) -> None:
         self.path = journal_path(folder, rank)
         folder_id(folder)
-        is_new = not self.path.exists() or _drop_torn_line(self.path) == 0
         self._file: IO[str] = self.path.open("a", encoding="utf-8")
-        if is_new:
+        _lock(self._file)
+        if _drop_torn_line(self.path) == 0:
             self._append({"fingerprint": dict(fingerprint)})
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._append({"session": f"{started} {socket.gethostname()} {os.getpid()}"})
@@ -188,27 +191,64 @@ def folder_id(folder: Path) -> str:
     except OSError as error:
         raise RunError(f"can't make the journal folder {folder}: {error}") from error
     own = uuid.uuid4().hex
-    draft = folder / f"{_ID_FILE}.{own}"
-    draft.write_text(own, encoding="ascii")
-    with contextlib.suppress(FileExistsError):
-        os.link(draft, folder / _ID_FILE)  # all or nothing: another rank may be reading it
-    draft.unlink()
-    return (folder / _ID_FILE).read_text(encoding="ascii")
+    name = folder / _ID_FILE
+    with contextlib.suppress(FileExistsError), name.open("x", encoding="ascii") as file:
+        file.write(own)
+    deadline = time.monotonic() + 10
+    while not (found := name.read_text(encoding="ascii")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # another rank has made it, but not yet written it
+    return found
 
 
-def forget_failures(path: Path) -> None:
-    """Let the next run try all failed rows of a journal again."""
+def ask_to_forget_failures(folder: Path, rank: int) -> None:
+    """Note that the failures of this run, on whatever rank and host, had another cause than the clips."""
+    path = journal_path(folder, rank)
+    if path.exists():
+        _append(path, {"forget_failures": True})
+
+
+def asks_to_forget_failures(folder: Path) -> bool:
+    """Whether one of the journals ends with such a note."""
+    notes = (
+        [record for record in _records(path) if "session" in record or "forget_failures" in record]
+        for path in journals(folder)
+    )
+    return any(note and "forget_failures" in note[-1] for note in notes)
+
+
+def forget_failures(folder: Path) -> None:
+    """Let all failed rows of a folder's journals be tried again."""
+    for path in journals(folder):
+        _append(path, {"forget_failures": True}, {"session": "forgot failures"})
+
+
+def _append(path: Path, *records: dict) -> None:
     _drop_torn_line(path)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"forget_failures": True}) + "\n")
+        file.writelines(json.dumps(record) + "\n" for record in records)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _lock(file: IO[str]) -> None:
+    """Keep other processes off a journal for as long as it is open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise RunError(
+                f"another run is writing to the journal {file.name}; wait for it, or end it "
+                "(pkill -f caption finds workers that outlived their launcher)"
+            ) from error
+        # Some network file systems have no locks; then there is none to respect.
 
 
 def remove_journals(folder: Path) -> None:
     """Remove the journals of a folder, but not the folder: other ranks may be about to use it."""
     for path in journals(folder):
-        path.unlink(missing_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            _lock(file)
+            path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:

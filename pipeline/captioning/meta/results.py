@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Failure:
     """Why a row has no caption.
 
-    stage: where it failed (`path`, `decode`, `prepare`, `caption`, `gather`, `worker`).
+    stage: where it failed (`path`, `decode`, `prepare`, `caption`, `text`, `gather`, `worker`).
     messages: every underlying message, in the order they came.
     """
 
@@ -76,5 +76,5 @@ def caption_result(row: int, text: str, tokens: int, truncated: bool) -> RowResu
     """The result of a generated `text`: newlines become spaces, an empty caption is a failure."""
     caption = " ".join(text.split())
     if not caption:
-        return RowResult.failed(row, "caption", [f"the model generated no text ({tokens} tokens)"])
+        return RowResult.failed(row, "text", [f"the model generated no text ({tokens} tokens)"])
     return RowResult(row=row, caption=caption, tokens=tokens, truncated=truncated)

@@ -6,13 +6,14 @@ the strings they are, Parquet columns are not touched. Knows nothing of workers 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -39,6 +40,10 @@ class MetaTable(ABC):
     @abstractmethod
     def write(self, output: Path, captions: Mapping[int, str]) -> None:
         """Write the table to `output` with `captions` (by row) in `text`; rows without one get ''."""
+
+    @abstractmethod
+    def is_same_but_for_text(self, other: MetaTable) -> bool:
+        """Whether all other columns, their order and all rows are the same."""
 
     @staticmethod
     def read(path: Path) -> MetaTable:
@@ -85,8 +90,23 @@ class _CsvTable(MetaTable):
             header.append(TEXT_COLUMN)
         cells[header.index(TEXT_COLUMN)] = [captions.get(row, "") for row in range(len(cells))]
         cells.columns = pd.Index(header)
+        # The csv module before Python 3.13 leaves a lone carriage return unquoted, which splits the row.
+        has_return = any("\r" in cell for i in range(len(header)) for cell in cells.iloc[:, i])
+        quoting: Literal[0, 1] = 1 if has_return else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
         with atomic_write(output, keep_backup=True) as temporary:
-            cells.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+            cells.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
+
+    def is_same_but_for_text(self, other: MetaTable) -> bool:
+        if not isinstance(other, _CsvTable):
+            return False
+        names = [name for name in self._header if name != TEXT_COLUMN]
+        if names != [name for name in other._header if name != TEXT_COLUMN]:
+            return False
+        own, others = (
+            table._cells[[i for i, name in enumerate(table._header) if name != TEXT_COLUMN]].to_numpy()
+            for table in (self, other)
+        )
+        return bool(own.shape == others.shape and (own == others).all())
 
 
 class _ParquetTable(MetaTable):
@@ -119,6 +139,15 @@ class _ParquetTable(MetaTable):
         with atomic_write(output, keep_backup=True) as temporary:
             pq.write_table(table, temporary)
 
+    def is_same_but_for_text(self, other: MetaTable) -> bool:
+        if not isinstance(other, _ParquetTable):
+            return False
+        own, others = (
+            table._table.select([name for name in table._table.column_names if name != TEXT_COLUMN])
+            for table in (self, other)
+        )
+        return bool(own.equals(others))
+
 
 def _read_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
     try:
@@ -149,7 +178,7 @@ def _check_columns(path: Path, names: Sequence[object]) -> None:
         raise UsageError(f"meta file {path} has no '{PATH_COLUMN}' column; its columns: {', '.join(columns)}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_write(output: Path, keep_backup: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `output`; on success it is synced to disk and renamed to it.
 
@@ -169,7 +198,8 @@ def atomic_write(output: Path, keep_backup: bool = False) -> Iterator[Path]:
             except OSError:  # a file system without hard links
                 shutil.copy2(output, backup_of(output))
         os.replace(temporary, output)
-        _fsync(output.parent)
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            _fsync(output.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

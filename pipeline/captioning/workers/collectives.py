@@ -40,13 +40,12 @@ class SoloCollectives(Collectives):
 
 
 class MindSporeCollectives(Collectives):
-    """MindSpore's; joining blocks until all workers and the scheduler are there."""
+    """MindSpore's. Starting the framework under msrun has joined the cluster (`backends`)."""
 
     def __init__(self) -> None:
         from mindspore import ops
-        from mindspore.communication import get_group_size, get_rank, init
+        from mindspore.communication import get_group_size, get_rank
 
-        init()
         self.rank, self.world_size = get_rank(), get_group_size()
         self._all_gather = ops.AllGather()
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..errors import UsageError
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -13,14 +15,13 @@ class Launch:
 
     launcher: `msrun`, `torchrun` or `plain`.
     is_scheduler: msrun's extra process on rank 0's host, which only forms the cluster; its rank is 0 too.
-    rank: None where it is known only after joining (msrun over hosts without --node_rank).
     local_rank: rank among the workers of this host.
     master: host name or address of rank 0's host.
     """
 
     launcher: str = "plain"
     is_scheduler: bool = False
-    rank: int | None = 0
+    rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     master: str = "127.0.0.1"
@@ -28,11 +29,12 @@ class Launch:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Launch:
         if "MS_ROLE" in environment:
-            rank = environment.get("RANK_ID")
+            if "RANK_ID" not in environment:
+                raise UsageError("msrun over several hosts needs --node_rank: 0 on the first host, 1 on the second, …")
             return cls(
                 launcher="msrun",
                 is_scheduler=environment["MS_ROLE"] == "MS_SCHED",
-                rank=None if rank is None else int(rank),
+                rank=int(environment["RANK_ID"]),
                 world_size=int(environment.get("MS_WORKER_NUM", "1")),
                 local_rank=int(environment.get("DEVICE_ID", "0")),
                 master=environment.get("MS_SCHED_HOST", "127.0.0.1"),
@@ -49,5 +51,10 @@ class Launch:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process tells the user about wrong use: one of them has to."""
-        return self.rank in (0, None) and not self.is_scheduler
+        """Whether this process speaks to people: one of them has to."""
+        return self.rank == 0 and not self.is_scheduler
+
+    @property
+    def tells_wrong_use(self) -> bool:
+        """Wrong use may concern one host only, so one process of each tells it."""
+        return self.local_rank == 0 and not self.is_scheduler

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socketserver
 import threading
 import time
 import xmlrpc.client
@@ -22,6 +23,7 @@ from ..errors import RunError
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+_PATIENCE_AFTER_VERDICT = 30.0
 SILENCE_SECONDS = 600.0
 
 
@@ -61,7 +63,7 @@ class Roster:
         counts = [entry.counts for entry in self._entries if entry.counts]
         return {
             "stage": stage,
-            "waiting_for": [rank for rank, entry in enumerate(self._entries) if entry.stage == stage],
+            "waiting_for": [rank for rank, entry in enumerate(self._entries) if entry.stage == stage][:8],
             "silent": silent,
             "broken": broken,
             "counts": [sum(column) for column in zip(*counts, strict=True)],
@@ -104,13 +106,16 @@ class Rendezvous:
         while True:
             self._beat()
             state = self.state
-            self._check(state)
+            waited = time.monotonic() - begin
             if state.get("stage", 0) >= wanted:
                 return
-            waited = time.monotonic() - begin
+            if not state.get("verdict"):
+                self.check()
+            elif waited > _PATIENCE_AFTER_VERDICT:
+                return  # all is decided and written; whoever is missing has left already
             if waited - told >= 60:
                 told = waited
-                logger.info("waiting for rank %s (%d s)", ", ".join(map(str, state["waiting_for"][:8])), waited)
+                logger.info("waiting for rank %s (%d s)", ", ".join(map(str, state.get("waiting_for", ()))), waited)
             time.sleep(pause)
             pause = min(2 * pause, BEAT_SECONDS)
 
@@ -125,9 +130,13 @@ class Rendezvous:
             time.sleep(0.05)
             self._beat()
 
-    def _check(self, state: dict[str, Any]) -> None:
-        if state.get("verdict"):
-            return  # the run is over; silence is no fault any more
+    def check(self) -> None:
+        """Whether the run can still go on.
+
+        Raises:
+            RunError: as `meet`.
+        """
+        state = self.state
         if state.get("broken"):
             raise RunError("the run broke on " + "; ".join(state["broken"]))
         if state.get("silent"):
@@ -150,7 +159,8 @@ class Rendezvous:
     def report_broken(self, message: str) -> None:
         """Tell the others that this rank is giving up."""
         with self._guard:
-            self._broken = message[:1000]
+            # XML can't hold control characters.
+            self._broken = "".join(c if c.isprintable() else " " for c in message)[:1000]
         self._beat()
 
     def close(self) -> None:
@@ -167,7 +177,7 @@ class Rendezvous:
             arguments = (self._rank, self._stage, self._counts, self._broken)
         try:
             state = self._roster.beat(*arguments)
-        except (OSError, xmlrpc.client.Error) as error:
+        except Exception as error:  # the network's, XML's or the other side's: this thread must live on
             logger.debug("rank 0 does not answer: %s", error)
             return
         with self._guard:
@@ -175,13 +185,21 @@ class Rendezvous:
             self._answered = time.monotonic()
 
 
+class _ThreadingServer(socketserver.ThreadingMixIn, SimpleXMLRPCServer):
+    """A connection that says nothing must not keep the others waiting."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+
 class RosterServer:
     """Serves a roster over TCP to the run's own ranks: a path that only they know."""
 
     def __init__(self, roster: Roster, host: str) -> None:
         self.token = secrets.token_hex(16)
-        handler = type("Handler", (SimpleXMLRPCRequestHandler,), {"rpc_paths": (f"/{self.token}",)})
-        self._server = SimpleXMLRPCServer((host, 0), handler, logRequests=False, allow_none=True)
+        settings = {"rpc_paths": (f"/{self.token}",), "timeout": 10}
+        handler = type("Handler", (SimpleXMLRPCRequestHandler,), settings)
+        self._server = _ThreadingServer((host, 0), handler, logRequests=False, allow_none=True)
         self._server.register_function(roster.beat)  # type: ignore[arg-type]  # any number of arguments
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="roster", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -42,8 +43,11 @@ class World:
 
     def gather(self, records: Iterable[bytes]) -> Iterator[bytes]:
         """The records of all ranks, on every rank. Waits for all ranks first."""
+        own = iter(records)
+        # What takes long before the first record (a journal is read) must not happen in a collective.
+        first = list(itertools.islice(own, 1))
         self.meet()
-        return gather_records(self._collectives, records)
+        return gather_records(self._collectives, itertools.chain(first, own))
 
     def share(self, records: Iterable[bytes]) -> Iterator[bytes]:
         """Rank 0's records, on every rank; what the others pass is ignored."""
@@ -55,8 +59,13 @@ class World:
         return [value for _, value in sorted(map(json.loads, self.gather([record])), key=lambda pair: pair[0])]
 
     def report(self, *counts: int) -> None:
-        """Set this rank's counts for `totals`."""
+        """Set this rank's counts for `totals`.
+
+        Raises:
+            RunError: another rank broke, or is silent: there is no use in going on.
+        """
         self._rendezvous.report(*counts)
+        self._rendezvous.check()
 
     def totals(self) -> list[int]:
         """Counts summed over all ranks, a second old at most; empty before the first report."""

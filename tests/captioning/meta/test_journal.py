@@ -18,6 +18,30 @@ def _caption(row: int) -> RowResult:
     return RowResult(row=row, caption=f"caption {row}, ü", tokens=3)
 
 
+def _die(book: Journal) -> None:
+    """What a kill leaves: the file as it is, and no lock."""
+    book._file.close()
+
+
+def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError, match="another run is writing"):
+        Journal(tmp_path, 0, FINGERPRINT)
+    with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError, match="another run is writing"):
+        journal.remove_journals(tmp_path)
+
+
+def test_one_rank_asks_to_forget_failures_for_all(tmp_path: Path) -> None:
+    for rank in range(2):
+        with Journal(tmp_path, rank, FINGERPRINT) as book:
+            book.finish([RowResult.failed(rank, "path", ["x"])])
+    assert not journal.asks_to_forget_failures(tmp_path)
+    journal.ask_to_forget_failures(tmp_path, 1)
+    assert journal.asks_to_forget_failures(tmp_path)
+    journal.forget_failures(tmp_path)
+    assert read_report(tmp_path).finished == set()
+    assert not journal.asks_to_forget_failures(tmp_path)
+
+
 def test_results_come_back(tmp_path: Path) -> None:
     with Journal(tmp_path, 3, FINGERPRINT) as book:
         book.start([1, 2])
@@ -32,6 +56,7 @@ def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:
         book = Journal(tmp_path, 0, FINGERPRINT)
         book.start([4, 5])
         book.finish([_caption(4)])
+        _die(book)
     assert read_report(tmp_path).deaths == {5: 2}
     assert read_report(tmp_path).finished == {4}
 
@@ -45,6 +70,7 @@ def test_rows_given_up_in_good_order_are_no_deaths(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     book = Journal(tmp_path, 0, FINGERPRINT)
     book.finish([_caption(1), _caption(2)])
+    _die(book)
     whole = book.path.read_bytes()
     for cut in range(1, 20):
         book.path.write_bytes(whole[:-cut])
@@ -66,7 +92,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
 def test_failures_can_be_forgotten(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
-    journal.forget_failures(book.path)
+    journal.forget_failures(tmp_path)
     assert read_report(tmp_path).finished == {1}
     assert [result.row for result in read_results(book.path)] == [1]
     with Journal(tmp_path, 0, FINGERPRINT) as book:

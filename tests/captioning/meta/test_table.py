@@ -56,6 +56,28 @@ def test_bom_and_crlf(tmp_path: Path) -> None:
     assert _read_csv(tmp_path / "out.csv") == [["path", "n", "text"], ["a.mp4", "x\r\ny", ""]]
 
 
+def test_a_lone_carriage_return_does_not_split_a_row(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b'path,n\na.mp4,"x\ry"\nb.mp4,z\n')
+    MetaTable.read(tmp_path / "m.csv").write(tmp_path / "out.csv", {0: "c"})
+    assert _read_csv(tmp_path / "out.csv") == [["path", "n", "text"], ["a.mp4", "x\ry", "c"], ["b.mp4", "z", ""]]
+
+
+def test_sameness_leaves_text_out(tmp_path: Path) -> None:
+    tables = [
+        MetaTable.read(_write_csv(tmp_path / f"{i}.csv", rows))
+        for i, rows in enumerate(
+            [
+                [["path", "n"], ["a", "1"]],
+                [["path", "text", "n"], ["a", "c", "1"]],
+                [["path", "n"], ["a", "2"]],
+                [["path", "n"], ["a", "1"], ["b", "1"]],
+                [["path", "m"], ["a", "1"]],
+            ]
+        )
+    ]
+    assert [tables[0].is_same_but_for_text(table) for table in tables] == [True, True, False, False, False]
+
+
 def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
     table = pa.table({"path": ["a", None], "n": pa.array([1, None], pa.int8()), "x": [[1.5], []]})
     pq.write_table(table, tmp_path / "m.parquet")

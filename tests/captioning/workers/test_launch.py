@@ -18,6 +18,11 @@ def test_launchers() -> None:
     assert Launch.from_environment(torchrun) == Launch("torchrun", False, 2, 4, 0, "h")
 
 
+def test_msrun_over_hosts_needs_ranks() -> None:
+    with pytest.raises(UsageError, match="--node_rank"):
+        Launch.from_environment({"MS_ROLE": "MS_WORKER"})
+
+
 def test_one_process_speaks() -> None:
     speaking = {**MSRUN, "RANK_ID": "0"}
     assert Launch.from_environment(speaking).speaks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -69,6 +70,18 @@ def test_rank_zero_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunError, match="rank 0 has been out of reach"):
         lost.meet()
     lost.close()
+
+
+def test_neither_odd_messages_nor_idle_connections_stop_the_roster() -> None:
+    server = RosterServer(Roster(2), "127.0.0.1")
+    with socket.create_connection(("127.0.0.1", server.port)):  # says nothing
+        broken = Rendezvous(1, RemoteRoster("127.0.0.1", server.port, server.token))
+        begin = time.monotonic()
+        broken.report_broken("died:\x1b[31m red \0")
+        assert time.monotonic() - begin < 5
+        assert broken.state["broken"] == ["rank 1: died: [31m red  "]
+    broken.close()
+    server.close()
 
 
 def test_strangers_are_turned_away() -> None:

@@ -96,13 +96,16 @@ class PllavaSource(CaptionerSource):
             "tokenizer": _digest(self.tokenizer.file.read_bytes()),
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self.prompt.text,
+            "stop ids": str(self.prompt.stop_ids),
             "frames": str(self.num_frames),
+            "preprocessing": str(self.frame_processor),
             "pooling shape": _dashed(self.pooling_shape),
             "generation": self.generation.fingerprint(),
         }
 
     def describe(self) -> list[str]:
-        chosen = "--pooling_shape" if self.options.pooling_shape else "the checkpoint's config"
+        in_config = "the checkpoint's config" if self.config.has_pooling_shape else "the default"
+        chosen = "--pooling_shape" if self.options.pooling_shape else in_config
         lines = [
             f"checkpoint {self.options.checkpoint}, {self.num_frames} frames, pooling shape "
             f"{_dashed(self.pooling_shape)} ({chosen})",

@@ -62,7 +62,7 @@ class CheckpointWeights:
 
     Raises:
         UsageError: a folder or its safetensors files are missing or damaged, LoRA parts are
-            incomplete, or LoRA is there and alpha is not known.
+            incomplete or come from both folders, or LoRA is there and alpha is not known.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class CheckpointWeights:
                 f"--use_lora: no LoRA weights (lora_A, lora_B) in {searched}; --weight_dir names their folder"
             )
         _check_lora(base, lora)
+        _check_one_source(folder, weight_folder, lora)
         self.lora_alpha = _alpha(folder, weight_folder, lora_alpha) if lora else None
         self._weights = {
             name: _Weight(tensor, lora.get(name, {}).get("A"), lora.get(name, {}).get("B"))
@@ -181,6 +182,18 @@ def _check_lora(base: Mapping[str, StoredTensor], lora: Mapping[str, Mapping[str
             )
 
 
+def _check_one_source(folder: Path, weight_folder: Path | None, lora: Mapping[str, Mapping[str, StoredTensor]]) -> None:
+    """An adapter for a checkpoint that has LoRA of its own would replace it, or share its alpha: refuse."""
+    if weight_folder is None or weight_folder.resolve() == folder.resolve():
+        return
+    folders = {tensor.file.parent.resolve() for parts in lora.values() for tensor in parts.values()}
+    if len(folders) > 1:
+        raise UsageError(
+            f"{folder} holds LoRA weights of its own beside those of {weight_folder}; merge its own first, "
+            "or take a checkpoint without"
+        )
+
+
 def _alpha(folder: Path, weight_folder: Path | None, lora_alpha: float | None) -> float:
     if lora_alpha is not None:
         return lora_alpha
@@ -188,7 +201,11 @@ def _alpha(folder: Path, weight_folder: Path | None, lora_alpha: float | None) -
         config = source / "adapter_config.json"
         if config.exists():
             try:
-                return float(json.loads(config.read_text(encoding="utf-8"))["lora_alpha"])
+                settings = json.loads(config.read_text(encoding="utf-8"))
+                for name in ("use_rslora", "use_dora", "alpha_pattern", "fan_in_fan_out"):
+                    if settings.get(name):
+                        raise UsageError(f"{config}: {name} is not supported; merge the adapter with PEFT first")
+                return float(settings["lora_alpha"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UsageError(f"{config} gives no lora_alpha: {error!r}; give --lora_alpha") from error
     raise UsageError(

@@ -30,6 +30,7 @@ class PllavaConfig:
     image_token_id: the token that the visual tokens replace.
     vision_layers: layers of the tower that are run; `hidden_states[vision_feature_layer]`.
     pooling_shape: visual tokens after pooling as (time, rows, columns).
+    has_pooling_shape: whether config.json gives it; DEFAULT_POOLING_SHAPE otherwise.
     """
 
     vision: dict[str, Any]
@@ -37,6 +38,7 @@ class PllavaConfig:
     image_token_id: int
     vision_layers: int
     pooling_shape: tuple[int, int, int]
+    has_pooling_shape: bool = True
     projector_activation: str = "gelu"
 
     @classmethod
@@ -72,13 +74,18 @@ class PllavaConfig:
             raise UsageError(f"{source}: only vision_feature_select_strategy 'default' (no class token) is supported")
         if config.get("pooling_method", "avg") != "avg":
             raise UsageError(f"{source}: pooling_method {config['pooling_method']!r} is not 'avg'")
+        pooling_shape = config.get("pooling_shape")
+        is_shape = isinstance(pooling_shape, list) and len(pooling_shape) == 3
+        if pooling_shape is not None and not (is_shape and all(n in range(1, 10**4) for n in pooling_shape)):
+            raise UsageError(f"{source}: pooling_shape {pooling_shape} is not three whole numbers from 1")
         text.setdefault("tie_word_embeddings", False)
         return cls(
             vision=vision,
             text=text,
             image_token_id=config["image_token_index"],
             vision_layers=_layers_to_run(config.get("vision_feature_layer", -2), vision["num_hidden_layers"]),
-            pooling_shape=tuple(config.get("pooling_shape", DEFAULT_POOLING_SHAPE)),
+            pooling_shape=tuple(pooling_shape or DEFAULT_POOLING_SHAPE),
+            has_pooling_shape=pooling_shape is not None,
             projector_activation=config.get("projector_hidden_act", "gelu"),
         )
 

@@ -131,6 +131,16 @@ def test_lora_without_alpha_and_use_lora_without_lora(tmp_path: Path) -> None:
         CheckpointWeights(DATA / "mini-a-merged", None, 2.0, needs_lora=True)
 
 
+def test_an_adapter_on_top_of_lora_is_refused(tmp_path: Path) -> None:
+    adapter = {name: array for name, array in _stored("mini-a").items() if _is_lora(name) and "layers.0" in name}
+    lora = _write(tmp_path / "lora", adapter, "adapter_model.safetensors")
+    with pytest.raises(UsageError, match="LoRA weights of its own"):
+        CheckpointWeights(DATA / "mini-a", lora, 2.0)
+    (lora / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "use_rslora": True}))
+    with pytest.raises(UsageError, match="use_rslora is not supported"):
+        CheckpointWeights(_write(tmp_path / "base", _plain(_stored("mini-a"))), lora, None)
+
+
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(UsageError, match="pickle"):
