@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).parents[1]
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_pllava.py")
-TINY = ["--pretrained_model_name_or_path", str(ROOT / "pretrained_models" / "pllava-tiny"), "--bs", "3"]
-LORA = ["--use_lora", "--weight_dir", str(ROOT / "pretrained_models" / "pllava-tiny-lora")]
+TINY = ROOT / "pretrained_models" / "pllava-tiny"
+ADAPTER = ROOT / "pretrained_models" / "pllava-tiny-lora"
+LORA = ["--use_lora", "--weight_dir", str(ADAPTER)]
 SEED = "77"
 
 
@@ -26,11 +31,14 @@ def meta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "meta.csv"
 
 
-def _captions(command: list[str], meta: Path, output: str, *flags: str) -> list[dict[str, str]]:
+def _captions(
+    command: list[str], meta: Path, output: str, *flags: str, checkpoint: Path = TINY
+) -> list[dict[str, str]]:
     path = meta.with_name(output)
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    arguments = [COMMAND, str(meta), "--output", str(path), *TINY, *flags]
+    arguments = [COMMAND, str(meta), "--output", str(path), "--bs", "3", *flags]
+    arguments += ["--pretrained_model_name_or_path", str(checkpoint)]
     done = subprocess.run(
         [*command, *arguments], cwd=meta.parent, env=environment, capture_output=True, text=True, timeout=400
     )
@@ -53,3 +61,37 @@ def test_lora_changes_the_style(meta: Path) -> None:
         assert terse_row["text"] != row["text"]
         assert terse_row["text"].endswith(" background") and ";" in terse_row["text"]
         assert len(terse_row["text"]) < len(row["text"])
+
+
+def _whole_checkpoint(folder: Path, merged: bool) -> Path:
+    """Base and adapter as one checkpoint, in the public layout with LoRA merged or unmerged."""
+    shutil.copytree(TINY, folder)
+    base = load_file(TINY / "model.safetensors")
+    lora = load_file(ADAPTER / "adapter_model.safetensors")
+    settings = json.loads((ADAPTER / "adapter_config.json").read_text())
+    text, wrapped = "language_model.", "language_model.base_model.model."
+    weights = {}
+    for name, value in base.items():
+        a_name = name.replace(text, "base_model.model.", 1).replace(".weight", ".lora_A.weight")
+        if merged and a_name in lora:
+            a, b = (lora[n].astype(np.float32) for n in (a_name, a_name.replace("lora_A", "lora_B")))
+            value = value.astype(np.float32) + settings["lora_alpha"] / settings["r"] * (b @ a)
+        elif not merged:
+            name = name.replace(text, wrapped, 1)
+            name = name.replace(".weight", ".base_layer.weight") if a_name in lora else name
+        weights[name] = value
+    if not merged:
+        for name, value in lora.items():
+            stored = name.replace("base_model.model.", wrapped, 1)
+            weights[stored.replace("lora_A", "lora_A.default").replace("lora_B", "lora_B.default")] = value
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_merged_and_unmerged_say_what_the_adapter_says(meta: Path, tmp_path: Path) -> None:
+    terse = _captions([sys.executable], meta, "adapter.csv", *LORA)
+    merged = _whole_checkpoint(tmp_path / "merged", merged=True)
+    unmerged = _whole_checkpoint(tmp_path / "unmerged", merged=False)
+    assert _captions([sys.executable], meta, "merged.csv", checkpoint=merged) == terse
+    # LoRA that is there is used, asked for or not; only its alpha must be given.
+    assert _captions([sys.executable], meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged) == terse

@@ -1,8 +1,8 @@
 """Two operators replaced on MindSpore's CPU backend, where mindnlp's own take most of the time.
 
-The model code is unaware of them, and Ascend never sees them. Measured on a 63M-parameter LLaVA, the
-Dense kernel takes 8 to 17 ms where MatMul takes 0.3; attention is rid of masks, in-place additions
-and dropout that do nothing.
+The model code is unaware of them, and Ascend never sees them. MatMul instead of the Dense kernel made
+captions of the test checkpoint come 2.2 times as fast; attention is rid of masks, in-place additions and
+dropout that do nothing (1.1 times).
 """
 
 from __future__ import annotations
