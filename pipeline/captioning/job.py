@@ -72,7 +72,7 @@ def _run(
             assert plan.lead is not None
             exit_code = _conclude(options, plan, delivered, tallies, time.monotonic() - begin)
             world.decide(exit_code)
-        exit_code = world.verdict()["exit_code"]
+        exit_code = world.verdict()
         if exit_code != EXIT_DONE and plan.keeps_folder(world.rank):
             journal.forget_failures(folder)
     world.meet()  # nobody removes a folder that another rank still reads

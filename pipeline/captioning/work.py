@@ -31,8 +31,8 @@ class WorkTally:
     """What a rank did in this run.
 
     tokens: generated, end-of-sequence tokens included.
-    seconds: all of it from the first clip asked for; `load_seconds` for the model, `device_seconds`
-        in the captioner, `decode_wait_seconds` waiting for clips.
+    load_seconds: until the model was loaded; `device_seconds` in the captioner, `decode_wait_seconds`
+        waiting for clips.
     peak_memory_mib: most host memory that the worker's process has held, without its decoding process.
     backend: framework, device and computing type, in words.
     """
@@ -40,7 +40,6 @@ class WorkTally:
     captioned: int = 0
     failed: int = 0
     tokens: int = 0
-    seconds: float = 0.0
     load_seconds: float = 0.0
     device_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
@@ -101,7 +100,6 @@ class RankWorker:
                 self.wait_for_all()
             self._caption_stream(clips, len(plan.suspects), 1, captioner, backend)
             self.tally.decode_wait_seconds = loader.wait_seconds
-        self.tally.seconds = time.monotonic() - begin
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return self.tally
 

@@ -71,17 +71,17 @@ class World:
         """Counts summed over all ranks, a second old at most; empty before the first report."""
         return self._rendezvous.state.get("counts", [])
 
-    def decide(self, exit_code: int, message: str = "") -> None:
+    def decide(self, exit_code: int) -> None:
         """Rank 0 ends the run for all."""
         assert self._roster is not None
-        self._roster.decide({"exit_code": exit_code, "message": message})
+        self._roster.decide({"exit_code": exit_code})
 
-    def verdict(self) -> dict[str, Any]:
-        """What rank 0 decided; waits for it."""
+    def verdict(self) -> int:
+        """The exit code that rank 0 decided; waits for it."""
         self.meet()
         while "exit_code" not in (verdict := self._rendezvous.state.get("verdict", {})):
             time.sleep(BEAT_SECONDS / 4)
-        return verdict
+        return verdict["exit_code"]
 
     def report_broken(self, message: str) -> None:
         """Tell the other ranks that this one gives up."""
@@ -102,10 +102,10 @@ class World:
             self._collectives.close()
 
 
-def solo_world() -> World:
-    """The world of a plain process."""
+def solo_world(collectives: Collectives | None = None) -> World:
+    """The world of a single process, a plain one unless it has collectives."""
     roster = Roster(1)
-    return World(SoloCollectives(), Rendezvous(0, roster), roster, None)
+    return World(collectives or SoloCollectives(), Rendezvous(0, roster), roster, None)
 
 
 def join_world(launch: Launch, device: str) -> World:
@@ -115,8 +115,7 @@ def join_world(launch: Launch, device: str) -> World:
     """
     collectives = MindSporeCollectives() if launch.launcher == "msrun" else TorchCollectives(device)
     if collectives.world_size == 1:
-        roster = Roster(1)
-        return World(collectives, Rendezvous(0, roster), roster, None)
+        return solo_world(collectives)
     return _meet_at_rank_0(collectives, launch.master)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class CheckpointWeights:
 
     Raises:
         UsageError: a folder or its safetensors files are missing or damaged, LoRA parts are
-            incomplete or come from both folders, or LoRA is there and alpha is not known.
+            incomplete or a bare adapter's beside the checkpoint's own, or LoRA is there and alpha is not known.
     """
 
     def __init__(
@@ -72,7 +72,10 @@ class CheckpointWeights:
         lora: dict[str, dict[str, StoredTensor]] = {}
         self._headers = hashlib.sha256()
         for source in filter(None, (folder, weight_folder)):
-            for tensor in _stored_tensors(source):
+            tensors = list(_stored_tensors(source))
+            if lora and source.resolve() != folder.resolve():
+                _check_replaces(set(lora), source, folder, tensors)
+            for tensor in tensors:
                 self._headers.update(tensor.identity().encode())
                 name = canonical_name(tensor.name)
                 part = _LORA.fullmatch(name)
@@ -86,7 +89,6 @@ class CheckpointWeights:
                 f"--use_lora: no LoRA weights (lora_A, lora_B) in {searched}; --weight_dir names their folder"
             )
         _check_lora(base, lora)
-        _check_one_source(folder, weight_folder, lora)
         self.lora_alpha = _alpha(folder, weight_folder, lora_alpha) if lora else None
         self._weights = {
             name: _Weight(tensor, lora.get(name, {}).get("A"), lora.get(name, {}).get("B"))
@@ -182,12 +184,12 @@ def _check_lora(base: Mapping[str, StoredTensor], lora: Mapping[str, Mapping[str
             )
 
 
-def _check_one_source(folder: Path, weight_folder: Path | None, lora: Mapping[str, Mapping[str, StoredTensor]]) -> None:
-    """An adapter for a checkpoint that has LoRA of its own would replace it, or share its alpha: refuse."""
-    if weight_folder is None or weight_folder.resolve() == folder.resolve():
-        return
-    folders = {tensor.file.parent.resolve() for parts in lora.values() for tensor in parts.values()}
-    if len(folders) > 1:
+def _check_replaces(own: set[str], weight_folder: Path, folder: Path, tensors: Sequence[StoredTensor]) -> None:
+    """Trained weights may replace a checkpoint's `own` LoRA: all of it, with what it belongs to. A bare
+    adapter would drop it where both have one, and share its alpha elsewhere: refuse that."""
+    stored = {canonical_name(tensor.name) for tensor in tensors}
+    lora = {part[1] + ".weight" for part in map(_LORA.fullmatch, stored) if part}
+    if lora and (lora - stored or own - lora):
         raise UsageError(
             f"{folder} holds LoRA weights of its own beside those of {weight_folder}; merge its own first, "
             "or take a checkpoint without"

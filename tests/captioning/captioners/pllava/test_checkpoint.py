@@ -132,10 +132,17 @@ def test_lora_without_alpha_and_use_lora_without_lora(tmp_path: Path) -> None:
 
 
 def test_an_adapter_on_top_of_lora_is_refused(tmp_path: Path) -> None:
-    adapter = {name: array for name, array in _stored("mini-a").items() if _is_lora(name) and "layers.0" in name}
+    adapter = {name: array for name, array in _stored("mini-a").items() if _is_lora(name)}
+    for part in ("layers.0", "layers."):  # where some of the targets coincide, and where all do
+        chosen = {name: array for name, array in adapter.items() if part in name}
+        with pytest.raises(UsageError, match="LoRA weights of its own"):
+            CheckpointWeights(DATA / "mini-a", _write(tmp_path / part, chosen, "adapter_model.safetensors"), 2.0)
     lora = _write(tmp_path / "lora", adapter, "adapter_model.safetensors")
+    fewer = _without("layers.1.self_attn.q_proj.lora")(_stored("mini-a"))
     with pytest.raises(UsageError, match="LoRA weights of its own"):
-        CheckpointWeights(DATA / "mini-a", lora, 2.0)
+        CheckpointWeights(DATA / "mini-a", _write(tmp_path / "fewer", fewer), 2.0)
+    trained = _write(tmp_path / "trained", _stored("mini-a"))
+    _same_as_unmerged(CheckpointWeights(DATA / "mini-a", trained, 2.0))
     (lora / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "use_rslora": True}))
     with pytest.raises(UsageError, match="use_rslora is not supported"):
         CheckpointWeights(_write(tmp_path / "base", _plain(_stored("mini-a"))), lora, None)
