@@ -163,7 +163,8 @@ class Trainer:
         return draw_batch(rng, clips, frames, self.config.image_size, self.config.patch_grid, cells, single)
 
     def _pixels(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(self.processor.pixel_values(pixels.reshape(-1, *pixels.shape[2:])))
+        frames = torch.from_numpy(pixels.reshape(-1, *pixels.shape[2:]))
+        return self.model.pixel_values(frames, self.processor.mean, self.processor.std)
 
     def _visual_tokens(self, pixels: np.ndarray) -> torch.Tensor:
         index = [tuple(range(pixels.shape[1]))] * len(pixels)

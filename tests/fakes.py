@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner, CaptionerSource, PreparedClip
+from pipeline.captioning.captioners.base import (
+    Caption,
+    Captioner,
+    CaptionerSource,
+    ClipFeed,
+    PreparedClip,
+    full_batches,
+)
 from pipeline.captioning.workers.collectives import Collectives
 from pipeline.captioning.workers.rendezvous import Rendezvous, Roster
 from pipeline.captioning.workers.world import World
@@ -72,10 +79,18 @@ class _FakeCaptioner(Captioner):
     def __init__(self, source: FakeSource) -> None:
         self._source = source
 
-    def caption(self, clips: Sequence[PreparedClip]) -> list[Caption]:
-        self._source.on_batch(clips)
-        self._source.rows_captioned += [clip.row for clip in clips]
-        return [Caption(f"colours {clip.frames.tolist()}, seen", 7, False) for clip in clips]
+    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
+        for batch in full_batches(clips, slots):
+            self._source.on_batch(batch)
+            self._source.rows_captioned += [clip.row for clip in batch]
+            for clip in batch:
+                yield clip.row, Caption(f"colours {clip.frames.tolist()}, seen", 7, False)
+
+    def most_slots(self) -> int:
+        return 3
+
+    def stages(self) -> Mapping[str, float]:
+        return {"vision_seconds": 0.25}
 
 
 class ThreadCollectives(Collectives):

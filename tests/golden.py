@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.captioning.captioners.base import PreparedClip
-from pipeline.captioning.captioners.pllava.captioner import PllavaOptions, PllavaSource
+from pipeline.captioning.captioners.base import ListFeed, PreparedClip
+from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner, PllavaOptions, PllavaSource
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.generation.options import GenerationOptions
 
@@ -28,6 +31,13 @@ _SIZES = {
     "synthetic-large": (900, 1600),
     "synthetic-square": (336, 336),
 }
+
+
+def token_ids(captioner: PllavaCaptioner, clips: Sequence[PreparedClip], slots: int | None = None) -> list[list[int]]:
+    """New token ids of each clip, in the order of `clips`."""
+    found = dict(captioner.token_ids(ListFeed(clips), slots or len(clips)))
+    assert len(found) == len(clips)
+    return [found[clip.row] for clip in clips]
 
 
 def synthetic_frame(name: str, t: int) -> Image.Image:
@@ -89,3 +99,17 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     position = ids.index(source.config.image_token_id)
     source.prompt = dataclasses.replace(source.prompt, before=tuple(ids[:position]), after=tuple(ids[position + 1 :]))
     return source
+
+
+KERNELS = ("attention", "decode_attention", "allocate", "write", "select")
+
+
+def default_kernels() -> ModuleType:
+    """`backends.kernels` as it is before a backend puts operators of its own in their place."""
+    from pipeline.captioning.backends import kernels
+
+    spec = importlib.util.spec_from_file_location("default_kernels", str(kernels.__file__))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

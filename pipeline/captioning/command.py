@@ -54,7 +54,9 @@ def _run(
     if launch.rank == 0:  # on other hosts there need be no meta table
         MetaTable.check(job_options.meta_path)
     source = make_source(flags)
-    choice = backends.choose(job_options.framework, job_options.device, launch.launcher, launch.local_rank)
+    choice = backends.choose(
+        job_options.framework, job_options.device, launch.launcher, launch.local_rank, launch.world_size
+    )
     warnings = launch_checks.warnings(launch, choice.device, os.environ)
     if launch.is_scheduler:
         run_scheduler()

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import logging
-import platform
 import time
 from collections.abc import Callable
-from typing import Any
 
 from . import delivery
 from .backends import Backend, Choice
@@ -19,6 +16,7 @@ from .meta import journal
 from .options import JobOptions
 from .planning import RankPlan, plan_run
 from .progress import ProgressLog, duration
+from .report import make_report
 from .work import MassFailure, RankWorker, WorkTally
 from .workers.launch import Launch
 from .workers.world import World, join_world, solo_world
@@ -152,51 +150,3 @@ def _conclude(
         options.output,
     )
     return EXIT_DONE
-
-
-def make_report(
-    options: JobOptions, plan: RankPlan, delivered: delivery.Delivered, tallies: list[WorkTally], seconds: float
-) -> dict[str, Any]:
-    """What `<meta>_caption_report.json` holds; times are in seconds, over all ranks where they are sums."""
-    assert plan.lead is not None
-    now = sum(tally.captioned for tally in tallies)
-    tokens = sum(tally.tokens for tally in tallies)
-    return {
-        "rows": len(plan.lead.table.paths),
-        "captioned": len(delivered.captions),
-        "failed": len(delivered.failures),
-        "kept": len(plan.lead.plan.kept),
-        "truncated": sum(result.truncated for result in delivered.captions.values()),
-        "failures_by_stage": delivered.failures_by_stage(),
-        "most_repeated_caption": delivered.most_repeated_caption(),
-        "captioned_in_this_run": now,
-        "failed_in_this_run": sum(tally.failed for tally in tallies),
-        "seconds": round(seconds, 3),
-        "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
-        "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
-        "tokens": tokens,
-        "workers": len(tallies),
-        "backends": sorted({tally.backend for tally in tallies if tally.backend}),
-        "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
-        "device_seconds": round(sum(tally.device_seconds for tally in tallies), 3),
-        "peak_memory_mib_per_worker": round(max(tally.peak_memory_mib for tally in tallies)),
-        "decode_wait_seconds": round(sum(tally.decode_wait_seconds for tally in tallies), 3),
-        "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
-        "fingerprint": dict(plan.fingerprint),
-        "versions": {"python": platform.python_version(), **_versions()},
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -22,12 +22,15 @@ MIN_PAD_LENGTH = 64
 """int32 words; a failure with its messages cut must fit."""
 
 
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class JobOptions:
     """What the job does, whatever the model.
 
     output: the captioned table.
-    batch_size: clips captioned at once on each worker.
+    batch_size: clips captioned at once on each worker; None for as many as suit the device.
     pad_length: longest record that is gathered, in int32 words of 4 bytes.
     limit: caption so many rows at most; None for all.
     decode_timeout: deadline for decoding one clip, in seconds.
@@ -37,7 +40,7 @@ class JobOptions:
 
     meta_path: Path
     output: Path
-    batch_size: int
+    batch_size: int | None
     pad_length: int
     skip_if_existing: bool
     restart: bool
@@ -118,7 +121,12 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
     )
 
     run = parser.add_argument_group("run")
-    run.add_argument("--bs", type=positive_int, default=1, help="clips captioned at once on each worker")
+    run.add_argument(
+        "--bs",
+        type=batch_size,
+        default=1,
+        help="clips captioned at once on each worker; auto for as many as suit the device and its memory",
+    )
     run.add_argument("--output", type=Path, help="captioned table; by default <meta>_caption beside the meta table")
     run.add_argument(
         "--skip_if_existing",
@@ -168,7 +176,7 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
     return JobOptions(
         meta_path=flags.meta_path,
         output=flags.output or default_output(flags.meta_path),
-        batch_size=flags.bs,
+        batch_size=None if flags.bs == AUTO else flags.bs,
         pad_length=flags.pad_length,
         skip_if_existing=flags.skip_if_existing,
         restart=flags.restart,
@@ -216,6 +224,11 @@ def whole_number(minimum: int) -> Callable[[str], int]:
 
 
 positive_int = whole_number(1)
+
+
+def batch_size(text: str) -> int | str:
+    """An argparse type: a whole number from 1, or `auto`."""
+    return AUTO if text == AUTO else positive_int(text)
 
 
 def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:

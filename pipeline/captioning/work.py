@@ -6,13 +6,14 @@ import logging
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .backends import Backend
-from .captioners.base import Captioner, CaptionerSource, PreparedClip
+from .captioners.base import Captioner, CaptionerSource
 from .clips.loader import ClipLoader, LoadedClip
 from .errors import RunError
+from .feed import LoaderFeed
 from .meta.journal import Journal
 from .meta.results import RowResult, caption_result
 from .options import JobOptions
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 FAILURE_WINDOW = 1000
 """Rows over which `--max_failure_rate` is taken."""
+AUTO_PREFETCH = 64
+"""Clips decoded ahead with `--bs auto`, which is settled only when the model is loaded."""
 DEVICE_FAILURES = 8
 """So many clips in a row that each failed alone in the captioner are the device's fault, not theirs."""
 
@@ -32,8 +35,11 @@ class WorkTally:
 
     tokens: generated, end-of-sequence tokens included.
     load_seconds: until the model was loaded; `device_seconds` in the captioner, `decode_wait_seconds`
-        waiting for clips.
-    peak_memory_mib: most host memory that the worker's process has held, without its decoding process.
+        waiting for clips, `decode_seconds` decoding them, beside the device.
+    stages: what the captioner's stages took and did (`Captioner.stages`).
+    slots: clips captioned at once, at the end.
+    peak_memory_mib: most host memory that the worker's process has held, without its decoding process;
+        peak_device_memory_mib: most memory of an accelerator that tensors took.
     backend: framework, device and computing type, in words.
     """
 
@@ -43,7 +49,11 @@ class WorkTally:
     load_seconds: float = 0.0
     device_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    slots: int = 0
     peak_memory_mib: float = 0.0
+    peak_device_memory_mib: float = 0.0
     backend: str = ""
 
 
@@ -81,12 +91,13 @@ class RankWorker:
         """
         begin = time.monotonic()
         rows = [*plan.rows, *plan.suspects]
+        batch_size = self.options.batch_size
         loader = ClipLoader(
             rows,
             self.source.num_frames,
             self.source.frame_transform,
             self.options.decode_timeout,
-            prefetch=2 * self.options.batch_size,
+            prefetch=AUTO_PREFETCH if batch_size is None else 2 * batch_size,
         )
         with loader:  # decodes while the model is being loaded
             backend = self.activate()
@@ -94,53 +105,92 @@ class RankWorker:
             captioner = self.source.load(backend)
             self.tally.load_seconds = time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.tally.load_seconds)
-            clips = iter(loader)
-            self._caption_stream(clips, len(plan.rows), self.options.batch_size, captioner, backend)
+            self.tally.slots = batch_size or captioner.most_slots()
+            self._caption(self._feed(loader, len(plan.rows)), captioner, backend)
             if plan.has_suspects:
                 self.wait_for_all()
-            self._caption_stream(clips, len(plan.suspects), 1, captioner, backend)
+            self._caption(self._feed(loader, len(plan.suspects)), captioner, backend, most=1)
             self.tally.decode_wait_seconds = loader.wait_seconds
+            self.tally.decode_seconds = loader.decode_seconds
+            self.tally.stages = dict(captioner.stages())
+        self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return self.tally
 
-    def _caption_stream(
-        self, clips: Iterator[LoadedClip], count: int, batch_size: int, captioner: Captioner, backend: Backend
-    ) -> None:
-        """Take `count` clips and caption those that could be decoded, `batch_size` at a time."""
-        batch: list[PreparedClip] = []
-        for _ in range(count):
-            clip = next(clips)
+    def _feed(self, loader: ClipLoader, count: int) -> LoaderFeed:
+        def start(clips: Sequence[LoadedClip]) -> None:
+            self._paths.update({clip.row: clip.path for clip in clips})
+            self.journal.start(clip.row for clip in clips)
+
+        def fail(clip: LoadedClip) -> None:
             self._paths[clip.row] = clip.path
-            if clip.frames is None:
-                self._finish([RowResult.failed(clip.row, clip.stage, clip.messages)])
-                continue
-            batch.append(PreparedClip(clip.row, clip.frames, clip.frame_index))
-            if len(batch) == batch_size:
-                self._caption(batch, captioner, backend)
-                batch = []
-        if batch:
-            self._caption(batch, captioner, backend)
+            self._finish(RowResult.failed(clip.row, clip.stage, clip.messages))
 
-    def _caption(self, batch: Sequence[PreparedClip], captioner: Captioner, backend: Backend) -> None:
-        self.journal.start(clip.row for clip in batch)
-        begin = time.monotonic()
-        results = caption_batch(batch, captioner, backend)
-        self.tally.device_seconds += time.monotonic() - begin
-        self._finish(results)
+        return LoaderFeed(loader, count, start, fail)
 
-    def _finish(self, results: Sequence[RowResult]) -> None:
-        self.journal.finish(results)
-        for result in results:
-            path = self._paths.pop(result.row)
-            failed = result.failure is not None
-            if failed:
-                logger.warning("row %d (%s): %s", result.row, path, result.failure)
-            self._recent.append(failed)
-            in_captioner = result.failure is not None and result.failure.stage == "caption"
-            self._device_failures = self._device_failures + 1 if in_captioner else 0
-            self.tally.failed += failed
-            self.tally.captioned += not failed
-            self.tally.tokens += result.tokens
+    def _caption(self, feed: LoaderFeed, captioner: Captioner, backend: Backend, most: int | None = None) -> None:
+        """Caption all clips of `feed` whatever happens, `most` or as many as there are slots at once.
+
+        Out of memory halves the slots, for good. Any other error is pinned down on its clip: the clips in
+        hand are captioned again, half as many at once, until it has cost no more than its own.
+        """
+        while not feed.exhausted:
+            slots = min(self.tally.slots, most or self.tally.slots, feed.remaining)
+            problem = self._caption_until_error(feed, captioner, backend, slots)
+            if problem is None:
+                return
+            message, out_of_memory = problem
+            if out_of_memory:
+                backend.release_memory()
+            clips = feed.take_back()
+            if not clips and not out_of_memory:
+                raise RunError(f"the captioner broke before it took a clip: {message}")
+            if slots == 1 or (len(clips) == 1 and not out_of_memory):
+                for clip in clips:
+                    self._finish(RowResult.failed(clip.row, "caption", [message]))
+                if not clips:
+                    raise RunError(f"not even one clip fits the device's memory: {message}")
+            elif out_of_memory:
+                logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
+                self.tally.slots = slots // 2
+                feed.give_again(clips)
+            else:
+                half = len(clips) // 2
+                logger.warning("an error (%s) with %d clips at once; going on with %d", message, len(clips), half)
+                self._caption(feed.apart(clips), captioner, backend, half)
+
+    def _caption_until_error(
+        self, feed: LoaderFeed, captioner: Captioner, backend: Backend, slots: int
+    ) -> tuple[str, bool] | None:
+        """Returns None when `feed` is exhausted, or the captioner's error and whether it is out of memory."""
+        captions = captioner.caption(feed, slots)
+        while True:
+            begin, waited = time.monotonic(), feed.wait_seconds
+            try:
+                row, caption = next(captions)
+            except StopIteration:
+                return None
+            except Exception as error:
+                if feed.error is not None:
+                    raise feed.error from None
+                return " ".join(f"{type(error).__name__}: {error}".split())[:500], backend.is_out_of_memory(error)
+            finally:
+                self.tally.device_seconds += time.monotonic() - begin - (feed.wait_seconds - waited)
+            feed.finish(row)
+            self._finish(caption_result(row, caption.text, caption.tokens, caption.truncated))
+
+    def _finish(self, result: RowResult) -> None:
+        self.journal.finish([result])
+        path = self._paths.pop(result.row)
+        failed = result.failure is not None
+        if failed:
+            logger.warning("row %d (%s): %s", result.row, path, result.failure)
+        self._recent.append(failed)
+        in_captioner = result.failure is not None and result.failure.stage == "caption"
+        self._device_failures = self._device_failures + 1 if in_captioner else 0
+        self.tally.failed += failed
+        self.tally.captioned += not failed
+        self.tally.tokens += result.tokens
         self.report(self.tally.captioned + self.tally.failed, self.tally.failed)
         self._check_failure_rate()
 
@@ -156,27 +206,3 @@ class RankWorker:
                 f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
                 f"{self.options.max_failure_rate:g}; are the clips' disks mounted? The next run tries them again"
             )
-
-
-def caption_batch(batch: Sequence[PreparedClip], captioner: Captioner, backend: Backend) -> list[RowResult]:
-    """Caption a batch whatever happens: an error halves it, until it has cost no more than its own clip.
-
-    Out of memory goes away in a smaller batch; any other error is pinned down on its clip.
-    """
-    try:
-        captions = captioner.caption(batch)
-        return [
-            caption_result(clip.row, caption.text, caption.tokens, caption.truncated)
-            for clip, caption in zip(batch, captions, strict=True)
-        ]
-    except Exception as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        out_of_memory = backend.is_out_of_memory(error)
-    if len(batch) == 1:
-        return [RowResult.failed(batch[0].row, "caption", [message])]
-    half = len(batch) // 2
-    cause = "out of memory" if out_of_memory else f"an error ({message})"
-    logger.warning("%s with %d clips at once; going on with %d", cause, len(batch), half)
-    if out_of_memory:
-        backend.free_memory()
-    return caption_batch(batch[:half], captioner, backend) + caption_batch(batch[half:], captioner, backend)

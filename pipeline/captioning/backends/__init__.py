@@ -32,6 +32,7 @@ class Choice:
     device: one of DEVICES.
     index: number of the device on its host.
     joins: the framework joins msrun's cluster as it starts.
+    workers: of the run; on a CPU they share the host's memory.
     """
 
     framework: str
@@ -39,14 +40,18 @@ class Choice:
     index: int
     reason: str
     joins: bool = False
+    workers: int = 1
 
     def activate(self, dtype: str | None) -> Backend:
         """Import the framework. dtype: one of DTYPES, or None for the device's own."""
         if self.framework == "mindspore":
-            from .mindspore_backend import activate
+            from . import mindspore_backend
+
+            backend = mindspore_backend.activate(self, dtype)
         else:
-            from .torch_backend import activate
-        backend = activate(self, dtype)
+            from . import torch_backend
+
+            backend = torch_backend.activate(self, dtype)
         logger.info("%s on %s in %s: %s", self.framework, backend.device, backend.dtype_name, self.reason)
         return backend
 
@@ -56,11 +61,13 @@ class Backend:
     """An imported framework, ready for `import torch`.
 
     device: where the model goes, in torch's notation.
+    workers: how many share the memory of a CPU device at most.
     """
 
     framework: str
     device: str
     dtype_name: str
+    workers: int = 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,12 +76,52 @@ class Backend:
         dtype: Any = getattr(torch, self.dtype_name)
         return dtype
 
+    @property
+    def is_accelerator(self) -> bool:
+        """Whether the device computes beside the host, with memory of its own."""
+        return self.device != "cpu"
+
+    @property
+    def check_every(self) -> int:
+        """Decoding steps between two looks at what has ended: an accelerator waits while the host looks."""
+        return 4 if self.is_accelerator else 1
+
+    def synchronize(self) -> None:
+        """Wait until an accelerator has computed all that it was given."""
+        import torch
+
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        elif self.device.startswith("npu"):
+            torch.npu.synchronize()  # mindnlp's
+
+    def available_memory(self) -> int:
+        """Bytes of the device that may still be used: on a CPU a quarter of this worker's share."""
+        import torch
+
+        if self.device.startswith("cuda"):
+            unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            return int(torch.cuda.mem_get_info()[0] + unused)
+        if self.device.startswith("npu"):
+            return int(torch.npu.mem_get_info()[0])  # mindnlp's
+        import psutil
+
+        return int(psutil.virtual_memory().available // self.workers // 4)
+
+    def peak_memory(self) -> int:
+        """Most bytes of an accelerator that tensors have taken so far; 0 on a CPU."""
+        import torch
+
+        if self.device.startswith("cuda"):
+            return int(torch.cuda.max_memory_allocated())
+        return int(torch.npu.max_memory_allocated()) if self.device.startswith("npu") else 0
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error` says that the device's memory is used up."""
         text = str(error).lower()
         return isinstance(error, MemoryError) or "out of memory" in text or "memory not enough" in text
 
-    def free_memory(self) -> None:
+    def release_memory(self) -> None:
         """Give cached device memory back after an error of the kind above."""
         import gc
 
@@ -87,10 +134,11 @@ class Backend:
             torch.npu.empty_cache()  # mindnlp's
 
 
-def choose(framework: str | None, device: str | None, launcher: str, local_rank: int) -> Choice:
+def choose(framework: str | None, device: str | None, launcher: str, local_rank: int = 0, workers: int = 1) -> Choice:
     """Pick framework and device; flags that are None are chosen here.
 
     launcher: `msrun`, `torchrun` or `plain`.
+    workers: of the run.
 
     Raises:
         UsageError: the two do not go together, or the framework is not installed.
@@ -110,7 +158,7 @@ def choose(framework: str | None, device: str | None, launcher: str, local_rank:
         device = _accelerator(framework) or "cpu"
     if (framework, device) in (("mindspore", "cuda"), ("torch", "ascend")):
         raise UsageError(f"--device {device} does not go with {framework}; on Ascend use mindspore, on CUDA torch")
-    return Choice(framework, device, local_rank, reason, joins=launcher == "msrun")
+    return Choice(framework, device, local_rank, reason, joins=launcher == "msrun", workers=workers)
 
 
 def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from . import Backend, Choice
 
 
-def activate(choice: Choice, dtype: str | None) -> Backend:
+def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> Backend:
     """Import MindSpore on the chosen device, then mindnlp, which puts its torch API in place.
 
-    From here on `import torch` gives mindnlp's.
+    From here on `import torch` gives mindnlp's. own_operators: see `mindspore_cpu`; without them one
+    sees what they are worth.
     """
     from . import Backend
 
@@ -37,7 +38,7 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         init()
     import mindnlp  # noqa: F401
 
-    if choice.device == "cpu":
+    if choice.device == "cpu" and own_operators:
         from . import mindspore_cpu
 
         mindspore_cpu.install()
@@ -47,6 +48,7 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         framework="mindspore",
         device="npu:0" if choice.device == "ascend" else "cpu",
         dtype_name=dtype,
+        workers=choice.workers,
     )
 
 

@@ -1,58 +1,101 @@
-"""Two operators replaced on MindSpore's CPU backend, where mindnlp's own take most of the time.
+"""Three operators replaced on MindSpore's CPU backend, where mindnlp's own take most of the time.
 
-The model code is unaware of them, and Ascend never sees them. MatMul instead of the Dense kernel made
-captions of the test checkpoint come 2.2 times as fast; attention is rid of masks, in-place additions and
-dropout that do nothing (1.1 times).
+Linear layers, attention and the writing of the key-value cache are computed by numpy, whose arrays share
+memory with MindSpore's CPU tensors both ways. The model code is unaware of them, and Ascend never sees
+them. `docs/performance.md` says what each brings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore
+import mindtorch
 import mindtorch._apis.cpu as cpu_operators
-import mindtorch.nn.functional as functional
 import numpy as np
-from mindtorch.executor import execute
 
-_legacy = cpu_operators.legacy
-_MASKED = np.float32(-1e30)  # -inf becomes a number here anyway, and this one is safe to add to
+from . import kernels
+
+_QUERY_BLOCK = 256  # queries at once in a prefill: their scores stay in the cache of the CPU
+_HIDDEN = np.float32(-1e30)
 
 
 def install() -> None:
-    """Put the replacements in place, for all models of this process."""
-    cpu_operators.dense = _linear
-    cpu_operators.captioner_attention = _attention  # mindnlp dispatches operators by name
-    functional.scaled_dot_product_attention = _scaled_dot_product_attention
+    """Put the replacements in place, for all models of this process, and run operators one by one.
+
+    MindSpore's pipeline of threads, which hides the time of launching on Ascend, takes several times
+    what it saves on a CPU: each operator waits for its turn on the cores that compute the others.
+    """
+    mindspore.runtime.launch_blocking()
+    cpu_operators.dense = _linear  # mindnlp dispatches operators by name
+    kernels.attention = _attention
+    kernels.decode_attention = _decode_attention
+    kernels.allocate = _allocate
+    kernels.write = _write
+    kernels.select = _select
+
+
+def _tensor(array: np.ndarray) -> Any:
+    return mindtorch.from_numpy(np.ascontiguousarray(array))
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
-    rows = cpu_operators.reshape(input, (-1, weight.shape[1]))
-    output = _legacy.mat_mul(rows, weight, False, True)
+    values = input.asnumpy()
+    output = values.reshape(-1, values.shape[-1]) @ weight.asnumpy().T
     if bias is not None:
-        output = cpu_operators.add(output, bias)
-    return cpu_operators.reshape(output, (*input.shape[:-1], weight.shape[0]))
-
-
-def _scaled_dot_product_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Any:
-    """torch's function of this name, for what captioning asks of it: no mask, no dropout."""
-    assert attn_mask is None and dropout_p == 0.0
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return execute("captioner_attention", query, key, value, scale, is_causal)
+        output += bias.asnumpy()
+    return _tensor(output.reshape(*values.shape[:-1], -1))
 
 
 def _attention(query: Any, key: Any, value: Any, scale: float, is_causal: bool) -> Any:
-    scores = _legacy.batch_mat_mul(cpu_operators.mul(query, scale), key, False, True)
-    if is_causal:
-        causal = np.triu(np.full(scores.shape[2:], _MASKED), 1)
-        # Adding equal shapes takes a fifth of the time of adding with broadcasting.
-        scores = cpu_operators.add(scores, mindspore.Tensor(np.broadcast_to(causal, scores.shape).copy()))
-    return _legacy.batch_mat_mul(cpu_operators.softmax(scores, -1), value, False, False)
+    """As `kernels.attention`, in blocks of queries, each with no more keys than it sees."""
+    keys, values = key.asnumpy(), value.asnumpy()
+    queries = _grouped(query.asnumpy() * np.float32(scale), keys.shape[1])
+    keys, values = keys[:, :, None], values[:, :, None]
+    output = np.empty_like(queries)
+    count, total = queries.shape[3], keys.shape[3]
+    for begin in range(0, count, _QUERY_BLOCK):
+        block = queries[..., begin : begin + _QUERY_BLOCK, :]
+        size = block.shape[3]
+        seen = total - count + begin + size if is_causal else total
+        scores = block @ keys[..., :seen, :].swapaxes(-1, -2)
+        if is_causal:
+            scores[..., seen - size :] += np.triu(np.full((size, size), _HIDDEN), 1)
+        output[..., begin : begin + size, :] = _softmax(scores) @ values[..., :seen, :]
+    return _tensor(output.reshape(query.shape))
+
+
+def _decode_attention(query: Any, key: Any, value: Any, scale: float, mask: Any) -> Any:
+    keys, values = key.asnumpy(), value.asnumpy()
+    # (slots, key heads, query heads of each, head width)
+    queries = _grouped(query.asnumpy() * np.float32(scale), keys.shape[1])[..., 0, :]
+    scores = queries @ keys.swapaxes(-1, -2) + mask.asnumpy()
+    return _tensor((_softmax(scores) @ values).reshape(query.shape))
+
+
+def _grouped(queries: np.ndarray, key_heads: int) -> np.ndarray:
+    """(batch, heads, tokens, width) to (batch, key heads, heads of each, tokens, width)."""
+    batch, heads, tokens, width = queries.shape
+    return queries.reshape(batch, key_heads, heads // key_heads, tokens, width)
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    scores -= scores.max(-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(-1, keepdims=True)
+    return scores
+
+
+def _allocate(shape: tuple[int, ...], device: str, dtype: Any) -> Any:
+    # Only memory that numpy has made is shared both ways, and only numpy sees at once what it writes there.
+    return _tensor(np.zeros(shape, mindtorch.dtype2np[dtype]))
+
+
+def _write(cache: Any, slot: int, column: int, values: Any) -> None:
+    slots, _, columns, _ = values.shape
+    cache.asnumpy()[slot : slot + slots, :, column : column + columns] = values.asnumpy()
+
+
+def _select(cache: Any, slots: Sequence[int]) -> Any:
+    return _tensor(cache.asnumpy()[list(slots)])

@@ -35,6 +35,7 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
         framework="torch",
         device=device,
         dtype_name=dtype,
+        workers=choice.workers,
     )
 
 

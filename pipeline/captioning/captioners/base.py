@@ -6,8 +6,9 @@ Adding a family means a package beside `pllava` with these two classes, and a co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -42,12 +43,65 @@ class Caption:
     truncated: bool
 
 
+class ClipFeed(Protocol):
+    """Where a captioner takes its clips from."""
+
+    def take(self, limit: int, wait: bool) -> Sequence[PreparedClip]:
+        """At most `limit` clips that are ready, in order. None of them: there are none at the moment, or,
+        when told to wait, no more at all."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing will come any more."""
+
+
+class ListFeed:
+    """A feed of clips that are all there."""
+
+    def __init__(self, clips: Sequence[PreparedClip]) -> None:
+        self._clips = list(clips)
+
+    def take(self, limit: int, wait: bool) -> Sequence[PreparedClip]:
+        taken, self._clips = self._clips[:limit], self._clips[limit:]
+        return taken
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._clips
+
+
+def full_batches(feed: ClipFeed, size: int) -> Iterator[list[PreparedClip]]:
+    """Batches of `size` clips, the last one perhaps smaller."""
+    batch: list[PreparedClip] = []
+    while clips := feed.take(size - len(batch), wait=True):
+        batch += clips
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 class Captioner(ABC):
     """A loaded model."""
 
     @abstractmethod
-    def caption(self, clips: Sequence[PreparedClip]) -> list[Caption]:
-        """Caption a batch; captions come in the order of `clips`, whatever their number."""
+    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
+        """Row and caption of all clips, each as soon as it is there, with up to `slots` clips at once.
+
+        After an error nothing is kept: every clip that was taken and has no caption is to be fed again.
+        """
+
+    @abstractmethod
+    def most_slots(self) -> int:
+        """The number of clips at once that suits the device and its memory (`--bs auto`)."""
+
+    @abstractmethod
+    def stages(self) -> Mapping[str, float]:
+        """What each stage on the device has taken and done so far: figures that add up over workers.
+
+        Seconds are named `<stage>_seconds`, in the order of the stages.
+        """
 
 
 class CaptionerSource(ABC):

@@ -45,7 +45,7 @@ class LoadedClip:
 
 
 class ClipLoader:
-    """Iterate over it once to get the clips of `rows` in order; a context manager that ends its process.
+    """Gives the clips of `rows` in order, once; a context manager that ends its process.
 
     rows: (row, path) pairs.
     num_frames: frames to sample of each clip.
@@ -64,6 +64,9 @@ class ClipLoader:
     ) -> None:
         self.wait_seconds = 0.0
         """How long the consumer has waited for clips so far."""
+        self.decode_seconds = 0.0
+        """How long clips have been decoded so far, beside the consumer."""
+        self._ended = False
         self._rows = rows
         self._decoder = _DecoderHandle(num_frames, frame_transform, timeout)
         self._clips: queue.Queue[LoadedClip | BaseException | None] = queue.Queue(maxsize=max(1, prefetch))
@@ -73,15 +76,23 @@ class ClipLoader:
         self._thread = threading.Thread(target=self._load, name="clip-loader", daemon=True)
         self._thread.start()
 
+    def next_clip(self, wait: bool = True) -> LoadedClip | None:
+        """The next clip; None if it is not there yet, or, when told to wait, after the last one."""
+        if self._ended:
+            return None
+        begin = time.monotonic()
+        try:
+            clip = self._clips.get(block=wait)
+        except queue.Empty:
+            return None
+        self.wait_seconds += time.monotonic() - begin
+        if isinstance(clip, BaseException):
+            raise clip
+        self._ended = clip is None
+        return clip
+
     def __iter__(self) -> Iterator[LoadedClip]:
-        while True:
-            begin = time.monotonic()
-            clip = self._clips.get()
-            self.wait_seconds += time.monotonic() - begin
-            if clip is None:
-                return
-            if isinstance(clip, BaseException):
-                raise clip
+        while (clip := self.next_clip()) is not None:
             yield clip
 
     def __enter__(self) -> ClipLoader:
@@ -97,7 +108,9 @@ class ClipLoader:
             for row, path in self._rows:
                 if self._stopping.is_set():
                     return
+                begin = time.monotonic()
                 reply = self._decoder.decode(path, self._stopping)
+                self.decode_seconds += time.monotonic() - begin
                 self._put(LoadedClip(row, path, reply.frames, reply.frame_index, reply.stage, reply.messages))
             self._put(None)
         except BaseException as error:  # a defect of ours; the consumer must not wait for ever

@@ -1,14 +1,16 @@
-"""Attention of rectangular batches: every row has the same length, so that nothing is ever padded or masked.
+"""Attention of the engine's batches: rectangular, so that a prefill needs no mask.
 
 Registered with transformers by name. Without a mask the fused kernels take their causal route, on
-Ascend and CUDA alike, and no mask of length times length is made for every step.
+Ascend and CUDA alike, and no mask of length times length is ever made. A decoding step brings a mask:
+it hides what an earlier clip left in a slot of the cache.
 """
 
 from __future__ import annotations
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import repeat_kv
+
+from ..backends import kernels
 
 RECTANGULAR_ATTENTION = "rectangular"
 
@@ -22,18 +24,17 @@ def rectangular_attention(
     scaling: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention, causal for a text model's prefill.
+    """Scaled dot-product attention; shapes as in `backends.kernels`.
 
-    query: (batch, heads, new tokens, head width); key, value: (batch, key heads, all tokens, head width).
-    Returns (batch, new tokens, heads, head width). A prefill starts from an empty cache.
+    Returns (batch, new tokens, heads, head width). Without a mask it is causal for a text model.
     """
-    assert attention_mask is None, "batches are rectangular: nothing is masked"
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    # One new token sees all that came before it.
-    is_causal = bool(module.is_causal) and query.shape[2] > 1
-    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal, scale=scaling)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if attention_mask is not None:
+        output = kernels.decode_attention(query, key, value, scale, attention_mask)
+    else:
+        # One new token sees all that came before it.
+        is_causal = bool(module.is_causal) and query.shape[2] > 1
+        output = kernels.attention(query, key, value, scale, is_causal)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -1,37 +1,45 @@
-"""Sampling that depends on the seed and the row alone: not on batch, rank or framework.
+"""How the next token is chosen: the likeliest, or drawn from a random stream of the row's own.
 
-Framework generators won't do: mindnlp's ignore their seed, and a batch shares one stream.
+What is sampled depends on the seed and the row alone, not on batch, rank or framework. Framework
+generators won't do: mindnlp's ignore their seed, and a batch shares one stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import torch
+
+from .options import GenerationOptions
 
 
-class RowSampler:
-    """Draws the next token of each row of a batch, from a random stream of the row's own."""
-
-    def __init__(self, rows: Sequence[int], seed: int, temperature: float, top_p: float) -> None:
-        self._streams = [np.random.Generator(np.random.Philox([seed, row])) for row in rows]
-        self._temperature = temperature
-        self._top_p = top_p
-
-    def draw(self, logits: np.ndarray) -> np.ndarray:
-        """Next token ids (batch,) int64 from logits (batch, vocabulary)."""
-        drawn = [
-            _draw(row_logits, stream.random(), self._temperature, self._top_p)
-            for row_logits, stream in zip(logits.astype(np.float64), self._streams, strict=True)
-        ]
-        return np.array(drawn, np.int64)
+def uniforms(row: int, options: GenerationOptions) -> np.ndarray:
+    """The row's random numbers, one for each new token: float32 in [0, 1), (max_new_tokens,)."""
+    stream = np.random.Generator(np.random.Philox([options.seed, row]))
+    # Below 1 by more than rounding, so that a draw never falls behind the last likely token.
+    return np.minimum(stream.random(options.max_new_tokens), 1 - 1e-6).astype(np.float32)
 
 
-def _draw(logits: np.ndarray, uniform: float, temperature: float, top_p: float) -> int:
-    scaled = (logits - logits.max()) / temperature
-    order = np.argsort(-scaled, kind="stable")
-    cumulative = np.cumsum(np.exp(scaled[order]))
+def choose(logits: torch.Tensor, uniform: torch.Tensor | None, options: GenerationOptions) -> torch.Tensor:
+    """Next token ids (batch,) int64 from logits (batch, vocabulary), on their device.
+
+    uniform: (batch,) random numbers in [0, 1) if `options` sample.
+    """
+    if not options.samples:
+        return logits.argmax(-1)
+    assert uniform is not None
+    probabilities = torch.nn.functional.softmax(logits.float() / options.temperature, dim=-1)
+    if options.top_p == 1:
+        return _draw(probabilities, uniform)
     # The nucleus: as few of the likeliest tokens as hold top_p of the probability.
-    size = int(np.searchsorted(cumulative, top_p * cumulative[-1])) + 1
-    position = np.searchsorted(cumulative[:size], uniform * cumulative[min(size, len(order)) - 1], side="right")
-    return int(order[min(position, size - 1, len(order) - 1)])
+    likeliest, order = torch.topk(probabilities, probabilities.shape[-1])
+    before = torch.cumsum(likeliest, -1) - likeliest
+    nucleus = torch.where(before < options.top_p, likeliest, torch.zeros_like(likeliest))
+    return torch.gather(order, 1, _draw(nucleus, uniform)[:, None])[:, 0]
+
+
+def _draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Index of each row's draw, by inverting its cumulative distribution."""
+    cumulative = torch.cumsum(weights, -1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    drawn = (cumulative <= threshold).to(torch.int64).sum(-1)
+    return torch.clamp(drawn, max=weights.shape[-1] - 1)

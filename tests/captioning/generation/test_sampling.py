@@ -5,37 +5,47 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.captioning.backends import Backend
 from pipeline.captioning.errors import UsageError
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.sampling import RowSampler
 
-LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]]))
-
-
-def _draws(row: int, top_p: float = 1.0, temperature: float = 1.0, count: int = 4000) -> np.ndarray:
-    sampler = RowSampler([row], 0, temperature, top_p)
-    return np.array([sampler.draw(LOGITS)[0] for _ in range(count)])
+SHARES = [0.5, 0.3, 0.15, 0.05]
 
 
-def test_a_row_draws_the_same_in_any_batch() -> None:
-    alone = RowSampler([7], 3, 1.0, 1.0)
-    batch = RowSampler([2, 7, 9], 3, 1.0, 1.0)
-    for _ in range(20):
-        assert alone.draw(LOGITS)[0] == batch.draw(np.repeat(LOGITS, 3, 0))[1]
-    assert not np.array_equal(_draws(1), _draws(2))
+def _draws(row: int, **options: float) -> np.ndarray:
+    """4000 draws of one row from the same logits."""
+    import torch
+
+    from pipeline.captioning.generation.sampling import choose, uniforms
+
+    generation = GenerationOptions(max_new_tokens=4000, do_sample=True, **options)  # type: ignore[arg-type]
+    logits = torch.from_numpy(np.tile(np.log(np.array(SHARES, np.float32)), (4000, 1)))
+    return choose(logits, torch.from_numpy(uniforms(row, generation)), generation).numpy()
 
 
-def test_frequencies_are_the_probabilities() -> None:
-    shares = np.bincount(_draws(0), minlength=4) / 4000
-    np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.03)
+@pytest.mark.model
+def test_rows_and_seeds_have_streams_of_their_own(backend: Backend) -> None:
+    assert np.array_equal(_draws(1, seed=3), _draws(1, seed=3))
+    assert not np.array_equal(_draws(1, seed=3), _draws(2, seed=3))
+    assert not np.array_equal(_draws(1, seed=3), _draws(1, seed=4))
 
 
-def test_top_p_keeps_the_likeliest() -> None:
+@pytest.mark.model
+def test_frequencies_are_the_probabilities(backend: Backend) -> None:
+    np.testing.assert_allclose(np.bincount(_draws(0), minlength=4) / 4000, SHARES, atol=0.03)
+    flat = np.array(SHARES) ** 0.5 / np.sum(np.array(SHARES) ** 0.5)
+    np.testing.assert_allclose(np.bincount(_draws(0, temperature=2.0), minlength=4) / 4000, flat, atol=0.03)
+
+
+@pytest.mark.model
+def test_top_p_keeps_the_likeliest(backend: Backend) -> None:
     assert set(_draws(0, top_p=0.6)) == {0, 1}
     assert set(_draws(0, top_p=0.4)) == {0}
+    np.testing.assert_allclose(np.bincount(_draws(0, top_p=0.7)) / 4000, [0.625, 0.375], atol=0.03)
 
 
-def test_low_temperature_is_nearly_greedy() -> None:
+@pytest.mark.model
+def test_low_temperature_is_nearly_greedy(backend: Backend) -> None:
     assert set(_draws(0, temperature=0.01)) == {0}
 
 

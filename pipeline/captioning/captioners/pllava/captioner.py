@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +15,16 @@ import numpy as np
 from ...backends import Backend
 from ...errors import UsageError
 from ...generation.options import GenerationOptions
-from ..base import Caption, Captioner, CaptionerSource, PreparedClip
+from ..base import Caption, Captioner, CaptionerSource, ClipFeed, ListFeed, PreparedClip, full_batches
 from .checkpoint import CheckpointWeights
 from .configuration import PllavaConfig
 from .processing import FrameProcessor
 from .tokenizer import PllavaTokenizer, Prompt
 
 if TYPE_CHECKING:
+    import torch
+
+    from ...generation.engine import GenerationEngine, PromptBatch
     from .modeling import PllavaForConditionalGeneration
 
 
@@ -74,6 +79,11 @@ class PllavaSource(CaptionerSource):
         self.weights = CheckpointWeights(folder, options.weight_folder, options.lora_alpha, options.use_lora)
         self.weights.check(self.config)
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that the text model reads for one clip."""
+        return self.prompt.length + int(np.prod(self.pooling_shape))
+
     def _check_length(self) -> None:
         grid = self.config.patch_grid
         if max(self.pooling_shape[1:]) > grid:
@@ -81,7 +91,7 @@ class PllavaSource(CaptionerSource):
                 f"pooling shape {_dashed(self.pooling_shape)} is finer than the {grid}x{grid} patches of a frame"
             )
         visual_tokens = int(np.prod(self.pooling_shape))
-        length = self.prompt.length + visual_tokens + self.generation.max_new_tokens
+        length = self.prompt_length + self.generation.max_new_tokens
         if length > self.config.max_positions:
             raise UsageError(
                 f"{self.prompt.length} prompt tokens, {visual_tokens} visual tokens (pooling shape "
@@ -123,54 +133,127 @@ class PllavaSource(CaptionerSource):
 
 
 class PllavaCaptioner(Captioner):
-    """A loaded PLLaVA."""
+    """A loaded PLLaVA.
 
-    def __init__(self, source: PllavaSource, model: PllavaForConditionalGeneration, backend: Backend) -> None:
-        self._source = source
-        self._model = model
-        self._backend = backend
+    share_prefix: compute keys and values of the text before the image once, not for every clip.
+    """
 
-    def caption(self, clips: Sequence[PreparedClip]) -> list[Caption]:
-        source, generation = self._source, self._source.generation
-        captions = []
-        for ids in self.token_ids(clips):
-            truncated = len(ids) >= generation.max_new_tokens and ids[-1] not in source.prompt.stop_ids
-            captions.append(Caption(source.tokenizer.decode(ids), len(ids), truncated))
-        return captions
+    def __init__(
+        self,
+        source: PllavaSource,
+        model: PllavaForConditionalGeneration,
+        backend: Backend,
+        share_prefix: bool = True,
+        refill: bool = True,
+    ) -> None:
+        from ...generation.engine import EngineTally
 
-    def token_ids(self, clips: Sequence[PreparedClip]) -> list[list[int]]:
-        """New token ids of each clip, the end-of-sequence token included."""
-        from ...generation.generate import generate
+        self._source, self._model, self._backend = source, model, backend
+        self.share_prefix, self._refill = share_prefix, refill
+        self._tally = EngineTally()
+        self._vision_seconds = 0.0
 
-        return generate(
+    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
+        source = self._source
+        for row, ids in self.token_ids(clips, slots):
+            truncated = len(ids) >= source.generation.max_new_tokens and ids[-1] not in source.prompt.stop_ids
+            yield row, Caption(source.tokenizer.decode(ids), len(ids), truncated)
+
+    def token_ids(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, list[int]]]:
+        """Row and new token ids of each clip, the end-of-sequence token included."""
+        if self._source.generation.num_beams > 1:
+            yield from self._beam_search(clips, slots)
+            return
+        for generated in self._engine(slots).run(_Prompts(self, clips)):
+            yield generated.row, generated.ids
+
+    def _beam_search(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, list[int]]]:
+        from ...generation.beams import beam_search
+
+        source = self._source
+        for batch in full_batches(clips, slots):
+            prompts = self.prompt_embeddings(batch)
+            begin = time.monotonic()
+            found = beam_search(self._model.language_model, prompts, source.generation, source.prompt.stop_ids)
+            self._tally.decode_seconds += time.monotonic() - begin
+            self._tally.decode_tokens += sum(map(len, found))
+            yield from zip([clip.row for clip in batch], found, strict=True)
+
+    def _engine(self, slots: int) -> GenerationEngine:
+        from ...generation.engine import EngineSettings, GenerationEngine
+
+        prompt = self._source.prompt
+        return GenerationEngine(
             self._model.language_model,
-            self.prompt_embeddings(clips),
-            [clip.row for clip in clips],
+            self._backend,
             self._source.generation,
-            self._source.prompt.stop_ids,
-            pad_id=self._source.prompt.stop_ids[0],
+            prompt.stop_ids,
+            self._model.embed(prompt.before) if self.share_prefix else None,
+            self._source.prompt_length,
+            EngineSettings(slots, self._backend.check_every, refill=self._refill),
+            self._tally,
         )
 
-    def prompt_embeddings(self, clips: Sequence[PreparedClip]):  # type: ignore[no-untyped-def]  # torch.Tensor
-        """What the text model reads: (clips, length, width)."""
+    def most_slots(self) -> int:
+        from ...generation.capacity import most_slots
+
+        config, source = self._model.language_model.config, self._source
+        return most_slots(self._backend, config, source.prompt_length, source.generation, self._rehearse)
+
+    def _rehearse(self, slots: int) -> None:
+        processor = self._source.frame_processor
+        frames = np.zeros((self._source.num_frames, processor.crop_size, processor.crop_size, 3), np.uint8)
+        clips = [PreparedClip(row, frames, tuple(range(len(frames)))) for row in range(slots)]
+        self._engine(slots).rehearse(_Prompts(self, ListFeed(clips)))
+
+    def stages(self) -> Mapping[str, float]:
+        return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._tally)}
+
+    def prompt_embeddings(self, clips: Sequence[PreparedClip], without_prefix: bool = False) -> torch.Tensor:
+        """What the text model reads: (clips, length, width), with or without the text before the image."""
         import torch
 
         prompt = self._source.prompt
         with torch.no_grad():
-            return self._model.prompt_embeddings(self.visual_tokens(clips), prompt.before, prompt.after)
+            return self._model.prompt_embeddings(
+                self.visual_tokens(clips), () if without_prefix else prompt.before, prompt.after
+            )
 
-    def visual_tokens(self, clips: Sequence[PreparedClip]):  # type: ignore[no-untyped-def]  # torch.Tensor
+    def visual_tokens(self, clips: Sequence[PreparedClip]) -> torch.Tensor:
         """Pooled visual tokens, (clips, T * H * W, width)."""
         import torch
 
-        frames = np.concatenate([clip.frames for clip in clips])
-        pixels = torch.from_numpy(self._source.frame_processor.pixel_values(frames))
-        pixels = pixels.to(device=self._backend.device, dtype=self._backend.dtype)
+        begin = time.monotonic()
+        frames = torch.from_numpy(np.concatenate([clip.frames for clip in clips])).to(self._backend.device)
         with torch.no_grad():
+            processor = self._source.frame_processor
+            pixels = self._model.pixel_values(frames, processor.mean, processor.std)
             tokens = self._model.visual_tokens(pixels, [clip.frame_index for clip in clips], self._source.pooling_shape)
         expected = int(np.prod(self._source.pooling_shape))
         assert tokens.shape[:2] == (len(clips), expected), "visual tokens must be T x H x W"
+        self._backend.synchronize()
+        self._vision_seconds += time.monotonic() - begin
         return tokens
+
+
+class _Prompts:
+    """Clips on their way into the engine, as prompts: the vision stage."""
+
+    def __init__(self, captioner: PllavaCaptioner, clips: ClipFeed) -> None:
+        self._captioner, self._clips = captioner, clips
+
+    def take(self, limit: int, wait: bool) -> PromptBatch | None:
+        from ...generation.engine import PromptBatch
+
+        clips = self._clips.take(limit, wait)
+        if not clips:
+            return None
+        embeddings = self._captioner.prompt_embeddings(clips, without_prefix=self._captioner.share_prefix)
+        return PromptBatch([clip.row for clip in clips], embeddings)
+
+    @property
+    def exhausted(self) -> bool:
+        return self._clips.exhausted
 
 
 def _digest(data: bytes) -> str:

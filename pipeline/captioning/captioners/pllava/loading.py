@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -23,15 +25,24 @@ def load_model(
     Raises:
         RunError: a weight is not finite, or overflows in `dtype`.
     """
-    with torch.device("meta"):
-        model = PllavaForConditionalGeneration(config)
-    for name, _ in list(model.named_parameters()):
-        if ".post_layernorm." in name:
-            continue
+
+    def stored(name: str, _: torch.Size) -> torch.Tensor:
         value = weights.read(name)
         _check_range(name, value, dtype)
-        parameter = torch.nn.Parameter(torch.from_numpy(value).to(device=device, dtype=dtype), requires_grad=False)
-        _set(model, name, parameter)
+        return torch.from_numpy(value).to(device=device, dtype=dtype)
+
+    return assemble_model(config, device, stored)
+
+
+def assemble_model(
+    config: PllavaConfig, device: str, weight: Callable[[str, torch.Size], torch.Tensor]
+) -> PllavaForConditionalGeneration:
+    """The model in inference mode with a weight for each name and shape, on `device` already."""
+    with torch.device("meta"):
+        model = PllavaForConditionalGeneration(config)
+    for name, unset in list(model.named_parameters()):
+        if ".post_layernorm." not in name:
+            _set(model, name, torch.nn.Parameter(weight(name, unset.shape), requires_grad=False))
     model.vision_tower.vision_model.post_layernorm = torch.nn.Identity()  # after the layer that is read
     if config.text["tie_word_embeddings"]:
         model.language_model.lm_head.weight = model.language_model.get_input_embeddings().weight

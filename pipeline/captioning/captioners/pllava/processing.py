@@ -74,13 +74,6 @@ class FrameProcessor:
         """
         return np.stack([self._crop(image) for image in images])
 
-    def pixel_values(self, crops: np.ndarray) -> np.ndarray:
-        """Normalise crops, uint8 (frames, height, width, 3), to float32 (frames, 3, height, width)."""
-        # float64 for the scale, float32 for the rest: bit for bit what CLIP's processor gives.
-        scaled = (crops * (1 / 255)).astype(np.float32)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
-
     def _crop(self, image: Image.Image) -> np.ndarray:
         image = _resize(image, self._first_size(*image.size))
         image = _resize(image, _short_edge_size(*image.size, self.clip_short_edge))

@@ -15,7 +15,7 @@ from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner, Pll
 from pipeline.captioning.captioners.pllava.checkpoint import CheckpointWeights, expected_weights
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from pipeline.captioning.generation.options import GenerationOptions
-from tests.golden import DATA, LORA_ALPHA, QUESTION
+from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
 
 pytestmark = pytest.mark.model
 
@@ -37,8 +37,9 @@ def test_pooling_is_adaptive_average_pooling(backend: Backend) -> None:
     clip = _clip(0, 2, (0, 0, 1, 1, 1))
     import torch
 
-    pixels = torch.from_numpy(captioner._source.frame_processor.pixel_values(clip.frames))
+    processor = captioner._source.frame_processor
     with torch.no_grad():
+        pixels = captioner._model.pixel_values(torch.from_numpy(clip.frames), processor.mean, processor.std)
         features = captioner._model.frame_features(pixels).numpy()
     stack = features.reshape(2, 24, 24, -1)[list(clip.frame_index)]
     windows = [[(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in ((5, 3), (24, 5), (24, 7))]
@@ -53,21 +54,36 @@ def test_pooling_is_adaptive_average_pooling(backend: Backend) -> None:
     np.testing.assert_allclose(captioner.visual_tokens([clip])[0].numpy(), expected, atol=1e-4)
 
 
+def test_pixels_are_those_of_clips_processor(backend: Backend) -> None:
+    """Bit for bit: the scale in float64, rounded to float32, then mean and deviation in float32."""
+    import torch
+
+    captioner = _captioner(backend, (1, 4, 4))
+    processor = captioner._source.frame_processor
+    frames = np.arange(256 * 3, dtype=np.uint8).reshape(1, 16, 16, 3)
+    mean, std = np.asarray(processor.mean, np.float32), np.asarray(processor.std, np.float32)
+    expected = ((frames * (1 / 255)).astype(np.float32) - mean) / std
+    pixels = captioner._model.pixel_values(torch.from_numpy(frames), processor.mean, processor.std)
+    np.testing.assert_array_equal(pixels.numpy(), expected.transpose(0, 3, 1, 2))
+
+
 def test_batches_give_what_single_clips_give(backend: Backend) -> None:
     captioner = _captioner(backend, (4, 6, 6))
     clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0)), _clip(2, 3, (0, 1, 1, 2))]
-    together = captioner.token_ids(clips)
-    assert together == [captioner.token_ids([clip])[0] for clip in clips]
+    together = token_ids(captioner, clips)
+    assert together == [token_ids(captioner, [clip])[0] for clip in clips] == token_ids(captioner, clips, slots=2)
+    captioner.share_prefix = False
+    assert token_ids(captioner, clips) == together
 
 
 def test_sampling_depends_on_row_and_seed_alone(backend: Backend) -> None:
     clips = [_clip(row, 1, (0, 0, 0, 0)) for row in range(3)]
     first = _captioner(backend, (1, 4, 4), do_sample=True, seed=1)
-    together = first.token_ids(clips)
-    assert together[::-1] == first.token_ids(clips[::-1])
-    assert together[1] == first.token_ids([clips[1]])[0]
-    assert together != _captioner(backend, (1, 4, 4), do_sample=True, seed=2).token_ids(clips)
-    assert together != _captioner(backend, (1, 4, 4)).token_ids(clips)
+    together = token_ids(first, clips)
+    assert together[::-1] == token_ids(first, clips[::-1])
+    assert together[1] == token_ids(first, [clips[1]])[0]
+    assert together != token_ids(_captioner(backend, (1, 4, 4), do_sample=True, seed=2), clips)
+    assert together != token_ids(_captioner(backend, (1, 4, 4)), clips)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +132,7 @@ def test_grouped_query_and_tied_models_generate(tmp_path: Path, backend: Backend
     options = PllavaOptions(tmp_path / "grouped", 2, QUESTION, "", (2, 4, 4))
     captioner = PllavaSource(options, GenerationOptions(max_new_tokens=5)).load(backend)
     clips = [_clip(0, 2, (0, 1)), _clip(1, 2, (0, 1))]
-    assert captioner.token_ids(clips)[1] == captioner.token_ids(clips[1:])[0]
+    assert token_ids(captioner, clips)[1] == token_ids(captioner, clips[1:])[0]
 
 
 def test_a_weight_that_overflows_is_an_error(backend: Backend) -> None:
@@ -137,12 +153,17 @@ def test_a_weight_that_overflows_is_an_error(backend: Backend) -> None:
 
 
 @pytest.mark.mindspore_only
-def test_every_operator_is_there_on_ascend(backend: Backend) -> None:
-    """What mindnlp dispatches by name for a caption run on the CPU must be in its table for NPUs."""
+def test_every_operator_is_there_on_ascend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What mindnlp dispatches by name for a caption run must be in its table for NPUs; without the
+    CPU's own operators, as on Ascend."""
     import mindtorch.dispatcher
     from mindtorch._apis import npu
 
+    from pipeline.captioning.backends import kernels
+    from tests.golden import KERNELS, default_kernels
+
     dispatched: set[str] = set()
+    found = []
     dispatcher = type(mindtorch.dispatcher.dispatcher)
     original = dispatcher.dispatch
 
@@ -151,15 +172,21 @@ def test_every_operator_is_there_on_ascend(backend: Backend) -> None:
         return original(self, name, *args, **kwargs)
 
     dispatcher.dispatch = recording
+    for name in KERNELS:
+        monkeypatch.setattr(kernels, name, getattr(default_kernels(), name))
     try:
-        clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0))]
-        for generation in ({}, {"num_beams": 2}, {"do_sample": True}):
-            _captioner(backend, (4, 4, 4), **generation).caption(clips)
+        clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0)), _clip(2, 4, (0, 1, 2, 3))]
+        for generation in ({}, {"num_beams": 2}, {"do_sample": True, "top_p": 0.9}):
+            captioner = _captioner(backend, (4, 4, 4), **generation)
+            found.append(token_ids(captioner, clips, slots=2))
     finally:
         dispatcher.dispatch = original
+    monkeypatch.undo()
+    # Also proves that what Ascend will run computes the same, step by step through mindnlp.
+    assert found[0] == token_ids(_captioner(backend, (4, 4, 4)), clips)
     assert len(dispatched) > 40
-    # Ours, for the CPU alone: on Ascend torch's attention is mindnlp's own, checked by its name.
-    dispatched = dispatched - {"captioner_attention"} | {"flash_attention_score"}
+    # On Ascend torch's attention is mindnlp's own, checked by its name.
+    dispatched = dispatched | {"flash_attention_score"}
     for name in dispatched & set(dir(npu)):
         source = inspect.getsource(getattr(npu, name))
         # pyboost is what mindnlp runs by default; legacy kernels stand in where there is no other.

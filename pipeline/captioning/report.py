@@ -1,0 +1,82 @@
+"""The report of a run, in figures; knows no model and no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from .delivery import Delivered
+from .options import JobOptions
+from .planning import RankPlan
+from .work import WorkTally
+
+
+def make_report(
+    options: JobOptions, plan: RankPlan, delivered: Delivered, tallies: Sequence[WorkTally], seconds: float
+) -> dict[str, Any]:
+    """What `<meta>_caption_report.json` holds; times are in seconds, added up over the workers.
+
+    decode_seconds are those of the decoders, beside the device; decode_wait_seconds those that the
+    device waited for clips.
+    """
+    assert plan.lead is not None
+    now = sum(tally.captioned for tally in tallies)
+    tokens = sum(tally.tokens for tally in tallies)
+    device = sum(tally.device_seconds for tally in tallies)
+    wait = sum(tally.decode_wait_seconds for tally in tallies)
+    return {
+        "rows": len(plan.lead.table.paths),
+        "captioned": len(delivered.captions),
+        "failed": len(delivered.failures),
+        "kept": len(plan.lead.plan.kept),
+        "truncated": sum(result.truncated for result in delivered.captions.values()),
+        "failures_by_stage": delivered.failures_by_stage(),
+        "most_repeated_caption": delivered.most_repeated_caption(),
+        "captioned_in_this_run": now,
+        "failed_in_this_run": sum(tally.failed for tally in tallies),
+        "seconds": round(seconds, 3),
+        "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
+        "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
+        "tokens": tokens,
+        "workers": len(tallies),
+        "backends": sorted({tally.backend for tally in tallies if tally.backend}),
+        "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
+        "clips_at_once": max(tally.slots for tally in tallies),
+        "device_seconds": round(device, 3),
+        "decode_wait_seconds": round(wait, 3),
+        "decode_wait_share": round(wait / (device + wait), 4) if wait else 0.0,
+        "decode_seconds": round(sum(tally.decode_seconds for tally in tallies), 3),
+        "stages": _stages(tallies),
+        "peak_memory_mib_per_worker": round(max(tally.peak_memory_mib for tally in tallies)),
+        "peak_device_memory_mib": round(max(tally.peak_device_memory_mib for tally in tallies)),
+        "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
+        "fingerprint": dict(plan.fingerprint),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _stages(tallies: Sequence[WorkTally]) -> dict[str, float]:
+    """The stages on the device: seconds, tokens and steps of all workers."""
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally.stages)
+    return {name: round(value, 3) for name, value in total.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

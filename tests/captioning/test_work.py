@@ -1,0 +1,152 @@
+"""One rank's work with captioners that break while clips are in flight: nothing is lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.base import Caption, Captioner, ClipFeed, PreparedClip
+from pipeline.captioning.errors import RunError
+from pipeline.captioning.meta.journal import Journal, journal_path
+from pipeline.captioning.options import JobOptions
+from pipeline.captioning.planning import RankPlan
+from pipeline.captioning.work import RankWorker
+from tests.fakes import CPU, FakeSource, render_clip
+
+
+@dataclass
+class SlotSource(FakeSource):
+    """A captioner of slots as the engine has them: each step one clip leaves and the next comes in.
+
+    on_step: called with the clips in flight before each step; may raise.
+    """
+
+    on_step: Callable[[list[PreparedClip]], None] = lambda clips: None
+    slots: list[int] = field(default_factory=list)
+
+    def load(self, backend: Backend) -> Captioner:
+        return _SlotCaptioner(self)
+
+
+class _SlotCaptioner(Captioner):
+    def __init__(self, source: SlotSource) -> None:
+        self._source = source
+
+    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
+        self._source.slots.append(slots)
+        flying: list[PreparedClip] = []
+        while True:
+            while len(flying) < slots and (more := clips.take(slots - len(flying), wait=True)):
+                flying += more
+            if not flying:
+                return
+            self._source.on_step(flying)
+            clip = flying.pop(len(flying) // 2)
+            self._source.rows_captioned.append(clip.row)
+            yield clip.row, Caption(f"clip {clip.row}", 3, False)
+
+    def most_slots(self) -> int:
+        return 4
+
+    def stages(self) -> dict[str, float]:
+        return {"vision_seconds": 0.5, "decode_seconds": 1.0}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("clips")
+    return [str(render_clip(folder / f"{i}.mp4", i, frames=3)) for i in range(9)]
+
+
+def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) -> tuple[RankWorker, RankPlan, Path]:
+    options = JobOptions(
+        meta_path=folder / "meta.csv", output=folder / "out.csv", batch_size=bs, pad_length=4096,
+        skip_if_existing=False, restart=False, limit=None, decode_timeout=30, max_failure_rate=0.5,
+        framework=None, device=None, dtype=None,
+    )  # fmt: skip
+    (folder / "journal").mkdir()
+    book = Journal(folder / "journal", 0, {})
+    worker = RankWorker(options, source, lambda: CPU, book, lambda done, failed: None, lambda: None)
+    rows = list(enumerate(clips))
+    plan = RankPlan({}, rows, [], False, [0], len(rows), False, None)
+    return worker, plan, journal_path(folder / "journal", 0)
+
+
+def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """Captions and failures by row; every row once."""
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    finished = [record for record in records if "row" in record]
+    assert set(Counter(record["row"] for record in finished).values()) <= {1}
+    captions = {record["row"]: record["caption"] for record in finished if "caption" in record}
+    return captions, {record["row"]: str(record) for record in finished if "caption" not in record}
+
+
+def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str]) -> None:
+    def on_step(flying: list[PreparedClip]) -> None:
+        if len(flying) > 2 and len(source.rows_captioned) >= 2:  # not at once: some captions are out by then
+            raise RuntimeError("NPU out of memory. Tried to allocate 2 GiB")
+
+    source = SlotSource(on_step=on_step)
+    worker, plan, journal = _worker(tmp_path, source, clips, 8)
+    tally = worker.run(plan)
+    captions, failures = _results(journal)
+    assert captions == {row: f"clip {row}" for row in range(9)} and not failures
+    assert source.slots[:3] == [8, 4, 2] and tally.slots == 2
+    assert (tally.captioned, tally.tokens, tally.stages["decode_seconds"]) == (9, 27, 1.0)
+
+
+def test_a_clip_that_fits_no_memory_fails_alone(tmp_path: Path, clips: list[str]) -> None:
+    def on_step(flying: list[PreparedClip]) -> None:
+        if any(clip.row == 3 for clip in flying):
+            raise RuntimeError("CUDA out of memory")
+
+    source = SlotSource(on_step=on_step)
+    worker, plan, journal = _worker(tmp_path, source, clips, 4)
+    worker.run(plan)
+    captions, failures = _results(journal)
+    assert list(failures) == [3] and len(captions) == 8
+
+
+def test_an_error_is_pinned_down_on_its_clip(tmp_path: Path, clips: list[str]) -> None:
+    def on_step(flying: list[PreparedClip]) -> None:
+        if any(clip.row in (2, 6) for clip in flying):
+            raise ValueError("kernel broke")
+
+    source = SlotSource(on_step=on_step)
+    worker, plan, journal = _worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
+    tally = worker.run(plan)
+    captions, failures = _results(journal)
+    assert sorted(failures) == [2, 4, 6] and "ValueError: kernel broke" in failures[2]
+    assert len(captions) == 6 and tally.slots == 5
+
+
+def test_a_captioner_that_takes_no_clip_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
+    class Broken(SlotSource):
+        def load(self, backend: Backend) -> Captioner:
+            captioner = super().load(backend)
+            captioner.caption = lambda clips, slots: iter(map(int, ["no number"]))  # type: ignore[assignment]
+            return captioner
+
+    worker, plan, _ = _worker(tmp_path, Broken(), clips, 2)
+    with pytest.raises(RunError, match="broke before it took a clip: ValueError"):
+        worker.run(plan)
+
+
+def test_what_the_journal_raises_is_no_error_of_the_captioner(tmp_path: Path, clips: list[str]) -> None:
+    worker, plan, _ = _worker(tmp_path, SlotSource(), clips, 2)
+    worker.journal.start = lambda rows: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore
+    with pytest.raises(OSError, match="No space left"):
+        worker.run(plan)
+
+
+def test_auto_takes_as_many_slots_as_the_captioner_says(tmp_path: Path, clips: list[str]) -> None:
+    source = SlotSource()
+    worker, plan, journal = _worker(tmp_path, source, clips, None)
+    assert worker.run(replace(plan)).slots == 4
+    assert source.slots == [4] and len(_results(journal)[0]) == 9
