@@ -16,7 +16,7 @@ from .meta import journal
 from .options import JobOptions
 from .planning import RankPlan, plan_run
 from .progress import ProgressLog, duration
-from .report import make_report
+from .report import make_report, timeline
 from .work import MassFailure, RankWorker, WorkTally
 from .workers.launch import Launch
 from .workers.world import World, join_world, solo_world
@@ -149,4 +149,5 @@ def _conclude(
         len(delivered.failures),
         options.output,
     )
+    logger.info("device time: %s", timeline(report))
     return EXIT_DONE

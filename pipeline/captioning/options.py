@@ -228,7 +228,12 @@ positive_int = whole_number(1)
 
 def batch_size(text: str) -> int | str:
     """An argparse type: a whole number from 1, or `auto`."""
-    return AUTO if text == AUTO else positive_int(text)
+    if text == AUTO:
+        return AUTO
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor is it {AUTO}") from None
 
 
 def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:

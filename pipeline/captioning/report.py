@@ -6,12 +6,13 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .delivery import Delivered
 from .options import JobOptions
 from .planning import RankPlan
+from .progress import duration
 from .work import WorkTally
 
 
@@ -57,6 +58,15 @@ def make_report(
         "fingerprint": dict(plan.fingerprint),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def timeline(report: Mapping[str, Any]) -> str:
+    """Where the device's time went, in words."""
+    suffix = "_seconds"
+    stages = {name: value for name, value in report["stages"].items() if name.endswith(suffix)}
+    parts = [f"{name.removesuffix(suffix)} {duration(value)}" for name, value in stages.items()]
+    wait, share = report["decode_wait_seconds"], report["decode_wait_share"]
+    return ", ".join([*parts, f"waiting for clips {duration(wait)} ({share:.1%})"])
 
 
 def _stages(tallies: Sequence[WorkTally]) -> dict[str, float]:

@@ -68,6 +68,7 @@ WRONG_USES = [
     (["meta.csv", *CHECKPOINT, "--max_new_tokens", "5000"], "--pad_length 4096"),
     (["meta.csv", *CHECKPOINT, "--max_new_tokens", "3000"], "the model was made for 4096"),
     (["meta.csv", *CHECKPOINT, "--bs", "-2"], "--bs: -2 is less than 1"),
+    (["meta.csv", *CHECKPOINT, "--bs", "many"], "--bs: 'many' is not a whole number, nor is it auto"),
     (["meta.csv", *CHECKPOINT, "--seed", "-1"], "--seed: -1 is less than 0"),
     (["meta.csv", *CHECKPOINT, "--num_frames", "0"], "--num_frames: 0 is less than 1"),
     (["meta.csv", *CHECKPOINT, "--temperature", "-1"], "--temperature: -1 is out of bounds"),

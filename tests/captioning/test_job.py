@@ -85,6 +85,8 @@ def test_failed_rows_are_reported_beside_the_others(tmp_path: Path, clips: list[
     report = json.loads((tmp_path / "out_report.json").read_text())
     assert (report["captioned"], report["failed"], report["failures_by_stage"]) == (2, 2, {"path": 2})
     assert report["tokens"] == 14 and report["workers"] == 2
+    assert report["stages"] == {"vision_seconds": 0.5} and report["clips_at_once"] == 2
+    assert report["decode_wait_seconds"] > 0 and 0 < report["decode_wait_share"] < 1
 
 
 def test_nothing_is_written_when_nothing_could_be_captioned(tmp_path: Path, clips: list[str]) -> None:

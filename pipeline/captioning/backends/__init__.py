@@ -86,6 +86,12 @@ class Backend:
         """Decoding steps between two looks at what has ended: an accelerator waits while the host looks."""
         return 4 if self.is_accelerator else 1
 
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompts are prefilled together up to so many tokens: a CPU's caches bear no more, and an
+        accelerator is busy with so many."""
+        return 8192 if self.is_accelerator else 2048
+
     def synchronize(self) -> None:
         """Wait until an accelerator has computed all that it was given."""
         import torch

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from transformers import PretrainedConfig
 
 from ..backends import Backend
-from .engine import PREFILL_TOKENS, cache_columns
+from .engine import cache_columns
 from .kv_cache import bytes_per_slot
 from .options import GenerationOptions
 
 logger = logging.getLogger(__name__)
 
 ACCELERATOR_SLOTS = 256
-CPU_SLOTS = 16
-"""More bring nothing: a step's time then grows with the slots."""
+CPU_SLOTS = 32
+"""More bring little: a step's time then grows with the slots."""
 _USABLE = 0.92
 """Of the memory that is left; the rest goes to fragmentation."""
 
@@ -40,7 +40,8 @@ def most_slots(
     memory = backend.available_memory()
     itemsize = backend.dtype.itemsize
     per_slot = slot_memory(config, length, options, itemsize)
-    fitting = int(memory * _USABLE - prefill_memory(config, length, itemsize)) // (per_slot * options.num_beams)
+    prefill = prefill_memory(config, max(backend.prefill_tokens, length), itemsize)
+    fitting = int(memory * _USABLE - prefill) // (per_slot * options.num_beams)
     slots = max(1, min(fitting, ACCELERATOR_SLOTS if backend.is_accelerator else CPU_SLOTS))
     gib = 2**30
     logger.info("--bs auto: %d clips at once; each takes %.2f of %.1f GiB", slots, per_slot / gib, memory / gib)
@@ -63,7 +64,6 @@ def slot_memory(config: PretrainedConfig, length: int, options: GenerationOption
     return bytes_per_slot(config, cache_columns(length, options), itemsize) + choosing
 
 
-def prefill_memory(config: PretrainedConfig, length: int, itemsize: int) -> int:
+def prefill_memory(config: PretrainedConfig, tokens: int, itemsize: int) -> int:
     """Bytes of the intermediate values of one prefill: the widest are the MLP's, three at once."""
-    tokens = max(PREFILL_TOKENS, length)
     return tokens * (3 * config.intermediate_size + 8 * config.hidden_size) * itemsize

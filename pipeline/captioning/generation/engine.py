@@ -21,8 +21,6 @@ from .kv_cache import PrefixRecorder, SlotCache
 from .options import GenerationOptions
 from .sampling import choose, uniforms
 
-PREFILL_TOKENS = 8192
-"""Prompts are prefilled together up to so many tokens; more would only need more memory."""
 _COLUMN_MULTIPLE = 16  # of the cache's length, which matrix units like
 _HIDDEN = -1e30
 
@@ -80,13 +78,13 @@ class EngineSettings:
 
     slots: captions generated at once.
     check_every: decoding steps between two looks at what has ended.
-    prefill_tokens: see PREFILL_TOKENS.
+    prefill_tokens: prompts are prefilled together up to so many tokens, one at least.
     refill: fill a slot as soon as it is free; otherwise when all are.
     """
 
     slots: int
     check_every: int = 1
-    prefill_tokens: int = PREFILL_TOKENS
+    prefill_tokens: int = 2048
     refill: bool = True
 
 
@@ -97,7 +95,7 @@ class _Slot:
     row: int
     start: int
     ids: list[int] = field(default_factory=list)
-    uniforms: np.ndarray | None = None
+    uniforms: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 class GenerationEngine:
@@ -196,8 +194,9 @@ class GenerationEngine:
         if self._options.samples:
             for slot in filled:
                 slot.uniforms = uniforms(slot.row, self._options)
-            uniform = self._upload(np.array([slot.uniforms[0] for slot in filled]))  # type: ignore[index]
+            uniform = self._upload(np.array([slot.uniforms[0] for slot in filled]))
         first = choose(logits, uniform, self._options).cpu().numpy()
+        _check(filled, logits)
         self.tally.prefill_seconds += time.monotonic() - begin
         self.tally.prefill_tokens += (self._length - self._prefix_length) * len(slots)
         for index, slot, token in zip(slots, filled, first.tolist(), strict=True):
@@ -221,6 +220,7 @@ class GenerationEngine:
             tokens = choose(logits, uniform, self._options)
             generated.append(tokens)
         rows = torch.stack(generated).cpu().numpy().tolist()
+        _check(self._slots, logits)  # once not a number, always not a number
         self.tally.decode_seconds += time.monotonic() - begin
         self.tally.steps += steps
         self.tally.slot_steps += steps * len(self._slots)
@@ -246,7 +246,7 @@ class GenerationEngine:
         fed = np.array([len(slot.ids) - 1 + ahead if slot else 0 for slot in self._slots])
         uniform = None
         if self._options.samples:
-            drawn = [slot.uniforms[n + 1] if slot else 0.0 for slot, n in zip(self._slots, fed, strict=True)]  # type: ignore[index]
+            drawn = [slot.uniforms[n + 1] if slot else 0.0 for slot, n in zip(self._slots, fed, strict=True)]
             uniform = self._upload(np.array(drawn, np.float32))
         return column, self._upload((self._length + fed)[:, None]), self._upload(mask), uniform
 
@@ -287,6 +287,16 @@ class GenerationEngine:
 
     def _upload(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self._backend.device)
+
+
+def _check(slots: Sequence[_Slot | None], logits: torch.Tensor) -> None:
+    """Raises ArithmeticError if a caption's logits are not numbers: what they choose would be garbage."""
+    wrong = torch.isnan(logits).any(-1).cpu().numpy()
+    rows = [slot.row for slot, is_wrong in zip(slots, wrong, strict=True) if slot and is_wrong]
+    if rows:
+        raise ArithmeticError(
+            f"the model's output for rows {rows} is not a number; a --dtype of wider range may hold what overflows"
+        )
 
 
 def cache_columns(length: int, options: GenerationOptions) -> int:

@@ -71,9 +71,14 @@ class _PrefillView:
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, _: object = None) -> tuple[torch.Tensor, ...]:
         start = self._prefix[layer][0].shape[2] if self._prefix else 0
+        end = start + key.shape[2]
+        heads, columns, width = self._layers[layer][0].shape[1:]
+        # What an earlier clip left behind the prompt is masked, but were it not finite, 0 x nan would be nan.
+        zeros = torch.zeros((1, heads, columns - end, width), dtype=key.dtype, device=key.device)
         for tensor, values in zip(self._layers[layer], (key, value), strict=True):
             for i, slot in enumerate(self._slots):
                 kernels.write(tensor, slot, start, values[i : i + 1])
+                kernels.write(tensor, slot, end, zeros)
         if not self._prefix:
             return key, value
         return tuple(

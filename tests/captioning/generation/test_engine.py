@@ -241,3 +241,23 @@ def test_the_operators_of_this_backend_are_the_default_ones(backend: Backend) ->
         module.write(cache, 0, 4, column)
         expected[1:2, :, 1:4], expected[:, :, 4:] = block.numpy(), column.numpy()
         np.testing.assert_array_equal(module.select(cache, [2, 1]).numpy(), expected[[2, 1]])
+
+
+def test_output_that_is_not_a_number_is_an_error(model: Any, backend: Backend) -> None:
+    """And what it leaves in a slot does not reach the next clip there."""
+    import torch
+
+    from pipeline.captioning.generation.kv_cache import SlotCache
+
+    embeddings = _embeddings(3, 3, 0)
+    embeddings[1] = np.nan
+    with pytest.raises(ArithmeticError, match=r"rows \[1\] is not a number"):
+        list(_run(model, backend, embeddings, GenerationOptions(max_new_tokens=6), [], slots=1))
+    cache = SlotCache(model.config, 2, 16, [], "cpu", torch.float32)
+    values = torch.from_numpy(np.full((2, 2, 1, 8), np.nan, np.float32))
+    for layer in range(2):
+        cache.decode(15).update(values, values, layer)
+        clean = torch.from_numpy(np.ones((1, 2, 9, 8), np.float32))
+        cache.prefill([1]).update(clean, clean, layer)
+        for tensor in cache._layers[layer]:
+            assert np.isnan(tensor.numpy()[0]).any() and np.isfinite(tensor.numpy()[1]).all()

@@ -190,7 +190,7 @@ class PllavaCaptioner(Captioner):
             prompt.stop_ids,
             self._model.embed(prompt.before) if self.share_prefix else None,
             self._source.prompt_length,
-            EngineSettings(slots, self._backend.check_every, refill=self._refill),
+            EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens, self._refill),
             self._tally,
         )
 

@@ -1,0 +1,178 @@
+"""How fast captioning is: ours beside the public way, clip by clip, on the same weights and clips.
+
+    python -m scripts.benchmark --preset 63m --pooling_shape 4-12-12 --clips 16 --bs 16
+    python -m scripts.benchmark --preset 7b --device cuda --bs 64,32,16 --clips 256 --loop_clips 4 --json 7b.json
+
+Each side runs in a process of its own, in turns, `--repeats` times; the best of each counts, for other
+programs only ever slow one down. The clips are rendered for the purpose. Ratios of one run are to be
+trusted, figures of two runs on a busy machine are not to be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.captioning.captioners.pllava.processing import FrameProcessor
+from pipeline.captioning.clips.loader import ClipLoader
+from scripts.benchmark_sides import make_parser
+from scripts.clip_world import draw_clip, write_clips
+
+Result = dict[str, Any]
+
+
+def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int) -> Result:
+    command = [sys.executable, "-m", "scripts.benchmark_sides", side, str(folder), str(clips), str(slots), *flags]
+    print(f"  {side}, {clips} clips" + (f", {slots} at once" if side == "engine" else "") + " …", file=sys.stderr)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(f"benchmark: {side} ended with exit code {run.returncode}; its error is above")
+    result: Result = json.loads(run.stdout.strip().splitlines()[-1])
+    result["clips_per_second"] = result["clips"] / result["seconds"]
+    return result
+
+
+def _decoding_rate(folder: Path, clips: int, num_frames: int) -> float:
+    """Clips a second of decoding alone; the first clip, with the start of the process, apart."""
+    rows = [(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
+    with ClipLoader(rows, num_frames, FrameProcessor(), 60.0, prefetch=len(rows)) as loader:
+        loader.next_clip()
+        begin = time.monotonic()
+        while loader.next_clip() is not None:
+            pass
+    return clips / (time.monotonic() - begin)
+
+
+def _best(results: list[Result]) -> Result:
+    return max(results, key=lambda result: result["clips_per_second"])
+
+
+def measure(flags: argparse.Namespace, side_flags: list[str]) -> Result:
+    """Both sides at every batch size; returns everything measured."""
+    slots = [int(part) for part in flags.bs.split(",")]
+    loop_clips = flags.loop_clips or min(flags.clips, 4)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_clips(folder, (draw_clip(7, number) for number in range(flags.clips + 1)))
+        decoding = _decoding_rate(folder, flags.clips, flags.num_frames)
+        loops: list[Result] = []
+        engines: dict[int, list[Result]] = {count: [] for count in slots}
+        for _ in range(flags.repeats):
+            if not flags.no_loop:
+                loops.append(_run_side("loop", side_flags, folder, loop_clips, 1))
+            for count in slots:
+                engines[count].append(_run_side("engine", side_flags, folder, flags.clips, count))
+    result: Result = {
+        "flags": {name: value for name, value in vars(flags).items() if value is not None},
+        "decoding_clips_per_second": decoding,
+        "engine": {str(count): _summary(_best(runs), decoding) for count, runs in engines.items()},
+    }
+    if loops:
+        loop = _best(loops)
+        result["loop"] = {key: value for key, value in loop.items() if key != "captions"}
+        for count in slots:
+            engine = _best(engines[count])
+            summary = result["engine"][str(count)]
+            summary["times_the_loop"] = engine["clips_per_second"] / loop["clips_per_second"]
+            summary["times_the_loop_at_the_limit"] = 1 / (summary["limit"]["total"] * loop["clips_per_second"])
+            summary["same_captions"] = sum(
+                ours == theirs for ours, theirs in zip(engine["captions"], loop["captions"], strict=False)
+            )
+    return result
+
+
+def _summary(engine: Result, decoding: float) -> Result:
+    kept = {key: value for key, value in engine.items() if key != "captions"}
+    return kept | {
+        "prefill_tokens_per_second": engine["prefill_tokens"] / engine["prefill_seconds"],
+        "decode_tokens_per_second": engine["decode_tokens"] / max(engine["decode_seconds"], 1e-9),
+        "slots_in_use": engine["decode_tokens"] / max(engine["slot_steps"], 1),
+        "decode_wait_share": engine["decode_wait"] / engine["seconds"],
+        "decoding_times_device": decoding / engine["clips_per_second"],
+        "share_of_limit": engine["limit"]["total"] * engine["clips_per_second"],
+    }
+
+
+def table(result: Result) -> str:
+    """What was measured, as a Markdown table."""
+    first = next(iter(result["engine"].values()))
+    loop = result.get("loop")
+    lines = [
+        f"{result['flags']['preset']}, {first['backend']}: {first['prompt_tokens']} prompt tokens, "
+        f"{first['tokens'] / first['clips']:.0f} new tokens a clip; matrix product "
+        f"{first['rates']['matmul_flops'] / 1e9:.0f} GFLOP/s, copy {first['rates']['copy_bytes'] / 1e9:.1f} GB/s",
+        "",
+        "| | clips/s | times the loop | at the limit | share of limit | prefill tokens/s | decode tokens/s "
+        "| slots in use | device waits | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    if loop:
+        wait = loop["decode_wait"] / loop["seconds"]
+        memory = loop["peak_memory"] / 2**30
+        lines.append(f"| clip by clip | {loop['clips_per_second']:.3f} | 1 | | | | | | {wait:.1%} | {memory:.2f} GiB |")
+    for count, engine in result["engine"].items():
+        times, most = engine.get("times_the_loop"), engine.get("times_the_loop_at_the_limit")
+        lines.append(
+            f"| ours, `--bs {count}` | {engine['clips_per_second']:.3f} | {f'{times:.2f}' if times else ''} "
+            f"| {f'{most:.1f}' if most else ''} | {engine['share_of_limit']:.0%} "
+            f"| {engine['prefill_tokens_per_second']:.0f} | {engine['decode_tokens_per_second']:.0f} "
+            f"| {engine['slots_in_use']:.0%} | {engine['decode_wait_share']:.1%} "
+            f"| {engine['peak_memory'] / 2**30:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def plot(result: Result, path: Path) -> None:
+    """Clips a second against the batch size, with the limit and the loop."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    slots = [int(count) for count in result["engine"]]
+    engines = list(result["engine"].values())
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    axes.plot(slots, [engine["clips_per_second"] for engine in engines], "o-", label="measured")
+    axes.plot(slots, [1 / engine["limit"]["total"] for engine in engines], "--", color="gray", label="limit")
+    if "loop" in result:
+        axes.axhline(result["loop"]["clips_per_second"], color="tab:red", label="clip by clip")
+    axes.set(xlabel="clips at once (--bs)", ylabel="clips/s", ylim=(0, None), title=result["flags"]["preset"])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(slots, [str(count) for count in slots])
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, parents=[make_parser()], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=16, help="clips that ours captions")
+    parser.add_argument("--loop_clips", type=int, help="clips captioned one by one; by default 4 at most")
+    parser.add_argument("--bs", default="8", help="batch sizes, as in 4,8,16")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--no_loop", action="store_true", help="ours alone")
+    parser.add_argument("--json", type=Path, help="write everything measured")
+    parser.add_argument("--plot", type=Path, help="draw clips/s against the batch size; needs matplotlib")
+    flags = parser.parse_args()
+    own = {"clips", "loop_clips", "bs", "repeats", "no_loop", "json", "plot"}
+    side_flags = []
+    for name, value in vars(flags).items():
+        if name not in own and value not in (None, False):
+            side_flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    result = measure(flags, side_flags)
+    print(table(result))
+    if flags.json:
+        flags.json.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+    if flags.plot:
+        plot(result, flags.plot)
+
+
+if __name__ == "__main__":
+    main()
