@@ -25,6 +25,7 @@ from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.captioners.pllava.tokenizer import Prompt
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
+from pipeline.captioning.clips.decoder import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.feed import LoaderFeed
 from pipeline.captioning.generation.options import GenerationOptions
@@ -118,7 +119,7 @@ def _captioner(source: Any, backend: backends.Backend, flags: argparse.Namespace
 def _engine_side(
     captioner: PllavaCaptioner, source: Any, rows: list[tuple[int, str]], slots: int
 ) -> tuple[dict[int, list[int]], dict[str, float]]:
-    with ClipLoader(rows, source.num_frames, source.frame_transform, 60.0, prefetch=2 * slots) as loader:
+    with ClipLoader(rows, source.num_frames, source.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
         warm = _prepared(loader, 1)
         list(captioner.token_ids(ListFeed(warm), 1))
         before = dict(captioner.stages())
@@ -140,10 +141,11 @@ def _loop_side(
     for part in (model.vision_tower.config, model.language_model.config):
         part._attn_implementation = "sdpa"
     found: dict[int, list[int]] = {}
+    limits = DecoderLimits(60.0)
     figures = {"seconds": 0.0, "decode_wait": 0.0, "first_token_seconds": 0.0}
     for count, (row, path) in enumerate(rows):
         begin = time.monotonic()
-        with ClipLoader([(row, path)], source.num_frames, source.frame_transform, 60.0, prefetch=1) as loader:
+        with ClipLoader([(row, path)], source.num_frames, source.frame_transform, limits, prefetch=1) as loader:
             clip = _prepared(loader, 1)
             decoded = loader.decode_seconds if count else 0.0
         ready = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class RankPlan:
     suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on one
         rank, so that a death then is the work of the one row in flight.
     has_suspects: whether any rank has some.
+    host_workers: ranks on this host, this one included.
     journal_ranks: ranks that keep their journals in the same folder as this one, this one included.
     total_rows: rows to caption on all ranks together.
     is_done: nothing to caption or to write on any rank, as rank 0 sees it.
@@ -41,6 +43,7 @@ class RankPlan:
     rows: Sequence[tuple[int, str]]
     suspects: Sequence[tuple[int, str]]
     has_suspects: bool
+    host_workers: int
     journal_ranks: Sequence[int]
     total_rows: int
     is_done: bool
@@ -70,8 +73,10 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
     # Before anything waits: a table that can't be read must not cost the others a timeout.
     table = MetaTable.read(options.meta_path) if world.leads else None
     folder = journal.journal_folder(options.output)
-    folder_ids = world.gather_json(journal.folder_id(folder))
-    journal_ranks = [rank for rank, other in enumerate(folder_ids) if other == folder_ids[world.rank]]
+    places = world.gather_json([journal.folder_id(folder), socket.gethostname()])
+    own_id, own_host = places[world.rank]
+    journal_ranks = [rank for rank, (folder_id, _) in enumerate(places) if folder_id == own_id]
+    host_workers = sum(host == own_host for _, host in places)
     report = _gather_reports(world, folder, options.restart, is_reporter=world.rank == min(journal_ranks))
     if table is None:
         records: Iterator[bytes] = iter(())
@@ -82,7 +87,7 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
         lead = LeadPlan(table, _plan_rows(table, options, report))
         is_done = lead.plan.is_done and _is_written(table, options.output)
         records = _plan_records(lead, fingerprint, is_done, world.world_size)
-    return _receive(world, records, journal_ranks, lead)
+    return _receive(world, records, journal_ranks, host_workers, lead)
 
 
 def _job_fingerprint(table: MetaTable, options: JobOptions, device: str) -> dict[str, str]:
@@ -155,7 +160,9 @@ def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: boo
                 yield _pack({"rank": rank, key: [(row, paths[row]) for row in chunk]})
 
 
-def _receive(world: World, records: Iterator[bytes], journal_ranks: Sequence[int], lead: LeadPlan | None) -> RankPlan:
+def _receive(
+    world: World, records: Iterator[bytes], journal_ranks: Sequence[int], host_workers: int, lead: LeadPlan | None
+) -> RankPlan:
     rows: list[tuple[int, str]] = []
     suspects: list[tuple[int, str]] = []
     head: dict = {}
@@ -171,6 +178,7 @@ def _receive(world: World, records: Iterator[bytes], journal_ranks: Sequence[int
         rows=rows,
         suspects=suspects,
         has_suspects=head["has_suspects"],
+        host_workers=host_workers,
         journal_ranks=journal_ranks,
         total_rows=head["total_rows"],
         is_done=head["is_done"],

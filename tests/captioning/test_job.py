@@ -39,6 +39,7 @@ def _meta(folder: Path, paths: Sequence[str], texts: Sequence[str] | None = None
         restart=False,
         limit=None,
         decode_timeout=30,
+        decode_workers=1,
         max_failure_rate=0.5,
         framework=None,
         device=None,

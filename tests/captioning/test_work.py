@@ -67,14 +67,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) -> tuple[RankWorker, RankPlan, Path]:
     options = JobOptions(
         meta_path=folder / "meta.csv", output=folder / "out.csv", batch_size=bs, pad_length=4096,
-        skip_if_existing=False, restart=False, limit=None, decode_timeout=30, max_failure_rate=0.5,
+        skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=1, max_failure_rate=0.5,
         framework=None, device=None, dtype=None,
     )  # fmt: skip
     (folder / "journal").mkdir()
     book = Journal(folder / "journal", 0, {})
     worker = RankWorker(options, source, lambda: CPU, book, lambda done, failed: None, lambda: None)
     rows = list(enumerate(clips))
-    plan = RankPlan({}, rows, [], False, [0], len(rows), False, None)
+    plan = RankPlan({}, rows, [], False, 1, [0], len(rows), False, None)
     return worker, plan, journal_path(folder / "journal", 0)
 
 
