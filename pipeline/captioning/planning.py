@@ -29,6 +29,7 @@ class RankPlan:
 
     fingerprint: what the captions of this run depend on.
     rows: (row, path) pairs to caption in batches.
+    retries: (row, path) pairs to caption after those, in smaller batches.
     suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on one
         rank, so that a death then is the work of the one row in flight.
     has_suspects: whether any rank has some.
@@ -41,6 +42,7 @@ class RankPlan:
 
     fingerprint: journal.Fingerprint
     rows: Sequence[tuple[int, str]]
+    retries: Sequence[tuple[int, str]]
     suspects: Sequence[tuple[int, str]]
     has_suspects: bool
     host_workers: int
@@ -114,7 +116,7 @@ def _is_written(table: MetaTable, output: Path) -> bool:
 
 def _plan_rows(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> Plan:
     kept = _existing_captions(table, options.output) if options.skip_if_existing else {}
-    return make_plan(len(table.paths), kept, report.finished, report.deaths, options.limit)
+    return make_plan(len(table.paths), kept, report.finished, report.deaths, report.retried, options.limit)
 
 
 def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
@@ -140,13 +142,21 @@ def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool
         report.fingerprints += [f for f in record["fingerprints"] if f not in report.fingerprints]
         report.finished.update(record["finished"])
         report.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
+        report.retried.update(record["retried"])
     return report
 
 
 def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
-    yield _pack({"fingerprints": report.fingerprints, "finished": [], "deaths": report.deaths})
+    yield _pack(
+        {
+            "fingerprints": report.fingerprints,
+            "finished": [],
+            "deaths": report.deaths,
+            "retried": sorted(report.retried),
+        }
+    )
     for rows in _chunks(sorted(report.finished)):
-        yield _pack({"fingerprints": [], "finished": rows, "deaths": {}})
+        yield _pack({"fingerprints": [], "finished": rows, "deaths": {}, "retried": []})
 
 
 def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: bool, world_size: int) -> Iterator[bytes]:
@@ -155,7 +165,11 @@ def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: boo
     yield _pack({"fingerprint": fingerprint, **head})
     for rank in range(world_size):
         suspects = plan.suspects if rank == 0 else ()
-        for key, rows in (("rows", rows_of_rank(plan.pending, rank, world_size)), ("suspects", suspects)):
+        for key, rows in (
+            ("rows", rows_of_rank(plan.pending, rank, world_size)),
+            ("retries", rows_of_rank(plan.retries, rank, world_size)),
+            ("suspects", suspects),
+        ):
             for chunk in _chunks(rows):
                 yield _pack({"rank": rank, key: [(row, paths[row]) for row in chunk]})
 
@@ -163,20 +177,18 @@ def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: boo
 def _receive(
     world: World, records: Iterator[bytes], journal_ranks: Sequence[int], host_workers: int, lead: LeadPlan | None
 ) -> RankPlan:
-    rows: list[tuple[int, str]] = []
-    suspects: list[tuple[int, str]] = []
+    pairs: dict[str, list[tuple[int, str]]] = {"rows": [], "retries": [], "suspects": []}
     head: dict = {}
     for data in world.share(records):
         record = json.loads(data)
         if "fingerprint" in record:
             head = record
         elif record["rank"] == world.rank:
-            rows += [(row, path) for row, path in record.get("rows", ())]
-            suspects += [(row, path) for row, path in record.get("suspects", ())]
+            for key, found in pairs.items():
+                found += [(row, path) for row, path in record.get(key, ())]
     return RankPlan(
         fingerprint=head["fingerprint"],
-        rows=rows,
-        suspects=suspects,
+        **pairs,
         has_suspects=head["has_suspects"],
         host_workers=host_workers,
         journal_ranks=journal_ranks,

@@ -16,6 +16,7 @@ from .clips.decoder import DecoderLimits
 from .clips.loader import ClipLoader, LoadedClip
 from .errors import RunError
 from .feed import LoaderFeed
+from .interruption import interruption
 from .meta.journal import Journal
 from .meta.results import RowResult, caption_result
 from .options import JobOptions
@@ -28,6 +29,8 @@ FAILURE_WINDOW = 1000
 AUTO_PREFETCH = 64
 """Clips decoded ahead with `--bs auto`, which is settled only when the model is loaded."""
 MOST_DECODE_WORKERS = 8
+RETRY_SHARE = 8
+"""Clips that were in flight at a death with many others come again in batches so many times smaller."""
 DEVICE_FAILURES = 8
 """So many clips in a row that each failed alone in the captioner are the device's fault, not theirs."""
 
@@ -106,13 +109,16 @@ class RankWorker:
             self.tally.load_seconds = time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.tally.load_seconds)
             self.tally.slots = self.options.batch_size or captioner.most_slots()
-            self._caption(self._feed(loader, len(plan.rows)), captioner, backend)
-        self._count(loader)
+            self._caption_all(loader, plan.rows, captioner, backend, self.tally.slots)
+        if plan.retries:
+            with self._loader(plan.retries, plan.host_workers) as loader:
+                most = max(1, self.tally.slots // RETRY_SHARE)
+                self._caption_all(loader, plan.retries, captioner, backend, most, retry=True)
         if plan.has_suspects:
+            self.journal.sync()
             self.wait_for_all()
             with self._loader(plan.suspects, plan.host_workers) as loader:
-                self._caption(self._feed(loader, len(plan.suspects)), captioner, backend, most=1)
-            self._count(loader)
+                self._caption_all(loader, plan.suspects, captioner, backend, most=1)
         self.tally.stages = dict(captioner.stages())
         self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -129,29 +135,39 @@ class RankWorker:
             workers=options.decode_workers or default_decode_workers(host_workers),
         )
 
-    def _count(self, loader: ClipLoader) -> None:
-        self.tally.decode_wait_seconds += loader.wait_seconds
-        self.tally.decode_seconds += loader.decode_seconds
+    def _caption_all(
+        self,
+        loader: ClipLoader,
+        rows: Sequence[tuple[int, str]],
+        captioner: Captioner,
+        backend: Backend,
+        most: int,
+        retry: bool = False,
+    ) -> None:
+        """Caption the clips of `loader`, at most `most` at once; `retry` if they were in flight at a death."""
 
-    def _feed(self, loader: ClipLoader, count: int) -> LoaderFeed:
         def start(clips: Sequence[LoadedClip]) -> None:
             self._paths.update({clip.row: clip.path for clip in clips})
-            self.journal.start(clip.row for clip in clips)
+            self.journal.start((clip.row for clip in clips), retry)
 
         def fail(clip: LoadedClip) -> None:
             self._paths[clip.row] = clip.path
             self._finish(RowResult.failed(clip.row, clip.stage, clip.messages))
 
-        return LoaderFeed(loader, count, start, fail)
+        feed = LoaderFeed(loader, len(rows), start, fail, lambda: interruption.requested)
+        with interruption.postponed():
+            self._caption(feed, captioner, backend, most)
+        self.tally.decode_wait_seconds += loader.wait_seconds
+        self.tally.decode_seconds += loader.decode_seconds
 
-    def _caption(self, feed: LoaderFeed, captioner: Captioner, backend: Backend, most: int | None = None) -> None:
+    def _caption(self, feed: LoaderFeed, captioner: Captioner, backend: Backend, most: int) -> None:
         """Caption all clips of `feed` whatever happens, `most` or as many as there are slots at once.
 
         Out of memory halves the slots, for good. Any other error is pinned down on its clip: the clips in
         hand are captioned again, half as many at once, until it has cost no more than its own.
         """
         while not feed.exhausted:
-            slots = min(self.tally.slots, most or self.tally.slots, feed.remaining)
+            slots = min(self.tally.slots, most, feed.remaining)
             problem = self._caption_until_error(feed, captioner, backend, slots)
             if problem is None:
                 return

@@ -70,16 +70,17 @@ class ClipLoader:
         for thread in self._threads:
             thread.start()
 
-    def next_clip(self, wait: bool = True) -> LoadedClip | None:
-        """The next clip; None if it is not there yet, or, when told to wait, after the last one."""
+    def next_clip(self, wait: float | None = None) -> LoadedClip | None:
+        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever)."""
         if self._ended:
             return None
         begin = time.monotonic()
         try:
-            clip = self._clips.get(block=wait)
+            clip = self._clips.get(block=wait != 0, timeout=wait or None)
         except queue.Empty:
             return None
-        self.wait_seconds += time.monotonic() - begin
+        finally:
+            self.wait_seconds += time.monotonic() - begin
         if isinstance(clip, BaseException):
             raise clip
         self._ended = clip is None
