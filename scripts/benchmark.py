@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
+from pipeline.captioning.clips.decoder import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from scripts.benchmark_sides import make_parser
 from scripts.clip_world import draw_clip, write_clips
@@ -41,7 +42,7 @@ def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int)
 def _decoding_rate(folder: Path, clips: int, num_frames: int) -> float:
     """Clips a second of decoding alone; the first clip, with the start of the process, apart."""
     rows = [(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
-    with ClipLoader(rows, num_frames, FrameProcessor(), 60.0, prefetch=len(rows)) as loader:
+    with ClipLoader(rows, num_frames, FrameProcessor(), DecoderLimits(60.0), prefetch=len(rows)) as loader:
         loader.next_clip()
         begin = time.monotonic()
         while loader.next_clip() is not None:

@@ -26,6 +26,7 @@ from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.captioners.pllava.tokenizer import Prompt
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
 from pipeline.captioning.clips.decode import decode
+from pipeline.captioning.clips.decoder import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.feed import LoaderFeed
 from pipeline.captioning.generation.options import GenerationOptions
@@ -119,7 +120,7 @@ def _captioner(source: Any, backend: backends.Backend, flags: argparse.Namespace
 def _engine_side(
     captioner: PllavaCaptioner, source: Any, rows: list[tuple[int, str]], slots: int
 ) -> tuple[dict[int, list[int]], dict[str, float]]:
-    with ClipLoader(rows, source.num_frames, source.frame_transform, 60.0, prefetch=2 * slots) as loader:
+    with ClipLoader(rows, source.num_frames, source.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
         warm = _prepared(loader, 1)
         list(captioner.token_ids(ListFeed(warm), 1))
         before = dict(captioner.stages())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from . import backends, job, options
 from .captioners.base import CaptionerSource
 from .errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
+from .interruption import interruption
 from .meta.table import MetaTable
 from .workers import launch_checks
 from .workers.launch import Launch
@@ -61,18 +61,13 @@ def _run(
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE
-    signal.signal(signal.SIGTERM, _leave)
+    interruption.install()
     if launch.speaks:
         for line in source.describe():
             logger.info("%s", line)
         for warning in warnings:
             logger.warning("%s", warning)
     return job.run(job_options, source, choice, launch)
-
-
-def _leave(*_: object) -> None:
-    """SIGTERM, as schedulers send it, leaves like Ctrl-C: in good order."""
-    raise KeyboardInterrupt
 
 
 def _set_up_logging(launch: Launch) -> None:

@@ -65,7 +65,7 @@ def gather_results(world: World, plan: RankPlan, folder: Path, pad_length: int) 
 
 def _complete(lead: LeadPlan, captions: dict[int, RowResult], failures: dict[int, Failure]) -> Delivered:
     plan = lead.plan
-    wanted = {*plan.pending, *plan.suspects, *plan.poisonous, *plan.finished}
+    wanted = {*plan.pending, *plan.retries, *plan.suspects, *plan.poisonous, *plan.finished}
     missing = sorted(wanted - captions.keys() - failures.keys())
     if missing:
         raise RunError(f"{len(missing)} rows came without a result (first: row {missing[0]}); was a journal removed?")

@@ -8,12 +8,16 @@ from collections.abc import Callable, Sequence
 from .captioners.base import PreparedClip
 from .clips.loader import ClipLoader, LoadedClip
 
+_WAIT_SECONDS = 0.2
+"""Between two looks at whether to stop."""
+
 
 class LoaderFeed:
     """Feeds `count` clips of `loader`, then ends; see `captioners.base.ClipFeed`.
 
     on_start: called with clips before they are handed out the first time.
     on_failure: called with a clip that could not be loaded.
+    is_stopping: says when to feed no more; what has not been handed out stays where it is.
     error: what one of them, or the loader, has raised, to be told from errors of the captioner.
     """
 
@@ -23,7 +27,9 @@ class LoaderFeed:
         count: int,
         on_start: Callable[[Sequence[LoadedClip]], None],
         on_failure: Callable[[LoadedClip], None],
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_stopping = is_stopping
         self._loader, self._left = loader, count
         self._on_start, self._on_failure = on_start, on_failure
         self._waiting: deque[PreparedClip] = deque()
@@ -37,7 +43,7 @@ class LoaderFeed:
     @property
     def remaining(self) -> int:
         """Clips still to be handed out."""
-        return len(self._waiting) + self._left
+        return 0 if self._is_stopping() else len(self._waiting) + self._left
 
     @property
     def wait_seconds(self) -> float:
@@ -46,7 +52,7 @@ class LoaderFeed:
 
     def take(self, limit: int, wait: bool) -> Sequence[PreparedClip]:
         try:
-            clips = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+            clips = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting), self.remaining))]
             clips += self._load(limit - len(clips), wait and not clips)
         except BaseException as error:
             self.error = error
@@ -58,9 +64,12 @@ class LoaderFeed:
         """Clips that could be loaded."""
         loaded: list[LoadedClip] = []
         clips: list[PreparedClip] = []
-        while len(clips) < limit and self._left:
-            clip = self._loader.next_clip(wait and not clips)
+        while len(clips) < limit and self._left and not self._is_stopping():
+            must_wait = wait and not clips
+            clip = self._loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
             if clip is None:
+                if must_wait:
+                    continue
                 break
             self._left -= 1
             if clip.frames is None:
@@ -88,6 +97,6 @@ class LoaderFeed:
 
     def apart(self, clips: Sequence[PreparedClip]) -> LoaderFeed:
         """A feed of these clips, taken back, alone."""
-        feed = LoaderFeed(self._loader, 0, self._on_start, self._on_failure)
+        feed = LoaderFeed(self._loader, 0, self._on_start, self._on_failure, self._is_stopping)
         feed.give_again(clips)
         return feed

@@ -82,7 +82,7 @@ def _run(
 def _caption(
     options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World, plan: RankPlan
 ) -> WorkTally:
-    if not (plan.rows or plan.suspects):
+    if not (plan.rows or plan.retries or plan.suspects):
         world.report(0, 0)
         if plan.has_suspects:
             world.meet()
@@ -102,6 +102,7 @@ def _announce(options: JobOptions, plan: RankPlan) -> None:
     for count, what in (
         (len(rows.kept), "have a caption already (--skip_if_existing)"),
         (len(rows.finished), "are finished in the journals of an interrupted run"),
+        (len(rows.retries), "were in flight when workers died and come later, in small batches"),
         (len(rows.suspects), "were in flight when a worker died and come last, one by one"),
         (len(rows.poisonous), "were in flight at two deaths of a worker and are given up"),
         (len(rows.excluded), "are beyond --limit"),

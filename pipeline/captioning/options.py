@@ -34,6 +34,7 @@ class JobOptions:
     pad_length: longest record that is gathered, in int32 words of 4 bytes.
     limit: caption so many rows at most; None for all.
     decode_timeout: deadline for decoding one clip, in seconds.
+    decode_workers: decoding processes of each worker; None to go by the cores.
     max_failure_rate: share of a worker's last 1,000 rows that may fail.
     framework, device, dtype: None to choose by launcher and hardware.
     """
@@ -46,6 +47,7 @@ class JobOptions:
     restart: bool
     limit: int | None
     decode_timeout: float
+    decode_workers: int | None
     max_failure_rate: float
     framework: str | None
     device: str | None
@@ -147,6 +149,9 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         "--decode_timeout", type=number(minimum=0, above=True), default=60.0, help="seconds for decoding one clip"
     )
     run.add_argument(
+        "--decode_workers", type=positive_int, help="decoding processes of each worker; by default from the cores"
+    )
+    run.add_argument(
         "--max_failure_rate",
         type=number(minimum=0, maximum=1),
         default=0.5,
@@ -182,6 +187,7 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         restart=flags.restart,
         limit=flags.limit,
         decode_timeout=flags.decode_timeout,
+        decode_workers=flags.decode_workers,
         max_failure_rate=flags.max_failure_rate,
         framework=flags.framework,
         device=flags.device,

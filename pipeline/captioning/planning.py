@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ class RankPlan:
 
     fingerprint: what the captions of this run depend on.
     rows: (row, path) pairs to caption in batches.
+    retries: (row, path) pairs to caption after those, in smaller batches.
     suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on one
         rank, so that a death then is the work of the one row in flight.
     has_suspects: whether any rank has some.
+    host_workers: ranks on this host, this one included.
     journal_ranks: ranks that keep their journals in the same folder as this one, this one included.
     total_rows: rows to caption on all ranks together.
     is_done: nothing to caption or to write on any rank, as rank 0 sees it.
@@ -39,8 +42,10 @@ class RankPlan:
 
     fingerprint: journal.Fingerprint
     rows: Sequence[tuple[int, str]]
+    retries: Sequence[tuple[int, str]]
     suspects: Sequence[tuple[int, str]]
     has_suspects: bool
+    host_workers: int
     journal_ranks: Sequence[int]
     total_rows: int
     is_done: bool
@@ -70,8 +75,10 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
     # Before anything waits: a table that can't be read must not cost the others a timeout.
     table = MetaTable.read(options.meta_path) if world.leads else None
     folder = journal.journal_folder(options.output)
-    folder_ids = world.gather_json(journal.folder_id(folder))
-    journal_ranks = [rank for rank, other in enumerate(folder_ids) if other == folder_ids[world.rank]]
+    places = world.gather_json([journal.folder_id(folder), socket.gethostname()])
+    own_id, own_host = places[world.rank]
+    journal_ranks = [rank for rank, (folder_id, _) in enumerate(places) if folder_id == own_id]
+    host_workers = sum(host == own_host for _, host in places)
     report = _gather_reports(world, folder, options.restart, is_reporter=world.rank == min(journal_ranks))
     if table is None:
         records: Iterator[bytes] = iter(())
@@ -82,7 +89,7 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
         lead = LeadPlan(table, _plan_rows(table, options, report))
         is_done = lead.plan.is_done and _is_written(table, options.output)
         records = _plan_records(lead, fingerprint, is_done, world.world_size)
-    return _receive(world, records, journal_ranks, lead)
+    return _receive(world, records, journal_ranks, host_workers, lead)
 
 
 def _job_fingerprint(table: MetaTable, options: JobOptions, device: str) -> dict[str, str]:
@@ -109,7 +116,7 @@ def _is_written(table: MetaTable, output: Path) -> bool:
 
 def _plan_rows(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> Plan:
     kept = _existing_captions(table, options.output) if options.skip_if_existing else {}
-    return make_plan(len(table.paths), kept, report.finished, report.deaths, options.limit)
+    return make_plan(len(table.paths), kept, report.finished, report.deaths, report.retried, options.limit)
 
 
 def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
@@ -135,13 +142,21 @@ def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool
         report.fingerprints += [f for f in record["fingerprints"] if f not in report.fingerprints]
         report.finished.update(record["finished"])
         report.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
+        report.retried.update(record["retried"])
     return report
 
 
 def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
-    yield _pack({"fingerprints": report.fingerprints, "finished": [], "deaths": report.deaths})
+    yield _pack(
+        {
+            "fingerprints": report.fingerprints,
+            "finished": [],
+            "deaths": report.deaths,
+            "retried": sorted(report.retried),
+        }
+    )
     for rows in _chunks(sorted(report.finished)):
-        yield _pack({"fingerprints": [], "finished": rows, "deaths": {}})
+        yield _pack({"fingerprints": [], "finished": rows, "deaths": {}, "retried": []})
 
 
 def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: bool, world_size: int) -> Iterator[bytes]:
@@ -150,27 +165,32 @@ def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: boo
     yield _pack({"fingerprint": fingerprint, **head})
     for rank in range(world_size):
         suspects = plan.suspects if rank == 0 else ()
-        for key, rows in (("rows", rows_of_rank(plan.pending, rank, world_size)), ("suspects", suspects)):
+        for key, rows in (
+            ("rows", rows_of_rank(plan.pending, rank, world_size)),
+            ("retries", rows_of_rank(plan.retries, rank, world_size)),
+            ("suspects", suspects),
+        ):
             for chunk in _chunks(rows):
                 yield _pack({"rank": rank, key: [(row, paths[row]) for row in chunk]})
 
 
-def _receive(world: World, records: Iterator[bytes], journal_ranks: Sequence[int], lead: LeadPlan | None) -> RankPlan:
-    rows: list[tuple[int, str]] = []
-    suspects: list[tuple[int, str]] = []
+def _receive(
+    world: World, records: Iterator[bytes], journal_ranks: Sequence[int], host_workers: int, lead: LeadPlan | None
+) -> RankPlan:
+    pairs: dict[str, list[tuple[int, str]]] = {"rows": [], "retries": [], "suspects": []}
     head: dict = {}
     for data in world.share(records):
         record = json.loads(data)
         if "fingerprint" in record:
             head = record
         elif record["rank"] == world.rank:
-            rows += [(row, path) for row, path in record.get("rows", ())]
-            suspects += [(row, path) for row, path in record.get("suspects", ())]
+            for key, found in pairs.items():
+                found += [(row, path) for row, path in record.get(key, ())]
     return RankPlan(
         fingerprint=head["fingerprint"],
-        rows=rows,
-        suspects=suspects,
+        **pairs,
         has_suspects=head["has_suspects"],
+        host_workers=host_workers,
         journal_ranks=journal_ranks,
         total_rows=head["total_rows"],
         is_done=head["is_done"],

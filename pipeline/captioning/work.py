@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import time
 from collections import deque
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 
 from .backends import Backend
 from .captioners.base import Captioner, CaptionerSource
+from .clips.decoder import DecoderLimits
 from .clips.loader import ClipLoader, LoadedClip
 from .errors import RunError
 from .feed import LoaderFeed
+from .interruption import interruption
 from .meta.journal import Journal
 from .meta.results import RowResult, caption_result
 from .options import JobOptions
@@ -25,6 +28,9 @@ FAILURE_WINDOW = 1000
 """Rows over which `--max_failure_rate` is taken."""
 AUTO_PREFETCH = 64
 """Clips decoded ahead with `--bs auto`, which is settled only when the model is loaded."""
+MOST_DECODE_WORKERS = 8
+RETRY_SHARE = 8
+"""Clips that were in flight at a death with many others come again in batches so many times smaller."""
 DEVICE_FAILURES = 8
 """So many clips in a row that each failed alone in the captioner are the device's fault, not theirs."""
 
@@ -55,6 +61,12 @@ class WorkTally:
     peak_memory_mib: float = 0.0
     peak_device_memory_mib: float = 0.0
     backend: str = ""
+
+
+def default_decode_workers(host_workers: int) -> int:
+    """Decoding processes of a worker that shares its host's cores with others: two at least, so that one
+    clip that takes long does not hold up the rest, and no more than a device can use."""
+    return max(2, min(MOST_DECODE_WORKERS, len(os.sched_getaffinity(0)) // host_workers - 1))
 
 
 class MassFailure(RunError):
@@ -90,52 +102,72 @@ class RankWorker:
                 DEVICE_FAILURES clips in a row failed in the captioner.
         """
         begin = time.monotonic()
-        rows = [*plan.rows, *plan.suspects]
-        batch_size = self.options.batch_size
-        loader = ClipLoader(
-            rows,
-            self.source.num_frames,
-            self.source.frame_transform,
-            self.options.decode_timeout,
-            prefetch=AUTO_PREFETCH if batch_size is None else 2 * batch_size,
-        )
-        with loader:  # decodes while the model is being loaded
+        with self._loader(plan.rows, plan.host_workers) as loader:  # decodes while the model is being loaded
             backend = self.activate()
             self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
             captioner = self.source.load(backend)
             self.tally.load_seconds = time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.tally.load_seconds)
-            self.tally.slots = batch_size or captioner.most_slots()
-            self._caption(self._feed(loader, len(plan.rows)), captioner, backend)
-            if plan.has_suspects:
-                self.wait_for_all()
-            self._caption(self._feed(loader, len(plan.suspects)), captioner, backend, most=1)
-            self.tally.decode_wait_seconds = loader.wait_seconds
-            self.tally.decode_seconds = loader.decode_seconds
-            self.tally.stages = dict(captioner.stages())
+            self.tally.slots = self.options.batch_size or captioner.most_slots()
+            self._caption_all(loader, plan.rows, captioner, backend, self.tally.slots)
+        if plan.retries:
+            with self._loader(plan.retries, plan.host_workers) as loader:
+                most = max(1, self.tally.slots // RETRY_SHARE)
+                self._caption_all(loader, plan.retries, captioner, backend, most, retry=True)
+        if plan.has_suspects:
+            self.journal.sync()
+            self.wait_for_all()
+            with self._loader(plan.suspects, plan.host_workers) as loader:
+                self._caption_all(loader, plan.suspects, captioner, backend, most=1)
+        self.tally.stages = dict(captioner.stages())
         self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return self.tally
 
-    def _feed(self, loader: ClipLoader, count: int) -> LoaderFeed:
+    def _loader(self, rows: Sequence[tuple[int, str]], host_workers: int) -> ClipLoader:
+        options = self.options
+        return ClipLoader(
+            rows,
+            self.source.num_frames,
+            self.source.frame_transform,
+            DecoderLimits(options.decode_timeout),
+            prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
+            workers=options.decode_workers or default_decode_workers(host_workers),
+        )
+
+    def _caption_all(
+        self,
+        loader: ClipLoader,
+        rows: Sequence[tuple[int, str]],
+        captioner: Captioner,
+        backend: Backend,
+        most: int,
+        retry: bool = False,
+    ) -> None:
+        """Caption the clips of `loader`, at most `most` at once; `retry` if they were in flight at a death."""
+
         def start(clips: Sequence[LoadedClip]) -> None:
             self._paths.update({clip.row: clip.path for clip in clips})
-            self.journal.start(clip.row for clip in clips)
+            self.journal.start((clip.row for clip in clips), retry)
 
         def fail(clip: LoadedClip) -> None:
             self._paths[clip.row] = clip.path
             self._finish(RowResult.failed(clip.row, clip.stage, clip.messages))
 
-        return LoaderFeed(loader, count, start, fail)
+        feed = LoaderFeed(loader, len(rows), start, fail, lambda: interruption.requested)
+        with interruption.postponed():
+            self._caption(feed, captioner, backend, most)
+        self.tally.decode_wait_seconds += loader.wait_seconds
+        self.tally.decode_seconds += loader.decode_seconds
 
-    def _caption(self, feed: LoaderFeed, captioner: Captioner, backend: Backend, most: int | None = None) -> None:
+    def _caption(self, feed: LoaderFeed, captioner: Captioner, backend: Backend, most: int) -> None:
         """Caption all clips of `feed` whatever happens, `most` or as many as there are slots at once.
 
         Out of memory halves the slots, for good. Any other error is pinned down on its clip: the clips in
         hand are captioned again, half as many at once, until it has cost no more than its own.
         """
         while not feed.exhausted:
-            slots = min(self.tally.slots, most or self.tally.slots, feed.remaining)
+            slots = min(self.tally.slots, most, feed.remaining)
             problem = self._caption_until_error(feed, captioner, backend, slots)
             if problem is None:
                 return

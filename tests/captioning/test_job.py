@@ -13,6 +13,7 @@ import pytest
 from pipeline.captioning import job, work
 from pipeline.captioning.captioners.base import PreparedClip
 from pipeline.captioning.errors import RunError, UsageError
+from pipeline.captioning.meta import plan
 from pipeline.captioning.meta.journal import Journal, journal_folder
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.options import JobOptions
@@ -39,6 +40,7 @@ def _meta(folder: Path, paths: Sequence[str], texts: Sequence[str] | None = None
         restart=False,
         limit=None,
         decode_timeout=30,
+        decode_workers=1,
         max_failure_rate=0.5,
         framework=None,
         device=None,
@@ -266,6 +268,26 @@ def test_innocent_rows_in_flight_are_not_given_up(tmp_path: Path, clips: list[st
     assert _run(options, source, 3) == [0, 0, 0]
     # All on one rank, alone, and after everything else.
     assert batches[-3:] == [[0], [3], [5]]
+    assert all(row["text"] for row in _rows(options.output))
+
+
+def test_many_rows_in_flight_come_again_in_small_batches(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MOST_SUSPECTS", 3)
+    options = replace(_meta(tmp_path, clips), batch_size=16)
+    folder = journal_folder(options.output)
+    _run(options, _interrupt_after(0, FakeSource()))
+    Journal(folder, 0, _fingerprint(folder)).start([0, 1, 2, 3])
+    book = Journal(folder, 1, _fingerprint(folder))
+    book.start([6])
+    book._file.close()  # it dies, and once more while its row is retried
+    Journal(folder, 1, _fingerprint(folder)).start([6], retry=True)
+    batches: list[list[int]] = []
+    source = FakeSource()
+    source.on_batch = lambda batch: batches.append([clip.row for clip in batch])
+    assert _run(options, source) == [0]
+    assert batches == [[4, 5], [0, 1], [2, 3], [6]]
     assert all(row["text"] for row in _rows(options.output))
 
 

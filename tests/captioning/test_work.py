@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import pytest
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner, ClipFeed, PreparedClip
 from pipeline.captioning.errors import RunError
+from pipeline.captioning.interruption import interruption
 from pipeline.captioning.meta.journal import Journal, journal_path
 from pipeline.captioning.options import JobOptions
 from pipeline.captioning.planning import RankPlan
@@ -67,14 +69,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) -> tuple[RankWorker, RankPlan, Path]:
     options = JobOptions(
         meta_path=folder / "meta.csv", output=folder / "out.csv", batch_size=bs, pad_length=4096,
-        skip_if_existing=False, restart=False, limit=None, decode_timeout=30, max_failure_rate=0.5,
+        skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=1, max_failure_rate=0.5,
         framework=None, device=None, dtype=None,
     )  # fmt: skip
     (folder / "journal").mkdir()
     book = Journal(folder / "journal", 0, {})
     worker = RankWorker(options, source, lambda: CPU, book, lambda done, failed: None, lambda: None)
     rows = list(enumerate(clips))
-    plan = RankPlan({}, rows, [], False, [0], len(rows), False, None)
+    plan = RankPlan({}, rows, [], [], False, 1, [0], len(rows), False, None)
     return worker, plan, journal_path(folder / "journal", 0)
 
 
@@ -140,9 +142,42 @@ def test_a_captioner_that_takes_no_clip_ends_the_run(tmp_path: Path, clips: list
 
 def test_what_the_journal_raises_is_no_error_of_the_captioner(tmp_path: Path, clips: list[str]) -> None:
     worker, plan, _ = _worker(tmp_path, SlotSource(), clips, 2)
-    worker.journal.start = lambda rows: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore
+    worker.journal.start = lambda rows, retry: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore
     with pytest.raises(OSError, match="No space left"):
         worker.run(plan)
+
+
+def test_a_signal_lets_captions_in_flight_end(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption, "requested", False)
+
+    def on_step(flying: list[PreparedClip]) -> None:
+        if len(source.rows_captioned) == 1 and not interruption.requested:
+            interruption._on_signal(signal.SIGTERM, None)
+
+    source = SlotSource(on_step=on_step)
+    worker, plan, journal = _worker(tmp_path, source, clips, 3)
+    with pytest.raises(KeyboardInterrupt):
+        worker.run(plan)
+    assert len(_results(journal)[0]) == 1 + 3
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "requested", False)
+
+    def on_step(flying: list[PreparedClip]) -> None:
+        if len(source.rows_captioned) == 1:
+            interruption._on_signal(signal.SIGINT, None)
+            interruption._on_signal(signal.SIGINT, None)
+
+    source = SlotSource(on_step=on_step)
+    worker, plan, journal = _worker(tmp_path, source, clips, 3)
+    with pytest.raises(KeyboardInterrupt):
+        worker.run(plan)
+    assert len(_results(journal)[0]) == 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_auto_takes_as_many_slots_as_the_captioner_says(tmp_path: Path, clips: list[str]) -> None:

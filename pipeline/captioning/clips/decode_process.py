@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import DecodeError, check_path, decode
+from .frame_memory import FrameMemory, FramesInMemory
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,9 +31,9 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodeReply:
-    """Either prepared frames and their index, or the stage that failed and every message."""
+    """Either prepared frames, in the FrameMemory, and their index, or the stage that failed and every message."""
 
-    frames: np.ndarray | None = None
+    frames: FramesInMemory | None = None
     frame_index: tuple[int, ...] = ()
     stage: str = ""
     messages: tuple[str, ...] = ()
@@ -40,23 +41,26 @@ class DecodeReply:
 
 def serve(
     connection: Connection,
+    memory: FrameMemory,
     num_frames: int,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> None:
-    """Answer requests until the other end closes."""
+    """Answer requests until the other end closes; first say that all is imported."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
     _mute_native_output()
+    connection.send(None)
     while True:
         try:
             request = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(_answer(request, num_frames, frame_transform))
+        connection.send(_answer(request, memory, num_frames, frame_transform))
 
 
 def _answer(
     request: DecodeRequest,
+    memory: FrameMemory,
     num_frames: int,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> DecodeReply:
@@ -69,7 +73,7 @@ def _answer(
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
     try:
-        return DecodeReply(frames=frame_transform(sampled.images), frame_index=sampled.index)
+        return DecodeReply(frames=memory.put(frame_transform(sampled.images)), frame_index=sampled.index)
     except Exception as error:  # whatever a transform may raise costs this clip alone
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))
 

@@ -1,31 +1,17 @@
-"""Loads clips ahead of the device: one decoding process that can be killed, a deadline for each clip.
-
-Decoders are tried one after the other, so that one that hangs or crashes leaves the next its turn; what
-goes wrong costs that clip alone.
-"""
+"""Loads clips ahead of the device, with a few decoding processes; see `decoder` for what goes wrong there."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 
 import numpy as np
 from PIL import Image
 
-from .decode import available_decoders
-from .decode_process import DecodeReply, DecodeRequest, serve
-
-logger = logging.getLogger(__name__)
-
-_START_SECONDS = 60.0
-"""Grace for a new process to import its decoders, on top of the first clip's deadline."""
+from .decoder import Decoder, DecoderLimits
 
 
 @dataclass(frozen=True)
@@ -45,13 +31,16 @@ class LoadedClip:
 
 
 class ClipLoader:
-    """Gives the clips of `rows` in order, once; a context manager that ends its process.
+    """Gives the clips of `rows`, each once, as they are ready; a context manager that ends its processes.
+
+    With one worker clips come in order; with more, one that takes long does not hold up the others.
 
     rows: (row, path) pairs.
     num_frames: frames to sample of each clip.
-    frame_transform: runs in the decoding process; picklable.
-    timeout: deadline for one clip, in seconds.
+    frame_transform: runs in the decoding processes; picklable.
+    limits: of each process.
     prefetch: clips decoded ahead of the consumer.
+    workers: decoding processes.
     """
 
     def __init__(
@@ -59,33 +48,39 @@ class ClipLoader:
         rows: Sequence[tuple[int, str]],
         num_frames: int,
         frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
-        timeout: float,
+        limits: DecoderLimits,
         prefetch: int,
+        workers: int = 1,
     ) -> None:
         self.wait_seconds = 0.0
         """How long the consumer has waited for clips so far."""
         self.decode_seconds = 0.0
-        """How long clips have been decoded so far, beside the consumer."""
+        """How long clips have been decoded so far, beside the consumer, added up over the processes."""
         self._ended = False
-        self._rows = rows
-        self._decoder = _DecoderHandle(num_frames, frame_transform, timeout)
+        self._rows = iter(rows)
+        self._lock = threading.Lock()  # of the rows and the figures
         self._clips: queue.Queue[LoadedClip | BaseException | None] = queue.Queue(maxsize=max(1, prefetch))
         self._stopping = threading.Event()
-        # Linux ends the child with the thread that started it (see decode_process), so one thread
-        # owns the process for its whole life.
-        self._thread = threading.Thread(target=self._load, name="clip-loader", daemon=True)
-        self._thread.start()
+        self._decoders = [Decoder(num_frames, frame_transform, limits) for _ in range(max(1, min(workers, len(rows))))]
+        self._running = len(self._decoders)
+        self._threads = [
+            threading.Thread(target=self._load, args=(decoder,), name=f"clip-loader-{number}", daemon=True)
+            for number, decoder in enumerate(self._decoders)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def next_clip(self, wait: bool = True) -> LoadedClip | None:
-        """The next clip; None if it is not there yet, or, when told to wait, after the last one."""
+    def next_clip(self, wait: float | None = None) -> LoadedClip | None:
+        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever)."""
         if self._ended:
             return None
         begin = time.monotonic()
         try:
-            clip = self._clips.get(block=wait)
+            clip = self._clips.get(block=wait != 0, timeout=wait or None)
         except queue.Empty:
             return None
-        self.wait_seconds += time.monotonic() - begin
+        finally:
+            self.wait_seconds += time.monotonic() - begin
         if isinstance(clip, BaseException):
             raise clip
         self._ended = clip is None
@@ -100,23 +95,30 @@ class ClipLoader:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._decoder.kill()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
-    def _load(self) -> None:
+    def _load(self, decoder: Decoder) -> None:
         try:
-            for row, path in self._rows:
-                if self._stopping.is_set():
-                    return
+            while not self._stopping.is_set():
+                with self._lock:
+                    row, path = next(self._rows, (None, ""))
+                if row is None:
+                    break
                 begin = time.monotonic()
-                reply = self._decoder.decode(path, self._stopping)
-                self.decode_seconds += time.monotonic() - begin
-                self._put(LoadedClip(row, path, reply.frames, reply.frame_index, reply.stage, reply.messages))
-            self._put(None)
+                frames, reply = decoder.decode(path, self._stopping)
+                with self._lock:
+                    self.decode_seconds += time.monotonic() - begin
+                self._put(LoadedClip(row, path, frames, reply.frame_index, reply.stage, reply.messages))
         except BaseException as error:  # a defect of ours; the consumer must not wait for ever
             self._put(error)
         finally:
-            self._decoder.kill()
+            decoder.kill()
+            with self._lock:
+                self._running -= 1
+                is_last = self._running == 0
+            if is_last:
+                self._put(None)
 
     def _put(self, clip: LoadedClip | BaseException | None) -> None:
         while not self._stopping.is_set():
@@ -124,79 +126,3 @@ class ClipLoader:
                 return self._clips.put(clip, timeout=0.5)
             except queue.Full:
                 continue
-
-
-class _DecoderHandle:
-    """The decoding process as seen from the worker; started at need, restarted after every kill."""
-
-    def __init__(
-        self,
-        num_frames: int,
-        frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
-        timeout: float,
-    ) -> None:
-        self._arguments = (num_frames, frame_transform)
-        self._timeout = timeout
-        self._process: BaseProcess | None = None
-        self._connection: Connection | None = None
-
-    def decode(self, path: str, stopping: threading.Event) -> DecodeReply:
-        """Ask the process for one decoder after the other, each with the whole deadline."""
-        messages: list[str] = []
-        for decoder in available_decoders(path):
-            if stopping.is_set():
-                break
-            reply, problem = self._ask(DecodeRequest(path, decoder), stopping)
-            if reply is None:
-                logger.warning("%s: %s: %s", path, decoder, problem)
-                messages.append(f"{decoder}: {problem}")
-            elif reply.stage == "decode":
-                messages += reply.messages
-            else:
-                return reply
-        return DecodeReply(stage="decode", messages=tuple(messages))
-
-    def _ask(self, request: DecodeRequest, stopping: threading.Event) -> tuple[DecodeReply | None, str]:
-        deadline = time.monotonic() + self._timeout
-        if self._process is None:
-            self._start()
-            deadline += _START_SECONDS
-        assert self._connection is not None and self._process is not None
-        try:
-            self._connection.send(request)
-            while not self._connection.poll(0.2):
-                if stopping.is_set():
-                    return None, "stopped"
-                if time.monotonic() > deadline:
-                    self.kill()
-                    return None, f"no answer within {self._timeout:g} s (--decode_timeout); its process was killed"
-            return self._connection.recv(), ""
-        except (EOFError, OSError):
-            self._process.join(timeout=5)
-            code = self._process.exitcode
-            self.kill()
-            return None, f"its process died ({_exit_text(code)})"
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, child_end = context.Pipe()
-        self._process = context.Process(
-            target=serve, args=(child_end, *self._arguments), name="clip-decoder", daemon=True
-        )
-        self._process.start()
-        child_end.close()
-
-    def kill(self) -> None:
-        process, connection = self._process, self._connection
-        self._process = self._connection = None
-        if process is not None:
-            process.kill()
-            process.join(timeout=5)
-        if connection is not None:
-            connection.close()
-
-
-def _exit_text(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code}"
-    return f"exit code {code}"

@@ -4,7 +4,7 @@ Each rank appends to `rank-NNNNN.jsonl` in a folder beside the output. A line is
 
     {"fingerprint": {...}}            the first line: what the captions depend on
     {"session": "..."}                a run begins to append
-    {"start": [rows]}                 these rows are in flight now
+    {"start": [rows]}                 these rows are in flight now; with "retry": once more
     {"row": ..., ...}                 a finished row (`RowResult`)
     {"released": true}                the rows in flight were given up in good order
     {"forget_failures": true}         the failures so far do not count: their cause was not the clips
@@ -36,6 +36,8 @@ from .results import RowResult
 
 Fingerprint = Mapping[str, str]
 _ID_FILE = "id"
+SYNC_SECONDS = 2.0
+"""Between two waits for the disk, which on network file systems take long."""
 
 
 def journal_folder(output: Path) -> Path:
@@ -49,12 +51,14 @@ class JournalReport:
 
     fingerprints: the distinct fingerprints found.
     finished: rows with a result that counts.
-    deaths: for rows without one, how often a worker died with the row in flight.
+    deaths: for rows without one, how often a worker died with the row in flight, retries apart.
+    retried: rows without one that were in flight at a death while they were being retried in a batch.
     """
 
     fingerprints: list[Fingerprint] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
     deaths: Counter[int] = field(default_factory=Counter)
+    retried: set[int] = field(default_factory=set)
 
 
 def journal_path(folder: Path, rank: int) -> Path:
@@ -73,6 +77,7 @@ def read_report(folder: Path) -> JournalReport:
         _report_journal(path, report)
     for row in report.finished:
         report.deaths.pop(row, None)
+    report.retried -= report.finished
     return report
 
 
@@ -89,6 +94,7 @@ def read_results(path: Path) -> Iterator[RowResult]:
 
 def _report_journal(path: Path, report: JournalReport) -> None:
     in_flight: set[int] = set()
+    in_retry: set[int] = set()
     failed: set[int] = set()
     for record in _records(path):
         if "fingerprint" in record:
@@ -96,17 +102,20 @@ def _report_journal(path: Path, report: JournalReport) -> None:
                 report.fingerprints.append(record["fingerprint"])
         elif "session" in record:
             report.deaths.update(in_flight)
-            in_flight = set()
+            report.retried |= in_retry
+            in_flight, in_retry = set(), set()
         elif "start" in record:
-            in_flight.update(record["start"])
+            (in_retry if record.get("retry") else in_flight).update(record["start"])
         elif "row" in record:
             in_flight.discard(record["row"])
+            in_retry.discard(record["row"])
             (report.finished if "caption" in record else failed).add(record["row"])
         elif "released" in record:
-            in_flight = set()
+            in_flight, in_retry = set(), set()
         elif "forget_failures" in record:
             failed = set()
     report.deaths.update(in_flight)
+    report.retried |= in_retry
     report.finished |= failed
 
 
@@ -136,33 +145,38 @@ class Journal:
             self._append({"fingerprint": dict(fingerprint)})
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._append({"session": f"{started} {socket.gethostname()} {os.getpid()}"})
-        self._sync()
+        self.sync()
 
-    def start(self, rows: Iterable[int]) -> None:
-        """Note that `rows` are in flight. Survives the death of this process, not of the host."""
-        self._append({"start": list(rows)})
+    def start(self, rows: Iterable[int], retry: bool = False) -> None:
+        """Note that `rows` are in flight, once more if `retry`. Survives the death of this process, not of the host."""
+        self._append({"start": list(rows), **({"retry": True} if retry else {})})
         self._file.flush()
 
     def finish(self, results: Sequence[RowResult]) -> None:
-        """Append results; they are on disk when this returns."""
+        """Append results. They survive the death of this process at once, that of the host after
+        SYNC_SECONDS or the next `sync`."""
         if not results:
             return
         self._file.writelines(result.to_json() + "\n" for result in results)
-        self._sync()
+        self._file.flush()
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
 
     def _append(self, record: dict) -> None:
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Bring everything to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._append({"released": True})
-        self._sync()
+        self.sync()
         self._file.close()
 
 
@@ -237,10 +251,17 @@ def _lock(file: IO[str]) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise RunError(
-                f"another run is writing to the journal {file.name}; wait for it, or end it "
-                "(pkill -f caption finds workers that outlived their launcher)"
+                f"another run is writing to the journal {file.name} ({_last_session(Path(file.name))}); "
+                "wait for it, or end it (pkill -f caption finds workers that outlived their launcher)"
             ) from error
         # Some network file systems have no locks; then there is none to respect.
+
+
+def _last_session(path: Path) -> str:
+    """Who writes to a journal, in words."""
+    sessions = [record["session"] for record in _records(path) if "session" in record]
+    started, host, process = [*sessions[-1].split(), "?", "?"][:3] if sessions else ("?", "?", "?")
+    return f"process {process} on {host}, since {started}"
 
 
 def remove_journals(folder: Path) -> None:

@@ -9,6 +9,8 @@ from .journal import Fingerprint
 from .results import RowResult
 
 DEATHS_TO_FAIL = 2
+MOST_SUSPECTS = 32
+"""So many rows can be captioned one by one on one rank; more, as when a host has gone down, can't."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class Plan:
     finished: rows whose result is in a journal.
     poisonous: rows that were in flight at two deaths of their worker.
     pending: rows to be captioned, in order.
-    suspects: rows to be captioned after all others and alone: in flight at one death.
+    retries: rows to be captioned after those, in small batches: in flight at one death, with many others.
+    suspects: rows to be captioned after all others and alone: in flight at one death, with few others or
+        in such a batch.
     excluded: rows beyond `--limit`.
     """
 
@@ -27,17 +31,18 @@ class Plan:
     finished: frozenset[int]
     poisonous: tuple[int, ...]
     pending: tuple[int, ...]
+    retries: tuple[int, ...]
     suspects: tuple[int, ...]
     excluded: frozenset[int]
 
     @property
     def is_done(self) -> bool:
         """Neither a row to caption nor a result to write."""
-        return not (self.pending or self.suspects or self.poisonous or self.finished)
+        return not (self.rows_to_caption or self.poisonous or self.finished)
 
     @property
     def rows_to_caption(self) -> int:
-        return len(self.pending) + len(self.suspects)
+        return len(self.pending) + len(self.retries) + len(self.suspects)
 
     def results_of_poisonous(self) -> list[RowResult]:
         message = f"in flight at {DEATHS_TO_FAIL} deaths of its worker; left out so that the run can end"
@@ -49,29 +54,37 @@ def make_plan(
     kept: Mapping[int, str],
     finished: Collection[int],
     deaths: Mapping[int, int],
+    retried: Collection[int] = (),
     limit: int | None = None,
 ) -> Plan:
     """Sort rows 0..rows-1 into a plan. A kept caption goes before a journal's result.
 
+    deaths: at how many deaths of a worker a row was in flight, retries apart.
+    retried: rows in flight at a death while they were being retried.
     limit: consider the first `limit` rows that do not keep a caption.
     """
     done = frozenset(row for row in finished if row < rows and row not in kept)
     open_rows = [row for row in range(rows) if row not in kept]
     wanted = open_rows if limit is None else open_rows[:limit]
     pending: list[int] = []
-    suspects: list[int] = []
+    in_flight_once: list[int] = []
     poisonous: list[int] = []
     for row in wanted:
         if row in done:
             continue
         count = deaths.get(row, 0)
-        kind = pending if count == 0 else suspects if count < DEATHS_TO_FAIL else poisonous
+        kind = pending if count == 0 else in_flight_once if count < DEATHS_TO_FAIL else poisonous
         kind.append(row)
+    retries = [row for row in in_flight_once if row not in retried]
+    if len(retries) <= MOST_SUSPECTS:
+        retries = []
+    suspects = sorted(set(in_flight_once) - set(retries))
     return Plan(
         kept=kept,
         finished=done,
         poisonous=tuple(poisonous),
         pending=tuple(pending),
+        retries=tuple(retries),
         suspects=tuple(suspects),
         excluded=frozenset(open_rows[len(wanted) :]) - done,
     )

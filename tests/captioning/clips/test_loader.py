@@ -14,7 +14,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.decoder import DecoderLimits
+from pipeline.captioning.clips.loader import ClipLoader, LoadedClip
 from tests.fakes import mean_colour, render_clip
 
 
@@ -42,7 +43,7 @@ def _rows(folder: Path) -> list[tuple[int, str]]:
 
 def test_clips_come_in_order_with_their_rows(tmp_path: Path) -> None:
     rows = [(7, _rows(tmp_path)[0][1]), (3, "missing.mp4"), (5, str(tmp_path / "1.mp4"))]
-    with ClipLoader(rows, 2, mean_colour, timeout=20, prefetch=1) as loader:
+    with ClipLoader(rows, 2, mean_colour, DecoderLimits(20), prefetch=1) as loader:
         clips = list(loader)
     assert [clip.row for clip in clips] == [7, 3, 5]
     assert [clip.frames is None for clip in clips] == [False, True, False]
@@ -55,7 +56,7 @@ def test_clips_come_in_order_with_their_rows(tmp_path: Path) -> None:
 def test_a_hang_or_a_crash_costs_one_clip(tmp_path: Path, transform, timeout: float, message: str) -> None:  # type: ignore[no-untyped-def]
     rows = _rows(tmp_path)
     begin = time.monotonic()
-    with ClipLoader(rows, 2, transform, timeout=timeout, prefetch=1) as loader:
+    with ClipLoader(rows, 2, transform, DecoderLimits(timeout), prefetch=1) as loader:
         clips = list(loader)
     assert [clip.frames is None for clip in clips] == [False, True, False]
     assert message in " ".join(clips[1].messages)
@@ -63,14 +64,87 @@ def test_a_hang_or_a_crash_costs_one_clip(tmp_path: Path, transform, timeout: fl
 
 
 def test_a_transform_that_raises_is_a_failure_of_its_own_stage(tmp_path: Path) -> None:
-    with ClipLoader(_rows(tmp_path)[:1], 2, _raise, timeout=20, prefetch=1) as loader:
+    with ClipLoader(_rows(tmp_path)[:1], 2, _raise, DecoderLimits(20), prefetch=1) as loader:
         clip = next(iter(loader))
     assert (clip.stage, clip.messages) == ("prepare", ("ValueError: beyond 64 megapixels",))
 
 
+def _leak(images: Sequence[Image.Image]) -> np.ndarray:
+    _leaked.append(b"x" * 2**27)
+    return mean_colour(images)
+
+
+def _leak_without_end_on_tall(images: Sequence[Image.Image]) -> np.ndarray:
+    while images[0].height > images[0].width:
+        _leaked.append(b"x" * 2**24)
+        time.sleep(0.01)
+    return mean_colour(images)
+
+
+_leaked: list[bytes] = []
+
+
+def _process_id(images: Sequence[Image.Image]) -> np.ndarray:
+    return np.array([os.getpid()])
+
+
+def _many(folder: Path, count: int) -> list[tuple[int, str]]:
+    return [(i, str(render_clip(folder / f"{i}.mp4", i, frames=3))) for i in range(count)]
+
+
+def _pids(clips: Sequence[LoadedClip]) -> list[int]:
+    return [int(clip.frames[0]) for clip in clips if clip.frames is not None]
+
+
+def test_processes_are_replaced_after_a_number_of_clips(tmp_path: Path) -> None:
+    limits = DecoderLimits(20, clips=2)
+    with ClipLoader(_many(tmp_path, 5), 2, _process_id, limits, prefetch=1) as loader:
+        pids = _pids(list(loader))
+    assert [pids[i] == pids[i + 1] for i in range(4)] == [True, False, True, False]
+
+
+def test_a_process_that_grows_is_replaced_and_costs_nothing(tmp_path: Path) -> None:
+    limits = DecoderLimits(20, memory=600 * 2**20)
+    with ClipLoader(_many(tmp_path, 8), 2, _leak, limits, prefetch=1) as loader:
+        assert all(clip.frames is not None for clip in loader)
+
+
+def test_a_clip_that_eats_memory_costs_itself_alone(tmp_path: Path) -> None:
+    limits = DecoderLimits(60, memory=600 * 2**20)
+    with ClipLoader(_rows(tmp_path), 2, _leak_without_end_on_tall, limits, prefetch=1) as loader:
+        clips = list(loader)
+    assert [clip.frames is None for clip in clips] == [False, True, False]
+    assert "took more than 0.6 GiB of memory" in clips[1].messages[0]
+
+
+def test_one_hanging_clip_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    tall = render_clip(tmp_path / "tall.mp4", size=(64, 96))
+    rows = [(9, str(tall)), *_many(tmp_path, 6)]
+    with ClipLoader(rows, 2, _hang_on_tall, DecoderLimits(8), prefetch=8, workers=2) as loader:
+        order = [clip.row for clip in loader]
+    assert sorted(order) == [0, 1, 2, 3, 4, 5, 9] and order[-1] == 9
+
+
+def test_large_frames_come_whole(tmp_path: Path) -> None:
+    with ClipLoader(_many(tmp_path, 4), 2, _large, DecoderLimits(20), prefetch=1, workers=2) as loader:
+        for clip in loader:
+            assert clip.frames is not None and clip.frames.shape == (5, 700, 700, 3)
+            np.testing.assert_array_equal(clip.frames, _large([]))
+
+
+def _large(images: Sequence[Image.Image]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 700, 700, 3), np.uint8)
+
+
+def _memory_files() -> int:
+    links = [os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
+    return sum("clip-frames" in os.readlink(link) for link in links if os.path.islink(link))
+
+
 def test_leaving_early_leaves_no_process(tmp_path: Path) -> None:
     before = {child.pid for child in psutil.Process().children()}
-    with ClipLoader(_rows(tmp_path), 2, mean_colour, timeout=20, prefetch=1) as loader:
+    with ClipLoader(_rows(tmp_path), 2, mean_colour, DecoderLimits(20), prefetch=1) as loader:
         next(iter(loader))
     left = {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
     assert not left - before
+    assert _memory_files() == 0

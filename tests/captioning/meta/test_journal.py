@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,8 @@ def _die(book: Journal) -> None:
 
 
 def test_a_journal_has_one_writer(tmp_path: Path) -> None:
-    with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError, match="another run is writing"):
+    first = f"process {os.getpid()} on {re.escape(socket.gethostname())}, since "
+    with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError, match=f"another run is writing .*{first}"):
         Journal(tmp_path, 0, FINGERPRINT)
     with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError, match="another run is writing"):
         journal.remove_journals(tmp_path)
@@ -49,6 +53,19 @@ def test_results_come_back(tmp_path: Path) -> None:
     report = read_report(tmp_path)
     assert (report.fingerprints, report.finished, report.deaths) == ([FINGERPRINT], {1, 2}, {})
     assert list(read_results(book.path)) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
+
+
+def test_a_death_during_a_retry_is_no_second_death(tmp_path: Path) -> None:
+    for retry in (False, True):
+        book = Journal(tmp_path, 0, FINGERPRINT)
+        book.start([4, 5, 6], retry)
+        book.finish([_caption(4)])
+        _die(book)
+    report = read_report(tmp_path)
+    assert (report.deaths, report.retried, report.finished) == ({5: 1, 6: 1}, {5, 6}, {4})
+    with Journal(tmp_path, 0, FINGERPRINT) as book:
+        book.finish([_caption(5)])
+    assert read_report(tmp_path).retried == {6}
 
 
 def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:

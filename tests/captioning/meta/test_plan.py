@@ -14,30 +14,49 @@ ROWS = st.integers(0, 60)
     rows=ROWS,
     kept=st.sets(ROWS),
     finished=st.sets(ROWS),
-    deaths=st.dictionaries(ROWS, st.integers(1, 4)),
+    deaths=st.dictionaries(ROWS, st.integers(1, 4), max_size=60),
+    retried=st.sets(ROWS),
     limit=st.none() | st.integers(1, 70),
     world_size=st.integers(1, 70),
 )
 def test_every_row_is_in_one_place(
-    rows: int, kept: set[int], finished: set[int], deaths: dict[int, int], limit: int | None, world_size: int
+    rows: int,
+    kept: set[int],
+    finished: set[int],
+    deaths: dict[int, int],
+    retried: set[int],
+    limit: int | None,
+    world_size: int,
 ) -> None:
     kept_captions = {row: "c" for row in kept if row < rows}
-    plan = make_plan(rows, kept_captions, finished, deaths, limit)
-    places = [*plan.kept, *plan.finished, *plan.poisonous, *plan.pending, *plan.suspects, *plan.excluded]
-    assert sorted(places) == list(range(rows))
-    for part in (plan.pending, plan.suspects):
+    plan = make_plan(rows, kept_captions, finished, deaths, retried, limit)
+    to_caption = [*plan.pending, *plan.retries, *plan.suspects]
+    places = [*plan.kept, *plan.finished, *plan.poisonous, *to_caption, *plan.excluded]
+    assert sorted(places) == list(range(rows)) and plan.rows_to_caption == len(to_caption)
+    for part in (plan.pending, plan.retries, plan.suspects):
         dealt = [row for rank in range(world_size) for row in rows_of_rank(part, rank, world_size)]
         assert sorted(dealt) == sorted(part)
     shares = [len(rows_of_rank(plan.pending, rank, world_size)) for rank in range(world_size)]
     assert max(shares) - min(shares) <= 1
     if limit is not None:
-        assert len(plan.pending) + len(plan.suspects) + len(plan.poisonous) <= limit
+        assert len(to_caption) + len(plan.poisonous) <= limit
 
 
 def test_deaths_make_suspects_then_failures() -> None:
     plan = make_plan(4, {}, [], {1: 1, 2: 2})
     assert (plan.pending, plan.suspects, plan.poisonous) == ((0, 3), (1,), (2,))
     assert "2 deaths" in str(plan.results_of_poisonous()[0].failure)
+
+
+def test_many_in_flight_at_a_death_are_retried_in_batches() -> None:
+    deaths = dict.fromkeys(range(40), 1)
+    plan = make_plan(41, {}, [], deaths)
+    assert (plan.pending, plan.retries, plan.suspects) == ((40,), tuple(range(40)), ())
+    # Three of them were in flight when that killed a worker again: these come alone, the others as before.
+    plan = make_plan(41, {}, [40], deaths, retried=[5, 6, 7])
+    assert (len(plan.retries), plan.suspects, plan.poisonous) == (37, (5, 6, 7), ())
+    plan = make_plan(41, {}, [row for row in range(41) if row != 6], {6: 2}, retried=[6])
+    assert (plan.retries, plan.suspects, plan.poisonous) == ((), (), (6,))
 
 
 def test_done_means_nothing_to_caption_or_write() -> None:
