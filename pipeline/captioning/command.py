@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from . import backends, job, options
 from .captioners.base import CaptionerSource
 from .errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
-from .interruption import interruption
+from .interruption import interruption, leave_with_launcher
 from .meta.table import MetaTable
 from .workers import launch_checks
 from .workers.launch import Launch
@@ -58,6 +58,8 @@ def _run(
         job_options.framework, job_options.device, launch.launcher, launch.local_rank, launch.world_size
     )
     warnings = launch_checks.warnings(launch, choice.device, os.environ)
+    if launch.launcher != "plain":
+        leave_with_launcher()
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE

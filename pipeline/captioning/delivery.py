@@ -13,8 +13,8 @@ from typing import Any
 
 from .errors import RunError
 from .meta import journal
+from .meta.files import atomic_write
 from .meta.results import Failure, RowResult
-from .meta.table import atomic_write
 from .planning import LeadPlan, RankPlan
 from .workers.gather import words_of
 from .workers.world import World

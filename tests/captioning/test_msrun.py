@@ -181,13 +181,13 @@ def test_a_killed_worker_then_the_same_command(tmp_path: Path, clips: list[str],
     assert _captioned_now(tmp_path) == len(clips) - bad - len(done)
 
 
-def test_a_killed_run_goes_on_with_other_workers(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+def test_a_killed_launcher_takes_its_workers_along(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
     _write_meta(tmp_path, clips)
     with _started(_msrun_command(3), tmp_path) as launcher:
         _wait_until_captioned(tmp_path, 4, launcher)
-        for process in _processes(tmp_path):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        launcher.kill()  # which leaves its workers to themselves
+        time.sleep(10)
+        assert not list(_processes(tmp_path))
     done = set(_journaled(tmp_path))
     assert done
     resumed = _plain(tmp_path, "--bs", "4")

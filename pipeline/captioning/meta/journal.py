@@ -19,6 +19,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -32,7 +33,10 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import RunError
+from .files import atomic_write
 from .results import RowResult
+
+logger = logging.getLogger(__name__)
 
 Fingerprint = Mapping[str, str]
 _ID_FILE = "id"
@@ -149,16 +153,18 @@ class Journal:
 
     def start(self, rows: Iterable[int], retry: bool = False) -> None:
         """Note that `rows` are in flight, once more if `retry`. Survives the death of this process, not of the host."""
-        self._append({"start": list(rows), **({"retry": True} if retry else {})})
-        self._file.flush()
+        with self._explained():
+            self._append({"start": list(rows), **({"retry": True} if retry else {})})
+            self._file.flush()
 
     def finish(self, results: Sequence[RowResult]) -> None:
         """Append results. They survive the death of this process at once, that of the host after
         SYNC_SECONDS or the next `sync`."""
         if not results:
             return
-        self._file.writelines(result.to_json() + "\n" for result in results)
-        self._file.flush()
+        with self._explained():
+            self._file.writelines(result.to_json() + "\n" for result in results)
+            self._file.flush()
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
@@ -167,17 +173,46 @@ class Journal:
 
     def sync(self) -> None:
         """Bring everything to disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._explained():
+            self._file.flush()
+            self._restore_if_removed()
+            os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+    def _restore_if_removed(self) -> None:
+        """Write the journal anew if someone has removed it: as long as it is open, nothing in it is lost."""
+        if os.fstat(self._file.fileno()).st_nlink:
+            return
+        logger.warning("journal %s was removed while the run wrote to it; writing it anew", self.path)
+        folder_id(self.path.parent)
+        with atomic_write(self.path) as temporary:
+            shutil.copyfile(f"/proc/self/fd/{self._file.fileno()}", temporary)
+        self._file.close()
+        self._file = self.path.open("a", encoding="utf-8")
+        _lock(self._file)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"can't write the journal {self.path}: {error}; what it holds so far is safe: mend that"
+            ) from error
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._append({"released": True})
-        self.sync()
-        self._file.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self._append({"released": True})
+            self.sync()
+        except RunError:
+            if error is None:
+                raise
+        finally:
+            with contextlib.suppress(OSError):  # of what could not be written above
+                self._file.close()
 
 
 def _drop_torn_line(path: Path) -> int:

@@ -6,18 +6,15 @@ the strings they are, Parquet columns are not touched. Knows nothing of workers 
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from ..errors import UsageError
+from .files import atomic_write
 
 PATH_COLUMN = "path"
 TEXT_COLUMN = "text"
@@ -176,50 +173,6 @@ def _check_columns(path: Path, names: Sequence[object]) -> None:
             raise UsageError(f"meta file {path} has {columns.count(name)} columns named '{name}'; keep one")
     if PATH_COLUMN not in columns:
         raise UsageError(f"meta file {path} has no '{PATH_COLUMN}' column; its columns: {', '.join(columns)}")
-
-
-@contextlib.contextmanager
-def atomic_write(output: Path, keep_backup: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `output`; on success it is synced to disk and renamed to it.
-
-    keep_backup: keep an earlier `output` as `<output>.bak`.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        _fsync(temporary)
-        if keep_backup and output.exists():
-            backup_of(output).unlink(missing_ok=True)
-            try:
-                os.link(output, backup_of(output))
-            except OSError:  # a file system without hard links
-                shutil.copy2(output, backup_of(output))
-        os.replace(temporary, output)
-        with contextlib.suppress(OSError):  # not every file system syncs folders
-            _fsync(output.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def backup_of(output: Path) -> Path:
-    return output.with_name(output.name + ".bak")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def match_occurrences(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import shutil
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,50 @@ def test_a_death_during_a_retry_is_no_second_death(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([_caption(5)])
     assert read_report(tmp_path).retried == {6}
+
+
+def test_a_journal_removed_while_it_is_written_comes_back_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    with Journal(folder, 0, FINGERPRINT) as book:
+        book.finish([_caption(1)])
+        shutil.rmtree(folder)
+        book.finish([_caption(2)])
+        book.sync()
+        assert read_report(folder).finished == {1, 2}
+        with pytest.raises(RunError, match="another run"):
+            Journal(folder, 0, FINGERPRINT)
+        shutil.rmtree(folder)
+        book.finish([_caption(3)])
+    assert read_report(folder).finished == {1, 2, 3}
+
+
+def _fill_disk(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], None]]:
+    """Lets files grow to so many bytes only."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield _fill_disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+    with (
+        pytest.raises(RunError, match=r"can't write the journal .*rank-00000.*File too large"),
+        Journal(tmp_path, 0, FINGERPRINT) as book,
+    ):
+        small_disk(book.path.stat().st_size + 1000)
+        for row in range(100):
+            book.start([row])
+            book.finish([_caption(row)])
+    small_disk(resource.RLIM_INFINITY)
+    finished = read_report(tmp_path).finished
+    assert finished == set(range(len(finished))) and len(finished) > 5
+    with Journal(tmp_path, 0, FINGERPRINT) as book:
+        book.finish([_caption(99)])
+    assert read_report(tmp_path).finished == finished | {99}
 
 
 def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:

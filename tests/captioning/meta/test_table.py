@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import resource
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.captioning.errors import UsageError
-from pipeline.captioning.meta.table import MetaTable, backup_of, match_occurrences
+from pipeline.captioning.errors import RunError, UsageError
+from pipeline.captioning.meta.files import atomic_write, backup_of
+from pipeline.captioning.meta.table import MetaTable, match_occurrences
 
 AWKWARD = [
     ["id", "path", "note", "id", "score"],
@@ -130,3 +132,18 @@ def test_unfit_parquet_and_folder_are_wrong_use(tmp_path: Path) -> None:
 def test_captions_follow_inserted_and_repeated_paths() -> None:
     earlier = ["a", "b", "a"]
     assert match_occurrences(["new", "a", "a", "a", "b"], earlier, ["a1", " ", "a2"]) == {1: "a1", 2: "a2"}
+
+
+def test_a_file_that_can_not_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    output.write_text("earlier")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"can't write .*out.csv.*File too large"), atomic_write(output) as temporary:
+            temporary.write_text("x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"] and output.read_text() == "earlier"
+    with pytest.raises(RunError, match=r"can't write .*gone"), atomic_write(tmp_path / "gone" / "out.csv"):
+        pass
