@@ -1,8 +1,7 @@
-"""Stand-ins: a captioner without a model, ranks that are threads, clips made on the spot."""
+"""Stand-ins: a captioner without a model, clips made on the spot."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,6 @@ from pipeline.captioning.captioners.base import (
     PreparedClip,
     full_batches,
 )
-from pipeline.captioning.workers.collectives import Collectives
-from pipeline.captioning.workers.rendezvous import Rendezvous, Roster
-from pipeline.captioning.workers.world import World
 
 CPU = Backend("torch", "cpu", "float32")
 
@@ -91,43 +87,3 @@ class _FakeCaptioner(Captioner):
 
     def stages(self) -> Mapping[str, float]:
         return {"vision_seconds": 0.25}
-
-
-class ThreadCollectives(Collectives):
-    """Ranks that are threads of this process."""
-
-    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, shelf: list[Any]) -> None:
-        self.rank, self.world_size = rank, world_size
-        self._barrier, self._shelf = barrier, shelf
-
-    def all_gather(self, values: np.ndarray) -> np.ndarray:
-        self._shelf[self.rank] = values.copy()
-        self._barrier.wait(timeout=30)
-        assert len({part.shape for part in self._shelf}) == 1, "real collectives need equal shapes"
-        gathered = np.stack(self._shelf)
-        self._barrier.wait(timeout=30)
-        return gathered
-
-    def close(self) -> None:
-        pass
-
-
-def run_ranks(world_size: int, rank_main: Callable[[World], Any]) -> list[Any]:
-    """Run `rank_main` on threads that form a world; returns their results, or raises the first error."""
-    roster, barrier, shelf = Roster(world_size), threading.Barrier(world_size), [None] * world_size
-    results: list[Any] = [None] * world_size
-
-    def main(rank: int) -> None:
-        collectives = ThreadCollectives(rank, world_size, barrier, shelf)
-        try:
-            results[rank] = rank_main(World(collectives, Rendezvous(rank, roster), roster, None))
-        except BaseException as error:
-            barrier.abort()
-            results[rank] = error
-
-    threads = [threading.Thread(target=main, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results

@@ -47,9 +47,7 @@ def gather_results(world: World, plan: RankPlan, folder: Path, pad_length: int) 
     captions: dict[int, RowResult] = {}
     failures: dict[int, Failure] = {}
     records = _own_records(world.rank, plan, folder, pad_length)
-    for record in world.gather(records):
-        if plan.lead is None:
-            continue
+    for record in world.gather(records, is_wanted=plan.lead is not None):
         result = RowResult.from_json(record.decode("utf-8"))
         if result.failure is not None:
             failures[result.row] = result.failure

@@ -171,7 +171,7 @@ def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: boo
             ("suspects", suspects),
         ):
             for chunk in _chunks(rows):
-                yield _pack({"rank": rank, key: [(row, paths[row]) for row in chunk]})
+                yield _address(rank) + _pack({key: [(row, paths[row]) for row in chunk]})
 
 
 def _receive(
@@ -179,13 +179,13 @@ def _receive(
 ) -> RankPlan:
     pairs: dict[str, list[tuple[int, str]]] = {"rows": [], "retries": [], "suspects": []}
     head: dict = {}
+    mine = _address(world.rank)
     for data in world.share(records):
-        record = json.loads(data)
-        if "fingerprint" in record:
-            head = record
-        elif record["rank"] == world.rank:
-            for key, found in pairs.items():
-                found += [(row, path) for row, path in record.get(key, ())]
+        if data.startswith(b"{"):
+            head = json.loads(data)
+        elif data.startswith(mine):
+            for key, found in json.loads(data[len(mine) :]).items():
+                pairs[key] += [(row, path) for row, path in found]
     return RankPlan(
         fingerprint=head["fingerprint"],
         **pairs,
@@ -196,6 +196,11 @@ def _receive(
         is_done=head["is_done"],
         lead=lead,
     )
+
+
+def _address(rank: int) -> bytes:
+    """Goes before a record that is for one rank alone, so that the others need not parse it."""
+    return b"%d:" % rank
 
 
 def _chunks(rows: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from pipeline.captioning import job
 from pipeline.captioning.options import JobOptions
-from tests.fakes import CPU, FakeSource, render_clip, run_ranks
+from scripts.thread_ranks import run_ranks
+from tests.fakes import CPU, FakeSource, render_clip
 
 
 def _bytes_of(folder: Path) -> bytes:

@@ -17,7 +17,8 @@ from pipeline.captioning.meta import plan
 from pipeline.captioning.meta.journal import Journal, journal_folder
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.options import JobOptions
-from tests.fakes import CPU, FakeSource, render_clip, run_ranks
+from scripts.thread_ranks import run_ranks
+from tests.fakes import CPU, FakeSource, render_clip
 
 
 @pytest.fixture(scope="module")

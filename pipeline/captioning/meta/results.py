@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a row has no caption.
 
@@ -22,7 +22,7 @@ class Failure:
         return f"{self.stage}: " + "; ".join(self.messages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowResult:
     """Outcome of one row of the meta table: a caption or a failure, never both.
 

@@ -6,6 +6,7 @@ length in bytes, then the bytes. The ranks agree on the fullest buffer, pad to i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -22,10 +23,11 @@ def words_of(record: bytes) -> int:
 
 
 def gather_records(
-    collectives: Collectives, records: Iterable[bytes], round_bytes: int = ROUND_BYTES
+    collectives: Collectives, records: Iterable[bytes], round_bytes: int = ROUND_BYTES, is_wanted: bool = True
 ) -> Iterator[bytes]:
-    """Yield the records of all ranks, on every rank: round by round, in order of rank within a round.
+    """Yield the records of all ranks: round by round, in order of rank within a round.
 
+    is_wanted: whether this rank looks at them; otherwise nothing is yielded.
     All ranks must iterate to the end.
     """
     capacity = max(1, round_bytes // 4 // collectives.world_size)
@@ -37,8 +39,10 @@ def gather_records(
         if longest:
             padded = np.zeros(longest, np.int32)
             padded[: len(words)] = words
-            for buffer, used in zip(collectives.all_gather(padded), state[:, 0], strict=True):
-                yield from _unpack(buffer[:used])
+            gathered = collectives.all_gather(padded)
+            if is_wanted:
+                for buffer, used in zip(gathered, state[:, 0], strict=True):
+                    yield from _unpack(buffer[:used])
         if not state[:, 1].any():
             return
 
@@ -56,21 +60,21 @@ class _Packer:
         return self._next is not None
 
     def next_buffer(self) -> np.ndarray:
-        parts: list[np.ndarray] = []
+        parts: list[bytes] = []
         used = 0
         while self._next is not None and (not parts or used + 1 + words_of(self._next) <= self._capacity):
             record = self._next
-            parts.append(np.array([len(record)], np.int32))
-            parts.append(np.frombuffer(record + b"\0" * (-len(record) % 4), np.int32))
+            parts += [len(record).to_bytes(4, sys.byteorder), record, b"\0" * (-len(record) % 4)]
             used += 1 + words_of(record)
             self._next = next(self._records, None)
-        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+        return np.frombuffer(b"".join(parts), np.int32)
 
 
 def _unpack(words: np.ndarray) -> Iterator[bytes]:
+    data = words.tobytes()
     position = 0
-    while position < len(words):
-        length = int(words[position])
-        begin, size = position + 1, -(-length // 4)
-        yield words[begin : begin + size].tobytes()[:length]
-        position = begin + size
+    while position < len(data):
+        begin = position + 4
+        length = int.from_bytes(data[position:begin], sys.byteorder)
+        yield data[begin : begin + length]
+        position = begin + -(-length // 4) * 4

@@ -41,13 +41,13 @@ class World:
         """Wait until every rank has come here; see Rendezvous.meet."""
         self._rendezvous.meet()
 
-    def gather(self, records: Iterable[bytes]) -> Iterator[bytes]:
-        """The records of all ranks, on every rank. Waits for all ranks first."""
+    def gather(self, records: Iterable[bytes], is_wanted: bool = True) -> Iterator[bytes]:
+        """The records of all ranks, on every rank that wants them. Waits for all ranks first."""
         own = iter(records)
         # What takes long before the first record (a journal is read) must not happen in a collective.
         first = list(itertools.islice(own, 1))
         self.meet()
-        return gather_records(self._collectives, itertools.chain(first, own))
+        return gather_records(self._collectives, itertools.chain(first, own), is_wanted=is_wanted)
 
     def share(self, records: Iterable[bytes]) -> Iterator[bytes]:
         """Rank 0's records, on every rank; what the others pass is ignored."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.captioning.workers.gather import gather_records
-from tests.fakes import run_ranks
+from scripts.thread_ranks import run_ranks
 
 RECORDS = st.lists(st.lists(st.binary(max_size=70), max_size=6), min_size=1, max_size=4)
 

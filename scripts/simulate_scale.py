@@ -1,0 +1,189 @@
+"""What a run of a million rows costs apart from captioning: plan, journals, gather, write.
+
+    python -m scripts.simulate_scale --rows 10000,100000,1000000 --ranks 64
+
+Runs the job itself twice for each size, with ranks that are threads of one process and a captioner that is
+never loaded: once to plan a fresh table, once with journals that are complete, as at the end of a run.
+What many hosts do side by side is done here one after the other. Each size in a process of its own, for
+its memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import random
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.captioning import delivery, job
+from pipeline.captioning.captioners.base import Captioner, CaptionerSource
+from pipeline.captioning.meta.journal import Journal, journal_folder
+from pipeline.captioning.meta.plan import rows_of_rank
+from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.options import JobOptions
+from scripts.thread_ranks import run_ranks
+
+WORDS = [
+    "the", "a", "man", "woman", "dog", "walks", "slowly", "through", "green",
+    "field", "while", "camera", "follows", "from", "left", "light", "water", "city",
+]  # fmt: skip
+CAPTION_WORDS = 110  # about as long as 150 tokens
+FAILURES = 200  # one row of so many
+
+
+class _Planned(Exception):
+    """Raised instead of loading a model."""
+
+
+class _NoCaptioner(CaptionerSource):
+    num_frames = 4
+
+    def frame_transform(self, images: Any) -> Any:
+        raise NotImplementedError
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return {"prompt": "none"}
+
+    def describe(self) -> list[str]:
+        return []
+
+    def load(self, backend: Any) -> Captioner:
+        raise NotImplementedError
+
+
+def write_meta(path: Path, rows: int) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "id", "duration", "aesthetic"])
+        for row in range(rows):
+            clip = f"/data/videos/shard_{row // 10000:05d}/clip_{row:08d}.mp4"
+            writer.writerow([clip, f"clip_{row:08d}", f"{4 + row % 7}.25", f"{5 + row % 100 / 50:.2f}"])
+
+
+def write_journals(folder: Path, rows: int, ranks: int, fingerprint: Mapping[str, str]) -> None:
+    """Every rank's finished rows, as `RankWorker` writes them."""
+    rng = random.Random(0)
+    for rank in range(ranks):
+        with Journal(folder, rank, fingerprint) as book:
+            for row in rows_of_rank(range(rows), rank, ranks):
+                if row % FAILURES == 0:
+                    result = RowResult.failed(row, "decode", ["decord: no video stream", "PyAV: moov atom not found"])
+                else:
+                    result = RowResult(row, " ".join(rng.choices(WORDS, k=CAPTION_WORDS)), tokens=150)
+                book.start([row])
+                book.finish([result])
+
+
+@contextmanager
+def _timed(module: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Adds up how long `module.name` takes on the rank that takes longest."""
+    original: Callable[..., Any] = getattr(module, name)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begin = time.monotonic()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            seconds[name] = max(seconds.get(name, 0.0), time.monotonic() - begin)
+
+    setattr(module, name, timed)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def _run(options: JobOptions, ranks: int) -> list[Any]:
+    def activate() -> Any:
+        raise _Planned
+
+    return run_ranks(
+        ranks, lambda world: job.run_in_world(options, _NoCaptioner(), "cpu", activate, world), patience=600
+    )
+
+
+def simulate(rows: int, ranks: int) -> dict[str, float]:
+    """Seconds of each part, and the process's memory in GiB."""
+    seconds: dict[str, float] = {}
+    with TemporaryDirectory() as name:
+        meta = Path(name) / "meta.csv"
+        write_meta(meta, rows)
+        options = JobOptions(
+            meta_path=meta, output=Path(name) / "out.csv", batch_size=1, pad_length=4096, skip_if_existing=False,
+            restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1,
+            framework=None, device=None, dtype=None,
+        )  # fmt: skip
+        with _timed(job, "plan_run", seconds), _no_work():
+            _run(options, ranks)
+        fresh = seconds.pop("plan_run")
+        folder = journal_folder(options.output)
+        first = next(folder.glob("rank-*.jsonl"))
+        fingerprint = json.loads(first.read_text().splitlines()[0])["fingerprint"]
+        begin = time.monotonic()
+        write_journals(folder, rows, ranks, fingerprint)
+        journals = time.monotonic() - begin
+        begin = time.monotonic()
+        with (
+            _timed(job, "plan_run", seconds),
+            _timed(delivery, "gather_results", seconds),
+            _timed(delivery, "write_outputs", seconds),
+        ):
+            results = _run(options, ranks)
+        total = time.monotonic() - begin
+        assert results == [0] * ranks, results
+        with options.output.open(newline="", encoding="utf-8") as file:
+            captioned = sum(bool(row["text"]) for row in csv.DictReader(file))
+        assert captioned == rows - len(range(0, rows, FAILURES)), captioned
+    return {
+        "plan of a fresh table": fresh,
+        "journals": journals,
+        "plan with journals": seconds["plan_run"],
+        "gather": seconds["gather_results"],
+        "write": seconds["write_outputs"],
+        "second run in all": total,
+        "memory, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+@contextmanager
+def _no_work() -> Iterator[None]:
+    """Ranks leave when they have their plan, with a journal that holds the fingerprint."""
+    original = job._caption
+
+    def caption(options: JobOptions, source: Any, activate: Any, world: Any, plan: Any) -> Any:
+        Journal(journal_folder(options.output), world.rank, plan.fingerprint)._file.close()
+        world.meet()
+        raise _Planned
+
+    job._caption = caption
+    try:
+        yield
+    finally:
+        job._caption = original
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="10000,100000,1000000")
+    parser.add_argument("--ranks", type=int, default=64)
+    flags = parser.parse_args()
+    table: dict[int, dict[str, float]] = {}
+    for rows in map(int, flags.rows.split(",")):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            table[rows] = pool.apply(simulate, (rows, flags.ranks))
+    print("| rows | " + " | ".join(next(iter(table.values()))) + " |")
+    print("|---" * (1 + len(next(iter(table.values())))) + "|")
+    for rows, figures in table.items():
+        print(f"| {rows:,} | " + " | ".join(f"{value:.2f}" for value in figures.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
