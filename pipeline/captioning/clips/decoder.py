@@ -28,7 +28,7 @@ from .frame_memory import FrameMemory
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
-"""For a new process to import its decoders."""
+"""For a new process to import its decoders, at least; a longer deadline for clips is one for this too."""
 _POLL_SECONDS = 0.1
 
 
@@ -94,7 +94,8 @@ class Decoder:
             if self._process is None:
                 self._start()
                 # The deadline is for the clip; a new process first imports its decoders.
-                problem = self._wait(_START_SECONDS, "it did not start", stopping)
+                patience = max(_START_SECONDS, self._limits.timeout)
+                problem = self._wait(patience, "it did not start", stopping)
                 if problem:
                     return None, problem
                 assert self._connection is not None
