@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from . import backends, job, options
 from .captioners.base import CaptionerSource
 from .errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
-from .interruption import interruption, leave_with_launcher
+from .interruption import interruption
 from .meta.table import MetaTable
-from .workers import launch_checks
+from .workers import launch_checks, orphans
 from .workers.launch import Launch
 from .workers.world import run_scheduler
 
@@ -59,7 +59,7 @@ def _run(
     )
     warnings = launch_checks.warnings(launch, choice.device, os.environ)
     if launch.launcher != "plain":
-        leave_with_launcher()
+        orphans.leave_with_launcher()
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE

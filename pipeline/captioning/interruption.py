@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
-
-from .errors import EXIT_BROKEN
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 """For the captions in flight: schedulers kill some 30 s after SIGTERM."""
-
-
-ORPHAN_SECONDS = 7.0
 
 
 class Interruption:
@@ -59,24 +51,6 @@ class Interruption:
         logger.info(
             "%s: finishing the captions in flight, for at most %g s", signal.Signals(number).name, GRACE_SECONDS
         )
-
-
-def leave_with_launcher() -> None:
-    """End this process when the one that started it dies: a launcher killed outright tells its workers nothing.
-
-    As after SIGTERM; and after ORPHAN_SECONDS whatever the process is doing.
-    """
-    launcher = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(1)
-        logger.error("the launcher is gone; ending, at the latest in %g s", ORPHAN_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(ORPHAN_SECONDS)
-        os._exit(EXIT_BROKEN)
-
-    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
 interruption = Interruption()

@@ -7,6 +7,7 @@ import pytest
 from pipeline.captioning.errors import UsageError
 from pipeline.captioning.workers.launch import Launch
 from pipeline.captioning.workers.launch_checks import warnings
+from pipeline.captioning.workers.orphans import waits
 
 MSRUN = {"MS_ROLE": "MS_WORKER", "RANK_ID": "5", "MS_WORKER_NUM": "16", "DEVICE_ID": "1", "MS_SCHED_HOST": "10.0.0.1"}
 
@@ -41,3 +42,12 @@ def test_many_ranks_with_default_timeouts_are_warned() -> None:
     assert len(warnings(many, "ascend", {})) == 2
     assert warnings(many, "ascend", {"HCCL_CONNECT_TIMEOUT": "7200", "HCCL_EXEC_TIMEOUT": "7200"}) == []
     assert warnings(many, "cpu", {}) == []
+
+
+def test_workers_leave_only_with_launchers_that_wait_for_them() -> None:
+    assert waits(["python", "bin/msrun", "--worker_num=2", "--join=True", "caption_pllava.py"], {})
+    assert waits(["python", "bin/msrun", "--join", "True", "caption_pllava.py"], {})
+    assert waits(["python", "bin/torchrun", "caption_pllava.py"], {"TORCHELASTIC_RUN_ID": "none"})
+    assert not waits(["python", "bin/msrun", "--worker_num=2", "caption_pllava.py"], {})
+    assert not waits(["bash"], {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "h"})
+    assert not waits(["/sbin/init"], {})
