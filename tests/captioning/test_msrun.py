@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.captioning.meta.journal import journal_folder
+from scripts import launched
 from tests.fakes import render_clip
 from tests.golden import DATA, VIDEOS
 
-COMMAND = str(Path(__file__).parents[2] / "pipeline" / "captioning" / "caption_pllava.py")
-BIN = Path(sys.executable).parent
 FLAGS = ["--pretrained_model_name_or_path", str(DATA / "mini-a"), "--lora_alpha", "2"]
 FLAGS += ["--pooling_shape", "4-6-6", "--max_new_tokens", "16"]
 pytestmark = pytest.mark.msrun
@@ -58,96 +53,26 @@ def _write_meta(folder: Path, clips: list[str]) -> None:
 
 
 def _plain(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, COMMAND, "meta.csv", *FLAGS, *flags], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    command = launched.plain(*FLAGS, *flags)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-def _msrun_command(workers: int, *flags: str) -> list[str]:
-    port = 9000 + os.getpid() % 500 + workers * 500
-    launcher = [str(BIN / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
-    return [*launcher, f"--master_port={port}", "--log_dir=msrun_log", COMMAND, "meta.csv", *FLAGS, *flags]
-
-
-@contextlib.contextmanager
-def _started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A launcher in the background; all of its processes are gone afterwards."""
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    with (folder / "launcher.log").open("wb") as log:
-        # What starts the tests may have told its children to ignore Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        launcher = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        try:
-            yield launcher
-        finally:
-            for process in _processes(folder):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            launcher.wait(timeout=60)
-
-
-def _run(command: list[str], folder: Path, timeout: float = 400) -> int:
-    with _started(command, folder) as launcher:
-        return launcher.wait(timeout=timeout)
-
-
-def _processes(folder: Path) -> list[psutil.Process]:
-    """Every process that works in `folder`: launcher, workers, decoders."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cwd() == str(folder) and process.pid != os.getpid():
-                found.append(process)
-    return found
-
-
-def _worker(folder: Path, rank: int) -> psutil.Process:
-    for process in _processes(folder):
-        with contextlib.suppress(psutil.Error):
-            environment = process.environ()
-            is_worker = COMMAND in process.cmdline() and environment.get("MS_ROLE") == "MS_WORKER"
-            if is_worker and environment.get("RANK_ID") == str(rank):
-                return process
-    raise AssertionError(f"no worker of rank {rank}")
+def _msrun(workers: int, *flags: str) -> list[str]:
+    return launched.msrun(workers, *FLAGS, *flags)
 
 
 def _decoder(folder: Path, rank: int) -> psutil.Process:
-    """The decoding process of a worker, as soon as it is there."""
+    """A decoding process of a worker, as soon as it is there."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while not (found := launched.decoders(folder, rank)):
+        assert time.monotonic() < deadline, f"rank {rank} started no decoding process"
         time.sleep(0.05)
-        with contextlib.suppress(AssertionError, psutil.Error):
-            for child in _worker(folder, rank).children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    return child
-    raise AssertionError(f"rank {rank} started no decoding process")
-
-
-def _journaled(folder: Path) -> list[int]:
-    """Rows with a caption in the journals."""
-    rows = []
-    for path in journal_folder(folder / "meta_caption.csv").glob("rank-*.jsonl"):
-        rows += [json.loads(line)["row"] for line in path.read_text().splitlines() if '"caption"' in line]
-    return rows
-
-
-def _wait_until_captioned(folder: Path, count: int, launcher: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 300
-    while len(_journaled(folder)) < count:
-        assert launcher.poll() is None, (folder / "launcher.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def _captioned_now(folder: Path) -> int:
-    return json.loads((folder / "meta_caption_report.json").read_text())["captioned_in_this_run"]
+    return found[0]
 
 
 def test_two_workers_write_what_one_process_writes(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
     _write_meta(tmp_path, clips)
-    assert _run(_msrun_command(2, "--bs", "5"), tmp_path) == 0
+    assert launched.run(_msrun(2, "--bs", "5"), tmp_path) == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     assert not journal_folder(tmp_path / "meta_caption.csv").exists()
     log = (tmp_path / "msrun_log" / "worker_0.log").read_text()
@@ -158,7 +83,7 @@ def test_three_workers_and_a_rank_90_seconds_late(tmp_path: Path, clips: list[st
     """A collective on the CPU backend breaks after 30 s; the ranks wait outside of it."""
     _write_meta(tmp_path, clips)
     flags = ["--bs", "2", "--decode_workers", "1", "--decode_timeout", "200"]
-    with _started(_msrun_command(3, *flags), tmp_path) as launcher:
+    with launched.started(_msrun(3, *flags), tmp_path) as launcher:
         decoder = _decoder(tmp_path, 2)
         decoder.suspend()
         time.sleep(90)
@@ -170,48 +95,48 @@ def test_three_workers_and_a_rank_90_seconds_late(tmp_path: Path, clips: list[st
 
 def test_a_killed_worker_then_the_same_command(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
     _write_meta(tmp_path, clips)
-    with _started(_msrun_command(2), tmp_path) as launcher:
-        _wait_until_captioned(tmp_path, 3, launcher)
-        _worker(tmp_path, 1).send_signal(signal.SIGKILL)
+    with launched.started(_msrun(2), tmp_path) as launcher:
+        launched.wait_until_captioned(tmp_path, 3, launcher)
+        launched.workers(tmp_path)[1].send_signal(signal.SIGKILL)
         assert launcher.wait(timeout=120) == 1
     assert not (tmp_path / "meta_caption.csv").exists()
-    done = set(_journaled(tmp_path))
+    done = set(launched.journaled(tmp_path))
     bad = 2 + VIDEOS.is_dir()
-    assert _run(_msrun_command(2), tmp_path) == 0
+    assert launched.run(_msrun(2), tmp_path) == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     # What was captioned is not captioned again.
-    assert _captioned_now(tmp_path) == len(clips) - bad - len(done)
+    assert launched.captioned_in_last_run(tmp_path) == len(clips) - bad - len(done)
 
 
 def test_a_killed_launcher_takes_its_workers_along(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
     _write_meta(tmp_path, clips)
-    with _started(_msrun_command(3), tmp_path) as launcher:
-        _wait_until_captioned(tmp_path, 4, launcher)
+    with launched.started(_msrun(3), tmp_path) as launcher:
+        launched.wait_until_captioned(tmp_path, 4, launcher)
         launcher.kill()  # which leaves its workers to themselves
         time.sleep(10)
-        assert not list(_processes(tmp_path))
-    done = set(_journaled(tmp_path))
+        assert not launched.processes(tmp_path)
+    done = set(launched.journaled(tmp_path))
     assert done
     resumed = _plain(tmp_path, "--bs", "4")
     assert resumed.returncode == 0, resumed.stderr
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     assert f"{len(clips)} rows" in resumed.stderr
-    assert _captioned_now(tmp_path) == len(clips) - 2 - VIDEOS.is_dir() - len(done)
+    assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - VIDEOS.is_dir() - len(done)
 
 
 def test_fewer_rows_than_workers_and_then_nothing(tmp_path: Path, clips: list[str]) -> None:
     _write_meta(tmp_path, clips[:1])
-    assert _run(_msrun_command(2, "--skip_if_existing"), tmp_path) == 0
+    assert launched.run(_msrun(2, "--skip_if_existing"), tmp_path) == 0
     first = (tmp_path / "meta_caption.csv").read_bytes()
     shutil.rmtree(tmp_path / "msrun_log")
-    assert _run(_msrun_command(2, "--skip_if_existing"), tmp_path) == 0
+    assert launched.run(_msrun(2, "--skip_if_existing"), tmp_path) == 0
     assert "nothing is left" in (tmp_path / "msrun_log" / "worker_0.log").read_text()
     assert (tmp_path / "meta_caption.csv").read_bytes() == first
 
 
 def test_wrong_use_ends_all_of_msrun(tmp_path: Path) -> None:
     (tmp_path / "meta.csv").write_text("name\na\n")
-    assert _run(_msrun_command(2), tmp_path, timeout=120) == 1
+    assert launched.run(_msrun(2), tmp_path, timeout=120) == 1
     assert "no 'path' column" in (tmp_path / "msrun_log" / "worker_0.log").read_text()
     assert "path" not in (tmp_path / "msrun_log" / "scheduler.log").read_text()
 
@@ -219,7 +144,7 @@ def test_wrong_use_ends_all_of_msrun(tmp_path: Path) -> None:
 def test_torchrun_writes_the_same(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
     _write_meta(tmp_path, clips)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617"]
-    assert _run([*command, COMMAND, "meta.csv", *FLAGS, "--bs", "2"], tmp_path) == 0, (
+    assert launched.run([*command, launched.COMMAND, "meta.csv", *FLAGS, "--bs", "2"], tmp_path) == 0, (
         tmp_path / "launcher.log"
     ).read_text()
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
@@ -231,13 +156,13 @@ def test_a_plain_process_interrupted_goes_on(
 ) -> None:
     _write_meta(tmp_path, clips)
     # On MindSpore it is slow enough to be caught in the middle.
-    command = [sys.executable, COMMAND, "meta.csv", *FLAGS, "--framework", "mindspore"]
-    with _started(command, tmp_path) as launcher:
-        _wait_until_captioned(tmp_path, 2, launcher)
+    command = launched.plain(*FLAGS, "--framework", "mindspore")
+    with launched.started(command, tmp_path) as launcher:
+        launched.wait_until_captioned(tmp_path, 2, launcher)
         launcher.send_signal(signal_number)
         assert launcher.wait(timeout=60) == 1
     assert "run the same command again" in (tmp_path / "launcher.log").read_text()
-    done = set(_journaled(tmp_path))
+    done = set(launched.journaled(tmp_path))
     assert _plain(tmp_path, "--bs", "3").returncode == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
-    assert _captioned_now(tmp_path) == len(clips) - 2 - VIDEOS.is_dir() - len(done)
+    assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - VIDEOS.is_dir() - len(done)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips import decode as decoding
-from pipeline.captioning.clips.decode import DecodeError, SampledFrames, available_decoders, decode
+from pipeline.captioning.clips import decode_pyav, frames
+from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode
+from pipeline.captioning.clips.frames import SampledFrames
 from tests.fakes import render_clip
 from tests.golden import SHARED, VIDEOS, GoldenSet
 
@@ -36,6 +37,22 @@ def test_samples_the_wanted_frames(tmp_path: Path, decoder: str) -> None:
 def test_one_frame_is_decoded_once(tmp_path: Path, decoder: str) -> None:
     sampled = decode(str(render_clip(tmp_path / "a.mp4", frames=1)), 4, [decoder])
     assert (len(sampled.images), sampled.index) == (1, (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
+def test_pyav_jumps_over_what_nobody_wants_to_see(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key frame comes every 12 frames; jumping gives what walking gives, also where times deceive (TS)."""
+    path = str(render_clip(tmp_path / f"a.{suffix}", frames=200))
+    jumped = decode(path, 6, ["PyAV"])
+    packets = decode_pyav._read_packets(path)
+    assert packets.count == 200 and len(packets.keys) > 10
+    monkeypatch.setattr(decode_pyav, "_skips_something", lambda *_: False)
+    walked = decode(path, 6, ["PyAV"])
+    assert jumped.index == walked.index == tuple(range(6))
+    assert [image.tobytes() for image in jumped.images] == [image.tobytes() for image in walked.images]
+    if suffix != "ts":
+        wanted = [100, 199]
+        assert len(list(decode_pyav._jump(path, packets, wanted))) == 2
 
 
 def test_still_image_is_turned_upright(tmp_path: Path) -> None:
@@ -109,7 +126,7 @@ def test_bad_clips_end_with_every_message(tmp_path: Path) -> None:
 
 
 def test_absurd_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 95 * 64)
+    monkeypatch.setattr(frames, "MAX_PIXELS", 95 * 64)
     with pytest.raises(DecodeError, match="beyond"):
         decode(str(render_clip(tmp_path / "a.mp4")), 4)
 

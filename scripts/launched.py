@@ -1,0 +1,123 @@
+"""The captioning command started as users start it, and the processes it makes: for what kills them on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from pipeline.captioning.meta.journal import journal_folder
+
+COMMAND = str(Path(__file__).resolve().parent.parent / "pipeline" / "captioning" / "caption_pllava.py")
+OUTPUT = "meta_caption.csv"
+BIN = Path(sys.executable).parent
+
+
+def plain(*arguments: str) -> list[str]:
+    """Captions `meta.csv` of the working folder in one process, on PyTorch."""
+    return [sys.executable, COMMAND, "meta.csv", *arguments]
+
+
+def msrun(workers: int, *arguments: str, port: int | None = None, options: Sequence[str] = ()) -> list[str]:
+    """The same with msrun. port: of the cluster; options: of msrun, more than those that every run has."""
+    port = port or 9000 + os.getpid() % 500 + workers * 500
+    launcher = [str(BIN / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
+    return [*launcher, f"--master_port={port}", "--log_dir=msrun_log", *options, *plain(*arguments)[1:]]
+
+
+@contextlib.contextmanager
+def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in the background, its output in `launcher.log`; all its processes are gone afterwards."""
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    with (folder / "launcher.log").open("wb") as log:
+        # What started this process may have told its children to ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        launcher = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            yield launcher
+        finally:
+            for process in processes(folder):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            launcher.wait(timeout=60)
+
+
+def run(command: list[str], folder: Path, timeout: float = 400) -> int:
+    """Exit code of a command that is waited for."""
+    with started(command, folder) as launcher:
+        return launcher.wait(timeout=timeout)
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """Every process that works in `folder`: launcher, workers, decoders."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.cwd() == str(folder) and process.pid != os.getpid():
+                found.append(process)
+    return found
+
+
+def workers(folder: Path) -> dict[int, psutil.Process]:
+    """msrun's workers by rank."""
+    found = {}
+    for process in processes(folder):
+        with contextlib.suppress(psutil.Error):
+            environment = process.environ()
+            if COMMAND in process.cmdline() and environment.get("MS_ROLE") == "MS_WORKER":
+                found[int(environment["RANK_ID"])] = process
+    return found
+
+
+def decoders(folder: Path, rank: int) -> list[psutil.Process]:
+    """The decoding processes of a worker."""
+    found = []
+    with contextlib.suppress(KeyError, psutil.Error):
+        for child in workers(folder)[rank].children():
+            with contextlib.suppress(psutil.Error):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    found.append(child)
+    return found
+
+
+def records(folder: Path) -> dict[str, list[dict]]:
+    """What each journal of an unfinished run holds, a torn last line apart."""
+    found = {}
+    for path in sorted(journal_folder(folder / OUTPUT).glob("rank-*.jsonl")):
+        with contextlib.suppress(FileNotFoundError):  # the run has just ended
+            found[path.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    return found
+
+
+def journaled(folder: Path) -> list[int]:
+    """Rows with a caption in the journals."""
+    return [record["row"] for journal in records(folder).values() for record in journal if "caption" in record]
+
+
+def wait_until_captioned(folder: Path, count: int, launcher: subprocess.Popen[bytes], patience: float = 300) -> None:
+    """Returns when `count` captions are in the journals.
+
+    Raises:
+        RuntimeError: the launcher ended before that, or it took longer than `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while len(journaled(folder)) < count:
+        if launcher.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError((folder / "launcher.log").read_text())
+        time.sleep(0.1)
+
+
+def captioned_in_last_run(folder: Path) -> int:
+    report = json.loads((folder / "meta_caption_report.json").read_text(encoding="utf-8"))
+    return int(report["captioned_in_this_run"])

@@ -1,0 +1,20 @@
+"""Runs killed at random moments lose nothing; `python -m scripts.chaos` is the long form of this."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from scripts.chaos import Chaos
+
+pytestmark = pytest.mark.msrun
+
+
+def test_killed_runs_write_what_an_undisturbed_one_writes(tmp_path: Path) -> None:
+    chaos = Chaos(tmp_path, seed=7, clips=24)
+    chaos.prepare()
+    chaos.disturb(0, "worker", signal.SIGKILL)
+    chaos.disturb(1, "launcher", signal.SIGKILL)
+    chaos.disturb(2, "decoder", signal.SIGKILL)
