@@ -48,7 +48,7 @@ def gather_results(world: World, plan: RankPlan, folder: Path, pad_length: int) 
     failures: dict[int, Failure] = {}
     records = _own_records(world.rank, plan, folder, pad_length)
     for record in world.gather(records, is_wanted=plan.lead is not None):
-        result = RowResult.from_json(record.decode("utf-8"))
+        result = RowResult.from_json(record.decode("utf-8", "replace"))
         if result.failure is not None:
             failures[result.row] = result.failure
         else:
@@ -81,18 +81,18 @@ def _own_records(rank: int, plan: RankPlan, folder: Path, pad_length: int) -> It
         paths += [path for path in journal.journals(folder) if path not in owned]
     for path in paths:
         if path.exists():
-            for result in journal.read_results(path):
-                yield fitted_record(result, pad_length)
+            for line in journal.read_result_lines(path):
+                yield fitted_record(line, pad_length)
 
 
-def fitted_record(result: RowResult, pad_length: int) -> bytes:
-    """A result as it travels, of at most `pad_length` int32 words.
+def fitted_record(record: bytes, pad_length: int) -> bytes:
+    """A result, as it stands in a journal, as it travels: in at most `pad_length` int32 words.
 
     A caption that does not fit becomes a failure; the messages of a failure are cut.
     """
-    record = _pack(result)
     if words_of(record) <= pad_length:
         return record
+    result = RowResult.from_json(record.decode("utf-8", "replace"))
     if result.failure is None:
         message = f"the caption takes {words_of(record)} words of 4 bytes, more than --pad_length {pad_length}"
         result = RowResult.failed(result.row, "gather", [message])
@@ -100,13 +100,9 @@ def fitted_record(result: RowResult, pad_length: int) -> bytes:
         # A character takes up to 12 bytes when escaped in JSON; half of the room is for the rest.
         room = pad_length * 4 // 2 // 12
         result = RowResult.failed(result.row, result.failure.stage, ["; ".join(result.failure.messages)[:room]])
-    record = _pack(result)
+    record = result.to_json().encode("utf-8", "replace")
     assert words_of(record) <= pad_length
     return record
-
-
-def _pack(result: RowResult) -> bytes:
-    return result.to_json().encode("utf-8", "replace")
 
 
 def failures_path(output: Path) -> Path:

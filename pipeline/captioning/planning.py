@@ -130,7 +130,7 @@ def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
 
 
 def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool) -> journal.JournalReport:
-    """What the journals on all hosts say, on every rank; one rank reports for each folder."""
+    """What the journals on all hosts say, on rank 0; one rank reports for each folder."""
     if restart and is_reporter:
         journal.remove_journals(folder)
     # A run that gave up for another cause than its clips may have noted so on one rank only.
@@ -138,7 +138,7 @@ def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool
         journal.forget_failures(folder)
     own = journal.read_report(folder) if is_reporter else journal.JournalReport()
     report = journal.JournalReport()
-    for record in map(json.loads, world.gather(_report_records(own))):
+    for record in map(json.loads, world.gather(_report_records(own), is_wanted=world.leads)):
         report.fingerprints += [f for f in record["fingerprints"] if f not in report.fingerprints]
         report.finished.update(record["finished"])
         report.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.captioning.errors import RunError
 from pipeline.captioning.meta import journal
-from pipeline.captioning.meta.journal import Journal, read_report, read_results
+from pipeline.captioning.meta.journal import Journal, read_report, read_result_lines
 from pipeline.captioning.meta.results import RowResult, caption_result
 
 FINGERPRINT = {"prompt": "p"}
@@ -22,6 +22,10 @@ FINGERPRINT = {"prompt": "p"}
 
 def _caption(row: int) -> RowResult:
     return RowResult(row=row, caption=f"caption {row}, ü", tokens=3)
+
+
+def _results(path: Path) -> list[RowResult]:
+    return [RowResult.from_json(line.decode()) for line in read_result_lines(path)]
 
 
 def _die(book: Journal) -> None:
@@ -55,7 +59,7 @@ def test_results_come_back(tmp_path: Path) -> None:
         book.finish([_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])])
     report = read_report(tmp_path)
     assert (report.fingerprints, report.finished, report.deaths) == ([FINGERPRINT], {1, 2}, {})
-    assert list(read_results(book.path)) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
+    assert _results(book.path) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
 
 
 def test_a_death_during_a_retry_is_no_second_death(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_failures_can_be_forgotten(tmp_path: Path) -> None:
         book.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
     journal.forget_failures(tmp_path)
     assert read_report(tmp_path).finished == {1}
-    assert [result.row for result in read_results(book.path)] == [1]
+    assert [result.row for result in _results(book.path)] == [1]
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([RowResult.failed(2, "decode", ["y"])])
     assert read_report(tmp_path).finished == {1, 2}
