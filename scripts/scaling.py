@@ -1,9 +1,9 @@
 """What a second worker brings: the captioning command with one worker and with several, in turns.
 
-    python -m scripts.scaling --workers 2 --clips 96 --repeats 3
+    python -m scripts.scaling --workers 2 --clips 24 --repeats 3
 
 Launched by torchrun on the CPU, the model's work of each worker held to one core, on clips rendered for it and
-the small random PLLaVA of the tests at 16-12-12. Figures are of the captioning, loading and gathering apart.
+a random PLLaVA of the benchmark's preset 63m at 16-12-12. Figures are of the captioning, loading and gathering apart.
 """
 
 from __future__ import annotations
@@ -11,17 +11,42 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+from safetensors.numpy import save_file
+
+from pipeline.captioning.captioners.pllava.checkpoint import expected_weights
+from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from scripts import launched
 from scripts.clip_world import draw_clip, write_clips
+from scripts.presets import preset
 
-CHECKPOINT = Path(__file__).resolve().parent.parent / "tests" / "data" / "mini-a"
-FLAGS = ["--pretrained_model_name_or_path", str(CHECKPOINT), "--lora_alpha", "2", "--restart", "--bs", "8"]
+SMALL = Path(__file__).resolve().parent.parent / "tests" / "data" / "mini-a-merged"
+FLAGS = ["--pretrained_model_name_or_path", "checkpoint", "--restart", "--bs", "8", "--max_new_tokens", "64"]
+
+
+def write_checkpoint(folder: Path) -> None:
+    """A random checkpoint of the benchmark's preset `63m`, with the files and the words of the tests' small one."""
+    shutil.copytree(SMALL, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
+    wide = preset("63m")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings["vision_config"] |= wide.vision
+    settings["text_config"] |= {name: value for name, value in wide.text.items() if name != "vocab_size"}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    weights = {
+        name: np.ones(shape, np.float32)
+        if len(shape) == 1
+        else rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
+        for name, shape in expected_weights(PllavaConfig.from_dict(settings)).items()
+    }
+    save_file(weights, str(folder / "model.safetensors"))
 
 
 def clips_per_second(folder: Path, workers: int) -> tuple[float, float]:
@@ -43,11 +68,12 @@ def clips_per_second(folder: Path, workers: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
+        write_checkpoint(folder / "checkpoint")
         write_clips(folder, (draw_clip(3, number) for number in range(flags.clips)))
         rates: dict[int, list[tuple[float, float]]] = {1: [], flags.workers: []}
         for _ in range(flags.repeats):
