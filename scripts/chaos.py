@@ -44,6 +44,8 @@ TARGETS = ("worker", "launcher", "decoder")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 HARMLESS = [("launcher", signal.SIGTERM), ("decoder", signal.SIGKILL), ("worker", signal.SIGTERM)]
 LEAVE_SECONDS = 10
+PATIENCE = 600
+"""Forming a cluster on a loaded machine has taken MindSpore minutes."""
 OUTPUTS = (launched.OUTPUT, "meta_caption_failures.csv")
 STARTING = 0.2
 """Share of the kills before the first caption."""
@@ -82,11 +84,11 @@ class Chaos:
         begin = time.monotonic()
         folder = self._new_folder("undisturbed")
         with launched.started(launched.msrun(2, *FLAGS), folder) as launcher:
-            launched.wait_until_captioned(folder, 1, launcher)
+            launched.wait_until_captioned(folder, 1, launcher, PATIENCE)
             self.start_seconds = time.monotonic() - begin
             _wait_until_written(folder, launcher)
             self.caption_seconds = time.monotonic() - begin - self.start_seconds
-            _expect(launcher.wait(timeout=120) == 0, "the undisturbed run failed", folder)
+            _expect(launcher.wait(timeout=PATIENCE) == 0, "the undisturbed run failed", folder)
         self.undisturbed = [(folder / name).read_bytes() for name in OUTPUTS]
 
     def disturb(self, number: int, target: str, signal_number: signal.Signals) -> None:
@@ -127,7 +129,7 @@ class Chaos:
                 self._kill(folder, rng, launcher, *kill)
             # msrun itself notices a lost worker after half a minute.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                launcher.wait(timeout=120)
+                launcher.wait(timeout=PATIENCE)
             _expect(launcher.poll() is not None, "the launcher did not end", folder)
             deadline = time.monotonic() + LEAVE_SECONDS
             while (left := launched.processes(folder)) and time.monotonic() < deadline:
@@ -149,7 +151,7 @@ class Chaos:
         else:
             with contextlib.suppress(RuntimeError):  # resumed with almost nothing left
                 before = len(launched.journaled(folder))
-                launched.wait_until_captioned(folder, before + 1, launcher)
+                launched.wait_until_captioned(folder, before + 1, launcher, PATIENCE)
             time.sleep(rng.uniform(0, self.caption_seconds))
         if target == "launcher":
             victims = [psutil.Process(launcher.pid)] if launcher.poll() is None else []
