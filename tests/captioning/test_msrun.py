@@ -166,3 +166,30 @@ def test_a_plain_process_interrupted_goes_on(
     assert _plain(tmp_path, "--bs", "3").returncode == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - VIDEOS.is_dir() - len(done)
+
+
+def test_two_hosts_that_share_nothing_and_one_goes_down(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+    """Two msrun nodes of two workers, each in a folder of its own; only node 0 has the meta table."""
+    hosts = [tmp_path / "host-0", tmp_path / "host-1"]
+    for host in hosts:
+        host.mkdir()
+    _write_meta(hosts[0], clips)
+    node = ["--local_worker_num=2", "--master_addr=127.0.0.1"]
+    commands = [
+        launched.msrun(4, *FLAGS, "--bs", "1", options=[*node, f"--node_rank={rank}"]) for rank in range(len(hosts))
+    ]
+    with launched.started(commands[0], hosts[0]) as first, launched.started(commands[1], hosts[1]) as second:
+        launched.wait_until_captioned(hosts[0], 1, first)
+        launched.wait_until_captioned(hosts[1], 1, second)
+        for process in launched.processes(hosts[1]):
+            process.kill()
+        first.wait(timeout=300)
+    assert not (hosts[0] / launched.OUTPUT).exists()
+    done = {row for host in hosts for row in launched.journaled(host)}
+    with launched.started(commands[0], hosts[0]) as first, launched.started(commands[1], hosts[1]) as second:
+        first.wait(timeout=400)
+        second.wait(timeout=60)
+    assert (hosts[0] / launched.OUTPUT).read_bytes() == undisturbed
+    assert launched.captioned_in_last_run(hosts[0]) == len(clips) - 2 - VIDEOS.is_dir() - len(done)
+    assert not journal_folder(hosts[0] / launched.OUTPUT).exists()
+    assert [path.name for path in hosts[1].iterdir() if path.name.startswith("meta")] == []
