@@ -146,7 +146,7 @@ class Journal:
     def __init__(self, folder: Path, rank: int, fingerprint: Fingerprint) -> None:
         self.path = journal_path(folder, rank)
         folder_id(folder)
-        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+        self._file: IO[str] = self.path.open("a", encoding="utf-8", errors="replace")
         _lock(self._file)
         if _drop_torn_line(self.path) == 0:
             self._append({"fingerprint": dict(fingerprint)})
@@ -191,7 +191,7 @@ class Journal:
         with atomic_write(self.path) as temporary:
             shutil.copyfile(f"/proc/self/fd/{self._file.fileno()}", temporary)
         self._file.close()
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8", errors="replace")
         _lock(self._file)
 
     @contextlib.contextmanager

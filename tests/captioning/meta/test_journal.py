@@ -184,3 +184,10 @@ def test_an_empty_caption_is_a_failure() -> None:
     result = caption_result(5, " \n ", 1, False)
     assert result.caption is None
     assert "no text" in str(result.failure)
+
+
+def test_what_no_encoding_has_is_written_as_a_question_mark(tmp_path: Path) -> None:
+    """Names of folders may hold bytes that are no UTF-8, and messages quote them."""
+    with Journal(tmp_path, 0, FINGERPRINT) as book:
+        book.finish([RowResult.failed(3, "path", ["no such file (relative to /data/\udcff)"])])
+    assert _results(book.path) == [RowResult.failed(3, "path", ["no such file (relative to /data/?)"])]
