@@ -70,13 +70,15 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 def workers(folder: Path) -> dict[int, psutil.Process]:
-    """msrun's workers by rank."""
-    found = {}
+    """msrun's workers by rank: the processes that caption, not their attendants."""
+    found: dict[int, psutil.Process] = {}
     for process in processes(folder):
         with contextlib.suppress(psutil.Error):
             environment = process.environ()
             if COMMAND in process.cmdline() and environment.get("MS_ROLE") == "MS_WORKER":
-                found[int(environment["RANK_ID"])] = process
+                rank = int(environment["RANK_ID"])
+                if rank not in found or process.ppid() == found[rank].pid:
+                    found[rank] = process
     return found
 
 

@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from . import backends, job, options
+from . import backends, job, options, orphans
 from .captioners.base import CaptionerSource
 from .errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
 from .interruption import interruption
 from .meta.table import MetaTable
-from .workers import launch_checks, orphans
+from .workers import launch_checks
 from .workers.launch import Launch
 from .workers.world import run_scheduler
 
@@ -30,6 +30,10 @@ def main(
     try:
         launch = Launch.from_environment()
         _set_up_logging(launch)
+        if launch.launcher != "plain":
+            exit_code = orphans.go_on_in_a_child(is_worker=not launch.is_scheduler)
+            if exit_code is not None:
+                return exit_code
         return _run(parser, make_source, arguments, launch)
     except UsageError as error:
         if launch.tells_wrong_use:
@@ -58,8 +62,6 @@ def _run(
         job_options.framework, job_options.device, launch.launcher, launch.local_rank, launch.world_size
     )
     warnings = launch_checks.warnings(launch, choice.device, os.environ)
-    if launch.launcher != "plain":
-        orphans.leave_with_launcher()
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE

@@ -93,37 +93,6 @@ def test_three_workers_and_a_rank_90_seconds_late(tmp_path: Path, clips: list[st
     assert "time left" in (tmp_path / "msrun_log" / "worker_0.log").read_text()
 
 
-def test_a_killed_worker_then_the_same_command(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
-    _write_meta(tmp_path, clips)
-    with launched.started(_msrun(2), tmp_path) as launcher:
-        launched.wait_until_captioned(tmp_path, 3, launcher)
-        launched.workers(tmp_path)[1].send_signal(signal.SIGKILL)
-        assert launcher.wait(timeout=120) == 1
-    assert not (tmp_path / "meta_caption.csv").exists()
-    done = set(launched.journaled(tmp_path))
-    bad = 2 + VIDEOS.is_dir()
-    assert launched.run(_msrun(2), tmp_path) == 0
-    assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
-    # What was captioned is not captioned again.
-    assert launched.captioned_in_last_run(tmp_path) == len(clips) - bad - len(done)
-
-
-def test_a_killed_launcher_takes_its_workers_along(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
-    _write_meta(tmp_path, clips)
-    with launched.started(_msrun(3), tmp_path) as launcher:
-        launched.wait_until_captioned(tmp_path, 4, launcher)
-        launcher.kill()  # which leaves its workers to themselves
-        time.sleep(10)
-        assert not launched.processes(tmp_path)
-    done = set(launched.journaled(tmp_path))
-    assert done
-    resumed = _plain(tmp_path, "--bs", "4")
-    assert resumed.returncode == 0, resumed.stderr
-    assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
-    assert f"{len(clips)} rows" in resumed.stderr
-    assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - VIDEOS.is_dir() - len(done)
-
-
 def test_fewer_rows_than_workers_and_then_nothing(tmp_path: Path, clips: list[str]) -> None:
     _write_meta(tmp_path, clips[:1])
     assert launched.run(_msrun(2, "--skip_if_existing"), tmp_path) == 0

@@ -5,7 +5,6 @@ Imports no framework: it runs `decode` and the captioner's frame transform, noth
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -15,10 +14,9 @@ from multiprocessing.connection import Connection
 import numpy as np
 from PIL import Image
 
+from ..orphans import die_with_parent
 from .decode import DecodeError, check_path, decode
 from .frame_memory import FrameMemory, FramesInMemory
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def serve(
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> None:
     """Answer requests until the other end closes; first say that all is imported."""
-    _die_with_parent()
+    die_with_parent(os.getppid())  # a hung decoder would never see the closed pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
     _mute_native_output()
     connection.send(None)
@@ -76,14 +74,6 @@ def _answer(
         return DecodeReply(frames=memory.put(frame_transform(sampled.images)), frame_index=sampled.index)
     except Exception as error:  # whatever a transform may raise costs this clip alone
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent dies: a hung decoder would never see the closed pipe."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _mute_native_output() -> None:

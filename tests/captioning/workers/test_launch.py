@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline.captioning.errors import UsageError
+from pipeline.captioning.orphans import waits
 from pipeline.captioning.workers.launch import Launch
 from pipeline.captioning.workers.launch_checks import warnings
-from pipeline.captioning.workers.orphans import waits
 
 MSRUN = {"MS_ROLE": "MS_WORKER", "RANK_ID": "5", "MS_WORKER_NUM": "16", "DEVICE_ID": "1", "MS_SCHED_HOST": "10.0.0.1"}
 

@@ -1,0 +1,96 @@
+"""No process outlives its launcher, though nothing tells it: msrun's workers live in sessions of their own.
+
+What a launcher starts stays behind as an attendant, and the work is done in its child. The attendant can be
+relied upon to wake up; the child can't, for MindSpore holds the interpreter's lock while it waits for others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import psutil
+
+from .errors import EXIT_BROKEN
+
+logger = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 7.0
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux for SIGKILL when `parent`, this process's parent, dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(EXIT_BROKEN)
+
+
+def waits(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a launcher of this command line stays for as long as its workers.
+
+    msrun without `--join` does not, nor need a shell that has started ranks by hand.
+    """
+    joins = "--join=True" in command or "--join True" in " ".join(command)
+    return joins or "TORCHELASTIC_RUN_ID" in environment
+
+
+def go_on_in_a_child(is_worker: bool) -> int | None:
+    """Returns None in a child process; in this one, when that has ended, its exit code.
+
+    Signals are passed on to the child. It dies with this process. If the launcher dies, and is one that waits,
+    a worker is told so by SIGTERM, and whatever is left after LEAVE_SECONDS is killed. msrun's scheduler is
+    given these seconds too: without it workers abort.
+    """
+    attendant, launcher = os.getpid(), os.getppid()
+    watched = _waits(launcher)
+    child = os.fork()
+    if child == 0:
+        die_with_parent(attendant)
+        os.setpgid(0, 0)  # Ctrl-C reaches it through the attendant alone: a second one would cut it short
+        return None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    leaving: float | None = None
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return max(EXIT_BROKEN, os.waitstatus_to_exitcode(status)) if status else 0
+        if leaving is None and watched and os.getppid() != launcher:
+            leaving = time.monotonic()
+            _leave(child, is_worker)
+        if leaving is not None and time.monotonic() - leaving > LEAVE_SECONDS:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+
+
+def _waits(launcher: int) -> bool:
+    try:
+        return waits(psutil.Process(launcher).cmdline(), os.environ)
+    except psutil.Error:
+        return False
+
+
+def _leave(child: int, is_worker: bool) -> None:
+    logger.error("the launcher is gone; ending, at the latest in %g s", LEAVE_SECONDS)
+    if is_worker:
+        os.kill(child, signal.SIGTERM)
+        _end_log_follower()
+
+
+def _end_log_follower() -> None:
+    """End the `tail -f` by which msrun showed this worker's log: an orphan like the worker itself."""
+    log = os.fstat(sys.stdout.fileno())
+    for process in psutil.process_iter(["name", "ppid", "cwd", "cmdline"]):
+        about = process.info
+        if about["name"] == "tail" and about["ppid"] == os.getppid() and about["cwd"]:
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.path.samestat(os.stat(os.path.join(about["cwd"], about["cmdline"][-1])), log):
+                    process.kill()
