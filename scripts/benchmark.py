@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
-from pipeline.captioning.clips.decoder import DecoderLimits
+from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from scripts.benchmark_sides import make_parser
 from scripts.clip_world import draw_clip, write_clips

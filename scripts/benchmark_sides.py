@@ -26,7 +26,7 @@ from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.captioners.pllava.tokenizer import Prompt
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
 from pipeline.captioning.clips.decode import decode
-from pipeline.captioning.clips.decoder import DecoderLimits
+from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.feed import LoaderFeed
 from pipeline.captioning.generation.options import GenerationOptions

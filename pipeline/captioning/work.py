@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from .backends import Backend
 from .captioners.base import Captioner, CaptionerSource
-from .clips.decoder import DecoderLimits
+from .clips.killable import DecoderLimits
 from .clips.loader import ClipLoader, LoadedClip
 from .errors import RunError
 from .feed import LoaderFeed

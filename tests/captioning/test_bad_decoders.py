@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.captioning import work
 from pipeline.captioning.clips.decode import available_decoders
-from pipeline.captioning.clips.decoder import DecoderLimits
+from pipeline.captioning.clips.killable import DecoderLimits
 from tests.captioning.test_job import _meta, _rows, _run
 from tests.fakes import FakeSource, mean_colour, render_clip
 

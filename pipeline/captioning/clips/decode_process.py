@@ -46,7 +46,7 @@ def serve(
     """Answer requests until the other end closes; first say that all is imported."""
     die_with_parent(os.getppid())  # a hung decoder would never see the closed pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
-    _mute_native_output()
+    mute_native_output()
     connection.send(None)
     while True:
         try:
@@ -76,8 +76,8 @@ def _answer(
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))
 
 
-def _mute_native_output() -> None:
-    # FFmpeg inside decord writes to the terminal; what matters of it is in the exceptions.
+def mute_native_output() -> None:
+    """FFmpeg writes to the terminal; what matters of it is in the exceptions."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)

@@ -34,6 +34,21 @@ class _Packets:
     keys: Sequence[int]
 
 
+@dataclass(frozen=True)
+class VideoInfo:
+    """What there is to know of a video without decoding more than its first frame.
+
+    num_frames: frames shown. height, width: pixels of a frame as it is shown, turned upright.
+    fps: average frames a second. duration: seconds, that of the last frame included.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    duration: float
+
+
 class _EndedEarly(ValueError):
     def __init__(self, frames: int) -> None:
         super().__init__(f"the video ended after {frames} frames")
@@ -58,6 +73,31 @@ def decode_pyav(path: str, num_frames: int) -> SampledFrames:
     except _EndedEarly as ended:  # packets without a picture: what was decoded is the truth
         distinct, index = distinct_frames(frame_indices(ended.frames, num_frames))
         return SampledFrames(tuple(_walk(path, distinct)), index)
+
+
+def video_info(path: str) -> VideoInfo:
+    """Look at a video. Raises whatever PyAV raises, ValueError for videos without frames."""
+    packets = _read_packets(path)
+    if not packets.count:
+        raise ValueError("the video has no frames")
+    with _opened(path) as (container, stream):
+        first = next(iter(container.decode(stream)), None)
+        if first is None:
+            raise ValueError("the video has no frames")
+        rate = stream.average_rate or stream.guessed_rate
+        if not rate:
+            raise ValueError("the video has no frame rate")
+        fps = float(rate)
+        width, height = (first.height, first.width) if first.rotation % 180 else (first.width, first.height)
+        duration = _span(packets, stream) + 1 / fps if packets.times else packets.count / fps
+    return VideoInfo(packets.count, height, width, fps, duration)
+
+
+def _span(packets: _Packets, stream: Any) -> float:
+    """Seconds from the first frame to the last."""
+    if len(packets.times) < 2:
+        return 0.0
+    return float((packets.times[-1] - packets.times[0]) * stream.time_base)
 
 
 def _read_packets(path: str) -> _Packets:

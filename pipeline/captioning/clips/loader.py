@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .decoder import Decoder, DecoderLimits
+from .decoder import Decoder
+from .killable import DecoderLimits
 
 
 @dataclass(frozen=True)

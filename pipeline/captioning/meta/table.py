@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -63,13 +63,13 @@ class MetaTable(ABC):
         elif is_parquet(path):
             _check_columns(path, _parquet_schema(path).names)
         else:
-            _check_columns(path, _read_csv(path, nrows=1).iloc[0].tolist())
+            _check_columns(path, read_csv_cells(path, nrows=1).iloc[0].tolist())
 
 
 class _CsvTable(MetaTable):
     def __init__(self, path: Path) -> None:
         # The header is read as a row, so that pandas neither renames nor reorders anything.
-        cells = _read_csv(path)
+        cells = read_csv_cells(path)
         self._header = [str(name) for name in cells.iloc[0]]
         _check_columns(path, self._header)
         self._cells = cells.iloc[1:].reset_index(drop=True)
@@ -146,10 +146,15 @@ class _ParquetTable(MetaTable):
         return bool(own.equals(others))
 
 
-def _read_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
+def read_csv_cells(path: Path, nrows: int | None = None, dtype: Any = str) -> pd.DataFrame:
+    """All cells of a CSV file as strings, the header as its first row.
+
+    Raises:
+        UsageError: empty, not UTF-8, or rows of different lengths.
+    """
     try:
         # pandas unquotes a leading BOM wrongly on its own; utf-8-sig takes it off.
-        return pd.read_csv(path, header=None, dtype=str, na_filter=False, nrows=nrows, encoding="utf-8-sig")
+        return pd.read_csv(path, header=None, dtype=dtype, na_filter=False, nrows=nrows, encoding="utf-8-sig")
     except pd.errors.EmptyDataError as error:
         raise UsageError(f"meta file {path} is empty; it needs a header with a '{PATH_COLUMN}' column") from error
     except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:

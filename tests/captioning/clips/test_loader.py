@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips.decoder import DecoderLimits
+from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader, LoadedClip
 from tests.fakes import mean_colour, render_clip
 

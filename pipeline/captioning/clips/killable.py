@@ -1,0 +1,137 @@
+"""A process that looks into files nobody can vouch for: asked for one at a time, with a deadline, killed at need."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import resource
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+"""For a new process to import its decoders, at least; a longer deadline for clips is one for this too."""
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class DecoderLimits:
+    """What a process that decodes may take.
+
+    timeout: seconds for one clip and decoder.
+    clips: decoded by one process, which is then replaced: decoders leak.
+    memory: bytes that a process may hold; one above is killed in the middle of a clip, replaced after it.
+    """
+
+    timeout: float
+    clips: int = 1000
+    memory: int = 4 * 2**30
+
+
+class KillableProcess(ABC):
+    """Answers requests, one at a time; started at need, restarted after every kill.
+
+    Its first message says that it has imported what it needs. To be used from one thread: Linux ends the
+    process with the thread that started it.
+
+    timeout_option: the flag that sets the deadline, for messages.
+    """
+
+    timeout_option = "--decode_timeout"
+
+    def __init__(self, limits: DecoderLimits) -> None:
+        self._limits = limits
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._clips = 0
+
+    @abstractmethod
+    def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
+        """A process, not yet started, that serves the other end of `connection`."""
+
+    def ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+        """The reply, or None and what went wrong: too late, too large, dead, or `stopping`."""
+        try:
+            if self._process is None:
+                self._start()
+                # The deadline is for the clip; a new process first imports its decoders.
+                patience = max(_START_SECONDS, self._limits.timeout)
+                problem = self._wait(patience, "it did not start", stopping)
+                if problem:
+                    return None, problem
+                assert self._connection is not None
+                self._connection.recv()
+            assert self._connection is not None
+            self._connection.send(request)
+            problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
+            return (None, problem) if problem else (self._connection.recv(), "")
+        except (EOFError, OSError):
+            assert self._process is not None
+            self._process.join(timeout=5)
+            code = self._process.exitcode
+            self.kill()
+            return None, f"its process died ({_exit_text(code)})"
+
+    def _wait(self, seconds: float, what: str, stopping: threading.Event, option: str = "") -> str:
+        """Wait for a message; returns what went wrong, if anything did, with the process killed."""
+        assert self._connection is not None
+        deadline = time.monotonic() + seconds
+        problem = ""
+        while not problem and not self._connection.poll(_POLL_SECONDS):
+            if stopping.is_set():
+                return "stopped"
+            if time.monotonic() > deadline:
+                problem = f"{what} within {seconds:g} s{option}; its process was killed"
+            elif self._resident() > self._limits.memory:
+                gib = self._limits.memory / 2**30
+                problem = f"took more than {gib:.1f} GiB of memory; its process was killed"
+        if problem:
+            self.kill()
+        return problem
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, child_end = context.Pipe()
+        self._process = self._make_process(context, child_end)
+        self._process.start()
+        self._clips = 0
+        child_end.close()
+
+    def recycle(self) -> None:
+        """Replace a process that has done its share, or has grown."""
+        self._clips += 1
+        resident = self._resident()
+        if self._clips >= self._limits.clips or resident > self._limits.memory:
+            logger.debug("decoding process replaced after %d clips at %d MiB", self._clips, resident // 2**20)
+            self.kill()
+
+    def _resident(self) -> int:
+        """Bytes of memory that the process holds; 0 if it is gone."""
+        assert self._process is not None
+        try:
+            with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
+                return int(file.read().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError):
+            return 0
+
+    def kill(self) -> None:
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if process is not None:
+            process.kill()
+            process.join(timeout=5)
+        if connection is not None:
+            connection.close()
+
+
+def _exit_text(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}"
+    return f"exit code {code}"

@@ -1,0 +1,96 @@
+"""A meta table of the videos or images in a folder and all folders in it.
+
+    python -m pipeline.datasets.convert video /path/to/folder --output meta.csv
+
+Columns: `path` (absolute), `id` (name without suffix), `relpath` (from the folder); in the order of the paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.captioning.clips.decode import IMAGE_SUFFIXES
+from pipeline.captioning.errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
+
+from .tables import STRING, write_table
+
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv",
+)  # fmt: skip
+KINDS = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help="CSV or Parquet, by its suffix")
+    flags = parser.parse_args(arguments)
+    try:
+        frame = folder_table(flags.folder, KINDS[flags.kind])
+        if flags.output.exists():
+            raise UsageError(f"--output {flags.output} exists already; remove it, or take another name")
+        if not flags.output.absolute().parent.is_dir():
+            raise UsageError(f"--output {flags.output}: there is no folder {flags.output.parent}")
+    except UsageError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return EXIT_WRONG_USE
+    write_table(frame, flags.output)
+    print(f"wrote {flags.output}: {len(frame):,} {flags.kind}s")
+    return EXIT_DONE
+
+
+def folder_table(folder: Path, suffixes: Sequence[str]) -> pd.DataFrame:
+    """Files with one of `suffixes` (in any case) below `folder`.
+
+    Raises:
+        UsageError: no such folder, or no such file in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder")
+    root = os.path.abspath(folder)
+    found = sorted(path for path in _files(root) if path.lower().endswith(tuple(suffixes)))
+    if not found:
+        raise UsageError(f"{folder} holds no file that ends in {', '.join(suffixes)}")
+    columns = {
+        "path": found,
+        "id": [os.path.splitext(os.path.basename(path))[0] for path in found],
+        "relpath": [os.path.relpath(path, root) for path in found],
+    }
+    return pd.DataFrame(columns, dtype=STRING)
+
+
+def _files(folder: str) -> Iterator[str]:
+    """All files below; links to folders are not followed, for they may go round in circles."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if not _is_text(path):
+                print(
+                    f"left out, for its name is not UTF-8: {path.encode(errors='backslashreplace').decode()}",
+                    file=sys.stderr,
+                )
+            elif not name.startswith("."):
+                yield path
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Meta tables of one or many files as one frame; CSV cells stay the strings they are.
+
+A frame has columns of strings where the tables were CSV, of their own types where they were Parquet.
+Knows no operation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from pipeline.captioning.errors import UsageError
+from pipeline.captioning.meta.files import atomic_write
+from pipeline.captioning.meta.table import is_parquet, read_csv_cells
+
+STRING = pd.StringDtype("pyarrow")
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+
+
+def expand(patterns: Iterable[str]) -> list[Path]:
+    """The files that names and patterns (`part*.csv`, `**/meta.csv`) stand for, each once, in order.
+
+    Raises:
+        UsageError: one stands for nothing.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))
+        if not found:
+            raise UsageError(f"no file is named or matches '{pattern}'")
+        files |= dict.fromkeys(map(Path, found))
+    return list(files)
+
+
+def read_tables(files: Sequence[Path]) -> pd.DataFrame:
+    """All rows of all files one below the other; columns that a file lacks are empty there."""
+    frames = [read_table(path) for path in files]
+    if len(frames) == 1:
+        return frames[0]
+    columns = list(dict.fromkeys(name for frame in frames for name in frame.columns))
+    for name in columns:
+        kinds = {frame[name].dtype for frame in frames if name in frame}
+        if len(kinds) > 1:  # CSV beside Parquet
+            for frame in frames:
+                if name in frame:
+                    frame[name] = as_text(frame[name])
+    merged = pd.concat(frames, ignore_index=True, sort=False)[columns]
+    for name in columns:
+        if merged[name].dtype == STRING:
+            merged[name] = merged[name].fillna("")
+    return merged
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """One file, CSV or Parquet by its suffix.
+
+    Raises:
+        UsageError: no such file, unreadable, or columns of the same name.
+    """
+    if not path.is_file():
+        raise UsageError(f"table {path} {'is not a file' if path.exists() else 'does not exist'}")
+    return _read_parquet(path) if is_parquet(path) else _read_csv(path)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    cells = read_csv_cells(path, dtype=STRING)
+    _check_names(path, [str(name) for name in cells.iloc[0]])
+    frame = cells.iloc[1:].reset_index(drop=True)
+    frame.columns = pd.Index([str(name) for name in cells.iloc[0]])
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"table {path} can't be read as Parquet: {error}") from error
+    _check_names(path, table.column_names)
+    strings = (pa.string(), pa.large_string())
+    return table.to_pandas(types_mapper=lambda kind: STRING if kind in strings else pd.ArrowDtype(kind))
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"table {path} has several columns named '{repeated[0]}'; keep one")
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write whole or not at all, CSV or Parquet by the suffix; what was there is kept as `.bak`.
+
+    Into Parquet, columns of CSV cells that are numbers go as numbers, if that loses nothing.
+    """
+    with atomic_write(path, keep_backup=True) as temporary:
+        if is_parquet(path):
+            _typed(frame).to_parquet(temporary, index=False)
+        else:
+            # The csv module before Python 3.13 leaves a lone carriage return unquoted, which splits the row.
+            has_return = any(_has_return(frame[name]) for name in frame)
+            quoting: Literal[0, 1] = 1 if has_return else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
+            frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
+
+
+def _has_return(column: pd.Series) -> bool:
+    return column.dtype == STRING and bool(column.str.contains("\r", regex=False).any())
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    typed = frame.copy(deep=False)
+    for name in frame:
+        column = frame[name]
+        if column.dtype != STRING:
+            continue
+        cells = column[column != ""]
+        if len(cells) and cells.str.fullmatch(_WHOLE).all():
+            typed[name] = pd.to_numeric(column.where(column != "")).astype("Int64")
+        elif len(cells) and cells.str.fullmatch(_NUMBER).all():
+            typed[name] = pd.to_numeric(column.where(column != "")).astype("Float64")
+    return typed
+
+
+def with_column(frame: pd.DataFrame, name: str, values: Sequence[Any], dtype: Any = STRING) -> pd.DataFrame:
+    """A frame with `values` in the column `name`, new or not."""
+    changed = frame.copy(deep=False)
+    changed[name] = pd.Series(values, index=frame.index, dtype=dtype)
+    return changed
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """A column as strings; missing cells are empty."""
+    return column.astype(STRING).fillna("")
+
+
+def as_numbers(column: pd.Series) -> pd.Series:
+    """A column as float64; NaN where there is no number."""
+    return pd.to_numeric(column, errors="coerce").astype("float64")

@@ -1,0 +1,85 @@
+"""A table from a folder; and the recipe of merging, comparing, and captioning what remains."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets import convert, datautil
+from scripts import launched
+from scripts.clip_world import draw_clip, write_clips
+
+TINY = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_folders_are_searched_in_a_stable_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("b/2.MP4", "b/1.webm", "a.mkv", "ü 猫/x,y.mov", "b/3.jpg", "b/notes.txt", ".hidden.mp4", "c.d.mp4"):
+        (tmp_path / "clips" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clips" / name).touch()
+    (tmp_path / "clips" / "loop").symlink_to(tmp_path / "clips")
+    Path(os.fsdecode(bytes(tmp_path / "clips" / "bad") + b"\xff.mp4")).touch()
+    output = tmp_path / "meta.csv"
+    assert convert.main(["video", str(tmp_path / "clips"), "--output", str(output)]) == 0
+    assert "not UTF-8" in capsys.readouterr().err
+    rows = _rows(output)
+    assert [row["relpath"] for row in rows] == ["a.mkv", "b/1.webm", "b/2.MP4", "c.d.mp4", "ü 猫/x,y.mov"]
+    assert [row["id"] for row in rows] == ["a", "1", "2", "c.d", "x,y"]
+    assert rows[0]["path"] == str(tmp_path / "clips" / "a.mkv")
+    assert convert.main(["image", str(tmp_path / "clips"), "--output", str(tmp_path / "images.parquet")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "output", "message"),
+    [
+        ("none", "out.csv", "not a folder"),
+        ("empty", "out.csv", "holds no file"),
+        ("full", "there.csv", "exists already"),
+        ("full", "none/out.csv", "no folder"),
+    ],
+)
+def test_wrong_use_is_told(
+    tmp_path: Path, folder: str, output: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.mp4").touch()
+    (tmp_path / "there.csv").touch()
+    assert convert.main(["video", str(tmp_path / folder), "--output", str(tmp_path / output)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_recipe_of_parts_difference_and_captioning_of_what_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README writes it, on six clips of which three have a caption and one has failed."""
+    monkeypatch.chdir(tmp_path)
+    truth = {
+        row["path"]: row["truth"] for row in _rows(write_clips(tmp_path / "clips", (draw_clip(8, i) for i in range(6))))
+    }
+    assert convert.main(["video", "clips", "--output", "DATA.csv"]) == 0
+    rows = _rows(tmp_path / "DATA.csv")
+    for part, chosen in (("part0", rows[:2]), ("part1", rows[2:4])):
+        with (tmp_path / f"DATA_caption_{part}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*rows[0], "text"])
+            writer.writerows([*row.values(), truth[row["path"]] if row is not rows[3] else ""] for row in chosen)
+    assert datautil.main(["DATA_caption_part*.csv", "--output", "DATA_caption.csv"]) == 0
+    arguments = ["DATA.csv", "--difference", "DATA_caption.csv", "--output", "DATA_remaining.csv"]
+    assert datautil.main(arguments) == 0
+    assert [row["path"] for row in _rows(tmp_path / "DATA_remaining.csv")] == [row["path"] for row in rows[3:]]
+    command = [sys.executable, launched.COMMAND, "DATA_remaining.csv", "--pretrained_model_name_or_path", str(TINY)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    arguments = ["DATA_caption.csv", "DATA_remaining_caption.csv", "--remove-empty-caption", "--sort-ascending", "path"]
+    assert datautil.main([*arguments, "--output", "DATA_all.csv"]) == 0
+    assert {row["path"]: row["text"] for row in _rows(tmp_path / "DATA_all.csv")} == truth

@@ -1,0 +1,101 @@
+"""Sizes and lengths of files; a file that can't be read costs its own cells."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.captioning.clips.decode_pyav import video_info
+from pipeline.datasets import info
+from pipeline.datasets.operation import Settings
+from tests.fakes import render_clip
+from tests.golden import VIDEOS
+
+SETTINGS = Settings(workers=2, timeout=30)
+
+
+def _info(paths: list[str], settings: Settings = SETTINGS) -> list[dict[str, object]]:
+    frame = info.add_info(pd.DataFrame({"path": paths, "note": "n"}, dtype="string"), None, settings)
+    assert frame["path"].tolist() == paths
+    return frame.drop(columns=["path", "note"]).astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def test_videos_images_and_broken_files(tmp_path: Path) -> None:
+    video = str(render_clip(tmp_path / "ü.mp4", frames=16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "text.mp4").write_text("no video")
+    paths = [video, str(tmp_path / "a.jpg"), str(tmp_path / "text.mp4"), "/nowhere.mp4", "", video]
+    first, image, *broken, last = _info(paths)
+    expected = {
+        "num_frames": 16,
+        "height": 64,
+        "width": 96,
+        "aspect_ratio": 64 / 96,
+        "fps": 8.0,
+        "duration": 2.0,
+        "resolution": 6144,
+    }
+    assert first == last == expected
+    assert image == {
+        "num_frames": 1,
+        "height": 40,
+        "width": 20,
+        "aspect_ratio": 2.0,
+        "fps": None,
+        "duration": None,
+        "resolution": 800,
+    }
+    assert all(value is None for row in broken for value in row.values())
+    videos_alone = info.add_video_info(pd.DataFrame({"path": paths[:2]}, dtype="string"), None, SETTINGS)
+    assert videos_alone["num_frames"].isna().tolist() == [False, True]
+
+
+def _misbehave(path: str) -> object:
+    """In the place of `info._look`, in the prober."""
+    if "hang" in path:
+        ctypes.PyDLL(None).sleep(3600)
+    if "crash" in path:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"num_frames": 7}
+
+
+def _serve_misbehaving(connection: object) -> None:
+    info._look = _misbehave  # type: ignore[assignment]
+    _serve(connection)
+
+
+_serve = info._serve
+
+
+def test_what_hangs_or_crashes_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "_serve", _serve_misbehaving)
+    found, problems = info.look_at(["a", "hang", "b", "crash", "c"], replace(SETTINGS, timeout=2))
+    assert sorted(found) == ["a", "b", "c"]
+    assert "no answer within 2 s (--timeout)" in problems["hang"]
+    assert "signal 11" in problems["crash"]
+
+
+@pytest.mark.skipif(not VIDEOS.is_dir(), reason="real videos are not part of a clone")
+def test_real_videos() -> None:
+    decord = pytest.importorskip("decord")
+    names = ["nasa_13013.mp4", "nasa_13013_rotated.mp4", "bikes.mp4", "carphone_pristine.mp4", "h265_video.mp4"]
+    names += ["testsrc2_vp9.webm", "video_90.mov", "testsrc2_mpeg4.mp4", "testsrc2_odd_height_444.mp4"]
+    for name, row in zip(names, _info([str(VIDEOS / name) for name in names]), strict=True):
+        reader = decord.VideoReader(str(VIDEOS / name))
+        height, width = reader[0].shape[:2]
+        assert (row["num_frames"], row["height"], row["width"]) == (len(reader), height, width), name
+        assert row["fps"] == pytest.approx(reader.get_avg_fps(), rel=0.01), name
+        assert row["duration"] == pytest.approx(len(reader) / reader.get_avg_fps(), rel=0.05), name
+    # decord counts frames of this one that are not shown, and reads the others not at all.
+    assert video_info(str(VIDEOS / "discard_first_keyframe.mp4")).num_frames == 25
+    assert video_info(str(VIDEOS / "av1_video.mkv")).num_frames == 125
+    assert all(value is None for value in _info([str(VIDEOS / "MANIFEST.md")])[0].values())
