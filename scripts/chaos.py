@@ -91,8 +91,8 @@ class Chaos:
             _expect(launcher.wait(timeout=PATIENCE) == 0, "the undisturbed run failed", folder)
         self.undisturbed = [(folder / name).read_bytes() for name in OUTPUTS]
 
-    def disturb(self, number: int, target: str, signal_number: signal.Signals) -> None:
-        """One run, killed and resumed until it is done.
+    def disturb(self, number: int, target: str, signal_number: signal.Signals, short: bool = False) -> None:
+        """One run, killed and resumed until it is done; if `short`, by one process and undisturbed.
 
         Raises:
             Broken: a promise did not hold.
@@ -100,9 +100,9 @@ class Chaos:
         rng = random.Random(f"{self.seed} {number}")
         folder = self._new_folder(f"run-{number}")
         finished = self._launch(folder, rng, self._any_msrun(rng), (target, signal_number), set())
-        if rng.random() < 0.5:
+        if not short and rng.random() < 0.5:
             finished = self._launch(folder, rng, self._any_msrun(rng), rng.choice(HARMLESS), finished)
-        command = self._any_msrun(rng) if rng.random() < 0.5 else launched.plain(*FLAGS)
+        command = self._any_msrun(rng) if not short and rng.random() < 0.5 else launched.plain(*FLAGS)
         for _ in range(2):  # a decoder's death costs no run; the last one may find nothing left to do
             if not (folder / launched.OUTPUT).exists():
                 finished = self._launch(folder, rng, command, None, finished)
