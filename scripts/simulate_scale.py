@@ -62,7 +62,7 @@ class _NoCaptioner(CaptionerSource):
 def write_meta(path: Path, rows: int) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "id", "duration", "aesthetic"])
+        writer.writerow(["path", "id", "duration", "aes"])
         for row in range(rows):
             clip = f"/data/videos/shard_{row // 10000:05d}/clip_{row:08d}.mp4"
             writer.writerow([clip, f"clip_{row:08d}", f"{4 + row % 7}.25", f"{5 + row % 100 / 50:.2f}"])

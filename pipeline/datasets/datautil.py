@@ -20,7 +20,7 @@ from pipeline.captioning.errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, R
 
 from .catalogue import OPERATIONS
 from .operation import Operation, Settings
-from .tables import expand, read_table, read_tables, write_table
+from .tables import expand, merge, read_table, write_table
 
 SUFFIXES = (".csv", ".parquet", ".pq")
 
@@ -50,11 +50,14 @@ def run(flags: argparse.Namespace) -> None:
     files = expand(flags.input)
     _check_outputs(outputs, files, flags)
     settings = Settings(flags.key, flags.seed, flags.num_workers, flags.timeout)
+    frames = []
+    for path in files:
+        frames.append(read_table(path))
+        print(f"{path}: {len(frames[-1]):,} rows")
+    frame = merge(frames)
     if len(files) > 1:
-        for path in files:
-            print(f"{path}: {len(read_table(path)):,} rows")
-    frame = read_tables(files)
-    print(f"{files[0] if len(files) == 1 else 'together'}: {len(frame):,} rows")
+        print(f"together: {len(frame):,} rows")
+    frames.clear()
     frame = operate(frame, flags.operations or [], settings)
     rows = len(frame)
     for number, path in enumerate(outputs):

@@ -39,8 +39,12 @@ def expand(patterns: Iterable[str]) -> list[Path]:
 
 
 def read_tables(files: Sequence[Path]) -> pd.DataFrame:
-    """All rows of all files one below the other; columns that a file lacks are empty there."""
-    frames = [read_table(path) for path in files]
+    """All rows of all files; see `read_table` and `merge`."""
+    return merge([read_table(path) for path in files])
+
+
+def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All rows of all frames one below the other; columns that a frame lacks are empty there."""
     if len(frames) == 1:
         return frames[0]
     columns = list(dict.fromkeys(name for frame in frames for name in frame.columns))
