@@ -310,7 +310,7 @@ VALUES = {
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_every_operation_bears_an_empty_table_and_names_what_is_missing(
     tmp_path: Path, operation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     if operation.name == "lang":
         pytest.importorskip("lingua")
     tiny = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
