@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
 """For the captions in flight: schedulers kill some 30 s after SIGTERM."""
+ECHO_SECONDS = 2.0
+"""A signal so soon after the first is the same: Ctrl-C reaches a worker from the terminal and from torchrun."""
 
 
 class Interruption:
@@ -18,6 +21,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._postpones = False
+        self._first_signal = 0.0
         self.requested = False
 
     def install(self) -> None:
@@ -44,9 +48,13 @@ class Interruption:
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, _: object) -> None:
-        if not self._postpones or self.requested:
+        now, is_first = time.monotonic(), not self.requested
+        if is_first:
+            self.requested, self._first_signal = True, now
+        elif number != signal.SIGALRM and now - self._first_signal < ECHO_SECONDS:
+            return
+        if not (is_first and self._postpones):
             raise KeyboardInterrupt
-        self.requested = True
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         logger.info(
             "%s: finishing the captions in flight, for at most %g s", signal.Signals(number).name, GRACE_SECONDS

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.captioning import interruption as interruption_module
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner, ClipFeed, PreparedClip
 from pipeline.captioning.errors import RunError
@@ -164,19 +165,23 @@ def test_a_signal_lets_captions_in_flight_end(
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("echo_seconds", "captioned"), [(0.0, 1), (60.0, 1 + 3)])
+def test_a_second_signal_ends_at_once_unless_it_is_the_firsts_echo(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch, echo_seconds: float, captioned: int
+) -> None:
     monkeypatch.setattr(interruption, "requested", False)
+    monkeypatch.setattr(interruption_module, "ECHO_SECONDS", echo_seconds)
 
     def on_step(flying: list[PreparedClip]) -> None:
-        if len(source.rows_captioned) == 1:
+        if len(source.rows_captioned) == 1 and not interruption.requested:
             interruption._on_signal(signal.SIGINT, None)
-            interruption._on_signal(signal.SIGINT, None)
+            interruption._on_signal(signal.SIGTERM, None)
 
     source = SlotSource(on_step=on_step)
     worker, plan, journal = _worker(tmp_path, source, clips, 3)
     with pytest.raises(KeyboardInterrupt):
         worker.run(plan)
-    assert len(_results(journal)[0]) == 1
+    assert len(_results(journal)[0]) == captioned
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
