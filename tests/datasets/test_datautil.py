@@ -2,97 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pipeline.datasets import datautil
 from pipeline.datasets.catalogue import OPERATIONS
 from scripts.datautil_page import PAGE, page
-
-KINDS = ["csv", "parquet"]
-HEADER = [
-    "path",
-    "text",
-    "num_frames",
-    "height",
-    "width",
-    "fps",
-    "duration",
-    "aes",
-    "match",
-    "flow",
-    "cmotion",
-    "filesize",
-]
-TABLE = [
-    [
-        "/d/day/a.mp4",
-        "The video shows a dog.",
-        "16",
-        "720",
-        "1280",
-        "24.0",
-        "0.66",
-        "5.25",
-        "21",
-        "1.5",
-        "zoom in",
-        "3.0",
-    ],
-    ["/d/day/ü 猫.mp4", "", "300", "1080", "1920", "59.94", "5.0", "4.0", "19", "0.2", "static", "80.5"],
-    ["/d/night/c.png", "A cat, see https://x.org/y", "1", "64", "64", "", "", "6.5", "", "", "unknown", "0.1"],
-    [
-        "/d/day/a.mp4",
-        "The video shows a dog.",
-        "16",
-        "720",
-        "1280",
-        "24.0",
-        "0.66",
-        "5.25",
-        "21",
-        "1.5",
-        "zoom in",
-        "3.0",
-    ],
-    ["", "In the image, a red house", "48", "2160", "3840", "120", "0.4", "x", "30", "9", "", "12"],
-]
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
-    if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *rows])
-    else:
-        columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-        frame = pd.DataFrame(columns, dtype="string")
-        for name in ("num_frames", "height", "width", "fps", "duration", "match", "flow", "filesize"):
-            if name in frame:
-                frame[name] = pd.to_numeric(frame[name].where(frame[name] != "")).astype("Float64")
-        frame.to_parquet(path, index=False)
-    return path
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    frame = pd.read_parquet(path)
-    cells = frame.astype(object).where(frame.notna(), "")
-    return [{str(name): str(cell) for name, cell in row.items()} for row in cells.to_dict("records")]
-
-
-def _run(folder: Path, kind: str, *arguments: str, rows: Sequence[Sequence[str]] = TABLE) -> list[dict[str, str]]:
-    source = _write(folder / f"in.{kind}", HEADER, rows)
-    output = folder / f"out.{kind}"
-    assert datautil.main([str(source), *arguments, "--output", str(output)]) == 0
-    return _read(output)
-
+from tests.datasets.meta_tables import HEADER, KINDS, TABLE, run, write
 
 KEPT = {
     "--path-subset /night/": [2],
@@ -129,8 +47,8 @@ KEPT = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arguments", KEPT)
 def test_rows_are_chosen(tmp_path: Path, kind: str, arguments: str) -> None:
-    everything = _run(tmp_path, kind)
-    assert _run(tmp_path, kind, *arguments.split()) == [everything[row] for row in KEPT[arguments]]
+    everything = run(tmp_path, kind)
+    assert run(tmp_path, kind, *arguments.split()) == [everything[row] for row in KEPT[arguments]]
 
 
 CHANGED = {
@@ -170,15 +88,15 @@ CHANGED = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arguments", CHANGED)
 def test_cells_are_changed(tmp_path: Path, kind: str, arguments: str) -> None:
-    before = _run(tmp_path, kind)
-    after = _run(tmp_path, kind, *arguments.split())
+    before = run(tmp_path, kind)
+    after = run(tmp_path, kind, *arguments.split())
     column, cells = CHANGED[arguments]
     assert [row.pop(column) for row in after] == cells
     assert after == [{name: cell for name, cell in row.items() if name != column} for row in before]
 
 
 def test_abspath_and_relpath_are_each_others_inverse(tmp_path: Path) -> None:
-    assert _run(tmp_path, "csv", "--relpath", "/d", "--abspath", "/d") == _run(tmp_path, "csv")
+    assert run(tmp_path, "csv", "--relpath", "/d", "--abspath", "/d") == run(tmp_path, "csv")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,9 +104,9 @@ def test_files_are_looked_at(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x" * 2**19)
     (tmp_path / "a.json").write_text(json.dumps({"caption": "from\nthe file"}))
     rows = [[str(tmp_path / name), "old", *TABLE[0][2:11], ""] for name in ("a.mp4", "b.mp4")]
-    assert [row["filesize"] for row in _run(tmp_path, kind, "--filesize", rows=rows)] == ["0.5", ""]
-    assert len(_run(tmp_path, kind, "--ext", rows=rows)) == 1
-    assert [row["text"] for row in _run(tmp_path, kind, "--load-caption", "json", rows=rows)] == [
+    assert [row["filesize"] for row in run(tmp_path, kind, "--filesize", rows=rows)] == ["0.5", ""]
+    assert len(run(tmp_path, kind, "--ext", rows=rows)) == 1
+    assert [row["text"] for row in run(tmp_path, kind, "--load-caption", "json", rows=rows)] == [
         "from the file",
         "old",
     ]
@@ -199,85 +117,41 @@ def test_sampling_and_shuffling_go_by_the_seed(tmp_path: Path, kind: str) -> Non
     rows = [[f"/{i:03}.mp4", f"text {i}", *TABLE[0][2:]] for i in range(100)]
     paths = [row[0] for row in rows]
     sampled, again, other = (
-        [row["path"] for row in _run(tmp_path, kind, "--sample", "10", "--seed", seed, rows=rows)] for seed in "112"
+        [row["path"] for row in run(tmp_path, kind, "--sample", "10", "--seed", seed, rows=rows)] for seed in "112"
     )
     assert sampled == again != other
     assert len(set(sampled)) == 10 and sampled == sorted(sampled)
-    shuffled = [row["path"] for row in _run(tmp_path, kind, "--shuffle", rows=rows)]
+    shuffled = [row["path"] for row in run(tmp_path, kind, "--shuffle", rows=rows)]
     assert shuffled != paths and sorted(shuffled) == paths
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_difference_brings_failed_rows_back(tmp_path: Path, kind: str) -> None:
-    done = _write(
+    done = write(
         tmp_path / f"done.{kind}",
         ["path", "text", "score"],
         [["/d/day/a.mp4", "a dog", "1"], ["/d/night/c.png", " ", "2"]],
     )
-    assert [row["path"] for row in _run(tmp_path, kind, "--difference", str(done))] == [
+    assert [row["path"] for row in run(tmp_path, kind, "--difference", str(done))] == [
         "/d/day/ü 猫.mp4",
         "/d/night/c.png",
         "",
     ]
-    both = _run(tmp_path, kind, "--path_intersect", str(done))
+    both = run(tmp_path, kind, "--path_intersect", str(done))
     assert [(row["path"], row["text"], row["score"]) for row in both] == [("/d/day/a.mp4", TABLE[0][1], "1")] * 2
-    seen = _write(tmp_path / f"seen.{kind}", ["path"], [["/d/night/c.png"]])
-    assert len(_run(tmp_path, kind, "--path-subtract", str(seen))) == 4
+    seen = write(tmp_path / f"seen.{kind}", ["path"], [["/d/night/c.png"]])
+    assert len(run(tmp_path, kind, "--path-subtract", str(seen))) == 4
 
 
 def test_tables_are_compared_by_another_key(tmp_path: Path) -> None:
-    done = _write(tmp_path / "done.csv", ["id"], [["a"]])
-    left = _run(tmp_path, "csv", "--path-to-id", "--difference", str(done), "--key", "id")
+    done = write(tmp_path / "done.csv", ["id"], [["a"]])
+    left = run(tmp_path, "csv", "--path-to-id", "--difference", str(done), "--key", "id")
     assert [row["id"] for row in left] == ["ü 猫", "c", ""]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_files_are_merged_by_pattern(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for part in range(3):
-        _write(tmp_path / f"part{part}.{kind}", ["path", *(["b"] if part else ["a"])], [[f"{part}.mp4", f"{part},\n"]])
-    output = tmp_path / f"merged.{kind}"
-    assert datautil.main([str(tmp_path / f"part*.{kind}"), "--output", str(output)]) == 0
-    assert [tuple(row.values()) for row in _read(output)] == [
-        ("0.mp4", "0,\n", ""), ("1.mp4", "", "1,\n"), ("2.mp4", "", "2,\n")
-    ]  # fmt: skip
-    assert "together: 3 rows" in capsys.readouterr().out
-
-
-def test_csv_and_parquet_are_merged(tmp_path: Path) -> None:
-    first = _write(tmp_path / "a.csv", ["path", "num_frames"], [["1.mp4", "007"]])
-    second = _write(tmp_path / "b.parquet", ["path", "num_frames"], [["2.mp4", "8"]])
-    assert datautil.main([str(first), str(second), "--output", str(tmp_path / "out.csv")]) == 0
-    assert [row["num_frames"] for row in _read(tmp_path / "out.csv")] == ["007", "8.0"]
-
-
-def test_numbers_go_into_parquet_as_numbers_if_that_loses_nothing(tmp_path: Path) -> None:
-    header = ["path", "id", "num_frames", "aes"]
-    source = _write(tmp_path / "a.csv", header, [["1.mp4", "007", "16", "5.5"], ["2.mp4", "8", "", "6"]])
-    output = tmp_path / "out.parquet"
-    assert datautil.main([str(source), "--output", str(output)]) == 0
-    frame = pd.read_parquet(output)
-    assert frame["id"].tolist() == ["007", "8"]
-    assert (frame["num_frames"].sum(), frame["num_frames"].isna().sum(), frame["aes"].sum()) == (16, 1, 11.5)
-
-
-def test_cells_come_through_as_they_are(tmp_path: Path) -> None:
-    rows = [["a,b.mp4", 'say "x"\nnext\rend', "007", "1e3", "NaN", "None", " ", "", "0", "", "", "1.50"]]
-    _run(tmp_path, "csv", rows=rows)
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [HEADER, *rows]
-
-
-def test_shards_hold_every_row_once(tmp_path: Path) -> None:
-    source = _write(tmp_path / "in.csv", HEADER, TABLE)
-    assert datautil.main([str(source), "--shard", "3", "--output", str(tmp_path / "out.csv")]) == 0
-    parts = [_read(tmp_path / f"out_{number}.csv") for number in range(3)]
-    assert [len(part) for part in parts] == [1, 2, 2]
-    assert [row["path"] for part in parts for row in part] == [row[0] for row in TABLE]
 
 
 def test_tokens_are_counted(tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
-    counted = _run(tmp_path, "csv", "--count-num-token", str(folder))
+    counted = run(tmp_path, "csv", "--count-num-token", str(folder))
     assert [int(row["text_len"]) > 1 for row in counted] == [True, False, True, True, True]
 
 
@@ -289,11 +163,11 @@ def test_languages_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[
     try:
         import lingua  # noqa: F401
     except ImportError:
-        source = _write(tmp_path / "in.csv", HEADER, rows)
+        source = write(tmp_path / "in.csv", HEADER, rows)
         assert datautil.main([str(source), "--lang", "en", "--output", str(tmp_path / "out.csv")]) == 2
         assert "pip install" in capsys.readouterr().err
     else:
-        assert [row["text"] for row in _run(tmp_path, "csv", "--lang", "en", rows=rows)] == [rows[0][1], ""]
+        assert [row["text"] for row in run(tmp_path, "csv", "--lang", "en", rows=rows)] == [rows[0][1], ""]
 
 
 VALUES = {
@@ -315,13 +189,13 @@ def test_every_operation_bears_an_empty_table_and_names_what_is_missing(
         pytest.importorskip("lingua")
     tiny = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
     monkeypatch.chdir(tmp_path)
-    _write(tmp_path / "other.csv", ["path"], [])
+    write(tmp_path / "other.csv", ["path"], [])
     value = VALUES.get(operation.name, "1").replace("TOKENIZER", str(tiny))
     arguments = [operation.flag, *([value] if operation.value else [])]
     for kind in KINDS:
-        assert _run(tmp_path, kind, *arguments, rows=[]) == []
+        assert run(tmp_path, kind, *arguments, rows=[]) == []
     if operation.needs:
-        _write(tmp_path / "bare.csv", ["other"], [["1"]])
+        write(tmp_path / "bare.csv", ["other"], [["1"]])
         assert datautil.main(["bare.csv", *arguments, "--output", "none.csv"]) == 2
         message = capsys.readouterr().err
         needed = "path" if operation.needs[0] == "key" else operation.needs[0]
@@ -332,56 +206,9 @@ def test_every_operation_bears_an_empty_table_and_names_what_is_missing(
 def test_a_missing_column_comes_with_the_operation_that_makes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = _write(tmp_path / "in.csv", ["path"], [["a.mp4"]])
+    source = write(tmp_path / "in.csv", ["path"], [["a.mp4"]])
     assert datautil.main([str(source), "--fmin", "3", "--output", str(tmp_path / "out.csv")]) == 2
     assert "--info or --video-info makes it" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["in.csv"], "--output says where"),
-        (["in.csv", "--output", "in.csv"], "is an input"),
-        (["in.csv", "--difference", "other.csv", "--output", "other.csv"], "is an input"),
-        (["in.csv", "--output", "nowhere/out.csv"], "no folder nowhere"),
-        (["in.csv", "--output", "out"], "the suffix tells the kind"),
-        (["in.csv", "--output", "out.csv", "--format", "parquet"], "contradict"),
-        (["none*.csv", "--output", "out.csv"], "no file is named or matches 'none*.csv'"),
-        (["ragged.csv", "--output", "out.csv"], "line 3"),
-        (["twice.csv", "--output", "out.csv"], "several columns named 'path'"),
-        (["text.parquet", "--output", "out.csv"], "can't be read as Parquet"),
-        (["in.csv", "--difference", "none.csv", "--output", "out.csv"], "none.csv"),
-        (["in.csv", "--sort", "beauty", "--output", "out.csv"], "can't sort by 'beauty'"),
-        (["in.csv", "--count-num-token", "none", "--output", "out.csv"], "there is no none"),
-        (["in.csv", "--shard", "0", "--output", "out.csv"], "less than 1"),
-    ],
-)
-def test_wrong_use_is_told_in_one_line(
-    tmp_path: Path,
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    _write(tmp_path / "in.csv", HEADER, TABLE)
-    _write(tmp_path / "other.csv", ["path"], [["a"]])
-    (tmp_path / "ragged.csv").write_text("path,a\n1,2\n1,2,3\n")
-    (tmp_path / "twice.csv").write_text("path,path\n1,2\n")
-    (tmp_path / "text.parquet").write_text("no parquet")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert datautil.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_overwriting_keeps_what_was_there(tmp_path: Path) -> None:
-    source = _write(tmp_path / "in.csv", HEADER, TABLE)
-    before = source.read_bytes()
-    assert datautil.main([str(source), "--head", "1", "--output", str(source), "--overwrite"]) == 0
-    assert len(_read(source)) == 1
-    assert (tmp_path / "in.csv.bak").read_bytes() == before
 
 
 def test_the_page_is_made_from_the_table_of_operations() -> None:
