@@ -29,10 +29,22 @@ class Delivered:
     captions: Mapping[int, RowResult]
     failures: Mapping[int, Failure]
 
-    def most_repeated_caption(self) -> dict[str, Any]:
-        """The caption that most rows share, and how many: a model can be stuck on a sentence."""
-        repeated = Counter(result.caption for result in self.captions.values()).most_common(1)
-        return {"caption": repeated[0][0], "rows": repeated[0][1]} if repeated else {}
+    def most_repeated_captions(self, most: int = 5) -> list[dict[str, Any]]:
+        """The captions that several rows share, and how many do: a model can be stuck on a sentence."""
+        repeated = Counter(result.caption for result in self.captions.values()).most_common(most)
+        return [{"caption": caption, "rows": count} for caption, count in repeated if count > 1]
+
+    def words_per_caption(self) -> dict[str, float]:
+        """Words, as spaces divide them: the least, the median, the most."""
+        words = sorted((result.caption or "").count(" ") + 1 for result in self.captions.values())
+        return {"least": words[0], "median": words[len(words) // 2], "most": words[-1]} if words else {}
+
+    def failure_examples(self) -> dict[str, tuple[int, Failure]]:
+        """The first failed row of each stage."""
+        examples: dict[str, tuple[int, Failure]] = {}
+        for row, failure in self.failures.items():
+            examples.setdefault(failure.stage, (row, failure))
+        return examples
 
     def failures_by_stage(self) -> dict[str, int]:
         return dict(Counter(failure.stage for failure in self.failures.values()).most_common())

@@ -15,8 +15,8 @@ from .errors import EXIT_BROKEN, EXIT_DONE
 from .meta import journal
 from .options import JobOptions
 from .planning import RankPlan, plan_run
-from .progress import ProgressLog, duration
-from .report import make_report, timeline
+from .progress import ProgressLog
+from .report import last_page, make_report
 from .work import MassFailure, RankWorker, WorkTally
 from .workers.launch import Launch
 from .workers.world import World, join_world, solo_world
@@ -138,17 +138,7 @@ def _conclude(
         return EXIT_BROKEN
     report = make_report(options, plan, delivered, tallies, seconds)
     delivery.write_outputs(options.output, plan.lead, delivered, report)
-    for stage, count in delivered.failures_by_stage().items():
-        row, failure = next((r, f) for r, f in delivered.failures.items() if f.stage == stage)
-        logger.warning("failed at %s: %d, for example row %d: %s", stage, count, row, failure)
-    logger.info(
-        "%d captions in %s (%.2f clips/s, %.1f tokens/s), %d failures; wrote %s",
-        len(delivered.captions),
-        duration(seconds),
-        report["clips_per_second"],
-        report["tokens_per_second"],
-        len(delivered.failures),
-        options.output,
-    )
-    logger.info("device time: %s", timeline(report))
+    for level, line in last_page(report):
+        logger.log(level, "%s", line)
+    logger.info("wrote %s", options.output)
     return EXIT_DONE

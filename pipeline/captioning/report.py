@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import logging
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .delivery import Delivered
@@ -14,6 +15,9 @@ from .options import JobOptions
 from .planning import RankPlan
 from .progress import duration
 from .work import WorkTally
+
+STUCK_SHARE = 0.05
+"""One caption on a larger share of the rows than this is worth a warning."""
 
 
 def make_report(
@@ -35,8 +39,14 @@ def make_report(
         "failed": len(delivered.failures),
         "kept": len(plan.lead.plan.kept),
         "truncated": sum(result.truncated for result in delivered.captions.values()),
+        "circling": sum(result.circling for result in delivered.captions.values()),
+        "words_per_caption": delivered.words_per_caption(),
+        "most_repeated_captions": delivered.most_repeated_captions(),
         "failures_by_stage": delivered.failures_by_stage(),
-        "most_repeated_caption": delivered.most_repeated_caption(),
+        "failure_examples": {
+            stage: {"row": row, "path": plan.lead.table.paths[row], "message": str(failure)}
+            for stage, (row, failure) in delivered.failure_examples().items()
+        },
         "captioned_in_this_run": now,
         "failed_in_this_run": sum(tally.failed for tally in tallies),
         "seconds": round(seconds, 3),
@@ -58,6 +68,36 @@ def make_report(
         "fingerprint": dict(plan.fingerprint),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def last_page(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The report in words: (logging level, line) pairs."""
+    for stage, count in report["failures_by_stage"].items():
+        example = report["failure_examples"][stage]
+        yield (
+            logging.WARNING,
+            f"failed at {stage}: {count}, for example row {example['row']} ({example['path']}): {example['message']}",
+        )
+    if report["truncated"]:
+        share = report["truncated"] / report["captioned"]
+        yield logging.WARNING, f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
+    if report["circling"]:
+        yield logging.WARNING, f"{report['circling']} captions go in circles, saying the same again and again"
+    for repeated in report["most_repeated_captions"][:1]:
+        share = repeated["rows"] / report["captioned"]
+        level = logging.WARNING if share > STUCK_SHARE and repeated["rows"] > 2 else logging.INFO
+        yield level, f"{repeated['rows']} rows ({share:.1%}) share one caption: {repeated['caption'][:200]}"
+    if report["words_per_caption"]:
+        yield (
+            logging.INFO,
+            "words in a caption: {least} to {most}, median {median}".format(**report["words_per_caption"]),
+        )
+    yield logging.INFO, f"device time: {timeline(report)}"
+    yield (
+        logging.INFO,
+        f"{report['captioned']} captions in {duration(report['seconds'])} ({report['clips_per_second']:.2f} clips/s, "
+        f"{report['tokens_per_second']:.1f} tokens/s), {report['failed']} failures",
+    )
 
 
 def timeline(report: Mapping[str, Any]) -> str:

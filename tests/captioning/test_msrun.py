@@ -76,7 +76,7 @@ def test_two_workers_write_what_one_process_writes(tmp_path: Path, clips: list[s
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     assert not journal_folder(tmp_path / "meta_caption.csv").exists()
     log = (tmp_path / "msrun_log" / "worker_0.log").read_text()
-    assert "captions in" in log and "clips/s" in log
+    assert "captions in" in log and "clips/s" in log and "device time" in log
 
 
 def test_three_workers_and_a_rank_45_seconds_late(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:

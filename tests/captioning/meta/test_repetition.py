@@ -1,0 +1,38 @@
+"""Captions that go round in circles are told from those that only repeat a word."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.captioning.meta.repetition import goes_in_circles
+
+SENTENCE = "the man in the red shirt walks past a window and looks at the camera "
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "very very very very tall",
+        "A dog, a dog, a dog, a dog",
+        "It begins well. " + SENTENCE * 3,
+        "一只猫一只猫一只猫一只猫",
+        "and then " * 50,
+    ],
+)
+def test_circles(caption: str) -> None:
+    assert goes_in_circles(caption)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        "dog",
+        "A very, very, very tall man.",
+        SENTENCE * 2,
+        "A large red circle moves left and a small red circle moves left, on a red background.",
+        "一只猫在绿色的草地上慢慢地走",
+    ],
+)
+def test_no_circles(caption: str) -> None:
+    assert not goes_in_circles(caption)
