@@ -59,6 +59,7 @@ class FakeSource(CaptionerSource):
     rows_captioned: list[int] = field(default_factory=list)
     num_frames: int = 2
     frame_transform: Any = mean_colour
+    caption: Callable[[PreparedClip], Caption] = lambda clip: Caption(f"colours {clip.frames.tolist()}, seen", 7, False)
 
     def fingerprint(self) -> Mapping[str, str]:
         return self.settings
@@ -80,7 +81,7 @@ class _FakeCaptioner(Captioner):
             self._source.on_batch(batch)
             self._source.rows_captioned += [clip.row for clip in batch]
             for clip in batch:
-                yield clip.row, Caption(f"colours {clip.frames.tolist()}, seen", 7, False)
+                yield clip.row, self._source.caption(clip)
 
     def most_slots(self) -> int:
         return 3
