@@ -15,7 +15,7 @@ from .errors import EXIT_BROKEN, EXIT_DONE
 from .meta import journal
 from .options import JobOptions
 from .planning import RankPlan, plan_run
-from .progress import ProgressLog
+from .progress_log import ProgressLog
 from .report import last_page, make_report
 from .work import MassFailure, RankWorker, WorkTally
 from .workers.launch import Launch
@@ -89,7 +89,8 @@ def _caption(
         return WorkTally()
     folder = journal.journal_folder(options.output)
     try:
-        with journal.Journal(folder, world.rank, plan.fingerprint) as book:
+        rows = len(plan.rows) + len(plan.retries) + len(plan.suspects)
+        with journal.Journal(folder, world.rank, plan.fingerprint, plan.run, rows) as book:
             return RankWorker(options, source, activate, book, world.report, world.meet).run(plan)
     except MassFailure:
         journal.ask_to_forget_failures(folder, world.rank)

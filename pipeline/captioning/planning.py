@@ -9,6 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from .errors import UsageError
@@ -28,6 +29,7 @@ class RankPlan:
     """One rank's part of the plan.
 
     fingerprint: what the captions of this run depend on.
+    run: a name for this run, by its start.
     rows: (row, path) pairs to caption in batches.
     retries: (row, path) pairs to caption after those, in smaller batches.
     suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on one
@@ -41,6 +43,7 @@ class RankPlan:
     """
 
     fingerprint: journal.Fingerprint
+    run: str
     rows: Sequence[tuple[int, str]]
     retries: Sequence[tuple[int, str]]
     suspects: Sequence[tuple[int, str]]
@@ -161,7 +164,8 @@ def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
 
 def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: bool, world_size: int) -> Iterator[bytes]:
     plan, paths = lead.plan, lead.table.paths
-    head = {"total_rows": plan.rows_to_caption, "has_suspects": bool(plan.suspects), "is_done": is_done}
+    run = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    head = {"run": run, "total_rows": plan.rows_to_caption, "has_suspects": bool(plan.suspects), "is_done": is_done}
     yield _pack({"fingerprint": fingerprint, **head})
     for rank in range(world_size):
         suspects = plan.suspects if rank == 0 else ()
@@ -188,6 +192,7 @@ def _receive(
                 pairs[key] += [(row, path) for row, path in found]
     return RankPlan(
         fingerprint=head["fingerprint"],
+        run=head["run"],
         **pairs,
         has_suspects=head["has_suspects"],
         host_workers=host_workers,

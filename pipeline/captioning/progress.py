@@ -1,66 +1,197 @@
-"""Tells people how a run is getting on: lines that read well in a terminal and in a log file."""
+"""Shows how a run is getting on, over all its workers, from their journals.
+
+    python -m pipeline.captioning.progress meta.csv
+
+Works during a run, after a crash and after the end. Journals that other hosts keep in folders of their own are
+seen only there.
+"""
 
 from __future__ import annotations
 
-import logging
-import threading
+import argparse
+import json
+import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-logger = logging.getLogger(__name__)
+from rich.console import Console, Group
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-INTERVAL_SECONDS = 10.0
-_WINDOW_SECONDS = 120.0
+from .delivery import report_path
+from .errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
+from .journal_view import JournalView, as_json
+from .meta.journal import journal_folder
+from .options import default_output
+from .progress_log import duration
+
+MOST_RANKS = 16
+"""More are not shown one by one, but the slowest of them."""
+STATES = {
+    "running": "green", "finishing": "green", "finished": "bold green", "interrupted": "bold yellow",
+}  # fmt: skip
 
 
-class ProgressLog:
-    """Logs progress every INTERVAL_SECONDS from a thread. A context manager.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="progress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("meta", type=Path, help="the meta table that is being captioned")
+    parser.add_argument("--output", type=Path, help="as given to the captioning command")
+    parser.add_argument("--watch", choices=("on", "off"), help="go on showing; default: on in a terminal")
+    parser.add_argument("--json", action="store_true", help="for other programs: an object a line")
+    parser.add_argument("--interval", type=float, default=2.0, help="seconds between two looks (default: 2)")
+    parser.add_argument(
+        "--silent", type=float, default=120.0, help="seconds after which a rank counts as silent (default: 120)"
+    )
+    flags = parser.parse_args(arguments)
+    output = flags.output or default_output(flags.meta)
+    watches = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
+    looker = JournalView(journal_folder(output))
+    try:
+        figures = look(looker, output, flags.silent)
+    except UsageError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return EXIT_WRONG_USE
+    try:
+        if flags.json:
+            _print_json(looker, output, flags, figures, watches)
+        else:
+            _show(looker, output, flags, figures, watches)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    return EXIT_DONE
 
-    total: rows to caption in this run.
-    counts: gives (done, failed) so far, or an empty list before the first.
+
+def look(looker: JournalView, output: Path, silent_seconds: float) -> Mapping[str, Any]:
+    """The figures of the run that writes `output`: from its journals, or after its end from its report.
+
+    Raises:
+        UsageError: there is neither.
     """
-
-    def __init__(self, total: int, counts: Callable[[], list[int]], interval: float = INTERVAL_SECONDS) -> None:
-        self._total = total
-        self._counts = counts
-        self._interval = interval
-        self._history: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-
-    def __enter__(self) -> ProgressLog:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        while not self._closing.wait(self._interval):
-            counts = self._counts()
-            if counts and self._total:
-                logger.info("%s", self.line(time.monotonic(), *counts))
-
-    def line(self, now: float, done: int, failed: int) -> str:
-        """One line: done, failed, speed over the last two minutes, time left."""
-        self._history.append((now, done))
-        while len(self._history) > 2 and now - self._history[0][0] > _WINDOW_SECONDS:
-            self._history.popleft()
-        since, before = self._history[0]
-        rate = (done - before) / (now - since) if now > since else 0.0
-        left = duration((self._total - done) / rate) if rate > 0 else "unknown"
-        failures = f", {failed} failed" if failed else ""
-        share = done / max(1, self._total)
-        return f"{done}/{self._total} clips ({share:.0%}){failures}, {rate:.2f} clips/s, time left {left}"
+    view = looker.look()
+    if view is not None:
+        return as_json(view, looker, time.time(), silent_seconds)
+    report = report_path(output)
+    if not report.is_file():
+        raise UsageError(
+            f"no run to be seen: neither {journal_folder(output)} with journals nor {report}. Is it the meta table "
+            "that is being captioned, or was --output given?"
+        )
+    return _finished(json.loads(report.read_text(encoding="utf-8")))
 
 
-def duration(seconds: float) -> str:
-    """A length of time for people: `45 s`, `12 min 30 s`, `3 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def _finished(report: Mapping[str, Any]) -> dict[str, Any]:
+    captioned, failed = report["captioned_in_this_run"], report["failed_in_this_run"]
+    return {
+        "state": "finished",
+        "rows": captioned + failed,
+        "done": captioned + failed,
+        "captioned": captioned,
+        "failed": failed,
+        "left": 0,
+        "finished_before": report["captioned"] + report["failed"] - captioned - failed,
+        "clips_per_second": report["clips_per_second"],
+        "seconds_left": 0,
+        "failures_by_stage": report["failures_by_stage"],
+        "failure_examples": {
+            stage: {"row": example["row"], "message": example["message"]}
+            for stage, example in report["failure_examples"].items()
+        },
+        "slowest_rank": None,
+        "silent_ranks": [],
+        "ranks": [],
+    }
+
+
+def _print_json(
+    looker: JournalView, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], watches: bool
+) -> None:
+    print(json.dumps(figures, ensure_ascii=False), flush=True)
+    while watches and figures["state"] != "finished":
+        time.sleep(flags.interval)
+        figures = look(looker, output, flags.silent)
+        print(json.dumps(figures, ensure_ascii=False), flush=True)
+
+
+def _show(
+    looker: JournalView, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], watches: bool
+) -> None:
+    console = Console()
+    if not watches:
+        console.print(render(figures, output))
+        return
+    with Live(render(figures, output), console=console, auto_refresh=False) as live:
+        while figures["state"] != "finished":
+            time.sleep(flags.interval)
+            figures = look(looker, output, flags.silent)
+            live.update(render(figures, output), refresh=True)
+
+
+def render(figures: Mapping[str, Any], output: Path) -> Group:
+    """The figures for people."""
+    state, done, rows = figures["state"], figures["done"], figures["rows"]
+    head = Text.assemble((state, STATES[state]), f"  {output}")
+    left = figures["seconds_left"]
+    parts = [
+        f"{done:,} of {rows:,} clips",
+        f"{figures['failed']:,} failed",
+        f"{figures['clips_per_second']:.2f} clips/s",
+    ]
+    if figures["finished_before"]:
+        parts.append(f"{figures['finished_before']:,} finished by earlier runs")
+    if state == "running":
+        parts.append(f"time left {'unknown' if left is None else duration(left)}")
+    if state == "interrupted":
+        parts.append("run the same command again to go on")
+    bar = ProgressBar(total=max(1, rows), completed=done, width=60)
+    lines: list[Any] = [head, Padding(bar), Text(", ".join(parts))]  # a bar alone ends no line
+    if figures["silent_ranks"]:
+        ranks = ", ".join(map(str, figures["silent_ranks"]))
+        lines.append(
+            Text(f"silent: rank {ranks}; look at msrun_log/worker_{figures['silent_ranks'][0]}.log", "bold red")
+        )
+    if figures["failures_by_stage"]:
+        lines.append(_failures(figures))
+    if figures["ranks"]:
+        lines.append(_ranks(figures))
+    return Group(*lines)
+
+
+def _failures(figures: Mapping[str, Any]) -> Table:
+    table = Table("failed at", "rows", "for example", title_justify="left")
+    for stage, count in figures["failures_by_stage"].items():
+        example = figures["failure_examples"][stage]
+        table.add_row(stage, f"{count:,}", Text(f"row {example['row']}: {example['message']}"))
+    return table
+
+
+def _ranks(figures: Mapping[str, Any]) -> Table:
+    ranks = figures["ranks"]
+    shown = ranks
+    if len(ranks) > MOST_RANKS:
+        slowest = sorted(ranks, key=lambda rank: (rank["done"] >= rank["rows"], rank["clips_per_second"]))
+        shown = sorted(slowest[:MOST_RANKS], key=lambda rank: rank["rank"])
+    table = Table("rank", "done", "failed", "clips/s", "last written")
+    for rank in shown:
+        name = f"{rank['rank']}{' (slowest)' if rank['rank'] == figures['slowest_rank'] and len(ranks) > 1 else ''}"
+        table.add_row(
+            name,
+            f"{rank['done']:,}/{rank['rows']:,}",
+            f"{rank['failed']:,}",
+            f"{rank['clips_per_second']:.2f}",
+            f"{duration(rank['seconds_since_written'])} ago",
+        )
+    if len(shown) < len(ranks):
+        table.caption = f"the {len(shown)} slowest of {len(ranks)} ranks"
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

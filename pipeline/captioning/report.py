@@ -13,7 +13,7 @@ from typing import Any
 from .delivery import Delivered
 from .options import JobOptions
 from .planning import RankPlan
-from .progress import duration
+from .progress_log import duration
 from .work import WorkTally
 
 STUCK_SHARE = 0.05

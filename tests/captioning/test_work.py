@@ -77,7 +77,7 @@ def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) 
     book = Journal(folder / "journal", 0, {})
     worker = RankWorker(options, source, lambda: CPU, book, lambda done, failed: None, lambda: None)
     rows = list(enumerate(clips))
-    plan = RankPlan({}, rows, [], [], False, 1, [0], len(rows), False, None)
+    plan = RankPlan({}, "", rows, [], [], False, 1, [0], len(rows), False, None)
     return worker, plan, journal_path(folder / "journal", 0)
 
 

@@ -3,7 +3,7 @@
 Each rank appends to `rank-NNNNN.jsonl` in a folder beside the output. A line is one of
 
     {"fingerprint": {...}}            the first line: what the captions depend on
-    {"session": "..."}                a run begins to append
+    {"session": "...", "run": ..., "rows": ...}   a run begins to append; its name, the rows it has for this rank
     {"start": [rows]}                 these rows are in flight now; with "retry": once more
     {"row": ..., ...}                 a finished row (`RowResult`)
     {"released": true}                the rows in flight were given up in good order
@@ -141,9 +141,12 @@ def _records(path: Path) -> Iterator[dict]:
 
 class Journal:
     """Appends one rank's results. Usable as a context manager; leaving it in good order releases
-    the rows in flight."""
+    the rows in flight.
 
-    def __init__(self, folder: Path, rank: int, fingerprint: Fingerprint) -> None:
+    run: name of the run, the same on all ranks; rows: what the run has for this rank. Both are for whoever looks on.
+    """
+
+    def __init__(self, folder: Path, rank: int, fingerprint: Fingerprint, run: str = "", rows: int = 0) -> None:
         self.path = journal_path(folder, rank)
         folder_id(folder)
         self._file: IO[str] = self.path.open("a", encoding="utf-8", errors="replace")
@@ -151,7 +154,8 @@ class Journal:
         if _drop_torn_line(self.path) == 0:
             self._append({"fingerprint": dict(fingerprint)})
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._append({"session": f"{started} {socket.gethostname()} {os.getpid()}"})
+        session = f"{started} {socket.gethostname()} {os.getpid()}"
+        self._append({"session": session, "run": run, "rows": rows})
         self.sync()
 
     def start(self, rows: Iterable[int], retry: bool = False) -> None:
