@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, then captions eight rendered clips with two msrun workers on MindSpore's CPU backend,
-# and shows each caption beside the truth. Clips, table and logs stay in demo_output/.
+# and shows each caption beside the truth. Clips, table, gallery and logs stay in demo_output/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -12,6 +12,7 @@ python -m scripts.clip_world demo_output --clips 8 --seed 2026
 msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=demo_output/msrun_log --tail_worker_log=0 \
     pipeline/captioning/caption_pllava.py demo_output/meta.csv --bs 4 \
     --pretrained_model_name_or_path pretrained_models/pllava-tiny
+python -m pipeline.captioning.gallery demo_output/meta_caption.csv --output demo_output/gallery.html
 python - "$((SECONDS - begin))" <<'PYTHON'
 import csv
 import json
@@ -25,6 +26,6 @@ exact = sum(row["text"] == row["truth"] for row in rows)
 with open("demo_output/meta_caption_report.json", encoding="utf-8") as file:
     memory = json.load(file)["peak_memory_mib_per_worker"]
 print(f"\n{exact} of {len(rows)} captions are exact.")
-print(f"Rendering and captioning took {sys.argv[1]} s; a worker held at most {memory} MiB.")
-print("The captioned table is demo_output/meta_caption.csv.")
+print(f"Rendering, captioning and the gallery took {sys.argv[1]} s; a worker held at most {memory} MiB.")
+print("The captioned table is demo_output/meta_caption.csv; look through it in demo_output/gallery.html.")
 PYTHON

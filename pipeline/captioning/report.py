@@ -39,7 +39,7 @@ def make_report(
         "failed": len(delivered.failures),
         "kept": len(plan.lead.plan.kept),
         "truncated": sum(result.truncated for result in delivered.captions.values()),
-        "circling": sum(result.circling for result in delivered.captions.values()),
+        "looping": sum(result.looping for result in delivered.captions.values()),
         "words_per_caption": delivered.words_per_caption(),
         "most_repeated_captions": delivered.most_repeated_captions(),
         "failures_by_stage": delivered.failures_by_stage(),
@@ -81,8 +81,8 @@ def last_page(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
         yield logging.WARNING, f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
-    if report["circling"]:
-        yield logging.WARNING, f"{report['circling']} captions go in circles, saying the same again and again"
+    if report["looping"]:
+        yield logging.WARNING, f"{report['looping']} captions loop, saying the same again and again"
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / report["captioned"]
         level = logging.WARNING if share > STUCK_SHARE and repeated["rows"] > 2 else logging.INFO

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from pipeline.captioning.meta.journal import journal_folder
+from pipeline.captioning.meta.journal import journal_folder, journals
 from scripts import launched
 from tests.fakes import render_clip
 from tests.golden import DATA, VIDEOS
@@ -70,10 +72,37 @@ def _decoder(folder: Path, rank: int) -> psutil.Process:
     return found[0]
 
 
+def _watch(folder: Path) -> list[dict[str, Any]]:
+    """What the progress command tells of a run until its end."""
+    deadline = time.monotonic() + 300
+    while not journals(journal_folder(folder / "meta_caption.csv")):
+        assert time.monotonic() < deadline, "no journal appeared"
+        time.sleep(0.05)
+    command = [sys.executable, "-m", "pipeline.captioning.progress", "meta.csv", "--json", "--watch", "on"]
+    watched = subprocess.run(
+        [*command, "--interval", "0.1"], cwd=folder, capture_output=True, text=True, timeout=300, check=True
+    )
+    return [json.loads(line) for line in watched.stdout.splitlines()]
+
+
 def test_two_workers_write_what_one_process_writes(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+    """Watched all the while: what is seen of it is what the report says."""
     _write_meta(tmp_path, clips)
-    assert launched.run(_msrun(2, "--bs", "5"), tmp_path) == 0
+    with launched.started(_msrun(2, "--bs", "5"), tmp_path) as launcher:
+        seen = _watch(tmp_path)
+        assert launcher.wait(timeout=400) == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
+    report = json.loads((tmp_path / "meta_caption_report.json").read_text())
+    of_journals = [figures for figures in seen if figures["state"] != "finished"]
+    assert len(of_journals) > 3 and all(figures["state"] in ("running", "finishing") for figures in of_journals)
+    done = [figures["done"] for figures in of_journals]
+    assert done == sorted(done)
+    assert [rank["rank"] for rank in of_journals[-1]["ranks"]] == [0, 1]
+    for figures in (of_journals[-1], seen[-1]):
+        assert figures["rows"] == len(clips) and figures["left"] == 0
+        assert (figures["captioned"], figures["failed"]) == (report["captioned"], report["failed"])
+        assert figures["failures_by_stage"] == report["failures_by_stage"]
+    assert seen[-1]["clips_per_second"] == report["clips_per_second"]
     assert not journal_folder(tmp_path / "meta_caption.csv").exists()
     log = (tmp_path / "msrun_log" / "worker_0.log").read_text()
     assert "captions in" in log and "clips/s" in log and "device time" in log

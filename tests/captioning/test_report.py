@@ -46,14 +46,14 @@ def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCapture
     ]
     words = sorted(len(text.split()) for text in texts)
     assert report["words_per_caption"] == {"least": words[0], "median": words[len(words) // 2], "most": words[-1]}
-    assert (report["truncated"], report["circling"]) == (1, 1)
+    assert (report["truncated"], report["looping"]) == (1, 1)
     assert report["failure_examples"]["path"]["path"] == "/nowhere.mp4"
     assert report["tokens"] == sum(len(text.split()) + 1 for text in texts)
     page = caplog.text
     for line in (
         "failed at decode: 1, for example row 6",
         "1 captions (20.0%) were cut off by --max_new_tokens",
-        "1 captions go in circles",
+        "1 captions loop",
         "3 rows (60.0%) share one caption: A dog runs.",
         "words in a caption: 3 to 9, median 3",
         "5 captions in",

@@ -1,4 +1,4 @@
-"""Captions that go round in circles: a language model that has lost its thread says the same again and again."""
+"""Looping captions: a language model that has lost its thread says the same again and again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ LONGEST = 40
 """Words of the longest stretch that is looked for."""
 
 
-def goes_in_circles(caption: str) -> bool:
+def words_of(caption: str) -> list[str]:
+    """The words of a caption in any language, in lower case."""
+    return _WORD.findall(caption.lower())
+
+
+def is_looping(caption: str) -> bool:
     """Whether one to four words come four times in a row, or a longer stretch three times."""
-    words = _WORD.findall(caption.lower())
+    words = words_of(caption)
     for period in range(1, min(LONGEST, len(words) // 3) + 1):
         enough = period * (3 if period <= 4 else 2)
         run = 0

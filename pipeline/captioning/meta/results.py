@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .repetition import goes_in_circles
+from .repetition import is_looping
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class RowResult:
     row: index of the row in the meta table, from 0.
     tokens: number of generated tokens, the end-of-sequence token included.
     truncated: generation stopped at `max_new_tokens`, not at an end-of-sequence token.
-    circling: the caption says the same again and again (`repetition.goes_in_circles`).
+    looping: the caption says the same again and again (`repetition.is_looping`).
     """
 
     row: int
@@ -39,7 +39,7 @@ class RowResult:
     failure: Failure | None = None
     tokens: int = 0
     truncated: bool = False
-    circling: bool = False
+    looping: bool = False
 
     def __post_init__(self) -> None:
         assert (self.caption is None) != (self.failure is None), "either a caption or a failure"
@@ -52,7 +52,7 @@ class RowResult:
                 ensure_ascii=False,
             )
         record = {"row": self.row, "caption": self.caption, "tokens": self.tokens}
-        record |= {name: True for name in ("truncated", "circling") if getattr(self, name)}
+        record |= {name: True for name in ("truncated", "looping") if getattr(self, name)}
         return json.dumps(record, ensure_ascii=False)
 
     @classmethod
@@ -68,7 +68,7 @@ class RowResult:
             caption=record["caption"],
             tokens=record["tokens"],
             truncated=record.get("truncated", False),
-            circling=record.get("circling", False),
+            looping=record.get("looping", False),
         )
 
     @classmethod
@@ -81,4 +81,4 @@ def caption_result(row: int, text: str, tokens: int, truncated: bool) -> RowResu
     caption = " ".join(text.split())
     if not caption:
         return RowResult.failed(row, "text", [f"the model generated no text ({tokens} tokens)"])
-    return RowResult(row, caption, tokens=tokens, truncated=truncated, circling=goes_in_circles(caption))
+    return RowResult(row, caption, tokens=tokens, truncated=truncated, looping=is_looping(caption))

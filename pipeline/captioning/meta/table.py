@@ -35,6 +35,14 @@ class MetaTable(ABC):
         """The `text` of every row (empty where missing), or None without such a column."""
 
     @abstractmethod
+    def other_columns(self) -> list[str]:
+        """The names of all columns but `path` and `text`, in order."""
+
+    @abstractmethod
+    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+        """What these columns hold in each of `rows`, as text; empty where missing."""
+
+    @abstractmethod
     def write(self, output: Path, captions: Mapping[int, str]) -> None:
         """Write the table to `output` with `captions` (by row) in `text`; rows without one get ''."""
 
@@ -81,6 +89,14 @@ class _CsvTable(MetaTable):
     def texts(self) -> list[str] | None:
         return self._column(TEXT_COLUMN) if TEXT_COLUMN in self._header else None
 
+    def other_columns(self) -> list[str]:
+        return [name for name in self._header if name not in (PATH_COLUMN, TEXT_COLUMN)]
+
+    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+        places = [i for i, name in enumerate(self._header) if name not in (PATH_COLUMN, TEXT_COLUMN)]
+        cells: list[list[str]] = self._cells.iloc[list(rows), places].to_numpy().tolist()
+        return cells
+
     def write(self, output: Path, captions: Mapping[int, str]) -> None:
         header, cells = list(self._header), self._cells.copy(deep=False)
         if TEXT_COLUMN not in header:
@@ -118,10 +134,18 @@ class _ParquetTable(MetaTable):
         self.paths = self._column(PATH_COLUMN)
 
     def _column(self, name: str) -> list[str]:
-        return ["" if value is None else str(value) for value in self._table.column(name).to_pylist()]
+        return _as_texts(self._table.column(name))
 
     def texts(self) -> list[str] | None:
         return self._column(TEXT_COLUMN) if TEXT_COLUMN in self._table.column_names else None
+
+    def other_columns(self) -> list[str]:
+        return [name for name in self._table.column_names if name not in (PATH_COLUMN, TEXT_COLUMN)]
+
+    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+        chosen = self._table.select(self.other_columns()).take(list(rows))
+        columns = [_as_texts(column) for column in chosen.columns]
+        return [[column[i] for column in columns] for i in range(len(rows))]
 
     def write(self, output: Path, captions: Mapping[int, str]) -> None:
         import pyarrow as pa
@@ -169,6 +193,10 @@ def _parquet_schema(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has 
         return pq.read_schema(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"meta file {path} can't be read as Parquet: {error}") from error
+
+
+def _as_texts(column: Any) -> list[str]:
+    return ["" if value is None else str(value) for value in column.to_pylist()]
 
 
 def _check_columns(path: Path, names: Sequence[object]) -> None:

@@ -1,10 +1,10 @@
-"""Captions that go round in circles are told from those that only repeat a word."""
+"""Looping captions are told from those that only repeat a word."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipeline.captioning.meta.repetition import goes_in_circles
+from pipeline.captioning.meta.repetition import is_looping
 
 SENTENCE = "the man in the red shirt walks past a window and looks at the camera "
 
@@ -19,8 +19,8 @@ SENTENCE = "the man in the red shirt walks past a window and looks at the camera
         "and then " * 50,
     ],
 )
-def test_circles(caption: str) -> None:
-    assert goes_in_circles(caption)
+def test_looping(caption: str) -> None:
+    assert is_looping(caption)
 
 
 @pytest.mark.parametrize(
@@ -34,5 +34,5 @@ def test_circles(caption: str) -> None:
         "一只猫在绿色的草地上慢慢地走",
     ],
 )
-def test_no_circles(caption: str) -> None:
-    assert not goes_in_circles(caption)
+def test_not_looping(caption: str) -> None:
+    assert not is_looping(caption)

@@ -1,0 +1,158 @@
+"""What the gallery tells of each row, read from what a captioning run left. Knows neither pictures nor HTML."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..delivery import failures_path, report_path
+from ..errors import UsageError
+from ..meta.repetition import is_looping, words_of
+from ..meta.table import MetaTable, read_csv_cells
+
+logger = logging.getLogger(__name__)
+
+MARKS = {
+    "failed": "has no caption",
+    "repeated": "its caption stands in other rows too",
+    "looping": "says the same again and again",
+    "short": "has few words",
+    "unfinished": "does not end as a sentence does",
+}
+"""What may be wrong with a row, in the order in which it is told."""
+_ENDED = re.compile(r"""[.!?…。！？।؟][\s"'”’»」』)\]]*$""")  # noqa: RUF001
+
+_MOST_CHARACTERS = {"caption": 4000, "message": 1000, "path": 1000}
+_CELL_CHARACTERS = 1000
+_ALL_CELLS_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. stage, message: where it failed and why. times: rows that have this caption. cells: other columns."""
+
+    row: int
+    path: str
+    caption: str
+    stage: str
+    message: str
+    marks: tuple[str, ...]
+    times: int
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Rows of a captioned table, all of them or a sample.
+
+    columns: names of `Entry.cells`. captioned, failed: rows of the whole table; chosen: those with a wanted mark.
+    """
+
+    columns: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    captioned: int
+    failed: int
+    chosen: int
+
+
+def read_entries(output: Path, only: Collection[str], sample: int, seed: int, short_words: int) -> Entries:
+    """Read a captioned table and its failures.
+
+    only: marks of which a row must have one; empty for all rows.
+    sample: at most so many rows, drawn at random by `seed`, in the order of the table.
+    short_words: a caption of fewer is short.
+
+    Raises:
+        UsageError: the table can't be read, or has no captions.
+    """
+    table = MetaTable.read(output)
+    texts = table.texts()
+    if texts is None:
+        raise UsageError(f"{output} has no 'text' column; give the table that captioning wrote, <meta>_caption")
+    captions = [text.strip() for text in texts]
+    failures = _read_failures(failures_path(output), table.paths)
+    times = Counter(caption for caption in captions if caption)
+
+    def marks(row: int) -> tuple[str, ...]:
+        caption = captions[row]
+        if not caption:
+            return ("failed",)
+        holds = {
+            "repeated": times[caption] > 1,
+            "looping": is_looping(caption),
+            "short": len(words_of(caption)) < short_words,
+            "unfinished": not _ENDED.search(caption),
+        }
+        return tuple(mark for mark, is_so in holds.items() if is_so)
+
+    rows: Sequence[int] = range(len(captions))
+    if only:
+        rows = [row for row in rows if not set(only).isdisjoint(marks(row))]
+    chosen = len(rows)
+    if chosen > sample:
+        rows = sorted(random.Random(seed).sample(rows, sample))
+    columns = table.other_columns()
+    longest = max(40, min(_CELL_CHARACTERS, _ALL_CELLS_CHARACTERS // max(1, len(rows) * len(columns))))
+    entries = []
+    for row, cells in zip(rows, table.other_cells(rows), strict=True):
+        stage, message = failures.get(row, ("", ""))
+        if captions[row]:
+            stage = message = ""
+        entries.append(
+            Entry(
+                row=row,
+                path=_cut(table.paths[row], _MOST_CHARACTERS["path"]),
+                caption=_cut(captions[row], _MOST_CHARACTERS["caption"]),
+                stage=stage,
+                message=_cut(message, _MOST_CHARACTERS["message"]),
+                marks=marks(row),
+                times=times[captions[row]],
+                cells=tuple(_cut(cell, longest) for cell in cells),
+            )
+        )
+    failed = sum(not caption for caption in captions)
+    return Entries(tuple(columns), tuple(entries), len(captions) - failed, failed, chosen)
+
+
+def _read_failures(path: Path, paths: Sequence[str]) -> dict[int, tuple[str, str]]:
+    """Stage and message of each failed row; nothing of a row whose path is another now."""
+    if not path.is_file():
+        return {}
+    cells = read_csv_cells(path)
+    places = {name: place for place, name in enumerate(cells.iloc[0].tolist())}
+    missing = {"row", "path", "stage", "message"} - places.keys()
+    if missing:
+        raise UsageError(f"{path} has no column {', '.join(sorted(missing))}; is it the failures file of a run?")
+    columns = [cells[places[name]].tolist()[1:] for name in ("row", "path", "stage", "message")]
+    failures = {
+        int(row): (stage, message)
+        for row, clip, stage, message in zip(*columns, strict=True)
+        if row.isdigit() and int(row) < len(paths) and paths[int(row)] == clip
+    }
+    if len(failures) < len(cells) - 1:
+        logger.warning("%d rows of %s are not those of the table any more", len(cells) - 1 - len(failures), path)
+    return failures
+
+
+def read_report(output: Path) -> Mapping[str, Any]:
+    """The report of the run that wrote `output`; empty where there is none."""
+    path = report_path(output)
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s can't be read: %s", path, error)
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
