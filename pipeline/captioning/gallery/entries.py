@@ -29,7 +29,7 @@ MARKS = {
 """What may be wrong with a row, in the order in which it is told."""
 _ENDED = re.compile(r"""[.!?…。！？।؟][\s"'”’»」』)\]]*$""")  # noqa: RUF001
 
-_MOST_CHARACTERS = {"caption": 4000, "message": 1000, "path": 1000}
+_MOST_CHARACTERS = {"caption": 4000, "message": 1000, "path": 5000}
 _CELL_CHARACTERS = 1000
 _ALL_CELLS_CHARACTERS = 4_000_000
 
@@ -80,21 +80,21 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
     failures = _read_failures(failures_path(output), table.paths)
     times = Counter(caption for caption in captions if caption)
 
-    def marks(row: int) -> tuple[str, ...]:
+    def holds(mark: str, row: int) -> bool:
         caption = captions[row]
-        if not caption:
-            return ("failed",)
-        holds = {
-            "repeated": times[caption] > 1,
-            "looping": is_looping(caption),
-            "short": len(words_of(caption)) < short_words,
-            "unfinished": not _ENDED.search(caption),
-        }
-        return tuple(mark for mark, is_so in holds.items() if is_so)
+        if not caption or mark == "failed":
+            return not caption and mark == "failed"
+        if mark == "repeated":
+            return times[caption] > 1
+        if mark == "looping":
+            return is_looping(caption)
+        if mark == "short":
+            return len(words_of(caption)) < short_words
+        return not _ENDED.search(caption)
 
     rows: Sequence[int] = range(len(captions))
     if only:
-        rows = [row for row in rows if not set(only).isdisjoint(marks(row))]
+        rows = [row for row in rows if any(holds(mark, row) for mark in only)]
     chosen = len(rows)
     if chosen > sample:
         rows = sorted(random.Random(seed).sample(rows, sample))
@@ -112,7 +112,7 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
                 caption=_cut(captions[row], _MOST_CHARACTERS["caption"]),
                 stage=stage,
                 message=_cut(message, _MOST_CHARACTERS["message"]),
-                marks=marks(row),
+                marks=tuple(mark for mark in MARKS if holds(mark, row)),
                 times=times[captions[row]],
                 cells=tuple(_cut(cell, longest) for cell in cells),
             )
