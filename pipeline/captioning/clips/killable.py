@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import resource
+import signal
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 _START_SECONDS = 60.0
 """For a new process to import its decoders, at least; a longer deadline for clips is one for this too."""
 _POLL_SECONDS = 0.1
+_KILLED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+"""Exit codes of a process that did not die of itself."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +60,45 @@ class KillableProcess(ABC):
         """A process, not yet started, that serves the other end of `connection`."""
 
     def ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
-        """The reply, or None and what went wrong: too late, too large, dead, or `stopping`."""
+        """The reply, or None and what went wrong: too late, too large, dead, or `stopping`.
+
+        A process that somebody else killed, such as the kernel for want of memory, says nothing of the
+        request, which is then put to a new one, once.
+        """
         try:
-            if self._process is None:
-                self._start()
-                # The deadline is for the clip; a new process first imports its decoders.
-                patience = max(_START_SECONDS, self._limits.timeout)
-                problem = self._wait(patience, "it did not start", stopping)
-                if problem:
-                    return None, problem
-                assert self._connection is not None
-                self._connection.recv()
-            assert self._connection is not None
-            self._connection.send(request)
-            problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
-            return (None, problem) if problem else (self._connection.recv(), "")
+            return self._ask(request, stopping)
         except (EOFError, OSError):
-            assert self._process is not None
-            self._process.join(timeout=5)
-            code = self._process.exitcode
-            self.kill()
-            return None, f"its process died ({_exit_text(code)})"
+            code = self._bury()
+        if code in _KILLED_FROM_OUTSIDE:
+            try:
+                return self._ask(request, stopping)
+            except (EOFError, OSError):
+                code = self._bury()
+        return None, f"its process died ({_exit_text(code)})"
+
+    def _ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+        """As `ask`; raises EOFError or OSError if the process dies of itself."""
+        if self._process is None:
+            self._start()
+            # The deadline is for the clip; a new process first imports its decoders.
+            patience = max(_START_SECONDS, self._limits.timeout)
+            problem = self._wait(patience, "it did not start", stopping)
+            if problem:
+                return None, problem
+            assert self._connection is not None
+            self._connection.recv()
+        assert self._connection is not None
+        self._connection.send(request)
+        problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
+        return (None, problem) if problem else (self._connection.recv(), "")
+
+    def _bury(self) -> int | None:
+        """The exit code of a process that has died; everything of it is closed."""
+        assert self._process is not None
+        self._process.join(timeout=5)
+        code = self._process.exitcode
+        self.kill()
+        return code
 
     def _wait(self, seconds: float, what: str, stopping: threading.Event, option: str = "") -> str:
         """Wait for a message; returns what went wrong, if anything did, with the process killed."""

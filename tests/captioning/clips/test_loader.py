@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips.decoder import Decoder
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader, LoadedClip
 from tests.fakes import mean_colour, render_clip
@@ -61,6 +64,49 @@ def test_a_hang_or_a_crash_costs_one_clip(tmp_path: Path, transform, timeout: fl
     assert [clip.frames is None for clip in clips] == [False, True, False]
     assert message in " ".join(clips[1].messages)
     assert time.monotonic() - begin < 150
+
+
+@dataclass(frozen=True)
+class _Killed:
+    """A transform during which the process is killed from outside, so many times."""
+
+    folder: Path
+    times: int
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        kills = len(list(self.folder.glob("kill *")))
+        if kills < self.times:
+            (self.folder / f"kill {kills}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return mean_colour(images)
+
+
+def test_a_kill_from_outside_says_nothing_of_the_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same decoder is asked again, so that frames and messages are those of an undisturbed run."""
+    rows = _rows(tmp_path)[:1]
+    with ClipLoader(rows, 2, _Killed(tmp_path, 1), DecoderLimits(20), prefetch=1) as loader:
+        assert next(iter(loader)).frames is not None
+    assert not caplog.records
+    with ClipLoader(rows, 2, _Killed(tmp_path, 99), DecoderLimits(20), prefetch=1) as loader:
+        clip = next(iter(loader))
+    assert [message.split(": ")[1] for message in clip.messages] == ["its process died (signal 9)"] * len(clip.messages)
+    assert clip.messages
+
+
+def test_a_process_killed_while_idle_is_missed_by_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    decoder = Decoder(2, mean_colour, DecoderLimits(20))
+    path = _rows(tmp_path)[0][1]
+    try:
+        for _ in range(2):
+            frames, reply = decoder.decode(path, threading.Event())
+            assert frames is not None and not reply.messages
+            process = decoder._process
+            assert process is not None
+            process.kill()
+            process.join()
+    finally:
+        decoder.kill()
+    assert not caplog.records
 
 
 def test_a_transform_that_raises_is_a_failure_of_its_own_stage(tmp_path: Path) -> None:
