@@ -42,7 +42,8 @@ def run_in_world(
 ) -> int:
     """One rank's whole run. device: what it computes on, one of DEVICES; activate: imports the framework."""
     try:
-        exit_code = _run(options, source, device, activate, world)
+        with contextlib.ExitStack() as books:
+            exit_code = _run(options, source, device, activate, world, books)
     except BaseException as error:
         world.report_broken(f"{type(error).__name__}: {error}")
         world.close(in_order=False)
@@ -52,8 +53,14 @@ def run_in_world(
 
 
 def _run(
-    options: JobOptions, source: CaptionerSource, device: str, activate: Callable[[], Backend], world: World
+    options: JobOptions,
+    source: CaptionerSource,
+    device: str,
+    activate: Callable[[], Backend],
+    world: World,
+    books: contextlib.ExitStack,
 ) -> int:
+    """As `run_in_world`. books: keeps this rank's journal, and so its lock, until all is written."""
     begin = time.monotonic()
     folder = journal.journal_folder(options.output)
     plan = plan_run(world, options, source.fingerprint(), device)
@@ -63,7 +70,7 @@ def _run(
         exit_code = EXIT_DONE
     else:
         with ProgressLog(plan.total_rows, world.totals) if world.leads else contextlib.nullcontext():
-            tally = _caption(options, source, activate, world, plan)
+            tally = _caption(options, source, activate, world, plan, books)
             tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
         delivered = delivery.gather_results(world, plan, folder, options.pad_length)
         if delivered is not None:
@@ -80,7 +87,12 @@ def _run(
 
 
 def _caption(
-    options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World, plan: RankPlan
+    options: JobOptions,
+    source: CaptionerSource,
+    activate: Callable[[], Backend],
+    world: World,
+    plan: RankPlan,
+    books: contextlib.ExitStack,
 ) -> WorkTally:
     if not (plan.rows or plan.retries or plan.suspects):
         world.report(0, 0)
@@ -88,13 +100,15 @@ def _caption(
             world.meet()
         return WorkTally()
     folder = journal.journal_folder(options.output)
+    rows = len(plan.rows) + len(plan.retries) + len(plan.suspects)
+    book = books.enter_context(journal.Journal(folder, world.rank, plan.fingerprint, plan.run, rows))
     try:
-        rows = len(plan.rows) + len(plan.retries) + len(plan.suspects)
-        with journal.Journal(folder, world.rank, plan.fingerprint, plan.run, rows) as book:
-            return RankWorker(options, source, activate, book, world.report, world.meet).run(plan)
+        tally = RankWorker(options, source, activate, book, world.report, world.meet).run(plan)
     except MassFailure:
         journal.ask_to_forget_failures(folder, world.rank)
         raise
+    book.release()
+    return tally
 
 
 def _announce(options: JobOptions, plan: RankPlan) -> None:

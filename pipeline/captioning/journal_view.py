@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -27,8 +28,8 @@ class RankView:
 
     rows: that the run has for it. done: of these, with a caption or a failure; failed: the latter.
     started, written: when its session began and when its journal was last written to, in seconds since the epoch.
-    is_open: whether a process on this host holds the journal open; None where that can't be told.
-    released: the session has ended in good order.
+    host: of its worker. is_open: whether a process on this host holds the journal open; None where that can't be told.
+    released: nothing is in flight any more.
     """
 
     rank: int
@@ -37,12 +38,19 @@ class RankView:
     failed: int = 0
     started: float = 0.0
     written: float = 0.0
+    host: str = ""
     is_open: bool | None = None
     released: bool = False
 
     @property
     def is_finished(self) -> bool:
         return self.done >= self.rows
+
+    def is_alive(self, now: float, silent_seconds: float) -> bool:
+        """Whether its worker is at work, or waits for others to end theirs; a guess where that is on another host."""
+        if self.is_open or (self.is_open is not None and self.host == socket.gethostname()):
+            return bool(self.is_open)
+        return now - self.written < silent_seconds and (self.is_finished or not self.released)
 
 
 class _Follower:
@@ -91,7 +99,8 @@ class _Follower:
             self.finished_before += view.done
             self.run, view.rows, view.done, view.failed = record.get("run", ""), record.get("rows", 0), 0, 0
             self.stages, self.examples = Counter(), {}
-            view.started = _seconds(record["session"].split()[0])
+            started, view.host = [*str(record["session"]).split(), "", ""][:2]
+            view.started = _seconds(started)
         elif "row" in record:
             view.done += 1
             if "stage" in record:
@@ -149,10 +158,12 @@ class JournalView:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._followers: dict[Path, _Follower] = {}
+        self._last: RunView | None = None
         self._history: dict[int, deque[tuple[float, int]]] = {}
 
     def look(self) -> RunView | None:
         """The newest run; None if there is no journal."""
+        is_being_removed = False
         for path in journals(self._folder):
             self._followers.setdefault(path, _Follower(path))
         for path, follower in list(self._followers.items()):
@@ -160,10 +171,15 @@ class JournalView:
                 follower.look()
             except FileNotFoundError:
                 del self._followers[path]
+                is_being_removed = True
         if not self._followers:
             return None
+        if is_being_removed and self._last is not None:  # one after the other; what is left is not the run
+            return self._last
         newest = max(follower.run for follower in self._followers.values())
-        view = RunView(newest)
+        if self._last is None or newest != self._last.run:
+            self._history.clear()
+        view = self._last = RunView(newest)
         for _, follower in sorted(self._followers.items()):
             if follower.run != newest:
                 view.before += follower.finished_before + follower.view.done
@@ -190,7 +206,7 @@ class JournalView:
 
 def state_of(view: RunView, now: float, silent_seconds: float) -> tuple[str, list[int]]:
     """`running`, `finishing` (all is captioned) or `interrupted`, and the ranks that have been silent for too long."""
-    alive = any(rank.is_open or (not rank.released and now - rank.written < silent_seconds) for rank in view.ranks)
+    alive = any(rank.is_alive(now, silent_seconds) for rank in view.ranks)
     finished = all(rank.is_finished for rank in view.ranks)
     state = "interrupted" if not alive else "finishing" if finished else "running"
     silent = [rank.rank for rank in view.ranks if not rank.is_finished and now - rank.written > silent_seconds]

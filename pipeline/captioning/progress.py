@@ -25,7 +25,7 @@ from rich.text import Text
 
 from .delivery import report_path
 from .errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
-from .journal_view import JournalView, as_json
+from .journal_view import JournalView, RunView, as_json
 from .meta.journal import journal_folder
 from .options import default_output
 from .progress_log import duration
@@ -33,8 +33,12 @@ from .progress_log import duration
 MOST_RANKS = 16
 """More are not shown one by one, but the slowest of them."""
 STATES = {
-    "running": "green", "finishing": "green", "finished": "bold green", "interrupted": "bold yellow",
-}  # fmt: skip
+    "waiting": "bold yellow",
+    "running": "green",
+    "finishing": "green",
+    "finished": "bold green",
+    "interrupted": "bold yellow",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     looker = JournalView(journal_folder(output))
     try:
         figures = look(looker, output, flags.silent)
+        if figures["state"] == "waiting" and not (watches and flags.meta.is_file()):
+            raise UsageError(
+                f"no run to be seen: neither {journal_folder(output)} with journals nor {report_path(output)}. "
+                f"{'Has it begun' if flags.meta.is_file() else 'Is it the meta table that is being captioned'}, "
+                "and was it given an --output?"
+            )
     except UsageError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return EXIT_WRONG_USE
@@ -72,19 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def look(looker: JournalView, output: Path, silent_seconds: float) -> Mapping[str, Any]:
     """The figures of the run that writes `output`: from its journals, or after its end from its report.
 
-    Raises:
-        UsageError: there is neither.
+    Where there is neither, it has not begun: its state is `waiting`.
     """
     view = looker.look()
     if view is not None:
         return as_json(view, looker, time.time(), silent_seconds)
     report = report_path(output)
-    if not report.is_file():
-        raise UsageError(
-            f"no run to be seen: neither {journal_folder(output)} with journals nor {report}. Is it the meta table "
-            "that is being captioned, or was --output given?"
-        )
-    return _finished(json.loads(report.read_text(encoding="utf-8")))
+    if report.is_file():
+        return _finished(json.loads(report.read_text(encoding="utf-8")))
+    return {**as_json(RunView(), looker, time.time(), silent_seconds), "state": "waiting"}
 
 
 def _finished(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +122,10 @@ def _print_json(
     print(json.dumps(figures, ensure_ascii=False), flush=True)
     while watches and figures["state"] != "finished":
         time.sleep(flags.interval)
+        was_waiting = figures["state"] == "waiting"
         figures = look(looker, output, flags.silent)
-        print(json.dumps(figures, ensure_ascii=False), flush=True)
+        if not (was_waiting and figures["state"] == "waiting"):
+            print(json.dumps(figures, ensure_ascii=False), flush=True)
 
 
 def _show(
@@ -138,6 +146,8 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
     """The figures for people."""
     state, done, rows = figures["state"], figures["done"], figures["rows"]
     head = Text.assemble((state, STATES[state]), f"  {output}")
+    if state == "waiting":
+        return Group(head, Text("the run has not begun"))
     left = figures["seconds_left"]
     parts = [
         f"{done:,} of {rows:,} clips",

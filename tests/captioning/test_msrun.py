@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.captioning.meta.journal import journal_folder, journals
+from pipeline.captioning.meta.journal import journal_folder
 from scripts import launched
 from tests.fakes import render_clip
 from tests.golden import DATA, VIDEOS
@@ -74,13 +74,9 @@ def _decoder(folder: Path, rank: int) -> psutil.Process:
 
 def _watch(folder: Path) -> list[dict[str, Any]]:
     """What the progress command tells of a run until its end."""
-    deadline = time.monotonic() + 300
-    while not journals(journal_folder(folder / "meta_caption.csv")):
-        assert time.monotonic() < deadline, "no journal appeared"
-        time.sleep(0.05)
     command = [sys.executable, "-m", "pipeline.captioning.progress", "meta.csv", "--json", "--watch", "on"]
     watched = subprocess.run(
-        [*command, "--interval", "0.1"], cwd=folder, capture_output=True, text=True, timeout=300, check=True
+        [*command, "--interval", "0.1"], cwd=folder, capture_output=True, text=True, timeout=400, check=True
     )
     return [json.loads(line) for line in watched.stdout.splitlines()]
 
@@ -93,8 +89,9 @@ def test_two_workers_write_what_one_process_writes(tmp_path: Path, clips: list[s
         assert launcher.wait(timeout=400) == 0
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     report = json.loads((tmp_path / "meta_caption_report.json").read_text())
-    of_journals = [figures for figures in seen if figures["state"] != "finished"]
-    assert len(of_journals) > 3 and all(figures["state"] in ("running", "finishing") for figures in of_journals)
+    assert [figures["state"] for figures in (seen[0], seen[-1])] == ["waiting", "finished"]
+    of_journals = seen[1:-1]
+    assert len(of_journals) > 3 and {figures["state"] for figures in of_journals} <= {"running", "finishing"}
     done = [figures["done"] for figures in of_journals]
     assert done == sorted(done)
     assert [rank["rank"] for rank in of_journals[-1]["ranks"]] == [0, 1]

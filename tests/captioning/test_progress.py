@@ -82,24 +82,27 @@ def test_figures_of_a_whole_run_are_the_reports(tmp_path: Path, capsys: pytest.C
     source = FakeSource(on_batch=lambda batch: time.sleep(0.5))
     runner = threading.Thread(target=lambda: _run(options, source, workers=2))
     runner.start()
-    folder = journal_folder(options.output)
-    while not list(folder.glob("rank-*.jsonl")):
-        time.sleep(0.01)
     flags = ["--output", str(options.output), "--interval", "0.1"]
     assert progress.main([str(options.meta_path), "--json", "--watch", "on", *flags]) == 0
     runner.join()
     seen = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [figures["state"] for figures in seen].count("waiting") == 1
     report = json.loads((tmp_path / "out_report.json").read_text())
     last_of_journals = [figures for figures in seen if figures["state"] != "finished"][-1]
     for figures in (seen[-1], last_of_journals):
         assert (figures["rows"], figures["captioned"], figures["failed"]) == (7, 6, 1)
         assert figures["failures_by_stage"] == report["failures_by_stage"]
     assert seen[-1]["clips_per_second"] == report["clips_per_second"]
-    assert {figures["state"] for figures in seen} >= {"running", "finished"}
+    assert {figures["state"] for figures in seen} >= {"waiting", "running", "finished"}
     assert progress.main([str(options.meta_path), "--watch", "off", *flags]) == 0
     assert "finished" in capsys.readouterr().out
 
 
 def test_wrong_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert progress.main([str(tmp_path / "meta.csv")]) == 2
-    assert "no run to be seen" in capsys.readouterr().err
+    meta = tmp_path / "meta.csv"
+    for flags in ([], ["--watch", "on"]):
+        assert progress.main([str(meta), *flags]) == 2
+        assert "no run to be seen" in capsys.readouterr().err
+    meta.write_text("path\na.mp4\n")
+    assert progress.main([str(meta), "--json"]) == 2
+    assert "Has it begun" in capsys.readouterr().err

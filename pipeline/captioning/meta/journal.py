@@ -140,8 +140,9 @@ def _records(path: Path) -> Iterator[dict]:
 
 
 class Journal:
-    """Appends one rank's results. Usable as a context manager; leaving it in good order releases
-    the rows in flight.
+    """Appends one rank's results. Usable as a context manager; leaving it releases the rows in flight.
+
+    No other process can open it until it is closed.
 
     run: name of the run, the same on all ranks; rows: what the run has for this rank. Both are for whoever looks on.
     """
@@ -154,6 +155,7 @@ class Journal:
         if _drop_torn_line(self.path) == 0:
             self._append({"fingerprint": dict(fingerprint)})
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._is_released = False
         session = f"{started} {socket.gethostname()} {os.getpid()}"
         self._append({"session": session, "run": run, "rows": rows})
         self.sync()
@@ -210,10 +212,16 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        try:
+    def release(self) -> None:
+        """Note that no row is in flight any more: the last that is written."""
+        if not self._is_released:
             self._append({"released": True})
             self.sync()
+            self._is_released = True
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self.release()
         except RunError:
             if error is None:
                 raise
