@@ -7,10 +7,11 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.captioning import progress
+from pipeline.captioning import delivery, progress
 from pipeline.captioning.journal_view import JournalView
 from pipeline.captioning.meta.journal import Journal, journal_folder
 from pipeline.captioning.meta.results import RowResult
@@ -75,8 +76,17 @@ def test_only_what_is_new_is_read(tmp_path: Path) -> None:
     assert looker.look() is None
 
 
-def test_figures_of_a_whole_run_are_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Watched by another thread until it ends."""
+def test_figures_of_a_whole_run_are_the_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watched by another thread until it ends; writing takes long enough to be seen."""
+    write_outputs = delivery.write_outputs
+
+    def write_slowly(*arguments: Any) -> None:
+        time.sleep(3)
+        write_outputs(*arguments)
+
+    monkeypatch.setattr(delivery, "write_outputs", write_slowly)
     paths = [str(render_clip(tmp_path / f"{i}.mp4", i)) for i in range(6)] + ["/nowhere.mp4"]
     options = _meta(tmp_path, paths)
     source = FakeSource(on_batch=lambda batch: time.sleep(0.5))
@@ -93,7 +103,7 @@ def test_figures_of_a_whole_run_are_the_reports(tmp_path: Path, capsys: pytest.C
         assert (figures["rows"], figures["captioned"], figures["failed"]) == (7, 6, 1)
         assert figures["failures_by_stage"] == report["failures_by_stage"]
     assert seen[-1]["clips_per_second"] == report["clips_per_second"]
-    assert {figures["state"] for figures in seen} >= {"waiting", "running", "finished"}
+    assert {figures["state"] for figures in seen} == {"waiting", "running", "finishing", "finished"}
     assert progress.main([str(options.meta_path), "--watch", "off", *flags]) == 0
     assert "finished" in capsys.readouterr().out
 
