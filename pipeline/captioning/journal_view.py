@@ -5,12 +5,12 @@ Reads what has been added since the last look, so that looking often costs littl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +28,9 @@ class RankView:
 
     rows: that the run has for it. done: of these, with a caption or a failure; failed: the latter.
     started, written: when its session began and when its journal was last written to, in seconds since the epoch.
-    host: of its worker. is_open: whether a process on this host holds the journal open; None where that can't be told.
-    released: nothing is in flight any more.
+    host: of its worker. is_locked: whether the worker could lock the journal.
+    is_open: whether a process on this host holds the lock; None where that can't be told.
+    released: nothing is in flight any more. waits: for the other ranks, before rows that come last.
     """
 
     rank: int
@@ -39,22 +40,33 @@ class RankView:
     started: float = 0.0
     written: float = 0.0
     host: str = ""
+    is_locked: bool = False
     is_open: bool | None = None
     released: bool = False
+    waits: bool = False
 
     @property
     def is_finished(self) -> bool:
         return self.done >= self.rows
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be told, not only guessed, that its worker has ended."""
+        is_seen = self.is_open is not None and self.is_locked and self.host == socket.gethostname()
+        return is_seen or (self.released and not self.is_finished)
+
     def is_alive(self, now: float, silent_seconds: float) -> bool:
-        """Whether its worker is at work, or waits for others to end theirs; a guess where that is on another host."""
-        if self.is_open or (self.is_open is not None and self.host == socket.gethostname()):
+        """Whether its worker is at work, or waits for others to end theirs; a guess if it is not known."""
+        if self.is_open or self.is_known:
             return bool(self.is_open)
-        return now - self.written < silent_seconds and (self.is_finished or not self.released)
+        return now - self.written < silent_seconds
 
 
 class _Follower:
-    """Reads one journal as it grows."""
+    """Reads one journal as it grows.
+
+    before, failed_before: rows finished in earlier sessions, and those of them that failed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,17 +75,18 @@ class _Follower:
 
     def _reset(self) -> None:
         self._position = 0
+        self._forgets_failures = False
         self.run = ""
         self.view = RankView(int(self.path.stem.removeprefix("rank-")))
         self.stages: Counter[str] = Counter()
         self.examples: dict[str, tuple[int, str]] = {}
-        self.finished_before = 0
+        self.before = self.failed_before = 0
 
     def look(self) -> None:
         """Read what is new.
 
         Raises:
-            FileNotFoundError: the journal is gone, as at the end of a run.
+            OSError: the journal is gone, as at the end of a run.
         """
         with self.path.open("rb") as file:
             about = os.fstat(file.fileno())
@@ -91,22 +104,41 @@ class _Follower:
 
     def _read(self, line: bytes) -> None:
         if line.startswith(b'{"start":'):
+            self.view.waits = False
             return
-        record = json.loads(line)
+        try:
+            record = json.loads(line)
+        except ValueError:  # damaged: the next run says so, and how to mend it
+            return
         view = self.view
-        view.released = "released" in record
-        if "session" in record:
-            self.finished_before += view.done
-            self.run, view.rows, view.done, view.failed = record.get("run", ""), record.get("rows", 0), 0, 0
-            self.stages, self.examples = Counter(), {}
-            started, view.host = [*str(record["session"]).split(), "", ""][:2]
-            view.started = _seconds(started)
-        elif "row" in record:
+        if "row" in record:
             view.done += 1
             if "stage" in record:
                 view.failed += 1
                 self.stages[record["stage"]] += 1
                 self.examples.setdefault(record["stage"], (record["row"], "; ".join(record["messages"])))
+        elif "run" in record:
+            self.end_session()
+            self.run = record["run"]
+            started, host = record["session"].split()[:2]
+            self.view = RankView(
+                view.rank, record["rows"], started=_seconds(started), host=host, is_locked=record["locked"]
+            )
+        elif "forget_failures" in record:
+            self._forgets_failures = True
+        view.released = view.released or "released" in record
+        view.waits = "waiting" in record
+
+    def end_session(self) -> None:
+        """Count the session among the earlier ones; failures that another run is to try again are no more."""
+        self.before += self.view.done
+        self.failed_before += self.view.failed
+        self.view = RankView(self.view.rank)
+        if self._forgets_failures:
+            self.before -= self.failed_before
+            self.failed_before = 0
+            self.stages, self.examples = Counter(), {}
+            self._forgets_failures = False
 
 
 def _seconds(moment: str) -> float:
@@ -129,71 +161,85 @@ def _is_locked(about: os.stat_result) -> bool | None:
 class RunView:
     """The newest run, over all ranks whose journals are in one folder.
 
-    before: rows that earlier runs had finished, as far as these journals tell.
+    before, failed_before: rows that earlier runs had finished, as far as these journals tell, and those that failed.
     failures: by stage; examples: a row and its message for each.
     """
 
     run: str = ""
     ranks: list[RankView] = field(default_factory=list)
     before: int = 0
+    failed_before: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
-        return sum(rank.rows for rank in self.ranks)
+        return self.before + sum(rank.rows for rank in self.ranks)
 
     @property
     def done(self) -> int:
-        return sum(rank.done for rank in self.ranks)
+        return self.before + sum(rank.done for rank in self.ranks)
 
     @property
     def failed(self) -> int:
-        return sum(rank.failed for rank in self.ranks)
+        return self.failed_before + sum(rank.failed for rank in self.ranks)
 
 
 class JournalView:
-    """Looks at the journals of one folder, again and again."""
+    """Looks at the journals of one folder, again and again.
+
+    last: what it saw last, None before there was a journal.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        self.last: RunView | None = None
         self._followers: dict[Path, _Follower] = {}
-        self._last: RunView | None = None
+        self._gone: set[Path] = set()
         self._history: dict[int, deque[tuple[float, int]]] = {}
 
     def look(self) -> RunView | None:
         """The newest run; None if there is no journal."""
-        is_being_removed = False
-        for path in journals(self._folder):
-            self._followers.setdefault(path, _Follower(path))
-        for path, follower in list(self._followers.items()):
-            try:
-                follower.look()
-            except FileNotFoundError:
-                del self._followers[path]
-                is_being_removed = True
+        self._read()
         if not self._followers:
             return None
-        if is_being_removed and self._last is not None:  # one after the other; what is left is not the run
-            return self._last
         newest = max(follower.run for follower in self._followers.values())
-        if self._last is None or newest != self._last.run:
+        if self.last is not None and newest == self.last.run and self._gone:
+            return self.last  # journals are being removed one by one; what is left of them is not the run
+        if self.last is None or newest != self.last.run:
             self._history.clear()
-        view = self._last = RunView(newest)
+            self._gone.clear()
+        view = self.last = RunView(newest)
         for _, follower in sorted(self._followers.items()):
             if follower.run != newest:
-                view.before += follower.finished_before + follower.view.done
-                continue
-            view.before += follower.finished_before
-            view.ranks.append(follower.view)
+                follower.end_session()
+            view.before += follower.before
+            view.failed_before += follower.failed_before
             view.failures.update(follower.stages)
             for stage, example in follower.examples.items():
                 view.examples.setdefault(stage, example)
-            history = self._history.setdefault(follower.view.rank, deque())
-            history.append((time.time(), follower.view.done))
-            while len(history) > 2 and history[-1][0] - history[0][0] > WINDOW_SECONDS:
-                history.popleft()
+            if follower.run == newest:
+                view.ranks.append(follower.view)
+                self._remember(follower.view)
         return view
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # the folder is being removed
+            for path in journals(self.folder):
+                self._followers.setdefault(path, _Follower(path))
+        for path, follower in list(self._followers.items()):
+            try:
+                follower.look()
+                self._gone.discard(path)
+            except OSError:
+                del self._followers[path]
+                self._gone.add(path)
+
+    def _remember(self, rank: RankView) -> None:
+        history = self._history.setdefault(rank.rank, deque())
+        history.append((time.time(), rank.done))
+        while len(history) > 2 and history[-1][0] - history[0][0] > WINDOW_SECONDS:
+            history.popleft()
 
     def clips_per_second(self, rank: RankView) -> float:
         """Of late, where it has been looked at for some seconds; otherwise since the rank's session began."""
@@ -205,20 +251,24 @@ class JournalView:
 
 
 def state_of(view: RunView, now: float, silent_seconds: float) -> tuple[str, list[int]]:
-    """`running`, `finishing` (all is captioned) or `interrupted`, and the ranks that have been silent for too long."""
-    alive = any(rank.is_alive(now, silent_seconds) for rank in view.ranks)
-    finished = all(rank.is_finished for rank in view.ranks)
-    state = "interrupted" if not alive else "finishing" if finished else "running"
-    silent = [rank.rank for rank in view.ranks if not rank.is_finished and now - rank.written > silent_seconds]
-    return state, silent if state == "running" else []
+    """What the run is at, and the ranks of a running one that have been silent for too long.
+
+    `running`; `finishing`: all is captioned; `interrupted`: no worker is left; `silent`: none has written for long,
+    but they may be at work on other hosts.
+    """
+    if any(rank.is_alive(now, silent_seconds) for rank in view.ranks):
+        if all(rank.is_finished for rank in view.ranks):
+            return "finishing", []
+        late = [rank for rank in view.ranks if not (rank.is_finished or rank.waits)]
+        return "running", [rank.rank for rank in late if now - rank.written > silent_seconds]
+    return ("interrupted" if all(rank.is_known for rank in view.ranks) else "silent"), []
 
 
-def as_json(view: RunView, looker: JournalView, now: float, silent_seconds: float) -> Mapping[str, Any]:
-    """Everything there is to tell, for programs."""
+def as_json(view: RunView, looker: JournalView, now: float, silent_seconds: float) -> dict[str, Any]:
+    """Everything there is to tell, for programs; rows are those of all runs that the journals hold."""
     state, silent = state_of(view, now, silent_seconds)
     rates = {rank.rank: looker.clips_per_second(rank) for rank in view.ranks}
-    left = view.rows - view.done
-    working = [rank for rank in view.ranks if not rank.is_finished]
+    working = [rank for rank in view.ranks if not (rank.is_finished or rank.waits)]
     # The run ends with its slowest rank.
     seconds = [(rank.rows - rank.done) / rates[rank.rank] if rates[rank.rank] else None for rank in working]
     return {
@@ -228,7 +278,7 @@ def as_json(view: RunView, looker: JournalView, now: float, silent_seconds: floa
         "done": view.done,
         "captioned": view.done - view.failed,
         "failed": view.failed,
-        "left": left,
+        "left": view.rows - view.done,
         "finished_before": view.before,
         "clips_per_second": round(sum(rates.values()), 4),
         "seconds_left": None if None in seconds else round(max((s for s in seconds if s is not None), default=0.0)),

@@ -82,15 +82,19 @@ def _leave(child: int, is_worker: bool) -> None:
     logger.error("the launcher is gone; ending, at the latest in %g s", LEAVE_SECONDS)
     if is_worker:
         os.kill(child, signal.SIGTERM)
-        _end_log_follower()
+    _end_log_followers()
 
 
-def _end_log_follower() -> None:
-    """End the `tail -f` by which msrun showed this worker's log: an orphan like the worker itself."""
-    log = os.fstat(sys.stdout.fileno())
+def _end_log_followers() -> None:
+    """End each `tail -f` by which msrun showed the logs of workers, orphans like this process.
+
+    Its worker may have ended before, so those of all logs beside this process's own are looked for.
+    """
+    logs = os.path.dirname(os.readlink(f"/proc/self/fd/{sys.stdout.fileno()}"))
     for process in psutil.process_iter(["name", "ppid", "cwd", "cmdline"]):
         about = process.info
         if about["name"] == "tail" and about["ppid"] == os.getppid() and about["cwd"]:
             with contextlib.suppress(psutil.Error, OSError):
-                if os.path.samestat(os.stat(os.path.join(about["cwd"], about["cmdline"][-1])), log):
+                log = os.path.join(about["cwd"], about["cmdline"][-1])
+                if os.path.samefile(os.path.dirname(log), logs):
                     process.kill()

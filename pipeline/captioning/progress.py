@@ -26,8 +26,8 @@ from rich.text import Text
 from .delivery import report_path
 from .errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
 from .journal_view import JournalView, RunView, as_json
-from .meta.journal import journal_folder
-from .options import default_output
+from .meta.journal import journal_folder, planned_at
+from .options import default_output, number
 from .progress_log import duration
 
 MOST_RANKS = 16
@@ -38,7 +38,16 @@ STATES = {
     "finishing": "green",
     "finished": "bold green",
     "interrupted": "bold yellow",
+    "silent": "bold red",
+    "gone": "bold yellow",
 }
+ADVICE = {
+    "interrupted": "run the same command again to go on",
+    "silent": "nothing has been written for long; look at the workers' logs, here or on their hosts",
+    "gone": "the journals are gone; the output is on the host of rank 0",
+}
+ENDED = ("finished", "gone")
+"""After an interruption somebody may start the run again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="as given to the captioning command")
     parser.add_argument("--watch", choices=("on", "off"), help="go on showing; default: on in a terminal")
     parser.add_argument("--json", action="store_true", help="for other programs: an object a line")
-    parser.add_argument("--interval", type=float, default=2.0, help="seconds between two looks (default: 2)")
     parser.add_argument(
-        "--silent", type=float, default=120.0, help="seconds after which a rank counts as silent (default: 120)"
+        "--interval", type=number(minimum=0, above=True), default=2.0, help="seconds between two looks (default: 2)"
+    )
+    parser.add_argument(
+        "--silent",
+        type=number(minimum=0),
+        default=120.0,
+        help="seconds after which a rank counts as silent (default: 120)",
     )
     flags = parser.parse_args(arguments)
     output = flags.output or default_output(flags.meta)
@@ -79,36 +93,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def look(looker: JournalView, output: Path, silent_seconds: float) -> Mapping[str, Any]:
+def look(looker: JournalView, output: Path, silent_seconds: float) -> dict[str, Any]:
     """The figures of the run that writes `output`: from its journals, or after its end from its report.
 
-    Where there is neither, it has not begun: its state is `waiting`.
+    Besides the states of `journal_view.state_of`: `finished`; `waiting`: it has not begun; `gone`: it was seen, but
+    its journals are there no more, and the output is on another host.
     """
     view = looker.look()
     if view is not None:
         return as_json(view, looker, time.time(), silent_seconds)
-    report = report_path(output)
-    if report.is_file():
-        return _finished(json.loads(report.read_text(encoding="utf-8")))
-    return {**as_json(RunView(), looker, time.time(), silent_seconds), "state": "waiting"}
+    planned, reported = planned_at(looker.folder), _written_at(report_path(output))
+    if reported is not None and (planned is None or reported > planned):
+        return _finished(json.loads(report_path(output).read_text(encoding="utf-8")), reported)
+    state = "gone" if looker.last is not None and planned is None else "waiting"
+    return as_json(looker.last or RunView(), looker, time.time(), silent_seconds) | {"state": state}
 
 
-def _finished(report: Mapping[str, Any]) -> dict[str, Any]:
-    captioned, failed = report["captioned_in_this_run"], report["failed_in_this_run"]
+def _written_at(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _finished(report: Mapping[str, Any], written: float) -> dict[str, Any]:
+    captioned, failed = report["captioned"], report["failed"]
     return {
         "state": "finished",
+        "run": report.get("run", ""),
         "rows": captioned + failed,
         "done": captioned + failed,
         "captioned": captioned,
         "failed": failed,
         "left": 0,
-        "finished_before": report["captioned"] + report["failed"] - captioned - failed,
+        "finished_before": captioned + failed - report["captioned_in_this_run"] - report["failed_in_this_run"],
         "clips_per_second": report["clips_per_second"],
         "seconds_left": 0,
+        "seconds_since_finished": round(time.time() - written, 1),
         "failures_by_stage": report["failures_by_stage"],
         "failure_examples": {
             stage: {"row": example["row"], "message": example["message"]}
-            for stage, example in report["failure_examples"].items()
+            for stage, example in report.get("failure_examples", {}).items()
         },
         "slowest_rank": None,
         "silent_ranks": [],
@@ -120,7 +145,7 @@ def _print_json(
     looker: JournalView, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], watches: bool
 ) -> None:
     print(json.dumps(figures, ensure_ascii=False), flush=True)
-    while watches and figures["state"] != "finished":
+    while watches and figures["state"] not in ENDED:
         time.sleep(flags.interval)
         was_waiting = figures["state"] == "waiting"
         figures = look(looker, output, flags.silent)
@@ -136,7 +161,7 @@ def _show(
         console.print(render(figures, output))
         return
     with Live(render(figures, output), console=console, auto_refresh=False) as live:
-        while figures["state"] != "finished":
+        while figures["state"] not in ENDED:
             time.sleep(flags.interval)
             figures = look(looker, output, flags.silent)
             live.update(render(figures, output), refresh=True)
@@ -158,8 +183,10 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
         parts.append(f"{figures['finished_before']:,} finished by earlier runs")
     if state == "running":
         parts.append(f"time left {'unknown' if left is None else duration(left)}")
-    if state == "interrupted":
-        parts.append("run the same command again to go on")
+    if state in ADVICE:
+        parts.append(ADVICE[state])
+    if state == "finished":
+        parts.append(f"written {duration(figures['seconds_since_finished'])} ago")
     bar = ProgressBar(total=max(1, rows), completed=done, width=60)
     lines: list[Any] = [head, Padding(bar), Text(", ".join(parts))]  # a bar alone ends no line
     if figures["silent_ranks"]:
@@ -177,8 +204,9 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
 def _failures(figures: Mapping[str, Any]) -> Table:
     table = Table("failed at", "rows", "for example", title_justify="left")
     for stage, count in figures["failures_by_stage"].items():
-        example = figures["failure_examples"][stage]
-        table.add_row(stage, f"{count:,}", Text(f"row {example['row']}: {example['message']}"))
+        example = figures["failure_examples"].get(stage)
+        text = f"row {example['row']}: {example['message']}" if example else ""
+        table.add_row(stage, f"{count:,}", Text(text))
     return table
 
 

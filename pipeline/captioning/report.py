@@ -34,6 +34,7 @@ def make_report(
     device = sum(tally.device_seconds for tally in tallies)
     wait = sum(tally.decode_wait_seconds for tally in tallies)
     return {
+        "run": plan.run,
         "rows": len(plan.lead.table.paths),
         "captioned": len(delivered.captions),
         "failed": len(delivered.failures),
@@ -44,7 +45,7 @@ def make_report(
         "most_repeated_captions": delivered.most_repeated_captions(),
         "failures_by_stage": delivered.failures_by_stage(),
         "failure_examples": {
-            stage: {"row": row, "path": plan.lead.table.paths[row], "message": str(failure)}
+            stage: {"row": row, "path": plan.lead.table.paths[row], "message": "; ".join(failure.messages)}
             for stage, (row, failure) in delivered.failure_examples().items()
         },
         "captioned_in_this_run": now,

@@ -115,7 +115,7 @@ class RankWorker:
                 most = max(1, self.tally.slots // RETRY_SHARE)
                 self._caption_all(loader, plan.retries, captioner, backend, most, retry=True)
         if plan.has_suspects:
-            self.journal.sync()
+            self.journal.wait()
             self.wait_for_all()
             with self._loader(plan.suspects, plan.host_workers) as loader:
                 self._caption_all(loader, plan.suspects, captioner, backend, most=1)

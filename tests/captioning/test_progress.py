@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from pipeline.captioning import delivery, progress
+from pipeline.captioning.delivery import report_path
 from pipeline.captioning.journal_view import JournalView
-from pipeline.captioning.meta.journal import Journal, journal_folder
+from pipeline.captioning.meta import journal
+from pipeline.captioning.meta.journal import Journal, folder_id, forget_failures, journal_folder, remove_folder
 from pipeline.captioning.meta.results import RowResult
 from tests.captioning.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
@@ -41,8 +43,8 @@ def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFix
     books[1].start([4, 5])
     books[1].finish([_caption(4)])
     figures = _json(capsys, meta)
-    assert (figures["state"], figures["rows"], figures["done"], figures["failed"]) == ("running", 7, 3, 1)
-    assert (figures["finished_before"], figures["left"], figures["captioned"]) == (2, 4, 2)
+    assert (figures["state"], figures["rows"], figures["done"], figures["failed"]) == ("running", 9, 5, 1)
+    assert (figures["finished_before"], figures["left"], figures["captioned"]) == (2, 4, 4)
     assert figures["failure_examples"] == {"decode": {"row": 2, "message": "no picture"}}
     assert [(rank["rank"], rank["rows"], rank["done"]) for rank in figures["ranks"]] == [(0, 4, 2), (1, 3, 1)]
     assert figures["silent_ranks"] == []
@@ -55,8 +57,87 @@ def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFix
     assert _json(capsys, meta)["state"] == "interrupted"
     assert progress.main([str(meta), "--watch", "off"]) == 0
     page = " ".join(capsys.readouterr().out.split())
-    for part in ("interrupted", "3 of 7 clips", "1 failed", "2 finished by earlier runs", "row 2: no picture"):
+    for part in ("interrupted", "5 of 9 clips", "1 failed", "2 finished by earlier runs", "row 2: no picture"):
         assert part in page, part
+
+
+def test_failures_that_are_tried_again_are_counted_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = journal_folder(tmp_path / "meta_caption.csv")
+    with Journal(folder, 0, {}, EARLIER, 3) as book:
+        book.finish(
+            [_caption(0), RowResult.failed(1, "decode", ["no disk"]), RowResult.failed(2, "decode", ["no disk"])]
+        )
+    forget_failures(folder)
+    figures = _json(capsys, tmp_path / "meta.csv")
+    assert (figures["state"], figures["run"], figures["rows"], figures["failed"]) == ("interrupted", EARLIER, 3, 2)
+    with Journal(folder, 0, {}, RUN, 2) as book:
+        book.finish([_caption(1)])
+        figures = _json(capsys, tmp_path / "meta.csv")
+    assert (figures["rows"], figures["done"], figures["failed"], figures["finished_before"]) == (3, 2, 0, 1)
+    assert figures["failures_by_stage"] == {} == figures["failure_examples"]
+
+
+def test_a_rank_that_waits_is_neither_silent_nor_slow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = journal_folder(tmp_path / "meta_caption.csv")
+    with Journal(folder, 0, {}, RUN, 2) as first, Journal(folder, 1, {}, RUN, 4) as second:
+        first.finish([_caption(0)])
+        first.wait()
+        second.finish([_caption(1), _caption(2)])
+        old = time.time() - 300
+        for book in (first, second):
+            os.utime(book.path, (old, old))
+        figures = _json(capsys, tmp_path / "meta.csv")
+        assert (figures["silent_ranks"], figures["slowest_rank"]) == ([1], 1)
+        first.start([5])
+        os.utime(first.path, (old, old))
+        assert _json(capsys, tmp_path / "meta.csv")["silent_ranks"] == [0, 1]
+
+
+def test_workers_out_of_sight_are_not_called_dead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other hosts, or where there are no locks."""
+    folder = journal_folder(tmp_path / "meta_caption.csv")
+    monkeypatch.setattr(journal, "_lock", lambda file: False)
+    book = Journal(folder, 0, {}, RUN, 2)
+    assert _json(capsys, tmp_path / "meta.csv")["state"] == "running"
+    old = time.time() - 300
+    os.utime(book.path, (old, old))
+    assert _json(capsys, tmp_path / "meta.csv")["state"] == "silent"
+    with book:
+        pass
+    assert _json(capsys, tmp_path / "meta.csv")["state"] == "interrupted"  # in order, but not all was done
+
+
+def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = tmp_path / "meta.csv"
+    options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4", 0))])
+    assert _run(options, FakeSource()) == [0]
+    flags = ["--output", str(options.output)]
+    assert _json(capsys, meta, *flags)["state"] == "finished"
+    folder = journal_folder(options.output)
+    folder_id(folder)  # a run is being planned
+    os.utime(folder / "id", (time.time() + 5, time.time() + 5))
+    looker = JournalView(folder)
+    assert progress.look(looker, options.output, 60)["state"] == "waiting"
+    with Journal(folder, 0, {}, RUN, 1):
+        assert progress.look(looker, options.output, 60)["state"] == "running"
+    report_path(options.output).unlink()
+    remove_folder(folder)
+    assert progress.look(looker, options.output, 60)["state"] == "gone"  # the output is on another host
+
+
+def test_what_is_left_of_journals_being_removed_is_not_the_run(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, {}, RUN, 1) as first, Journal(tmp_path, 1, {}, RUN, 2):
+        looker = JournalView(tmp_path)
+        view = looker.look()
+        assert view is not None and view.rows == 3
+        first.path.unlink()
+        for _ in range(3):
+            view = looker.look()
+            assert view is not None and view.rows == 3
+        remove_folder(tmp_path)
+        assert looker.look() is None
 
 
 def test_only_what_is_new_is_read(tmp_path: Path) -> None:

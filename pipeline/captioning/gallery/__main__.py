@@ -20,7 +20,7 @@ from ..clips.killable import DecoderLimits
 from ..errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
 from ..options import number, positive_int, whole_number
 from .entries import MARKS, Entries, Entry, read_entries, read_report
-from .filmstrips import make_filmstrips
+from .filmstrips import MOST_FRAMES, make_filmstrips
 from .page import write_page
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 PICTURES_BYTES = 60 * 10**6
 """Of all filmstrips together; in the page, as base64, they take a third more."""
 _FILMSTRIP_BYTES = 200_000
-_MOST_FRAMES = 16
 _DEFAULT_FRAMES = 4
 _LARGE_PAGE = 100 * 10**6
 _NO_PICTURE_STAGES = {"path", "decode", "prepare"}
@@ -76,7 +75,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_frames",
         type=positive_int,
-        help=f"frames of each clip; default: as many as the model saw, up to {_MOST_FRAMES}",
+        help="frames to sample of each clip; default: as many as the model saw, as the report has it, else "
+        f"{_DEFAULT_FRAMES}. The page shows {MOST_FRAMES} of them at most",
     )
     parser.add_argument(
         "--decode_timeout", type=number(minimum=0, above=True), default=60.0, help="seconds for one clip (default: 60)"
@@ -97,7 +97,7 @@ def _run(flags: argparse.Namespace) -> None:
     paths = list(dict.fromkeys(entry.path for entry in entries.entries if _may_have_frames(entry)))
     strips, problems = make_filmstrips(
         paths,
-        min(flags.num_frames or _frames_seen(report), _MOST_FRAMES),
+        flags.num_frames or _frames_seen(report),
         min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(paths))),
         DecoderLimits(flags.decode_timeout),
         flags.decode_workers or max(1, min(8, os.cpu_count() or 1)),

@@ -152,7 +152,7 @@ function show() {
   seen.disconnect();
   cards = [];
   $("cards").replaceChildren();
-  addCards();
+  moreCards();
   $("nothing").hidden = matches.length > 0;
   $("summary").textContent = summary();
 }

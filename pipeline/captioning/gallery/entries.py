@@ -14,7 +14,7 @@ from typing import Any
 
 from ..delivery import failures_path, report_path
 from ..errors import UsageError
-from ..meta.repetition import is_looping, words_of
+from ..meta.repetition import caption_words, is_looping
 from ..meta.table import MetaTable, read_csv_cells
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,12 @@ MARKS = {
 """What may be wrong with a row, in the order in which it is told."""
 _ENDED = re.compile(r"""[.!?…。！？।؟][\s"'”’»」』)\]]*$""")  # noqa: RUF001
 
+_REPORTED = {
+    "captioned_in_this_run", "seconds", "clips_per_second", "tokens_per_second", "truncated", "workers", "backends",
+    "fingerprint", "options", "versions",
+}  # fmt: skip
+"""What the page tells of a report."""
+
 _MOST_CHARACTERS = {"caption": 4000, "message": 1000, "path": 5000}
 _CELL_CHARACTERS = 1000
 _ALL_CELLS_CHARACTERS = 4_000_000
@@ -36,7 +42,10 @@ _ALL_CELLS_CHARACTERS = 4_000_000
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. stage, message: where it failed and why. times: rows that have this caption. cells: other columns."""
+    """One row.
+
+    stage, message: where it failed and why. words: of the caption. times: rows that have it. cells: other columns.
+    """
 
     row: int
     path: str
@@ -44,6 +53,7 @@ class Entry:
     stage: str
     message: str
     marks: tuple[str, ...]
+    words: int
     times: int
     cells: tuple[str, ...]
 
@@ -80,6 +90,9 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
     failures = _read_failures(failures_path(output), table.paths)
     times = Counter(caption for caption in captions if caption)
 
+    def words(row: int) -> int:
+        return len(caption_words(captions[row]))
+
     def holds(mark: str, row: int) -> bool:
         caption = captions[row]
         if not caption or mark == "failed":
@@ -89,7 +102,7 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
         if mark == "looping":
             return is_looping(caption)
         if mark == "short":
-            return len(words_of(caption)) < short_words
+            return words(row) < short_words
         return not _ENDED.search(caption)
 
     rows: Sequence[int] = range(len(captions))
@@ -113,6 +126,7 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
                 stage=stage,
                 message=_cut(message, _MOST_CHARACTERS["message"]),
                 marks=tuple(mark for mark in MARKS if holds(mark, row)),
+                words=words(row),
                 times=times[captions[row]],
                 cells=tuple(_cut(cell, longest) for cell in cells),
             )
@@ -151,7 +165,10 @@ def read_report(output: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         logger.warning("%s can't be read: %s", path, error)
         return {}
-    return report if isinstance(report, dict) else {}
+    if not isinstance(report, dict) or not report.keys() >= _REPORTED:
+        logger.warning("%s is not the report of a run, or that of another version", path)
+        return {}
+    return report
 
 
 def _cut(text: str, longest: int) -> str:

@@ -20,6 +20,7 @@ from ..clips.loader import ClipLoader
 _BITS_PER_PIXEL = 1.2
 """Of WebP at the best quality below, on frames of a busy scene."""
 _QUALITIES = (80, 65, 50, 35, 20)
+MOST_FRAMES = 16
 _LONG_SIDE = (64, 512)
 """Pixels of the longer side of a frame: the least and the most. WebP bears 16,383 pixels: 31 frames."""
 
@@ -36,7 +37,7 @@ class Filmstrip:
 
 @dataclass(frozen=True)
 class FilmstripEncoder:
-    """A frame transform: distinct frames to a uint8 array of the bytes of one picture.
+    """A frame transform: distinct frames, MOST_FRAMES of them, to a uint8 array of the bytes of one picture.
 
     most_bytes: the picture takes no more, unless its smallest form does.
     """
@@ -44,6 +45,7 @@ class FilmstripEncoder:
     most_bytes: int
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        images = [images[number * len(images) // _shown(len(images))] for number in range(_shown(len(images)))]
         pixels = self.most_bytes * 8 / _BITS_PER_PIXEL / len(images)
         width, height = images[0].size
         least, most = _LONG_SIDE
@@ -61,6 +63,10 @@ class FilmstripEncoder:
             long_side = max(least, long_side * 0.7)
 
 
+def _shown(distinct: int) -> int:
+    return min(distinct, MOST_FRAMES)
+
+
 def _side_by_side(images: Sequence[Image.Image], width: int, height: int) -> Image.Image:
     strip = Image.new("RGB", (width * len(images), height))
     for number, image in enumerate(images):
@@ -71,7 +77,10 @@ def _side_by_side(images: Sequence[Image.Image], width: int, height: int) -> Ima
 def make_filmstrips(
     paths: Sequence[str], num_frames: int, most_bytes: int, limits: DecoderLimits, workers: int
 ) -> tuple[dict[str, Filmstrip], dict[str, str]]:
-    """The filmstrip of each clip that can be decoded, and what is wrong with the others, by path."""
+    """The filmstrip of each clip that can be decoded, and what is wrong with the others, by path.
+
+    num_frames: sampled of each clip, of which a filmstrip has at most MOST_FRAMES.
+    """
     strips: dict[str, Filmstrip] = {}
     problems: dict[str, str] = {}
     clips = list(enumerate(dict.fromkeys(paths)))
@@ -84,7 +93,7 @@ def make_filmstrips(
             if clip.frames is None:
                 problems[clip.path] = f"{clip.stage}: " + "; ".join(clip.messages)
             else:
-                strips[clip.path] = _filmstrip(clip.frames.tobytes(), max(clip.frame_index) + 1)
+                strips[clip.path] = _filmstrip(clip.frames.tobytes(), _shown(max(clip.frame_index) + 1))
             bar.update()
     return {path: strips[path] for _, path in clips if path in strips}, problems
 

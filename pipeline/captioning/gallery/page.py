@@ -93,6 +93,7 @@ def _row(entry: Entry, numbers: Mapping[str, int], problems: Mapping[str, str], 
         "stage": entry.stage,
         "message": entry.message,
         "marks": entry.marks,
+        "words": entry.words,
         "times": entry.times,
         "cells": entry.cells,
         "strip": numbers.get(entry.path),
@@ -113,7 +114,7 @@ def _about(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is worth telling of the run, as pairs of words."""
     if not report:
         return
-    fingerprint, options = report.get("fingerprint", {}), report.get("options", {})
+    fingerprint, options = report["fingerprint"], report["options"]
     yield "captioned in this run", f"{report['captioned_in_this_run']:,} in {duration(report['seconds'])}"
     yield "speed", f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
     yield "cut off by --max_new_tokens", f"{report['truncated']:,}"

@@ -1,10 +1,8 @@
 // The rows, what is asked of them, and which of them match in which order. Knows nothing of the page but its data.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const words = (text) => (text.match(/\S+/g) || []).length;
 const rows = data.rows.map((row) => ({
   ...row,
-  words: words(row.text),
   haystack: [row.text, row.path, row.stage, row.message].join("\n").toLowerCase(),
 }));
 
@@ -16,8 +14,11 @@ const fields = [
   ["words", (row) => row.words],
   ["times repeated", (row) => row.times],
   ["failed at", (row) => row.stage],
-  ...data.columns.map((name, place) => [name, (row) => row.cells[place]]),
 ];
+data.columns.forEach((name, place) => {
+  while (fields.some(([field]) => field === name)) name += " (column)"; // each name once: the address holds it
+  fields.push([name, (row) => row.cells[place]]);
+});
 
 const state = { query: "", marks: new Set(), column: -1, operator: "has", value: "", sort: 0, down: false };
 

@@ -3,9 +3,10 @@
 Each rank appends to `rank-NNNNN.jsonl` in a folder beside the output. A line is one of
 
     {"fingerprint": {...}}            the first line: what the captions depend on
-    {"session": "...", "run": ..., "rows": ...}   a run begins to append; its name, the rows it has for this rank
+    {"session": "...", "run": ..., "rows": ..., "locked": ...}   a run begins; its name, the rows it has for this rank
     {"start": [rows]}                 these rows are in flight now; with "retry": once more
     {"row": ..., ...}                 a finished row (`RowResult`)
+    {"waiting": true}                 for all other ranks, before the rows that come last
     {"released": true}                the rows in flight were given up in good order
     {"forget_failures": true}         the failures so far do not count: their cause was not the clips
 
@@ -74,6 +75,14 @@ def journal_path(folder: Path, rank: int) -> Path:
 def journals(folder: Path) -> list[Path]:
     """The journals of all ranks in a folder; none if it is absent."""
     return sorted(folder.glob("rank-*.jsonl"))
+
+
+def planned_at(folder: Path) -> float | None:
+    """When a run first used the folder, in seconds since the epoch; None if it is not there."""
+    try:
+        return (folder / _ID_FILE).stat().st_mtime
+    except OSError:
+        return None
 
 
 def read_report(folder: Path) -> JournalReport:
@@ -151,13 +160,13 @@ class Journal:
         self.path = journal_path(folder, rank)
         folder_id(folder)
         self._file: IO[str] = self.path.open("a", encoding="utf-8", errors="replace")
-        _lock(self._file)
+        is_locked = _lock(self._file)
         if _drop_torn_line(self.path) == 0:
             self._append({"fingerprint": dict(fingerprint)})
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._is_released = False
         session = f"{started} {socket.gethostname()} {os.getpid()}"
-        self._append({"session": session, "run": run, "rows": rows})
+        self._append({"session": session, "run": run, "rows": rows, "locked": is_locked})
         self.sync()
 
     def start(self, rows: Iterable[int], retry: bool = False) -> None:
@@ -211,6 +220,11 @@ class Journal:
 
     def __enter__(self) -> Journal:
         return self
+
+    def wait(self) -> None:
+        """Note that the rows to come are those for which other ranks are waited for."""
+        self._append({"waiting": True})
+        self.sync()
 
     def release(self) -> None:
         """Note that no row is in flight any more: the last that is written."""
@@ -298,8 +312,8 @@ def _append(path: Path, *records: dict) -> None:
         os.fsync(file.fileno())
 
 
-def _lock(file: IO[str]) -> None:
-    """Keep other processes off a journal for as long as it is open."""
+def _lock(file: IO[str]) -> bool:
+    """Keep other processes off a journal for as long as it is open; False where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -308,7 +322,8 @@ def _lock(file: IO[str]) -> None:
                 f"another run is writing to the journal {file.name} ({_last_session(Path(file.name))}); "
                 "wait for it, or end it (pkill -f caption finds workers that outlived their launcher)"
             ) from error
-        # Some network file systems have no locks; then there is none to respect.
+        return False  # there is none to respect
+    return True
 
 
 def _last_session(path: Path) -> str:

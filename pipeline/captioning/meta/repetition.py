@@ -10,14 +10,14 @@ LONGEST = 40
 """Words of the longest stretch that is looked for."""
 
 
-def words_of(caption: str) -> list[str]:
+def caption_words(caption: str) -> list[str]:
     """The words of a caption in any language, in lower case."""
     return _WORD.findall(caption.lower())
 
 
 def is_looping(caption: str) -> bool:
     """Whether one to four words come four times in a row, or a longer stretch three times."""
-    words = words_of(caption)
+    words = caption_words(caption)
     for period in range(1, min(LONGEST, len(words) // 3) + 1):
         enough = period * (3 if period <= 4 else 2)
         run = 0

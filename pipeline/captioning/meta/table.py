@@ -143,7 +143,9 @@ class _ParquetTable(MetaTable):
         return [name for name in self._table.column_names if name not in (PATH_COLUMN, TEXT_COLUMN)]
 
     def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
-        chosen = self._table.select(self.other_columns()).take(list(rows))
+        import pyarrow as pa
+
+        chosen = self._table.select(self.other_columns()).take(pa.array(rows, pa.int64()))
         columns = [_as_texts(column) for column in chosen.columns]
         return [[column[i] for column in columns] for i in range(len(rows))]
 

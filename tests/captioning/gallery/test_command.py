@@ -32,7 +32,8 @@ def _data(page: Path) -> dict:
 def test_a_page_beside_the_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = {"fingerprint": {"frames": "2"}, "options": {}, "versions": {}, "backends": [], "workers": 1}
     report |= {"captioned_in_this_run": 3, "seconds": 2.0, "clips_per_second": 1.5, "tokens_per_second": 9.0}
-    (table.parent / "meta_caption_report.json").write_text(json.dumps({**report, "truncated": 0}))
+    report_path = table.with_name("meta_caption_report.json")
+    report_path.write_text(json.dumps({**report, "truncated": 0}))
     assert gallery.main([str(table)]) == 0
     page = table.with_name("meta_caption_gallery.html")
     assert capsys.readouterr().out.startswith(f"{page}: 4 rows, 3 clips with frames, ")
@@ -42,6 +43,9 @@ def test_a_page_beside_the_table(table: Path, capsys: pytest.CaptureFixture[str]
     assert data["rows"][1]["link"] == "./my%20clips%20%231/clip%201%25.mp4"
     assert data["rows"][3]["problem"] == "path: no such file"
     assert ["speed", "1.50 clips/s, 9.0 tokens/s"] in data["run"]
+    report_path.write_text('{"of": "another program"}')
+    assert gallery.main([str(table)]) == 0
+    assert _data(page)["run"] == []
 
 
 def test_a_sample_of_some_rows(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,7 @@ def test_marks_failures_and_columns(table: Path, caplog: pytest.LogCaptureFixtur
         (),
         (),
     ]
+    assert [entry.words for entry in found.entries] == [6, 14, 0, 2, 6, 9, 8]
     assert found.entries[0].times == 2 and found.entries[3].times == 1
     assert (found.entries[2].stage, found.entries[2].message) == ("decode", "decord: <no>; PyAV: no")
     assert (found.captioned, found.failed, found.chosen) == (6, 1, 7)
@@ -62,6 +63,9 @@ def test_marks_failures_and_columns(table: Path, caplog: pytest.LogCaptureFixtur
 def test_only_and_sample(table: Path) -> None:
     only = _read(table, only=["failed", "short"])
     assert [entry.row for entry in only.entries] == [2, 3] and only.chosen == 2
+    assert _read(table, only=["failed"], short_words=1).chosen == 1
+    nothing = _read(table, only=["short"], short_words=1)
+    assert (nothing.entries, nothing.captioned) == ((), 6)
     one, same, other = (_read(table, sample=3, seed=seed) for seed in (1, 1, 3))
     rows = [entry.row for entry in one.entries]
     assert len(rows) == 3 and rows == sorted(rows) and one == same and one.chosen == 7

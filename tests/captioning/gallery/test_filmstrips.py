@@ -35,6 +35,12 @@ def test_small_frames_are_not_blown_up_and_sixteen_fit_side_by_side() -> None:
     assert _picture(FilmstripEncoder(10**6)(wide).tobytes()).size == (16 * 512, 128)
 
 
+def test_of_many_frames_sixteen_are_shown(tmp_path: Path) -> None:
+    clip = str(render_clip(tmp_path / "long.mp4", 1, frames=60))
+    strips, _ = make_filmstrips([clip], 40, 50_000, DecoderLimits(20), workers=1)
+    assert (strips[clip].frames, strips[clip].width) == (16, 96)
+
+
 def test_clips_images_and_what_is_broken(tmp_path: Path) -> None:
     clip = str(render_clip(tmp_path / "clip.mp4", 3))
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "image.png")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def _is_foreign(url: str, path: Path) -> bool:
     return not (url.startswith("blob:") or url.split("#")[0] == path.as_uri())
 
 
+def _until(page: Page, expression: str) -> None:
+    """Wait for what is so on the page; its policy forbids the browser to do that by itself."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(50)
+
+
 def _shown(page: Page) -> int:
     """Cards on the page."""
     return page.locator(".card").count()
@@ -108,6 +117,8 @@ def test_the_demo(demo: Path, open_page: Opener) -> None:
     page.fill("#search", "")
     page.select_option("#sort", label="words")
     page.click("#direction")
+    page.reload()
+    expect(page.locator("#sort")).to_have_value("3")
     counts = [text.count(" ") for text in page.locator(".caption").all_inner_texts()]
     assert counts == sorted(counts, reverse=True) and len(counts) == 8
     page.locator("#run summary").click()
@@ -135,9 +146,7 @@ def test_frames_are_the_clips(demo: Path, open_page: Opener) -> None:
     assert len(set(places)) == 4
     before = card.locator(".screen .frame").get_attribute("data-frame")
     page.click("#play")
-    page.wait_for_function(
-        "before => document.querySelector('.card .screen .frame').dataset.frame !== before", arg=before
-    )
+    _until(page, f"document.querySelector('.card .screen .frame').dataset.frame !== '{before}'")
 
 
 def test_keys(demo: Path, open_page: Opener) -> None:
@@ -255,15 +264,15 @@ def test_two_thousand_rows(large: Path, open_page: Opener) -> None:
 def test_pictures_are_decoded_as_they_come_into_view(large: Path, open_page: Opener) -> None:
     page = open_page(large)
     painted = "[...document.querySelectorAll('.screen .frame')].filter(box => box.style.backgroundImage).length"
-    page.wait_for_function(f"{painted} > 0")
+    _until(page, f"{painted} > 0")
     assert page.evaluate(painted) < 60
     assert page.evaluate("document.querySelectorAll('script.strip').length") > ROWS - 60
-    for _ in range(8):
-        page.mouse.wheel(0, 8_000)
-        page.wait_for_timeout(50)
-    page.wait_for_function("document.querySelectorAll('.card').length > 400")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.card')].filter(card => card.inView).every(card => card.painted)"
+    for shown in range(60, 420, 60):
+        page.mouse.wheel(0, 30_000)
+        _until(page, f"document.querySelectorAll('.card').length > {shown}")
+    _until(
+        page,
+        "[...document.querySelectorAll('.card')].filter(card => card.inView).every(card => card.painted)",
     )
     assert page.evaluate("document.querySelectorAll('script.strip').length") > ROWS / 2
 
