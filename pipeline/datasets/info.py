@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -16,11 +14,9 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from pipeline.captioning.clips.decode import IMAGE_SUFFIXES, DecodeError, check_path
-from pipeline.captioning.clips.decode_process import mute_native_output
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.frames import check_size
-from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess
-from pipeline.captioning.orphans import die_with_parent
+from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
 
 from .operation import Settings
 from .tables import as_text, with_column
@@ -109,20 +105,7 @@ class _Prober(KillableProcess):
     timeout_option = "--timeout"
 
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
-        return context.Process(target=_serve, args=(connection,), name="file-prober", daemon=True)
-
-
-def _serve(connection: Connection) -> None:
-    die_with_parent(os.getppid())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    mute_native_output()
-    connection.send(None)
-    while True:
-        try:
-            path = connection.recv()
-        except (EOFError, OSError):
-            return
-        connection.send(_look(path))
+        return context.Process(target=serve, args=(connection, _look), name="file-prober", daemon=True)
 
 
 def _look(path: str) -> dict[str, Any] | str:

@@ -5,16 +5,12 @@ Imports no framework: it runs `decode` and the captioner's frame transform, noth
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import numpy as np
 from PIL import Image
 
-from ..orphans import die_with_parent
 from .decode import DecodeError, check_path, decode
 from .frame_memory import FrameMemory, FramesInMemory
 
@@ -37,31 +33,13 @@ class DecodeReply:
     messages: tuple[str, ...] = ()
 
 
-def serve(
-    connection: Connection,
-    memory: FrameMemory,
-    num_frames: int,
-    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
-) -> None:
-    """Answer requests until the other end closes; first say that all is imported."""
-    die_with_parent(os.getppid())  # a hung decoder would never see the closed pipe
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
-    mute_native_output()
-    connection.send(None)
-    while True:
-        try:
-            request = connection.recv()
-        except (EOFError, OSError):
-            return
-        connection.send(_answer(request, memory, num_frames, frame_transform))
-
-
-def _answer(
+def answer(
     request: DecodeRequest,
     memory: FrameMemory,
     num_frames: int,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> DecodeReply:
+    """Decode one clip with one decoder; the prepared frames go into `memory`."""
     try:
         check_path(request.path)
     except DecodeError as error:
@@ -74,10 +52,3 @@ def _answer(
         return DecodeReply(frames=memory.put(frame_transform(sampled.images)), frame_index=sampled.index)
     except Exception as error:  # whatever a transform may raise costs this clip alone
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))
-
-
-def mute_native_output() -> None:
-    """FFmpeg writes to the terminal; what matters of it is in the exceptions."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)

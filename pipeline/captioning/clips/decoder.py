@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from .decode import available_decoders
-from .decode_process import DecodeReply, DecodeRequest, serve
+from .decode_process import DecodeReply, DecodeRequest, answer
 from .frame_memory import FrameMemory
-from .killable import DecoderLimits, KillableProcess
+from .killable import DecoderLimits, KillableProcess, serve
 
 logger = logging.getLogger(__name__)
 
@@ -99,4 +99,5 @@ def _serve(
     num_frames: int,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> None:
-    serve(connection, FrameMemory(memory_fd), num_frames, frame_transform)
+    memory = FrameMemory(memory_fd)
+    serve(connection, lambda request: answer(request, memory, num_frames, frame_transform))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import resource
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from ..orphans import die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +69,13 @@ class KillableProcess(ABC):
         A process that somebody else killed, such as the kernel for want of memory, says nothing of the
         request, which is then put to a new one, once.
         """
-        try:
-            return self._ask(request, stopping)
-        except (EOFError, OSError):
-            code = self._bury()
-        if code in _KILLED_FROM_OUTSIDE:
+        for _ in range(2):
             try:
                 return self._ask(request, stopping)
             except (EOFError, OSError):
                 code = self._bury()
+            if code not in _KILLED_FROM_OUTSIDE:
+                break
         return None, f"its process died ({_exit_text(code)})"
 
     def _ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
@@ -150,6 +152,27 @@ class KillableProcess(ABC):
             process.join(timeout=5)
         if connection is not None:
             connection.close()
+
+
+def serve(connection: Connection, answer: Callable[[Any], Any]) -> None:
+    """The other side, in the process: answer requests until `connection` closes; first say that all is imported."""
+    die_with_parent(os.getppid())  # a hung decoder would never see the closed pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
+    _mute_native_output()
+    connection.send(None)
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(answer(request))
+
+
+def _mute_native_output() -> None:
+    """FFmpeg writes to the terminal; what matters of it is in the exceptions."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _exit_text(code: int | None) -> str:
