@@ -1,5 +1,8 @@
 """The errors that end a run, and the exit codes they stand for."""
 
+import sys
+from collections.abc import Callable
+
 EXIT_DONE = 0
 EXIT_BROKEN = 1
 EXIT_WRONG_USE = 2
@@ -11,3 +14,16 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """The run broke through no fault of the call; its journals stay for the next one (exit code 1)."""
+
+
+def exit_code_of(prog: str, run: Callable[[], None]) -> int:
+    """Run a command of one process; says in one line what ended it."""
+    try:
+        run()
+    except UsageError as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_WRONG_USE
+    except (RunError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return EXIT_BROKEN
+    return EXIT_DONE

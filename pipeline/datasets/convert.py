@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.captioning.clips.decode import IMAGE_SUFFIXES
-from pipeline.captioning.errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
+from pipeline.captioning.errors import UsageError, exit_code_of
 
 from .tables import STRING, write_table
 
@@ -36,18 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="CSV or Parquet, by its suffix")
     flags = parser.parse_args(arguments)
-    try:
-        frame = folder_table(flags.folder, KINDS[flags.kind])
-        if flags.output.exists():
-            raise UsageError(f"--output {flags.output} exists already; remove it, or take another name")
-        if not flags.output.absolute().parent.is_dir():
-            raise UsageError(f"--output {flags.output}: there is no folder {flags.output.parent}")
-    except UsageError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return EXIT_WRONG_USE
+    return exit_code_of(parser.prog, lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> None:
+    frame = folder_table(flags.folder, KINDS[flags.kind])
+    if flags.output.exists():
+        raise UsageError(f"--output {flags.output} exists already; remove it, or take another name")
+    if not flags.output.absolute().parent.is_dir():
+        raise UsageError(f"--output {flags.output}: there is no folder {flags.output.parent}")
     write_table(frame, flags.output)
     print(f"wrote {flags.output}: {len(frame):,} {flags.kind}s")
-    return EXIT_DONE
 
 
 def folder_table(folder: Path, suffixes: Sequence[str]) -> pd.DataFrame:

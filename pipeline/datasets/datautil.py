@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.captioning.errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
+from pipeline.captioning.errors import UsageError, exit_code_of
 
 from .catalogue import OPERATIONS
 from .operation import Operation, Settings
@@ -29,15 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = make_parser()
     flags = parser.parse_args(arguments)
-    try:
-        run(flags)
-    except UsageError as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_WRONG_USE
-    except (RunError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return EXIT_BROKEN
-    return EXIT_DONE
+    return exit_code_of(parser.prog, lambda: run(flags))
 
 
 def run(flags: argparse.Namespace) -> None:

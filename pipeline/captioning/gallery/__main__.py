@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..clips.killable import DecoderLimits
-from ..errors import EXIT_BROKEN, EXIT_DONE, EXIT_WRONG_USE, RunError, UsageError
+from ..errors import EXIT_BROKEN, UsageError, exit_code_of
 from ..options import number, positive_int, whole_number
 from .entries import MARKS, Entries, Entry, read_entries, read_report
 from .filmstrips import MOST_FRAMES, make_filmstrips
@@ -40,17 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     flags = parser.parse_args(arguments)
     try:
-        _run(flags)
-    except UsageError as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_WRONG_USE
-    except RunError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return EXIT_BROKEN
+        return exit_code_of(parser.prog, lambda: _run(flags))
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; no page was written", file=sys.stderr)
         return EXIT_BROKEN
-    return EXIT_DONE
 
 
 def _make_parser() -> argparse.ArgumentParser:
