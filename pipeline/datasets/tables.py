@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.files import atomic_write
-from pipeline.captioning.meta.table import is_parquet, read_csv_cells
+from pipeline.captioning.meta.table import is_parquet, read_csv_cells, write_csv
 
 STRING = pd.StringDtype("pyarrow")
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -108,14 +108,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         if is_parquet(path):
             _typed(frame).to_parquet(temporary, index=False)
         else:
-            # The csv module before Python 3.13 leaves a lone carriage return unquoted, which splits the row.
-            has_return = any(_has_return(frame[name]) for name in frame)
-            quoting: Literal[0, 1] = 1 if has_return else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
-            frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
-
-
-def _has_return(column: pd.Series) -> bool:
-    return column.dtype == STRING and bool(column.str.contains("\r", regex=False).any())
+            write_csv(frame, temporary)
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -103,11 +103,8 @@ class _CsvTable(MetaTable):
             header.append(TEXT_COLUMN)
         cells[header.index(TEXT_COLUMN)] = [captions.get(row, "") for row in range(len(cells))]
         cells.columns = pd.Index(header)
-        # The csv module before Python 3.13 leaves a lone carriage return unquoted, which splits the row.
-        has_return = any("\r" in cell for i in range(len(header)) for cell in cells.iloc[:, i])
-        quoting: Literal[0, 1] = 1 if has_return else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
         with atomic_write(output, keep_backup=True) as temporary:
-            cells.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
+            write_csv(cells, temporary)
 
     def is_same_but_for_text(self, other: MetaTable) -> bool:
         if not isinstance(other, _CsvTable):
@@ -186,6 +183,17 @@ def read_csv_cells(path: Path, nrows: int | None = None, dtype: Any = str) -> pd
     except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
         cause = " ".join(str(error).split())
         raise UsageError(f"meta file {path} can't be read as CSV (UTF-8): {cause}") from error
+
+
+def write_csv(frame: pd.DataFrame, file: Path) -> None:
+    # The csv module before Python 3.13 leaves a lone carriage return unquoted, which splits the row.
+    has_return = any(_has_return(frame.iloc[:, i]) for i in range(frame.shape[1]))
+    quoting: Literal[0, 1] = 1 if has_return else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
+    frame.to_csv(file, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
+
+
+def _has_return(column: pd.Series) -> bool:
+    return pd.api.types.is_string_dtype(column) and bool(column.str.contains("\r", regex=False).any())
 
 
 def _parquet_schema(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
