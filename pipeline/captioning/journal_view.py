@@ -10,16 +10,14 @@ import json
 import os
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .meta.journal import journals
-
-WINDOW_SECONDS = 120.0
-"""Speed is that of so many seconds, when looked at for so long."""
+from .speed import Speed
 
 
 @dataclass
@@ -122,7 +120,11 @@ class _Follower:
             self.run = record["run"]
             started, host = record["session"].split()[:2]
             self.view = RankView(
-                view.rank, record["rows"], started=_seconds(started), host=host, is_locked=record["locked"]
+                view.rank,
+                record["rows"],
+                started=datetime.fromisoformat(started).timestamp(),
+                host=host,
+                is_locked=record["locked"],
             )
         elif "forget_failures" in record:
             self._forgets_failures = True
@@ -139,13 +141,6 @@ class _Follower:
             self.failed_before = 0
             self.stages, self.examples = Counter(), {}
             self._forgets_failures = False
-
-
-def _seconds(moment: str) -> float:
-    try:
-        return datetime.fromisoformat(moment).timestamp()
-    except ValueError:  # a note that is no run, such as that failures were forgotten
-        return 0.0
 
 
 def _is_locked(about: os.stat_result) -> bool | None:
@@ -196,7 +191,7 @@ class JournalView:
         self.last: RunView | None = None
         self._followers: dict[Path, _Follower] = {}
         self._gone: set[Path] = set()
-        self._history: dict[int, deque[tuple[float, int]]] = {}
+        self._speeds: dict[int, Speed] = {}
 
     def look(self) -> RunView | None:
         """The newest run; None if there is no journal."""
@@ -207,7 +202,7 @@ class JournalView:
         if self.last is not None and newest == self.last.run and self._gone:
             return self.last  # journals are being removed one by one; what is left of them is not the run
         if self.last is None or newest != self.last.run:
-            self._history.clear()
+            self._speeds.clear()
             self._gone.clear()
         view = self.last = RunView(newest)
         for _, follower in sorted(self._followers.items()):
@@ -220,7 +215,7 @@ class JournalView:
                 view.examples.setdefault(stage, example)
             if follower.run == newest:
                 view.ranks.append(follower.view)
-                self._remember(follower.view)
+                self._speeds.setdefault(follower.view.rank, Speed()).note(time.time(), follower.view.done)
         return view
 
     def _read(self) -> None:
@@ -235,17 +230,11 @@ class JournalView:
                 del self._followers[path]
                 self._gone.add(path)
 
-    def _remember(self, rank: RankView) -> None:
-        history = self._history.setdefault(rank.rank, deque())
-        history.append((time.time(), rank.done))
-        while len(history) > 2 and history[-1][0] - history[0][0] > WINDOW_SECONDS:
-            history.popleft()
-
     def clips_per_second(self, rank: RankView) -> float:
         """Of late, where it has been looked at for some seconds; otherwise since the rank's session began."""
-        history = self._history.get(rank.rank, deque())
-        if len(history) > 1 and history[-1][0] - history[0][0] >= 10 and history[-1][1] >= history[0][1]:
-            return (history[-1][1] - history[0][1]) / (history[-1][0] - history[0][0])
+        speed = self._speeds.get(rank.rank, Speed())
+        if speed.seconds >= 10 and speed.per_second() >= 0:
+            return speed.per_second()
         seconds = rank.written - rank.started
         return rank.done / seconds if seconds > 0 else 0.0
 

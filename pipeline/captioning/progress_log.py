@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+
+from .speed import Speed
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 10.0
-_WINDOW_SECONDS = 120.0
 
 
 class ProgressLog:
@@ -25,7 +25,8 @@ class ProgressLog:
         self._total = total
         self._counts = counts
         self._interval = interval
-        self._history: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._speed = Speed()
+        self._speed.note(time.monotonic(), 0)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
@@ -45,11 +46,8 @@ class ProgressLog:
 
     def line(self, now: float, done: int, failed: int) -> str:
         """One line: done, failed, speed over the last two minutes, time left."""
-        self._history.append((now, done))
-        while len(self._history) > 2 and now - self._history[0][0] > _WINDOW_SECONDS:
-            self._history.popleft()
-        since, before = self._history[0]
-        rate = (done - before) / (now - since) if now > since else 0.0
+        self._speed.note(now, done)
+        rate = self._speed.per_second()
         left = duration((self._total - done) / rate) if rate > 0 else "unknown"
         failures = f", {failed} failed" if failed else ""
         share = done / max(1, self._total)
