@@ -7,9 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from pipeline.captioning.orphans import LEAVE_SECONDS
+from scripts import launched
 
 SCHEDULER = """
 import sys, time
@@ -28,14 +27,6 @@ time.sleep(600)
 """
 
 
-def _processes(folder: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cwd", "status"]):
-        if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
 def test_the_scheduler_and_the_log_of_a_worker_that_has_ended(tmp_path: Path) -> None:
     """msrun shows logs by `tail -f`, and is killed when only its scheduler is left."""
     (tmp_path / "logs").mkdir()
@@ -46,13 +37,13 @@ def test_the_scheduler_and_the_log_of_a_worker_that_has_ended(tmp_path: Path) ->
     try:
         deadline = time.monotonic() + 60
         log = tmp_path / "logs" / "scheduler.log"
-        while not log.exists() or "at work" not in log.read_text() or len(_processes(tmp_path)) < 4:
+        while not log.exists() or "at work" not in log.read_text() or len(launched.processes(tmp_path)) < 4:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         launcher.kill()
         launcher.wait()
         deadline = time.monotonic() + LEAVE_SECONDS + 3
-        while left := _processes(tmp_path):
+        while left := launched.processes(tmp_path):
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
         assert somebody_else.poll() is None

@@ -9,6 +9,7 @@ const element = (name, className, text) => {
   if (text !== undefined) made.textContent = text;
   return made;
 };
+const named = (pairs) => pairs.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]);
 const shownColumns = new Set();
 let matches = [];
 let cards = []; // those that have been made, in the order of matches

@@ -153,7 +153,7 @@ document.addEventListener("keydown", (event) => {
 
 if (data.run.length) {
   $("run").hidden = false;
-  $("run").lastElementChild.append(...data.run.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
+  $("run").lastElementChild.append(...named(data.run));
 }
 recall();
 update();

@@ -25,7 +25,7 @@ function showDialog(place) {
   $("dialog-text").replaceChildren();
   marked($("dialog-text"), row.text || failureText(row));
   const facts = [["words", row.words], ...data.columns.map((name, i) => [name, row.cells[i]])];
-  $("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
+  $("facts").replaceChildren(...named(facts));
   if (row.link) {
     const link = element("a", "", "open the clip");
     link.href = row.link;
