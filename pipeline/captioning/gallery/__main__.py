@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from ..clips.killable import DecoderLimits
 from ..errors import EXIT_BROKEN, UsageError, exit_code_of
 from ..options import number, positive_int, whole_number
+from ..work import default_decode_workers
 from .entries import MARKS, Entries, Entry, read_entries, read_report
 from .filmstrips import MOST_FRAMES, make_filmstrips
 from .page import write_page
@@ -93,7 +93,7 @@ def _run(flags: argparse.Namespace) -> None:
         flags.num_frames or _frames_seen(report),
         min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(paths))),
         DecoderLimits(flags.decode_timeout),
-        flags.decode_workers or max(1, min(8, os.cpu_count() or 1)),
+        flags.decode_workers or default_decode_workers(host_workers=1),
     )
     write_page(output, table, entries, strips, problems, report)
     size = output.stat().st_size
