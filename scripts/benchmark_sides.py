@@ -19,22 +19,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.captioning import backends
-from pipeline.captioning.captioners.base import ListFeed, PreparedClip
-from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner, PllavaOptions, PllavaSource
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
-from pipeline.captioning.captioners.pllava.tokenizer import Prompt
+from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
+from pipeline.captioning.captioners.tokenizer import Prompt
+from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
-from pipeline.captioning.feed import LoaderFeed
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End
 from scripts import roofline
 from scripts.presets import AFTER, BEFORE, PRESETS, preset
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
 
 TINY = Path("pretrained_models/pllava-tiny")
 
@@ -95,13 +97,16 @@ def _source(flags: argparse.Namespace) -> Any:
 
 
 def _captioner(source: Any, backend: backends.Backend, flags: argparse.Namespace) -> PllavaCaptioner:
+    from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
+
     if isinstance(source, PllavaSource):
         captioner = source.load(backend)
         model = captioner._model
     else:
         import torch
 
-        from pipeline.captioning.captioners.pllava.loading import assemble_model
+        from pipeline.captioning.captioners.loading import fill_model, meta_model
+        from pipeline.captioning.captioners.pllava.modeling import PllavaForConditionalGeneration
 
         rng = np.random.default_rng(0)
 
@@ -113,23 +118,44 @@ def _captioner(source: Any, backend: backends.Backend, flags: argparse.Namespace
                 return torch.randn(shape, dtype=backend.dtype, device=backend.device) * scale
             return torch.from_numpy(rng.normal(0, scale, tuple(shape)).astype(np.float32))
 
-        model = assemble_model(source.config, backend.device, weight)
-    return PllavaCaptioner(source, model, backend, share_prefix=not flags.no_prefix, refill=not flags.no_refill)
+        model = fill_model(meta_model(PllavaForConditionalGeneration, source.config), backend.device, weight)
+    return PllavaCaptioner(source, model, backend, share_prefix=not flags.no_prefix)
 
 
 def _engine_side(
-    captioner: PllavaCaptioner, source: Any, rows: list[tuple[int, str]], slots: int
+    captioner: PllavaCaptioner, source: Any, rows: list[tuple[int, str]], slots: int, refill: bool
 ) -> tuple[dict[int, list[int]], dict[str, float]]:
     with ClipLoader(rows, source.num_frames, source.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
-        warm = _prepared(loader, 1)
-        list(captioner.token_ids(ListFeed(warm), 1))
+        _generate(captioner, loader, len(rows) - 1, 1, refill)
         before = dict(captioner.stages())
-        feed = LoaderFeed(loader, len(rows) - 1, lambda clips: None, _refuse)
         begin, waited = time.monotonic(), loader.wait_seconds
-        found = dict(captioner.token_ids(feed, min(slots, len(rows) - 1)))
+        found = _generate(captioner, loader, 0, min(slots, len(rows) - 1), refill)
         seconds = time.monotonic() - begin
         stages = {name: value - before[name] for name, value in captioner.stages().items()}
         return found, {"seconds": seconds, "decode_wait": loader.wait_seconds - waited, **stages}
+
+
+def _generate(
+    captioner: PllavaCaptioner, loader: ClipLoader, left: int, slots: int, refill: bool
+) -> dict[int, list[int]]:
+    """Token ids by row, of the loader's clips but for the last `left`.
+
+    refill: fill a slot as soon as it is free; otherwise when all are.
+    """
+    engine, found, fills = captioner.engine(slots), dict[Any, list[int]](), True
+    while loader.left > left or engine.active:
+        fills = refill or not engine.active or (fills and engine.free > 0)
+        clips: list[Clip] = []
+        while fills and loader.left > left and len(clips) < min(engine.free, captioner.clips_together):
+            must_wait = len(clips) < engine.wanted or not refill
+            clip = loader.next_clip(None if must_wait else 0.0)
+            if clip is None:
+                break
+            clips.append(_decoded(clip))
+        for request in captioner.prepare(clips):
+            engine.add(request)
+        found |= {event.key: event.ids for event in engine.step() if isinstance(event, End)}
+    return found
 
 
 def _loop_side(
@@ -146,7 +172,7 @@ def _loop_side(
     for count, (row, path) in enumerate(rows):
         begin = time.monotonic()
         sampled = decode(path, source.num_frames)
-        clip = [PreparedClip(row, source.frame_transform(sampled.images), sampled.index)]
+        clip = [Clip(row, path, source.frame_transform(sampled.images), sampled.index)]
         ready = time.monotonic()
         prompts = captioner.prompt_embeddings(clip)
         output = model.language_model.generate(
@@ -165,18 +191,10 @@ def _loop_side(
     return found, figures
 
 
-def _prepared(loader: ClipLoader, count: int) -> list[PreparedClip]:
-    clips = []
-    for _ in range(count):
-        clip = loader.next_clip()
-        if clip is None or clip.frames is None:
-            raise SystemExit(f"benchmark: a clip could not be decoded: {clip}")
-        clips.append(PreparedClip(clip.row, clip.frames, clip.frame_index))
-    return clips
-
-
-def _refuse(clip: Any) -> None:
-    raise SystemExit(f"benchmark: {clip.path} could not be decoded: {clip.messages}")
+def _decoded(clip: Clip | LoadFailure) -> Clip:
+    if isinstance(clip, LoadFailure):
+        raise SystemExit(f"benchmark: {clip.path} could not be decoded: {clip.messages}")
+    return clip
 
 
 def _limits(
@@ -211,7 +229,7 @@ def main() -> None:
     if flags.side == "loop":
         captions, figures = _loop_side(captioner, source, rows, backend)
     else:
-        captions, figures = _engine_side(captioner, source, rows, flags.slots)
+        captions, figures = _engine_side(captioner, source, rows, flags.slots, not flags.no_refill)
     peak_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {
         "backend": f"{backend.framework} on {backend.device} in {backend.dtype_name}",

@@ -21,8 +21,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from safetensors.numpy import save_file
 
-from pipeline.captioning.captioners.pllava.checkpoint import expected_weights
+from pipeline.captioning.captioners.loading import meta_model, weight_shapes
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
+from pipeline.captioning.captioners.pllava.modeling import PllavaForConditionalGeneration
 from scripts import launched
 from scripts.clip_world import draw_clip, write_clips
 from scripts.presets import preset
@@ -39,12 +40,13 @@ def write_checkpoint(folder: Path) -> None:
     settings["vision_config"] |= wide.vision
     settings["text_config"] |= {name: value for name, value in wide.text.items() if name != "vocab_size"}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    shapes = weight_shapes(meta_model(PllavaForConditionalGeneration, PllavaConfig.from_dict(settings)))
     rng = np.random.default_rng(0)
     weights = {
         name: np.ones(shape, np.float32)
         if len(shape) == 1
         else rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
-        for name, shape in expected_weights(PllavaConfig.from_dict(settings)).items()
+        for name, shape in shapes.items()
     }
     save_file(weights, str(folder / "model.safetensors"))
 

@@ -55,6 +55,9 @@ class _NoCaptioner(CaptionerSource):
     def describe(self) -> list[str]:
         return []
 
+    def check_weights(self) -> None:
+        raise NotImplementedError
+
     def load(self, backend: Any) -> Captioner:
         raise NotImplementedError
 
@@ -158,7 +161,7 @@ def _no_work() -> Iterator[None]:
     """Ranks leave when they have their plan, with a journal that holds the fingerprint."""
     original = job._caption
 
-    def caption(options: JobOptions, source: Any, activate: Any, world: Any, plan: Any, books: Any) -> Any:
+    def caption(options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, books: Any) -> Any:
         Journal(journal_folder(options.output), world.rank, plan.fingerprint)._file.close()
         world.meet()
         raise _Planned

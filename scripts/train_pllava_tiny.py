@@ -39,12 +39,13 @@ from torch import nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from pipeline.captioning.captioners.pllava.checkpoint import CheckpointWeights
+from pipeline.captioning.captioners.loading import load_weights, meta_model
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
-from pipeline.captioning.captioners.pllava.loading import load_model
 from pipeline.captioning.captioners.pllava.modeling import PllavaForConditionalGeneration
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
-from pipeline.captioning.captioners.pllava.tokenizer import PllavaTokenizer
+from pipeline.captioning.captioners.pllava.weight_names import weight_names
+from pipeline.captioning.captioners.tokenizer import CheckpointTokenizer
+from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.decode import decode
 from scripts.clip_world import Scene, draw_clip, write_clips
 from scripts.tiny_checkpoint import BARE_PROMPT, DEFAULT_PROMPT, write_folder, write_lora, write_weights
@@ -81,7 +82,7 @@ class Trainer:
             part.config._attn_implementation = "eager"  # its backward pass is the faster one on CPUs
         self.bfloat16 = bfloat16
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        wrapped = PllavaTokenizer(folder, self.config.image_token_id)
+        wrapped = CheckpointTokenizer(folder, self.config.image_token_id)
         self.before, self.after = wrapped.split_prompt(DEFAULT_PROMPT)
         self.bare, _ = wrapped.split_prompt(BARE_PROMPT)
         self.end = self.tokenizer.token_to_id("</s>")
@@ -167,8 +168,9 @@ class Trainer:
         return self.model.pixel_values(frames, self.processor.mean, self.processor.std)
 
     def _visual_tokens(self, pixels: np.ndarray) -> torch.Tensor:
-        index = [tuple(range(pixels.shape[1]))] * len(pixels)
-        return self.model.visual_tokens(self._pixels(pixels), index, self.config.pooling_shape)
+        time_, rows, columns = self.config.pooling_shape
+        pooled = self.model.pooled_frames(self._pixels(pixels), rows, columns).unflatten(0, pixels.shape[:2])
+        return torch.stack([self.model.clip_tokens(clip, range(len(clip)), time_) for clip in pooled])
 
     def _reverse(self, visual: torch.Tensor) -> torch.Tensor:
         steps, rows, columns = self.config.pooling_shape
@@ -315,7 +317,8 @@ def train_lora(arguments: argparse.Namespace) -> None:
     base: Path = arguments.base
     torch.manual_seed(arguments.seed)
     config = PllavaConfig.from_folder(base)
-    model = load_model(config, CheckpointWeights(base, None, None), "cpu", torch.float32)
+    weights = CheckpointWeights(base, weight_names(config))
+    model = load_weights(meta_model(PllavaForConditionalGeneration, config), weights, "cpu", torch.float32)
     settings = LoraConfig(
         r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
     )

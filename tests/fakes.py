@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import (
-    Caption,
-    Captioner,
-    CaptionerSource,
-    ClipFeed,
-    PreparedClip,
-    full_batches,
-)
+from pipeline.captioning.captioners.base import Caption, Captioner, CaptionerSource
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End, EndReason, Engine, Event, Request
 
 CPU = Backend("torch", "cpu", "float32")
 
@@ -53,13 +49,13 @@ class FakeSource(CaptionerSource):
     on_batch: called with every batch before it is captioned; may raise.
     """
 
-    on_batch: Callable[[Sequence[PreparedClip]], None] = lambda batch: None
+    on_batch: Callable[[Sequence[Clip]], None] = lambda batch: None
     settings: Mapping[str, str] = field(default_factory=lambda: {"prompt": "a"})
     loads: int = 0
     rows_captioned: list[int] = field(default_factory=list)
     num_frames: int = 2
     frame_transform: Any = mean_colour
-    caption: Callable[[PreparedClip], Caption] = lambda clip: Caption(f"colours {clip.frames.tolist()}, seen", 7, False)
+    caption: Callable[[Clip], Caption] = lambda clip: Caption(f"colours {clip.frames.tolist()}, seen", 7, False)
 
     def fingerprint(self) -> Mapping[str, str]:
         return self.settings
@@ -67,24 +63,82 @@ class FakeSource(CaptionerSource):
     def describe(self) -> list[str]:
         return []
 
+    def check_weights(self) -> None:
+        pass
+
     def load(self, backend: Backend) -> Captioner:
         self.loads += 1
-        return _FakeCaptioner(self)
+        return FakeCaptioner(self)
 
 
-class _FakeCaptioner(Captioner):
+class FakeCaptioner(Captioner):
+    """Captions of a source, batch by batch."""
+
+    clips_together = 1000
+
     def __init__(self, source: FakeSource) -> None:
         self._source = source
+        self._clips: dict[int, Clip] = {}
 
-    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
-        for batch in full_batches(clips, slots):
-            self._source.on_batch(batch)
-            self._source.rows_captioned += [clip.row for clip in batch]
-            for clip in batch:
-                yield clip.row, self._source.caption(clip)
+    def engine(self, slots: int) -> Engine:
+        return FakeEngine(slots, self._generate)
+
+    def _generate(self, waiting: list[int], slots: int) -> list[int]:
+        rows = waiting[:slots]
+        self._source.on_batch([self._clips[row] for row in rows])
+        self._source.rows_captioned += rows
+        return rows
+
+    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+        self._clips |= {clip.row: clip for clip in clips}
+        nothing = np.zeros((1, 0))
+        return [
+            Request(clip.row, nothing, np.zeros(1, int), 1, GenerationOptions(), frozenset())  # type: ignore[arg-type]
+            for clip in clips
+        ]
+
+    def caption(self, end: End) -> Caption:
+        assert isinstance(end.key, int)
+        return self._source.caption(self._clips.pop(end.key))
 
     def most_slots(self) -> int:
         return 3
 
     def stages(self) -> Mapping[str, float]:
         return {"vision_seconds": 0.25}
+
+
+class FakeEngine:
+    """Waits until its slots are full; then each step calls `generate` with the keys of all requests and the slots,
+    and those that it returns end."""
+
+    waiting = 0
+
+    def __init__(self, slots: int, generate: Callable[[list[int], int], list[int]]) -> None:
+        self._slots, self._generate = slots, generate
+        self._keys: list[int] = []
+
+    @property
+    def free(self) -> int:
+        return self._slots - len(self._keys)
+
+    @property
+    def active(self) -> int:
+        return len(self._keys)
+
+    @property
+    def wanted(self) -> int:
+        return self.free
+
+    def add(self, request: Request) -> None:
+        self._keys.append(request.key)
+
+    def cancel(self, key: int) -> bool:
+        raise NotImplementedError
+
+    def step(self) -> list[Event]:
+        if not self._keys:
+            return []
+        ended = self._generate(list(self._keys), self._slots)
+        self._keys = [key for key in self._keys if key not in ended]
+        return [End(key, [0], EndReason.STOP) for key in ended]

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.captioning.captioners.base import ListFeed, PreparedClip
-from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner, PllavaOptions, PllavaSource
+from pipeline.captioning.captioners.base import Captioner
+from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
+from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -33,9 +35,17 @@ _SIZES = {
 }
 
 
-def token_ids(captioner: PllavaCaptioner, clips: Sequence[PreparedClip], slots: int | None = None) -> list[list[int]]:
+def token_ids(captioner: Captioner, clips: Sequence[Clip], slots: int | None = None) -> list[list[int]]:
     """New token ids of each clip, in the order of `clips`."""
-    found = dict(captioner.token_ids(ListFeed(clips), slots or len(clips)))
+    engine, waiting, found = captioner.engine(slots or len(clips)), list(clips), dict[object, list[int]]()
+    while waiting or engine.active:
+        room = min(engine.free, captioner.clips_together)
+        for request in captioner.prepare(waiting[:room]):
+            engine.add(request)
+        del waiting[:room]
+        if engine.wanted and waiting:
+            continue
+        found |= {event.key: event.ids for event in engine.step() if isinstance(event, End)}
     assert len(found) == len(clips)
     return [found[clip.row] for clip in clips]
 
@@ -62,7 +72,7 @@ class GoldenSet:
         return cls(tuple(cases), np.load(folder / f"{name}.npz"))
 
 
-def prepared_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> PreparedClip:
+def prepared_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> Clip:
     """The case's clip as the pipeline would hand it to the captioner."""
     if case["video"] in _SIZES:
         images = [synthetic_frame(case["video"], t) for t in range(case["num_frames"])]
@@ -72,7 +82,7 @@ def prepared_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> P
         images, index = list(sampled.images), sampled.index
         if case["loader"] == "recaption-672":
             images = [_short_edge_672(image) for image in images]
-    return PreparedClip(row, source.frame_transform(images), index)
+    return Clip(row, case["video"], source.frame_transform(images), index)
 
 
 def _short_edge_672(image: Image.Image) -> Image.Image:
@@ -101,7 +111,7 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     return source
 
 
-KERNELS = ("attention", "decode_attention", "allocate", "write", "select")
+KERNELS = ("attention", "masked_attention", "allocate", "write", "read")
 
 
 def default_kernels() -> ModuleType:

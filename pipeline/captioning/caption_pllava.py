@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # run by path, as msrun does: make the packages i
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from pipeline.captioning import command, options
-from pipeline.captioning.captioners.pllava.captioner import PllavaOptions, PllavaSource
+from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.errors import UsageError
 
 _EPILOG = "Exit code 0: done, 1: the run broke or nothing could be captioned (its journals stay), 2: wrong use."

@@ -69,8 +69,9 @@ def _run(
     if plan.is_done:
         exit_code = EXIT_DONE
     else:
+        backend = _prepare(source, activate, plan)
         with ProgressLog(plan.total_rows, world.totals) if world.leads else contextlib.nullcontext():
-            tally = _caption(options, source, activate, world, plan, books)
+            tally = _caption(options, source, backend, world, plan, books)
             tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
         delivered = delivery.gather_results(world, plan, folder, options.pad_length)
         if delivered is not None:
@@ -86,15 +87,28 @@ def _run(
     return exit_code
 
 
+def _prepare(source: CaptionerSource, activate: Callable[[], Backend], plan: RankPlan) -> Backend | None:
+    """The framework, with the checkpoint's weights checked, before a journal is opened; None with nothing to caption.
+
+    Raises:
+        UsageError: the weights do not fit, or the device is not there.
+    """
+    if not (plan.rows or plan.retries or plan.suspects):
+        return None
+    backend = activate()
+    source.check_weights()
+    return backend
+
+
 def _caption(
     options: JobOptions,
     source: CaptionerSource,
-    activate: Callable[[], Backend],
+    backend: Backend | None,
     world: World,
     plan: RankPlan,
     books: contextlib.ExitStack,
 ) -> WorkTally:
-    if not (plan.rows or plan.retries or plan.suspects):
+    if backend is None:
         world.report(0, 0)
         if plan.has_suspects:
             world.meet()
@@ -103,7 +117,7 @@ def _caption(
     rows = len(plan.rows) + len(plan.retries) + len(plan.suspects)
     book = books.enter_context(journal.Journal(folder, world.rank, plan.fingerprint, plan.run, rows))
     try:
-        tally = RankWorker(options, source, activate, book, world.report, world.meet).run(plan)
+        tally = RankWorker(options, source, backend, book, world.report, world.meet).run(plan)
     except MassFailure:
         journal.ask_to_forget_failures(folder, world.rank)
         raise

@@ -122,6 +122,17 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         "--seed", type=whole_number(0), default=defaults.seed, help="of sampling, with the row's number"
     )
 
+    generation.add_argument(
+        "--repetition_penalty",
+        type=number(minimum=0, above=True),
+        help="above 1 it makes tokens less likely that were there before; by default the checkpoint's own, else none",
+    )
+    generation.add_argument(
+        "--no_repeat_ngram_size",
+        type=whole_number(0),
+        help="no sequence of so many tokens comes twice; 0 for no rule; by default the checkpoint's own, else none",
+    )
+
     run = parser.add_argument_group("run")
     run.add_argument(
         "--bs",
@@ -207,6 +218,8 @@ def generation_options(flags: argparse.Namespace) -> GenerationOptions:
         do_sample=flags.do_sample,
         top_p=flags.top_p,
         seed=flags.seed,
+        repetition_penalty=flags.repetition_penalty,
+        no_repeat_ngram_size=flags.no_repeat_ngram_size,
     )
 
 

@@ -1,4 +1,4 @@
-"""One rank's work: clips from the loader, captions from the captioner, results into the journal."""
+"""One rank's work: clips from the loader, requests to the engine, results into the journal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from .backends import Backend
 from .captioners.base import Captioner, CaptionerSource
+from .clips.clip import Clip, LoadFailure
 from .clips.killable import DecoderLimits
-from .clips.loader import ClipLoader, LoadedClip
+from .clips.loader import ClipLoader
 from .errors import RunError
-from .feed import LoaderFeed
+from .generation.requests import End, Engine
 from .interruption import interruption
 from .meta.journal import Journal
 from .meta.results import RowResult, caption_result
@@ -31,6 +32,8 @@ AUTO_PREFETCH = 64
 MOST_DECODE_WORKERS = 8
 RETRY_SHARE = 8
 """Clips that were in flight at a death with many others come again in batches so many times smaller."""
+_WAIT_SECONDS = 0.2
+"""Between two looks at whether to stop."""
 DEVICE_FAILURES = 8
 """So many clips in a row that each failed alone in the captioner are the device's fault, not theirs."""
 
@@ -74,6 +77,17 @@ class MassFailure(RunError):
 
 
 @dataclass
+class _Group:
+    """Clips that are captioned apart from the others after an error with them in flight.
+
+    slots: at most so many at once.
+    """
+
+    slots: int
+    clips: deque[Clip] = field(default_factory=deque)
+
+
+@dataclass
 class RankWorker:
     """Captions the rows of one rank.
 
@@ -83,7 +97,7 @@ class RankWorker:
 
     options: JobOptions
     source: CaptionerSource
-    activate: Callable[[], Backend]
+    backend: Backend
     journal: Journal
     report: Callable[[int, int], None]
     wait_for_all: Callable[[], None]
@@ -92,7 +106,6 @@ class RankWorker:
     def __post_init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._device_failures = 0
-        self._paths: dict[int, str] = {}  # of the rows in hand, for messages
 
     def run(self, plan: RankPlan) -> WorkTally:
         """Caption all rows of `plan`; every result is in the journal when this returns.
@@ -102,23 +115,22 @@ class RankWorker:
                 DEVICE_FAILURES clips in a row failed in the captioner.
         """
         begin = time.monotonic()
+        backend = self.backend
+        self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
         with self._loader(plan.rows, plan.host_workers) as loader:  # decodes while the model is being loaded
-            backend = self.activate()
-            self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
             captioner = self.source.load(backend)
             self.tally.load_seconds = time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.tally.load_seconds)
             self.tally.slots = self.options.batch_size or captioner.most_slots()
-            self._caption_all(loader, plan.rows, captioner, backend, self.tally.slots)
+            self._caption(loader, captioner, self.tally.slots)
         if plan.retries:
             with self._loader(plan.retries, plan.host_workers) as loader:
-                most = max(1, self.tally.slots // RETRY_SHARE)
-                self._caption_all(loader, plan.retries, captioner, backend, most, retry=True)
+                self._caption(loader, captioner, max(1, self.tally.slots // RETRY_SHARE), is_retry=True)
         if plan.has_suspects:
             self.journal.wait()
             self.wait_for_all()
             with self._loader(plan.suspects, plan.host_workers) as loader:
-                self._caption_all(loader, plan.suspects, captioner, backend, most=1)
+                self._caption(loader, captioner, slots=1)
         self.tally.stages = dict(captioner.stages())
         self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -135,85 +147,107 @@ class RankWorker:
             workers=options.decode_workers or default_decode_workers(host_workers),
         )
 
-    def _caption_all(
-        self,
-        loader: ClipLoader,
-        rows: Sequence[tuple[int, str]],
-        captioner: Captioner,
-        backend: Backend,
-        most: int,
-        retry: bool = False,
-    ) -> None:
-        """Caption the clips of `loader`, at most `most` at once; `retry` if they were in flight at a death."""
+    def _caption(self, loader: ClipLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:
+        """Load clips, prepare their requests, add them to the engine, step, journal what has ended.
 
-        def start(clips: Sequence[LoadedClip]) -> None:
-            self._paths.update({clip.row: clip.path for clip in clips})
-            self.journal.start((clip.row for clip in clips), retry)
-
-        def fail(clip: LoadedClip) -> None:
-            self._paths[clip.row] = clip.path
-            self._finish(RowResult.failed(clip.row, clip.stage, clip.messages))
-
-        feed = LoaderFeed(loader, len(rows), start, fail, lambda: interruption.requested)
+        slots: clips in flight at most. is_retry: the clips were in flight at a death.
+        """
+        engine: Engine | None = None
+        in_flight: dict[int, Clip] = {}
+        groups = [_Group(slots)]  # the first is filled by the loader, others by errors; the last one's turn comes first
         with interruption.postponed():
-            self._caption(feed, captioner, backend, most)
+            while groups:
+                group, source = groups[-1], loader if len(groups) == 1 else None
+                left = len(group.clips) + (source.left if source else 0)
+                if not in_flight and (not left or interruption.requested):
+                    groups.pop()
+                    engine = None
+                    continue
+                if engine is None:
+                    slots = min(group.slots, self.tally.slots, left)
+                    engine = self._engine(captioner, slots)
+                clips = self._load(group, source, captioner, engine, is_retry)
+                in_flight |= {clip.row: clip for clip in clips}
+                begin, problem = time.monotonic(), None
+                try:
+                    for request in captioner.prepare(clips):
+                        engine.add(request)
+                    events = engine.step() if not (clips and engine.wanted) else []
+                    results = [_result(captioner, event) for event in events if isinstance(event, End)]
+                except Exception as error:
+                    problem = _text(error), self.backend.is_out_of_memory(error)
+                self.tally.device_seconds += time.monotonic() - begin
+                if problem is not None:
+                    engine = None
+                    self._recover(groups, in_flight, slots, *problem)
+                    continue
+                for result in results:
+                    self._finish(result, in_flight.pop(result.row).path)
         self.tally.decode_wait_seconds += loader.wait_seconds
         self.tally.decode_seconds += loader.decode_seconds
 
-    def _caption(self, feed: LoaderFeed, captioner: Captioner, backend: Backend, most: int) -> None:
-        """Caption all clips of `feed` whatever happens, `most` or as many as there are slots at once.
+    def _engine(self, captioner: Captioner, slots: int) -> Engine:
+        try:
+            return captioner.engine(slots)
+        except Exception as error:
+            raise RunError(f"the captioner broke before it took a clip: {_text(error)}") from error
 
-        Out of memory halves the slots, for good. Any other error is pinned down on its clip: the clips in
-        hand are captioned again, half as many at once, until it has cost no more than its own.
+    def _load(
+        self, group: _Group, loader: ClipLoader | None, captioner: Captioner, engine: Engine, is_retry: bool
+    ) -> list[Clip]:
+        """Clips for the engine: those of the group, then the loader's.
+
+        Waits for clips only while the engine has nothing worth doing. Clips that cannot be loaded have failed.
         """
-        while not feed.exhausted:
-            slots = min(self.tally.slots, most, feed.remaining)
-            problem = self._caption_until_error(feed, captioner, backend, slots)
-            if problem is None:
-                return
-            message, out_of_memory = problem
-            if out_of_memory:
-                backend.release_memory()
-            clips = feed.take_back()
-            if not clips and not out_of_memory:
-                raise RunError(f"the captioner broke before it took a clip: {message}")
-            if slots == 1 or (len(clips) == 1 and not out_of_memory):
-                for clip in clips:
-                    self._finish(RowResult.failed(clip.row, "caption", [message]))
-                if not clips:
-                    raise RunError(f"not even one clip fits the device's memory: {message}")
-            elif out_of_memory:
-                logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
-                self.tally.slots = slots // 2
-                feed.give_again(clips)
-            else:
-                half = len(clips) // 2
-                logger.warning("an error (%s) with %d clips at once; going on with %d", message, len(clips), half)
-                self._caption(feed.apart(clips), captioner, backend, half)
+        most = 0 if engine.waiting else min(engine.free, captioner.clips_together)
+        clips: list[Clip] = []
+        fresh: list[Clip] = []
+        while len(clips) + len(fresh) < most and not interruption.requested:
+            if group.clips:
+                clips.append(group.clips.popleft())
+                continue
+            must_wait = len(clips) + len(fresh) < engine.wanted
+            if loader is None or not loader.left:
+                break
+            loaded = loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
+            if isinstance(loaded, LoadFailure):
+                self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)
+            elif loaded is not None:
+                fresh.append(loaded)
+            elif not must_wait:
+                break
+        if fresh:
+            self.journal.start([clip.row for clip in fresh], is_retry)
+        return clips + fresh
 
-    def _caption_until_error(
-        self, feed: LoaderFeed, captioner: Captioner, backend: Backend, slots: int
-    ) -> tuple[str, bool] | None:
-        """Returns None when `feed` is exhausted, or the captioner's error and whether it is out of memory."""
-        captions = captioner.caption(feed, slots)
-        while True:
-            begin, waited = time.monotonic(), feed.wait_seconds
-            try:
-                row, caption = next(captions)
-            except StopIteration:
-                return None
-            except Exception as error:
-                if feed.error is not None:
-                    raise feed.error from None
-                return " ".join(f"{type(error).__name__}: {error}".split())[:500], backend.is_out_of_memory(error)
-            finally:
-                self.tally.device_seconds += time.monotonic() - begin - (feed.wait_seconds - waited)
-            feed.finish(row)
-            self._finish(caption_result(row, caption.text, caption.tokens, caption.truncated))
+    def _recover(
+        self, groups: list[_Group], in_flight: dict[int, Clip], slots: int, message: str, out_of_memory: bool
+    ) -> None:
+        """Caption all clips in flight again after an error; the engine has lost them.
 
-    def _finish(self, result: RowResult) -> None:
+        They are captioned apart from others and half as many at once, until the error has cost its own clip and
+        no other. Out of memory halves the slots instead, for good.
+        """
+        clips = list(in_flight.values())
+        in_flight.clear()
+        if out_of_memory:
+            self.backend.release_memory()
+        if not clips:
+            raise RunError(f"the captioner broke before it took a clip: {message}")
+        if slots == 1 or (len(clips) == 1 and not out_of_memory):
+            for clip in clips:
+                self._finish(RowResult.failed(clip.row, "caption", [message]), clip.path)
+        elif out_of_memory:
+            self.tally.slots = slots // 2
+            logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
+            groups[-1].clips.extendleft(reversed(clips))
+        else:
+            half = len(clips) // 2
+            logger.warning("an error (%s) with %d clips at once; going on with %d", message, len(clips), half)
+            groups.append(_Group(half, deque(clips)))
+
+    def _finish(self, result: RowResult, path: str) -> None:
         self.journal.finish([result])
-        path = self._paths.pop(result.row)
         failed = result.failure is not None
         if failed:
             logger.warning("row %d (%s): %s", result.row, path, result.failure)
@@ -238,3 +272,15 @@ class RankWorker:
                 f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
                 f"{self.options.max_failure_rate:g}; are the clips' disks mounted? The next run tries them again"
             )
+
+
+def _result(captioner: Captioner, end: End) -> RowResult:
+    assert isinstance(end.key, int), "requests of a run have rows for keys"
+    if end.is_error:
+        return RowResult.failed(end.key, "caption", [end.message])
+    caption = captioner.caption(end)
+    return caption_result(end.key, caption.text, caption.tokens, caption.truncated)
+
+
+def _text(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,4 +1,7 @@
-"""Wrong use of the real command: exit code 2 and one clear line, before a framework is imported."""
+"""Usage errors of the real command: exit code 2 and one clear line, before a framework is imported.
+
+Only the names and shapes of weights are checked later, against the framework's model: see the last usage error.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "no_path.csv").write_text("name\na.mp4\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "binary.csv").write_bytes(b"path\n\xff\xfe\x00\n")
-    for name in ("cut", "no_tokenizer", "wrong_width", "no_end", "missing_shard", "qwen"):
+    for name in ("cut", "no_tokenizer", "wrong_width", "penalty", "list", "missing_shard", "qwen"):
         shutil.copytree(DATA / "mini-a", tmp_path / name)
     shard = tmp_path / "cut" / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -46,6 +49,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "missing_shard" / "model-00003-of-00003.safetensors").unlink()
     _edit(tmp_path / "wrong_width" / "config.json", lambda config: config["text_config"].update(hidden_size=128))
     _edit(tmp_path / "qwen" / "config.json", lambda config: config["text_config"].update(model_type="qwen2"))
+    _edit(tmp_path / "penalty" / "generation_config.json", lambda config: config.update(repetition_penalty=-1))
+    (tmp_path / "list" / "config.json").write_text("[]")
     (tmp_path / "only_config").mkdir()
     shutil.copy(DATA / "mini-a" / "config.json", tmp_path / "only_config")
     return tmp_path
@@ -88,7 +93,8 @@ WRONG_USES = [
     (["meta.csv", "--pretrained_model_name_or_path", "no_tokenizer"], "no tokenizer.json"),
     (["meta.csv", "--pretrained_model_name_or_path", "missing_shard"], "lacks model-00003-of-00003"),
     (["meta.csv", "--pretrained_model_name_or_path", "cut", "--lora_alpha", "2"], "cut short"),
-    (["meta.csv", "--pretrained_model_name_or_path", "wrong_width", "--lora_alpha", "2"], "misshapen: "),
+    (["meta.csv", "--pretrained_model_name_or_path", "penalty", "--lora_alpha", "2"], "repetition_penalty -1 is not"),
+    (["meta.csv", "--pretrained_model_name_or_path", "list"], "it holds no JSON object"),
     (["meta.csv", "--pretrained_model_name_or_path", "qwen"], "'qwen2'"),
     (["meta.csv", *UNMERGED], "--lora_alpha"),
     (["meta.csv", *CHECKPOINT, "--use_lora"], "--use_lora: no LoRA weights"),
@@ -103,6 +109,12 @@ def test_wrong_use(folder: Path, arguments: list[str], message: str) -> None:
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, "one line"
+
+
+def test_weights_that_do_not_fit_are_told_last(folder: Path) -> None:
+    done, _ = _run(["meta.csv", "--pretrained_model_name_or_path", "wrong_width", "--lora_alpha", "2"], folder)
+    assert done.returncode == 2, done.stderr
+    assert "misshapen: " in done.stderr.strip().splitlines()[-1], "log lines may come before it"
 
 
 def test_wrong_use_is_told_at_once_and_without_a_framework(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.captioning import job, work
-from pipeline.captioning.captioners.base import PreparedClip
+from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.errors import RunError, UsageError
 from pipeline.captioning.meta import plan
 from pipeline.captioning.meta.journal import Journal, journal_folder
@@ -152,7 +152,7 @@ class _Interrupted(BaseException):
 
 
 def _interrupt_after(batches: int, source: FakeSource) -> FakeSource:
-    def on_batch(batch: Sequence[PreparedClip]) -> None:
+    def on_batch(batch: Sequence[Clip]) -> None:
         if len(source.rows_captioned) >= 2 * batches:
             raise _Interrupted
 
@@ -242,7 +242,7 @@ def test_mass_failure_on_one_rank_is_forgotten_on_all(
 
 
 def test_a_broken_device_is_not_the_clips_fault(tmp_path: Path, clips: list[str]) -> None:
-    def on_batch(batch: Sequence[PreparedClip]) -> None:
+    def on_batch(batch: Sequence[Clip]) -> None:
         if any(clip.row >= 2 for clip in batch):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -293,7 +293,7 @@ def test_many_rows_in_flight_come_again_in_small_batches(
 
 
 def test_an_error_in_a_batch_costs_its_own_clip(tmp_path: Path, clips: list[str]) -> None:
-    def on_batch(batch: Sequence[PreparedClip]) -> None:
+    def on_batch(batch: Sequence[Clip]) -> None:
         if any(clip.row == 3 for clip in batch):
             raise ValueError("kernel broke")
 
@@ -303,7 +303,7 @@ def test_an_error_in_a_batch_costs_its_own_clip(tmp_path: Path, clips: list[str]
 
 
 def test_out_of_memory_halves_the_batch(tmp_path: Path, clips: list[str]) -> None:
-    def on_batch(batch: Sequence[PreparedClip]) -> None:
+    def on_batch(batch: Sequence[Clip]) -> None:
         if len(batch) > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.captioning.captioners.base import Caption, PreparedClip
+from pipeline.captioning.captioners.base import Caption
+from pipeline.captioning.clips.clip import Clip
 from tests.captioning.test_job import _meta, _rows, _run
 from tests.fakes import FakeSource, render_clip
 
@@ -23,7 +24,7 @@ CAPTIONS = [
 ]
 
 
-def _caption(clip: PreparedClip) -> Caption:
+def _caption(clip: Clip) -> Caption:
     text = CAPTIONS[clip.row]
     return Caption(text, len(text.split()) + 1, truncated=text.endswith("then"))
 

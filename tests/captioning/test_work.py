@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,14 +13,16 @@ import pytest
 
 from pipeline.captioning import interruption as interruption_module
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner, ClipFeed, PreparedClip
+from pipeline.captioning.captioners.base import Caption, Captioner
+from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.errors import RunError
+from pipeline.captioning.generation.requests import End, Engine
 from pipeline.captioning.interruption import interruption
 from pipeline.captioning.meta.journal import Journal, journal_path
 from pipeline.captioning.options import JobOptions
 from pipeline.captioning.planning import RankPlan
 from pipeline.captioning.work import RankWorker
-from tests.fakes import CPU, FakeSource, render_clip
+from tests.fakes import CPU, FakeCaptioner, FakeEngine, FakeSource, render_clip
 
 
 @dataclass
@@ -30,29 +32,30 @@ class SlotSource(FakeSource):
     on_step: called with the clips in flight before each step; may raise.
     """
 
-    on_step: Callable[[list[PreparedClip]], None] = lambda clips: None
+    on_step: Callable[[list[Clip]], None] = lambda clips: None
     slots: list[int] = field(default_factory=list)
 
     def load(self, backend: Backend) -> Captioner:
         return _SlotCaptioner(self)
 
 
-class _SlotCaptioner(Captioner):
+class _SlotCaptioner(FakeCaptioner):
     def __init__(self, source: SlotSource) -> None:
-        self._source = source
+        super().__init__(source)
+        self._slots = source
 
-    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
-        self._source.slots.append(slots)
-        flying: list[PreparedClip] = []
-        while True:
-            while len(flying) < slots and (more := clips.take(slots - len(flying), wait=True)):
-                flying += more
-            if not flying:
-                return
-            self._source.on_step(flying)
-            clip = flying.pop(len(flying) // 2)
-            self._source.rows_captioned.append(clip.row)
-            yield clip.row, Caption(f"clip {clip.row}", 3, False)
+    def engine(self, slots: int) -> Engine:
+        self._slots.slots.append(slots)
+        return FakeEngine(slots, self._generate)
+
+    def _generate(self, waiting: list[int], slots: int) -> list[int]:
+        self._slots.on_step([self._clips[row] for row in waiting])
+        row = waiting[len(waiting) // 2]
+        self._slots.rows_captioned.append(row)
+        return [row]
+
+    def caption(self, end: End) -> Caption:
+        return Caption(f"clip {end.key}", 3, False)
 
     def most_slots(self) -> int:
         return 4
@@ -75,7 +78,7 @@ def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) 
     )  # fmt: skip
     (folder / "journal").mkdir()
     book = Journal(folder / "journal", 0, {})
-    worker = RankWorker(options, source, lambda: CPU, book, lambda done, failed: None, lambda: None)
+    worker = RankWorker(options, source, CPU, book, lambda done, failed: None, lambda: None)
     rows = list(enumerate(clips))
     plan = RankPlan({}, "", rows, [], [], False, 1, [0], len(rows), False, None)
     return worker, plan, journal_path(folder / "journal", 0)
@@ -91,7 +94,7 @@ def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str]) -> None:
-    def on_step(flying: list[PreparedClip]) -> None:
+    def on_step(flying: list[Clip]) -> None:
         if len(flying) > 2 and len(source.rows_captioned) >= 2:  # not at once: some captions are out by then
             raise RuntimeError("NPU out of memory. Tried to allocate 2 GiB")
 
@@ -105,7 +108,7 @@ def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str
 
 
 def test_a_clip_that_fits_no_memory_fails_alone(tmp_path: Path, clips: list[str]) -> None:
-    def on_step(flying: list[PreparedClip]) -> None:
+    def on_step(flying: list[Clip]) -> None:
         if any(clip.row == 3 for clip in flying):
             raise RuntimeError("CUDA out of memory")
 
@@ -117,7 +120,7 @@ def test_a_clip_that_fits_no_memory_fails_alone(tmp_path: Path, clips: list[str]
 
 
 def test_an_error_is_pinned_down_on_its_clip(tmp_path: Path, clips: list[str]) -> None:
-    def on_step(flying: list[PreparedClip]) -> None:
+    def on_step(flying: list[Clip]) -> None:
         if any(clip.row in (2, 6) for clip in flying):
             raise ValueError("kernel broke")
 
@@ -133,7 +136,7 @@ def test_a_captioner_that_takes_no_clip_ends_the_run(tmp_path: Path, clips: list
     class Broken(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
-            captioner.caption = lambda clips, slots: iter(map(int, ["no number"]))  # type: ignore[assignment]
+            captioner.engine = lambda slots: int("no number")  # type: ignore[assignment]
             return captioner
 
     worker, plan, _ = _worker(tmp_path, Broken(), clips, 2)
@@ -153,7 +156,7 @@ def test_a_signal_lets_captions_in_flight_end(
 ) -> None:
     monkeypatch.setattr(interruption, "requested", False)
 
-    def on_step(flying: list[PreparedClip]) -> None:
+    def on_step(flying: list[Clip]) -> None:
         if len(source.rows_captioned) == 1 and not interruption.requested:
             interruption._on_signal(signal.SIGTERM, None)
 
@@ -172,7 +175,7 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_firsts_echo(
     monkeypatch.setattr(interruption, "requested", False)
     monkeypatch.setattr(interruption_module, "ECHO_SECONDS", echo_seconds)
 
-    def on_step(flying: list[PreparedClip]) -> None:
+    def on_step(flying: list[Clip]) -> None:
         if len(source.rows_captioned) == 1 and not interruption.requested:
             interruption._on_signal(signal.SIGINT, None)
             interruption._on_signal(signal.SIGTERM, None)

@@ -10,6 +10,7 @@ import glob
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,18 @@ class Backend:
         if self.device.startswith("cuda"):
             return int(torch.cuda.max_memory_allocated())
         return int(torch.npu.max_memory_allocated()) if self.device.startswith("npu") else 0
+
+    def peak_during(self, work: Callable[[], None]) -> int:
+        """Most bytes of an accelerator that `work` takes beside what is taken already."""
+        import torch
+
+        device = torch.cuda if self.device.startswith("cuda") else torch.npu
+        self.synchronize()
+        before = int(device.memory_allocated())
+        device.reset_peak_memory_stats()
+        work()
+        self.synchronize()
+        return int(device.max_memory_allocated()) - before
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error` says that the device's memory is used up."""

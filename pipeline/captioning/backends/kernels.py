@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from transformers.models.llama.modeling_llama import repeat_kv
+
+HIDDEN = -1e30
+"""Added to a score, it hides a key."""
 
 
 def attention(
@@ -19,10 +23,13 @@ def attention(
     query: (batch, heads, new tokens, head width); key, value: (batch, key heads, all tokens, head width),
     `heads` a multiple of `key heads`. Returns the shape of `query`.
     """
+    earlier = key.shape[2] - query.shape[2] if is_causal else 0
+    if earlier > query.shape[2]:
+        mask = np.triu(np.full((query.shape[2], key.shape[2]), HIDDEN, np.float32), earlier + 1)
+        return masked_attention(query, key, value, scale, torch.from_numpy(mask[None, None]).to(query.device))
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    earlier = key.shape[2] - query.shape[2] if is_causal else 0
     if earlier:
         # The fused kernels' causal route wants as many queries as keys: rows of zeros, thrown away after,
         # cost less than the mask that they save.
@@ -32,21 +39,27 @@ def attention(
     return output[:, :, earlier:]
 
 
-def decode_attention(
+def masked_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Attention of one new token a slot to the slot's columns of the cache.
+    """Attention of a few new tokens of each slot to the slot's columns of the cache.
 
-    query: (slots, heads, 1, head width); key, value: (slots, key heads, columns, head width).
-    mask: float32 (slots, 1, 1, columns), added to the scores. Returns the shape of `query`.
+    query: (slots, heads, new tokens, head width); key, value: (slots, key heads, columns, head width).
+    mask: float32 (slots or 1, 1, new tokens, columns), added to the scores. Returns the shape of `query`.
 
     Two batched matrix products: each key and value is read once, also where query heads share them.
     """
-    slots, heads, _, width = query.shape
-    grouped = query.reshape(slots, key.shape[1], heads // key.shape[1], width)
-    scores = torch.matmul(grouped * scale, key.transpose(2, 3)).float() + mask
+    slots, heads, tokens, width = query.shape
+    key_heads, columns = key.shape[1:3]
+    grouped = (query * scale).reshape(slots, key_heads, heads // key_heads * tokens, width)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).float()
+    if tokens == 1:
+        scores = scores + mask
+    else:
+        split = scores.reshape(slots, key_heads, heads // key_heads, tokens, columns)
+        scores = (split + mask[:, :, None]).reshape(slots, key_heads, -1, columns)
     weights = torch.nn.functional.softmax(scores, dim=-1).to(value.dtype)
-    return torch.matmul(weights, value).reshape(slots, heads, 1, width)
+    return torch.matmul(weights, value).reshape(slots, heads, tokens, width)
 
 
 def allocate(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> torch.Tensor:
@@ -60,6 +73,6 @@ def write(cache: torch.Tensor, slot: int, column: int, values: torch.Tensor) -> 
     cache[slot : slot + slots, :, column : column + columns] = values
 
 
-def select(cache: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
-    """A cache of these slots of `cache`."""
-    return torch.stack([cache[slot] for slot in slots])
+def read(cache: torch.Tensor, slots: Sequence[int], start: int, stop: int) -> torch.Tensor:
+    """The columns from `start` to `stop` of these slots of `cache`."""
+    return torch.stack([cache[slot, :, start:stop] for slot in slots])

@@ -18,7 +18,6 @@ import numpy as np
 from . import kernels
 
 _QUERY_BLOCK = 256  # queries at once in a prefill: their scores stay in the cache of the CPU
-_HIDDEN = np.float32(-1e30)
 
 
 def install() -> None:
@@ -30,10 +29,10 @@ def install() -> None:
     mindspore.runtime.launch_blocking()
     cpu_operators.dense = _linear  # mindnlp dispatches operators by name
     kernels.attention = _attention
-    kernels.decode_attention = _decode_attention
+    kernels.masked_attention = _masked_attention
     kernels.allocate = _allocate
     kernels.write = _write
-    kernels.select = _select
+    kernels.read = _read
 
 
 def _tensor(array: np.ndarray) -> Any:
@@ -61,16 +60,19 @@ def _attention(query: Any, key: Any, value: Any, scale: float, is_causal: bool) 
         seen = total - count + begin + size if is_causal else total
         scores = block @ keys[..., :seen, :].swapaxes(-1, -2)
         if is_causal:
-            scores[..., seen - size :] += np.triu(np.full((size, size), _HIDDEN), 1)
+            scores[..., seen - size :] += np.triu(np.full((size, size), kernels.HIDDEN, np.float32), 1)
         output[..., begin : begin + size, :] = _softmax(scores) @ values[..., :seen, :]
     return _tensor(output.reshape(query.shape))
 
 
-def _decode_attention(query: Any, key: Any, value: Any, scale: float, mask: Any) -> Any:
+def _masked_attention(query: Any, key: Any, value: Any, scale: float, mask: Any) -> Any:
     keys, values = key.asnumpy(), value.asnumpy()
-    # (slots, key heads, query heads of each, head width)
-    queries = _grouped(query.asnumpy() * np.float32(scale), keys.shape[1])[..., 0, :]
-    scores = queries @ keys.swapaxes(-1, -2) + mask.asnumpy()
+    slots, heads, tokens, width = query.shape
+    key_heads, columns = keys.shape[1:3]
+    queries = (query.asnumpy() * np.float32(scale)).reshape(slots, key_heads, -1, width)
+    scores = queries @ keys.swapaxes(-1, -2)
+    by_token = scores.reshape(slots, key_heads, heads // key_heads, tokens, columns)
+    by_token += mask.asnumpy()[:, :, None]
     return _tensor((_softmax(scores) @ values).reshape(query.shape))
 
 
@@ -97,5 +99,5 @@ def _write(cache: Any, slot: int, column: int, values: Any) -> None:
     cache.asnumpy()[slot : slot + slots, :, column : column + columns] = values.asnumpy()
 
 
-def _select(cache: Any, slots: Sequence[int]) -> Any:
-    return _tensor(cache.asnumpy()[list(slots)])
+def _read(cache: Any, slots: Sequence[int], start: int, stop: int) -> Any:
+    return _tensor(cache.asnumpy()[list(slots), :, start:stop])

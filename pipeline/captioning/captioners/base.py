@@ -6,32 +6,19 @@ Adding a family means a package beside `pllava` with these two classes, and a co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..backends import Backend
+from ..clips.clip import Clip
+from ..generation.requests import End, Engine, Request
 
 FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
 """From distinct frames to what the captioner wants of them, as one array. Runs in the decoding
 process: picklable, and free of the framework."""
-
-
-@dataclass(frozen=True)
-class PreparedClip:
-    """A clip ready for the device.
-
-    row: index in the meta table.
-    frames: what the captioner's FrameTransform made of the distinct frames, first axis frames.
-    frame_index: for each sampled frame in time order, its place in `frames`.
-    """
-
-    row: int
-    frames: np.ndarray
-    frame_index: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -43,54 +30,25 @@ class Caption:
     truncated: bool
 
 
-class ClipFeed(Protocol):
-    """Where a captioner takes its clips from."""
-
-    def take(self, limit: int, wait: bool) -> Sequence[PreparedClip]:
-        """At most `limit` clips that are ready, in order. None of them: there are none at the moment, or,
-        when told to wait, no more at all."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing will come any more."""
-
-
-class ListFeed:
-    """A feed of clips that are all there."""
-
-    def __init__(self, clips: Sequence[PreparedClip]) -> None:
-        self._clips = list(clips)
-
-    def take(self, limit: int, wait: bool) -> Sequence[PreparedClip]:
-        taken, self._clips = self._clips[:limit], self._clips[limit:]
-        return taken
-
-    @property
-    def exhausted(self) -> bool:
-        return not self._clips
-
-
-def full_batches(feed: ClipFeed, size: int) -> Iterator[list[PreparedClip]]:
-    """Batches of `size` clips, the last one perhaps smaller."""
-    batch: list[PreparedClip] = []
-    while clips := feed.take(size - len(batch), wait=True):
-        batch += clips
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 class Captioner(ABC):
-    """A loaded model."""
+    """A loaded model: makes requests of clips, an engine for them, and captions of what the engine generates.
+
+    clips_together: clips worth preparing at once.
+    """
+
+    clips_together: int
 
     @abstractmethod
-    def caption(self, clips: ClipFeed, slots: int) -> Iterator[tuple[int, Caption]]:
-        """Row and caption of all clips, each as soon as it is there, with up to `slots` clips at once.
+    def engine(self, slots: int) -> Engine:
+        """A new engine that generates up to `slots` captions at once."""
 
-        After an error nothing is kept: every clip that was taken and has no caption is to be fed again.
-        """
+    @abstractmethod
+    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+        """Run the vision stage; returns the request of each clip, whose key is the clip's row."""
+
+    @abstractmethod
+    def caption(self, end: End) -> Caption:
+        """The caption of a request that has ended without an error."""
 
     @abstractmethod
     def most_slots(self) -> int:
@@ -121,6 +79,14 @@ class CaptionerSource(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines for the log: the choices made and why."""
+
+    @abstractmethod
+    def check_weights(self) -> None:
+        """Compare the checkpoint's weights with the model's, without reading any. Needs the framework.
+
+        Raises:
+            UsageError: lists every missing, unexpected and misshapen weight.
+        """
 
     @abstractmethod
     def load(self, backend: Backend) -> Captioner:

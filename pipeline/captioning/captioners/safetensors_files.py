@@ -1,5 +1,6 @@
-"""Safetensors files, read lazily into numpy: headers first, one tensor at a time afterwards.
+"""The safetensors files of a folder, read lazily into numpy: headers first, one tensor at a time afterwards.
 
+Knows no model: names are as they are stored.
 The `safetensors` package does not read bfloat16 into numpy, and its torch route loses large bfloat16
 values under mindnlp (through float16); here bfloat16 becomes float32 exactly.
 Format: https://github.com/huggingface/safetensors#format
@@ -51,6 +52,39 @@ class StoredTensor:
             # bfloat16 is the upper half of a float32.
             stored = (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32, copy=False).reshape(self.shape)
+
+
+def stored_tensors(folder: Path) -> list[StoredTensor]:
+    """The tensors of a folder's weight files, in the order of the files' names or of its index.
+
+    Raises:
+        UsageError: there is no such file, one that the index names is missing, or one is damaged.
+    """
+    return [tensor for file in _weight_files(folder) for tensor in read_header(file)]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, by its index where it has one."""
+    if not folder.is_dir():
+        raise UsageError(f"checkpoint folder {folder} does not exist")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{index} can't be read: {error!r}") from error
+        files = [folder / name for name in names]
+        files += folder.glob("adapter_model.safetensors")  # a PEFT adapter beside the shards
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise UsageError(f"checkpoint {folder} lacks {', '.join(missing)}, which its index names")
+    if not files:
+        pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.pth")]), None)
+        hint = f" ({pickled.name} is a pickle, which can run code: convert it)" if pickled else ""
+        raise UsageError(f"checkpoint {folder} holds no .safetensors file{hint}")
+    return files
 
 
 def read_header(file: Path) -> list[StoredTensor]:

@@ -6,29 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from .clip import Clip, LoadFailure
 from .decoder import Decoder
 from .killable import DecoderLimits
-
-
-@dataclass(frozen=True)
-class LoadedClip:
-    """A row with its prepared frames, or with what went wrong.
-
-    frames: as the captioner's frame transform made them; None if it failed.
-    stage, messages: where it failed and every message.
-    """
-
-    row: int
-    path: str
-    frames: np.ndarray | None
-    frame_index: tuple[int, ...]
-    stage: str
-    messages: tuple[str, ...]
 
 
 class ClipLoader:
@@ -57,10 +41,11 @@ class ClipLoader:
         """How long the consumer has waited for clips so far."""
         self.decode_seconds = 0.0
         """How long clips have been decoded so far, beside the consumer, added up over the processes."""
-        self._ended = False
+        self.left = len(rows)
+        """Clips that `next_clip` has still to give."""
         self._rows = iter(rows)
         self._lock = threading.Lock()  # of the rows and the figures
-        self._clips: queue.Queue[LoadedClip | BaseException | None] = queue.Queue(maxsize=max(1, prefetch))
+        self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue(maxsize=max(1, prefetch))
         self._stopping = threading.Event()
         self._decoders = [Decoder(num_frames, frame_transform, limits) for _ in range(max(1, min(workers, len(rows))))]
         self._running = len(self._decoders)
@@ -71,9 +56,9 @@ class ClipLoader:
         for thread in self._threads:
             thread.start()
 
-    def next_clip(self, wait: float | None = None) -> LoadedClip | None:
+    def next_clip(self, wait: float | None = None) -> Clip | LoadFailure | None:
         """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever)."""
-        if self._ended:
+        if not self.left:
             return None
         begin = time.monotonic()
         try:
@@ -84,10 +69,10 @@ class ClipLoader:
             self.wait_seconds += time.monotonic() - begin
         if isinstance(clip, BaseException):
             raise clip
-        self._ended = clip is None
+        self.left = self.left - 1 if clip is not None else 0
         return clip
 
-    def __iter__(self) -> Iterator[LoadedClip]:
+    def __iter__(self) -> Iterator[Clip | LoadFailure]:
         while (clip := self.next_clip()) is not None:
             yield clip
 
@@ -110,7 +95,10 @@ class ClipLoader:
                 frames, reply = decoder.decode(path, self._stopping)
                 with self._lock:
                     self.decode_seconds += time.monotonic() - begin
-                self._put(LoadedClip(row, path, frames, reply.frame_index, reply.stage, reply.messages))
+                if frames is None:
+                    self._put(LoadFailure(row, path, reply.stage, reply.messages))
+                else:
+                    self._put(Clip(row, path, frames, reply.frame_index))
         except BaseException as error:  # a defect of ours; the consumer must not wait for ever
             self._put(error)
         finally:
@@ -121,7 +109,7 @@ class ClipLoader:
             if is_last:
                 self._put(None)
 
-    def _put(self, clip: LoadedClip | BaseException | None) -> None:
+    def _put(self, clip: Clip | LoadFailure | BaseException | None) -> None:
         while not self._stopping.is_set():
             try:
                 return self._clips.put(clip, timeout=0.5)

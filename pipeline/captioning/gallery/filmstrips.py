@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..clips.clip import LoadFailure
 from ..clips.killable import DecoderLimits
 from ..clips.loader import ClipLoader
 
@@ -90,7 +91,7 @@ def make_filmstrips(
         ClipLoader(clips, num_frames, encoder, limits, prefetch=4 * workers, workers=workers) as loader,
     ):
         for clip in loader:
-            if clip.frames is None:
+            if isinstance(clip, LoadFailure):
                 problems[clip.path] = f"{clip.stage}: " + "; ".join(clip.messages)
             else:
                 strips[clip.path] = _filmstrip(clip.frames.tobytes(), _shown(max(clip.frame_index) + 1))

@@ -1,8 +1,9 @@
-"""Attention of the engine's batches: rectangular, so that a prefill needs no mask.
+"""Attention of the engine: a prefill has no mask.
 
-Registered with transformers by name. Without a mask the fused kernels take their causal route, on
-Ascend and CUDA alike, and no mask of length times length is ever made. A decoding step brings a mask:
-it hides what an earlier clip left in a slot of the cache.
+Registered with transformers by name. A prefill is causal and its prompts are padded on the right, so no token
+sees the padding. Without a mask the fused kernels take their causal route, on Ascend and CUDA alike, and no
+mask of length times length is made. A decoding step brings a mask: it shows each slot its own columns of the
+cache.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..backends import kernels
 
-RECTANGULAR_ATTENTION = "rectangular"
+UNMASKED_ATTENTION = "unmasked"
 
 
-def rectangular_attention(
+def unmasked_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -30,7 +31,7 @@ def rectangular_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if attention_mask is not None:
-        output = kernels.decode_attention(query, key, value, scale, attention_mask)
+        output = kernels.masked_attention(query, key, value, scale, attention_mask)
     else:
         # One new token sees all that came before it.
         is_causal = bool(module.is_causal) and query.shape[2] > 1
@@ -38,4 +39,4 @@ def rectangular_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(RECTANGULAR_ATTENTION, rectangular_attention)
+ALL_ATTENTION_FUNCTIONS.register(UNMASKED_ATTENTION, unmasked_attention)

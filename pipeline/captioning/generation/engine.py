@@ -1,59 +1,32 @@
-"""The generation engine: greedy decoding and sampling over slots that are never left empty.
+"""The generation engine: greedy decoding and sampling for requests of any length, over slots that refill.
 
-Prompts come in as embeddings, token ids go out, each caption as soon as it ends; its slot then takes the
-next prompt instead of waiting for the longest caption of a batch. Knows no video, no tokenizer and no
-checkpoint. Beams go another way: see `beams`.
+Requests come in as embeddings, token ids go out. An answer that ends gives its slot to the next request; it does
+not wait for the longest answer of a batch. Knows no video, no tokenizer and no checkpoint. Beam search is in
+`beams`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ..backends import Backend
-from .kv_cache import PrefixRecorder, SlotCache
-from .options import GenerationOptions
-from .sampling import choose, uniforms
+from ..backends.kernels import HIDDEN
+from .kv_cache import CacheShape, PrefixRecorder, SlotCache
+from .prefill import next_group, padded
+from .requests import End, EndReason, Event, Request, Token
+from .slots import NextTokens, Slot
+from .text_model import TextModel
 
-_COLUMN_MULTIPLE = 16  # of the cache's length, which matrix units like
-_HIDDEN = -1e30
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Prompts ready for prefill.
-
-    rows: index in the meta table of each; names its result and fixes what is sampled.
-    embeddings: (prompts, length without the shared prefix, width).
-    """
-
-    rows: Sequence[int]
-    embeddings: torch.Tensor
-
-
-class PromptSource(Protocol):
-    """Where the engine takes its prompts from."""
-
-    def take(self, limit: int, wait: bool) -> PromptBatch | None:
-        """At most `limit` prompts. None if there are none at the moment, or, when told to wait, no more at all."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing will come any more."""
-
-
-@dataclass(frozen=True)
-class GeneratedTokens:
-    """Token ids of one prompt, up to and including the one that stopped it."""
-
-    row: int
-    ids: list[int]
+_SHRINK_AFTER = 16
+"""Decoding steps with half of the slots free before the cache gives their memory back."""
+_FAR_TOO_LARGE = 4
+"""An empty cache with so many times the columns that are needed is replaced: each decoding step reads all of them."""
+_NOT_A_NUMBER = "the model's output is not a number; a --dtype of wider range may hold what overflows"
 
 
 @dataclass
@@ -61,7 +34,7 @@ class EngineTally:
     """What the engine did; seconds are those of the device, waited for at the end of each stage.
 
     steps: decoding steps; slot_steps: the same times the slots they ran over; decode_tokens: those of
-        them that were in a caption; first tokens come from prefills.
+        them that were in an answer; first tokens come from prefills.
     """
 
     prefill_seconds: float = 0.0
@@ -74,196 +47,244 @@ class EngineTally:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the engine goes about it; what comes out does not depend on it.
+    """How the engine works; what it generates does not depend on it.
 
-    slots: captions generated at once.
+    slots: answers generated at once.
     check_every: decoding steps between two looks at what has ended.
-    prefill_tokens: prompts are prefilled together up to so many tokens, one at least.
-    refill: fill a slot as soon as it is free; otherwise when all are.
+    prefill_tokens: prompts are prefilled together up to so many tokens, one prompt at least.
     """
 
     slots: int
     check_every: int = 1
     prefill_tokens: int = 2048
-    refill: bool = True
 
 
-@dataclass
-class _Slot:
-    """A caption in the making. start: the first decoding step that is its own."""
+class SlotEngine:
+    """Generates token ids for requests, each in a slot of the cache; see `requests.Engine`.
 
-    row: int
-    start: int
-    ids: list[int] = field(default_factory=list)
-    uniforms: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-
-
-class GenerationEngine:
-    """Generates token ids for prompts of one length.
-
-    model: a causal text model of transformers' Llama kind, with the attention of `attention`.
-    prefix: embeddings (1, tokens, width) that every prompt begins with, whose keys and values are
-        computed once; None for none. Prompts come without it.
-    length: tokens of a prompt with its prefix.
+    model: with the attention of `attention`.
+    prefix: embeddings (1, tokens, width) that requests may begin with, at positions from 0. Their keys and
+        values are computed once. None for none.
+    tally: counts on in an existing one.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: TextModel,
         backend: Backend,
-        options: GenerationOptions,
-        stop_ids: Sequence[int],
-        prefix: torch.Tensor | None,
-        length: int,
         settings: EngineSettings,
+        prefix: torch.Tensor | None = None,
         tally: EngineTally | None = None,
     ) -> None:
-        self._model, self._backend, self._options = model, backend, options
-        self._stop_ids = frozenset(stop_ids)
-        self._length, self._settings = length, settings
+        self._model, self._backend, self._settings = model, backend, settings
         self.tally = tally or EngineTally()
+        self._keys: set[Hashable] = set()
+        self._refused: list[End] = []
+        self._waiting: list[Request] = []
+        self._slots: list[Slot | None] = []
+        self._cache: SlotCache | None = None
         self._no_position = self._upload(np.zeros(1, np.int64))  # transformers asks for one, ours need none
-        recorder = PrefixRecorder()
-        if prefix is not None:
-            positions = self._upload(np.arange(prefix.shape[1])[None])
-            self._forward(inputs_embeds=prefix, cache=recorder, positions=positions)
+        self._prefix = PrefixRecorder()
         self._prefix_length = 0 if prefix is None else int(prefix.shape[1])
-        columns = cache_columns(length, options)
-        self._cache = SlotCache(model.config, settings.slots, columns, recorder.layers, backend.device, backend.dtype)
-        self._slots: list[_Slot | None] = [None] * settings.slots
-        self._written = np.full(columns, -1)  # the step that last wrote each column
-        self._step = 0
-
-    def run(self, prompts: PromptSource) -> Iterator[GeneratedTokens]:
-        """Generate for all prompts, in the order in which captions end."""
-        while True:
-            yield from self._refill(prompts)
-            if not self._active:
-                return
-            yield from self._decode()
-
-    def rehearse(self, prompts: PromptSource) -> None:
-        """Go through the first prefill and decoding steps, to see whether memory bears them."""
-        together = max(1, self._settings.prefill_tokens // self._length)
-        batch = prompts.take(min(together, len(self._slots)), wait=True)
-        assert batch is not None
-        for _ in self._prefill(range(len(batch.rows)), batch):
-            pass
-        if self._active:
-            for _ in self._decode():
-                pass
+        if prefix is not None:
+            positions = self._upload(np.arange(self._prefix_length)[None])
+            self._hidden(self._prefix, positions, inputs_embeds=prefix)
+        self._written = np.empty(0, np.int64)  # the step that last wrote each column of the ring
+        self._step_number = self._next_column = self._quiet_steps = 0
+        self._prefills = 0  # in a row
 
     @property
-    def _active(self) -> list[int]:
-        return [i for i, slot in enumerate(self._slots) if slot is not None]
+    def free(self) -> int:
+        return max(0, self._settings.slots - len(self._keys))
 
     @property
-    def _free(self) -> list[int]:
-        return [i for i, slot in enumerate(self._slots) if slot is None]
+    def active(self) -> int:
+        return len(self._keys)
 
-    def _refill(self, prompts: PromptSource) -> Iterator[GeneratedTokens]:
-        together = max(1, self._settings.prefill_tokens // self._length)
-        free = self._free
-        if not self._settings.refill and len(free) < len(self._slots):
-            return
-        while free:
-            batch = prompts.take(min(len(free), together), wait=len(free) == len(self._slots))
-            if batch is None:
-                break
-            yield from self._prefill(free[: len(batch.rows)], batch)
-            free = self._free
-        if prompts.exhausted:
-            self._shrink()
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
-    def _shrink(self) -> None:
-        """Nothing is left to fill free slots with: leave them out, when they are half of all or more."""
-        active = self._active
-        if active and 2 * len(active) <= len(self._slots):
-            self._cache.keep(active)
-            self._slots = [self._slots[i] for i in active]
+    @property
+    def wanted(self) -> int:
+        return int(not self._keys)
 
-    def _prefill(self, slots: Sequence[int], batch: PromptBatch) -> Iterator[GeneratedTokens]:
-        begin = time.monotonic()
-        logits = self._forward(
-            inputs_embeds=batch.embeddings,
-            cache=self._cache.prefill(slots),
-            positions=self._upload(np.arange(self._prefix_length, self._length)[None]),
-        )
-        filled = [_Slot(row, self._step) for row in batch.rows]
-        uniform = None
-        if self._options.samples:
-            for slot in filled:
-                slot.uniforms = uniforms(slot.row, self._options)
-            uniform = self._upload(np.array([slot.uniforms[0] for slot in filled]))
-        first = choose(logits, uniform, self._options).cpu().numpy()
-        _check(filled, logits)
-        self.tally.prefill_seconds += time.monotonic() - begin
-        self.tally.prefill_tokens += (self._length - self._prefix_length) * len(slots)
-        for index, slot, token in zip(slots, filled, first.tolist(), strict=True):
-            self._slots[index] = slot
-            if self._append(index, token):
-                yield self._leave(index)
-
-    def _decode(self) -> Iterator[GeneratedTokens]:
-        """Decoding steps for all slots, until the next look at what has ended."""
-        begin = time.monotonic()
-        active = [slot for slot in self._slots if slot is not None]
-        left = self._options.max_new_tokens - max(len(slot.ids) for slot in active)
-        steps = min(self._settings.check_every, left)
-        tokens = self._upload(np.array([slot.ids[-1] if slot else 0 for slot in self._slots]))
-        uploads = [self._plan_step(ahead) for ahead in range(steps)]
-        generated = []
-        for column, positions, mask, uniform in uploads:
-            logits = self._forward(
-                input_ids=tokens[:, None], cache=self._cache.decode(column), positions=positions, mask=mask
+    def add(self, request: Request) -> None:
+        if request.key in self._keys:
+            raise ValueError(f"request {request.key!r} is there already")
+        self._keys.add(request.key)
+        prefix = self._prefix_length if request.has_prefix else 0
+        length, most = prefix + request.length + request.options.max_new_tokens, self._model.max_positions
+        if length > most:
+            message = (
+                f"{prefix + request.length} tokens of the prompt and --max_new_tokens "
+                f"{request.options.max_new_tokens} make {length}; the model was made for {most}: lower one of them"
             )
-            tokens = choose(logits, uniform, self._options)
-            generated.append(tokens)
+            self._refused.append(End(request.key, [], EndReason.TOO_LONG, message))
+        else:
+            self._waiting.append(request)
+
+    def cancel(self, key: Hashable) -> bool:
+        if key not in self._keys:
+            return False
+        self._keys.remove(key)
+        self._refused = [end for end in self._refused if end.key != key]
+        self._waiting = [request for request in self._waiting if request.key != key]
+        self._slots = [None if slot and slot.request.key == key else slot for slot in self._slots]
+        return True
+
+    def step(self) -> list[Event]:
+        """One prefill of waiting requests, or decoding steps for all slots up to the next look at what has ended.
+
+        Answers that have begun are not held up by a queue of prefills: decoding steps come between two of them. Only
+        an empty engine fills its slots first.
+        """
+        events: list[Event] = [*self._refused]
+        self._refused.clear()
+        begun = [slot for slot in self._slots if slot]
+        fills_up = self._prefills < self._settings.slots and all(len(slot.ids) == 1 for slot in begun)
+        must_decode = begun and self._prefills and not fills_up
+        room = self._settings.slots - len(begun)
+        if self._waiting and room and not must_decode:
+            group = next_group(self._waiting, room, self._settings.prefill_tokens)
+            grouped = {request.key for request in group}
+            self._waiting = [request for request in self._waiting if request.key not in grouped]
+            events += self._prefill(group)
+            self._prefills += 1
+        elif begun:
+            events += self._decode(begun)
+            self._prefills = 0
+        self._keys -= {event.key for event in events if isinstance(event, End)}
+        return events
+
+    def _prefill(self, group: Sequence[Request]) -> list[Event]:
+        begin = time.monotonic()
+        indices = self._make_room(group)
+        assert self._cache is not None
+        embeddings, positions = padded(group)
+        if self._backend.dtype == torch.float16:
+            # A key that has overflowed is infinite, and no mask hides it. Wider types do not overflow.
+            for index in indices:
+                self._cache.clear(index)
+        view = self._cache.prefill(indices, group[0].has_prefix)
+        hidden = self._hidden(view, self._upload(positions), inputs_embeds=embeddings)
+        last = [hidden[row : row + 1, request.length - 1] for row, request in enumerate(group)]
+        slots = [Slot(request, self._step_number) for request in group]
+        _, reported = NextTokens(slots, self._model.vocabulary, 1, self._upload).choose(self._logits(torch.cat(last)))
+        tokens = reported.cpu().numpy().tolist()
+        self.tally.prefill_seconds += time.monotonic() - begin
+        self.tally.prefill_tokens += sum(request.length for request in group)
+        events: list[Event] = []
+        for index, slot, token in zip(indices, slots, tokens, strict=True):
+            self._slots[index] = slot
+            events += self._append(index, token)
+        return events
+
+    def _decode(self, begun: Sequence[Slot]) -> list[Event]:
+        self._shrink(len(begun))
+        assert self._cache is not None
+        begin = time.monotonic()
+        looks_always = any(slot.request.options.ngram_size for slot in begun)
+        steps = 1 if looks_always else min(self._settings.check_every, *(slot.left for slot in begun))
+        tokens = self._upload(np.array([slot.ids[-1] if slot else 0 for slot in self._slots]))
+        chosen = NextTokens(self._slots, self._model.vocabulary, steps, self._upload)
+        generated = []
+        for column, positions, mask in [self._plan_step(ahead) for ahead in range(steps)]:
+            hidden = self._hidden(self._cache.decode(column), positions, mask, input_ids=tokens[:, None])
+            tokens, reported = chosen.choose(self._logits(hidden[:, -1]))
+            generated.append(reported)
         rows = torch.stack(generated).cpu().numpy().tolist()
-        _check(self._slots, logits)  # once not a number, always not a number
         self.tally.decode_seconds += time.monotonic() - begin
         self.tally.steps += steps
         self.tally.slot_steps += steps * len(self._slots)
+        events: list[Event] = []
         for row in rows:
             for index, token in enumerate(row):
                 if self._slots[index] is not None:
                     self.tally.decode_tokens += 1
-                    if self._append(index, token):
-                        yield self._leave(index)
+                    events += self._append(index, token)
+        return events
 
-    def _plan_step(self, ahead: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Column, positions, mask and random numbers of the next step; `ahead` steps follow the last look."""
-        ring = len(self._written) - self._length
-        column = self._length + self._step % ring
-        self._written[column] = self._step
-        self._step += 1
-        never = self._step
-        start = np.array([slot.start if slot else never for slot in self._slots])
-        visible = self._written[None] >= start[:, None]
-        visible[:, : self._length] = True
-        mask = np.where(visible, np.float32(0), np.float32(_HIDDEN))[:, None, None]
-        # Token n of a caption is fed at position length + n.
-        fed = np.array([len(slot.ids) - 1 + ahead if slot else 0 for slot in self._slots])
-        uniform = None
-        if self._options.samples:
-            drawn = [slot.uniforms[n + 1] if slot else 0.0 for slot, n in zip(self._slots, fed, strict=True)]
-            uniform = self._upload(np.array(drawn, np.float32))
-        return column, self._upload((self._length + fed)[:, None]), self._upload(mask), uniform
+    def _plan_step(self, ahead: int) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Column of the ring, positions and mask of the next step; `ahead` steps follow the last look."""
+        assert self._cache is not None
+        shape, column = self._cache.shape, self._next_column
+        self._written[column] = self._step_number
+        self._step_number += 1
+        self._next_column = (column + 1) % shape.ring
+        visible = np.zeros((shape.slots, shape.columns), bool)
+        # A token is fed at the position that it was generated for.
+        fed = np.zeros(shape.slots, np.int64)
+        for row, slot in enumerate(self._slots):
+            if slot:
+                room = shape.prefix + shape.ring
+                visible[row, : shape.prefix] = slot.request.has_prefix
+                visible[row, shape.prefix : room] = self._written >= slot.start
+                visible[row, room : room + slot.request.length] = True
+                fed[row] = slot.request.next_position + len(slot.ids) - 1 + ahead
+        mask = np.where(visible, np.float32(0), np.float32(HIDDEN))[:, None, None]
+        return column, self._upload(fed[:, None]), self._upload(mask)
 
-    def _append(self, index: int, token: int) -> bool:
-        """Add a token to a slot's caption; returns whether it has ended."""
+    def _append(self, index: int, token: int) -> list[Event]:
+        """Give a token to a slot's answer; the slot is free if the answer ends with it."""
         slot = self._slots[index]
-        assert slot is not None
-        slot.ids.append(token)
-        return token in self._stop_ids or len(slot.ids) == self._options.max_new_tokens
-
-    def _leave(self, index: int) -> GeneratedTokens:
-        slot = self._slots[index]
-        assert slot is not None
+        assert slot is not None and self._cache is not None
+        key, reason = slot.request.key, slot.end_with(token)
+        if reason is None:
+            return [Token(key, token)]
         self._slots[index] = None
-        return GeneratedTokens(slot.row, slot.ids)
+        if reason is EndReason.NOT_A_NUMBER:
+            self._cache.clear(index)
+            return [End(key, slot.ids, reason, _NOT_A_NUMBER)]
+        return [Token(key, token), End(key, slot.ids, reason)]
 
-    def _forward(
+    def _make_room(self, group: Sequence[Request]) -> list[int]:
+        """Indices of free slots for `group`, in a cache that is large enough for them."""
+        begun = [index for index, slot in enumerate(self._slots) if slot]
+        together = [*(slot.request for slot in self._slots if slot), *group]
+        prompt = max(request.length for request in together)
+        new_tokens = max(request.options.max_new_tokens for request in together)
+        needed = len(begun) + len(group)
+        shape = self._cache.shape if self._cache else None
+        if shape is None or (not begun and shape.ring + shape.room > _FAR_TOO_LARGE * (prompt + new_tokens)):
+            self._allocate(self._settings.slots, prompt, new_tokens)
+        elif needed > shape.slots or prompt > shape.room or new_tokens - 1 > shape.ring:
+            slots = shape.slots if needed <= shape.slots else min(self._settings.slots, 2 * needed)
+            self._resize(begun, slots, max(prompt, shape.room), max(new_tokens, shape.ring + 1))
+        return [index for index, slot in enumerate(self._slots) if slot is None][: len(group)]
+
+    def _shrink(self, begun: int) -> None:
+        """Give the memory of free slots back, when half of all or more have been free for long."""
+        assert self._cache is not None
+        shape = self._cache.shape
+        self._quiet_steps = 0 if self._waiting or 2 * begun > shape.slots else self._quiet_steps + 1
+        if self._quiet_steps > _SHRINK_AFTER:
+            kept = [index for index, slot in enumerate(self._slots) if slot]
+            self._resize(kept, begun, shape.room, shape.ring + 1)
+
+    def _allocate(self, slots: int, prompt: int, new_tokens: int) -> None:
+        """A new, empty cache."""
+        self._cache = None  # two of them may not fit
+        shape = CacheShape.for_lengths(slots, self._prefix_length, prompt, new_tokens)
+        config, backend = self._model.config, self._backend
+        self._cache = SlotCache(config, shape, self._prefix.layers, backend.device, backend.dtype)
+        self._slots = [None] * slots
+        self._written = np.full(shape.ring, -1)
+        self._next_column = 0
+
+    def _resize(self, kept: Sequence[int], slots: int, prompt: int, new_tokens: int) -> None:
+        """Change the cache's sizes. The oldest column of the ring becomes the first one, so that a longer ring
+        grows behind the newest."""
+        assert self._cache is not None
+        ring = len(self._written)
+        shape = CacheShape.for_lengths(slots, self._prefix_length, prompt, new_tokens)
+        self._cache.resize(shape, kept, self._next_column)
+        self._slots = [*(self._slots[index] for index in kept), *[None] * (slots - len(kept))]
+        self._written = np.append(np.roll(self._written, -self._next_column), np.full(shape.ring - ring, -1))
+        self._next_column = ring % shape.ring
+        self._quiet_steps = 0
+
+    def _hidden(
         self,
         cache: object,
         positions: torch.Tensor,
@@ -271,9 +292,9 @@ class GenerationEngine:
         input_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits (batch, vocabulary) of the last position."""
+        """Hidden states (batch, tokens, width)."""
         with torch.no_grad():
-            output = self._model(
+            output = self._model.decoder(
                 input_ids=input_ids,
                 inputs_embeds=inputs_embeds,
                 attention_mask=mask,
@@ -281,25 +302,13 @@ class GenerationEngine:
                 cache_position=self._no_position,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
             )
-        return output.logits[:, -1]
+        return output.last_hidden_state
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, vocabulary) from (batch, width)."""
+        with torch.no_grad():
+            return self._model.head(hidden)
 
     def _upload(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._backend.device)
-
-
-def _check(slots: Sequence[_Slot | None], logits: torch.Tensor) -> None:
-    """Raises ArithmeticError if a caption's logits are not numbers: what they choose would be garbage."""
-    wrong = torch.isnan(logits).any(-1).cpu().numpy()
-    rows = [slot.row for slot, is_wrong in zip(slots, wrong, strict=True) if slot and is_wrong]
-    if rows:
-        raise ArithmeticError(
-            f"the model's output for rows {rows} is not a number; a --dtype of wider range may hold what overflows"
-        )
-
-
-def cache_columns(length: int, options: GenerationOptions) -> int:
-    """Columns of a slot: its prompt, and every token generated but the last, which is fed to nothing."""
-    needed = length + max(1, options.max_new_tokens - 1)
-    return -(-needed // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._backend.device)

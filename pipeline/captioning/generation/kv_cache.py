@@ -1,15 +1,18 @@
-"""Keys and values of the clips in flight, allocated once: a row a slot, a column a token.
+"""Keys and values of the requests in flight: one row for each slot, one column for each token.
 
-The columns of a slot are its prompt, as long for all clips, and a ring for the tokens generated. Each
-decoding step writes one and the same column of the ring for all slots: a slice, which every framework
-writes rightly and fast, where each slot at a column of its own would need a scatter. The order of columns
-does not matter, for positions are in the keys before they are cached; what a slot may see is the mask's
-business.
+Columns are `[prefix | ring | room]`. The prefix is the same in every slot. The room holds a slot's prompt, at its
+left end. The ring holds generated tokens: each decoding step writes one and the same column of it for all slots.
+That is a slice, which every framework writes correctly and fast; a column of its own for each slot would need a
+scatter. The order of columns does not matter, because keys contain their positions before they are cached. The
+mask of a decoding step decides what a slot sees.
+
+Knows no request and no mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import PretrainedConfig
@@ -18,6 +21,8 @@ from ..backends import kernels
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of every layer, each (batch, key heads, tokens, head width)."""
+
+_COLUMN_MULTIPLE = 16  # of the cache's length, which matrix units like
 
 
 class PrefixRecorder:
@@ -32,53 +37,112 @@ class PrefixRecorder:
         return key, value
 
 
+@dataclass(frozen=True)
+class CacheShape:
+    """Sizes of a cache. prefix, ring and room are in columns; the room takes what rounding up leaves."""
+
+    slots: int
+    prefix: int
+    ring: int
+    room: int
+
+    @classmethod
+    def for_lengths(cls, slots: int, prefix: int, prompt: int, new_tokens: int) -> CacheShape:
+        """For prompts of up to `prompt` tokens after the prefix. The last generated token is not fed to the model."""
+        ring = max(1, new_tokens - 1)
+        columns = -(-(prefix + ring + prompt) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+        return cls(slots, prefix, ring, columns - prefix - ring)
+
+    @property
+    def columns(self) -> int:
+        return self.prefix + self.ring + self.room
+
+
 class SlotCache:
     """The cache of all slots.
 
-    prefix: keys and values of tokens that every prompt begins with (batch 1); empty for none.
+    prefix: keys and values of tokens that prompts may begin with (batch 1); empty for none.
     """
 
     def __init__(
-        self, config: PretrainedConfig, slots: int, columns: int, prefix: Layers, device: str, dtype: torch.dtype
+        self, config: PretrainedConfig, shape: CacheShape, prefix: Layers, device: str, dtype: torch.dtype
     ) -> None:
-        shape = (slots, config.num_key_value_heads, columns, head_width(config))
-        self._layers: Layers = [
-            (kernels.allocate(shape, device, dtype), kernels.allocate(shape, device, dtype))
-            for _ in range(config.num_hidden_layers)
-        ]
-        self._prefix = prefix
-        for cached, shared in zip(self._layers, prefix, strict=False):
-            for tensor, values in zip(cached, shared, strict=True):
-                kernels.write(tensor, 0, 0, values.expand(slots, -1, -1, -1))
+        self.shape, self._prefix = shape, prefix
+        self._heads, self._width = config.num_key_value_heads, head_width(config)
+        self._device, self._dtype = device, dtype
+        self._layers: Layers = [(self._allocate(), self._allocate()) for _ in range(config.num_hidden_layers)]
+        for layer, tensor, values in self._prefix_parts():
+            kernels.write(self._layers[layer][tensor], 0, 0, values)
 
-    def prefill(self, slots: Sequence[int]) -> _PrefillView:
-        """For a forward pass over whole prompts, but for the prefix; prompt i goes into `slots[i]`."""
-        return _PrefillView(self._layers, self._prefix, slots)
+    def _allocate(self) -> torch.Tensor:
+        return kernels.allocate(
+            (self.shape.slots, self._heads, self.shape.columns, self._width), self._device, self._dtype
+        )
+
+    def _prefix_parts(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Layer, 0 for keys or 1 for values, and the prefix in every slot."""
+        for layer, pair in enumerate(self._prefix):
+            for tensor, values in enumerate(pair):
+                yield layer, tensor, values.expand(self.shape.slots, -1, -1, -1)
+
+    def resize(self, shape: CacheShape, kept: Sequence[int], oldest: int) -> None:
+        """Change the sizes. What the kept slots hold must fit: the ring must not become smaller.
+
+        kept: slots to keep; they become the first ones, in this order.
+        oldest: column of the ring, counted from its begin, that becomes the first; those before it follow the last.
+        """
+        before, self.shape = self.shape, shape
+        for layer, pair in enumerate(self._layers):
+            # One tensor after the other: twice the memory of one, not of all.
+            self._layers[layer] = (
+                self._resized(pair[0], before, kept, oldest),
+                self._resized(pair[1], before, kept, oldest),
+            )
+        for layer, tensor, values in self._prefix_parts():
+            kernels.write(self._layers[layer][tensor], 0, 0, values)
+
+    def _resized(self, old: torch.Tensor, before: CacheShape, kept: Sequence[int], oldest: int) -> torch.Tensor:
+        new = self._allocate()
+        if not kept:
+            return new
+        ring, room = before.prefix, before.prefix + before.ring
+        new_room = self.shape.prefix + self.shape.ring
+        for start, stop, target in (
+            (ring + oldest, room, ring),
+            (ring, ring + oldest, room - oldest),
+            (room, room + min(before.room, self.shape.room), new_room),
+        ):
+            if stop > start:
+                kernels.write(new, 0, target, kernels.read(old, kept, start, stop))
+        return new
+
+    def clear(self, slot: int) -> None:
+        """Remove values that are not numbers: a mask hides a column, but 0 times not-a-number is not 0."""
+        columns = self.shape.columns - self.shape.prefix
+        zeros = torch.zeros((1, self._heads, columns, self._width), dtype=self._dtype, device=self._device)
+        for pair in self._layers:
+            for tensor in pair:
+                kernels.write(tensor, slot, self.shape.prefix, zeros)
+
+    def prefill(self, slots: Sequence[int], has_prefix: bool) -> _PrefillView:
+        """For a forward pass over prompts, without their prefix; prompt i goes into `slots[i]`."""
+        start = self.shape.prefix + self.shape.ring
+        return _PrefillView(self._layers, self._prefix if has_prefix else [], slots, start)
 
     def decode(self, column: int) -> _DecodeView:
-        """For a forward pass over one token a slot, written to `column`."""
-        return _DecodeView(self._layers, column)
-
-    def keep(self, slots: Sequence[int]) -> None:
-        """Go on with these slots alone, in this order."""
-        for layer, (key, value) in enumerate(self._layers):
-            self._layers[layer] = kernels.select(key, slots), kernels.select(value, slots)
+        """For a forward pass over one token of each slot, written to `column` of the ring."""
+        return _DecodeView(self._layers, self.shape.prefix + column)
 
 
 class _PrefillView:
-    def __init__(self, layers: Layers, prefix: Layers, slots: Sequence[int]) -> None:
-        self._layers, self._prefix, self._slots = layers, prefix, slots
+    def __init__(self, layers: Layers, prefix: Layers, slots: Sequence[int], start: int) -> None:
+        self._layers, self._prefix, self._start = layers, prefix, start
+        self._slots, self._runs = slots, list(_adjacent(slots))
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, _: object = None) -> tuple[torch.Tensor, ...]:
-        start = self._prefix[layer][0].shape[2] if self._prefix else 0
-        end = start + key.shape[2]
-        heads, columns, width = self._layers[layer][0].shape[1:]
-        # What an earlier clip left behind the prompt is masked, but were it not finite, 0 x nan would be nan.
-        zeros = torch.zeros((1, heads, columns - end, width), dtype=key.dtype, device=key.device)
         for tensor, values in zip(self._layers[layer], (key, value), strict=True):
-            for i, slot in enumerate(self._slots):
-                kernels.write(tensor, slot, start, values[i : i + 1])
-                kernels.write(tensor, slot, end, zeros)
+            for begin, end in self._runs:
+                kernels.write(tensor, self._slots[begin], self._start, values[begin:end])
         if not self._prefix:
             return key, value
         return tuple(
@@ -95,6 +159,15 @@ class _DecodeView:
         for tensor, values in zip(self._layers[layer], (key, value), strict=True):
             kernels.write(tensor, 0, self._column, values)
         return self._layers[layer]
+
+
+def _adjacent(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Begin and end of each run of consecutive numbers in `slots`."""
+    begin = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1:
+            yield begin, end
+            begin = end
 
 
 def head_width(config: PretrainedConfig) -> int:

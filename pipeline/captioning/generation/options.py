@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ..errors import UsageError
@@ -9,14 +10,17 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """Decoding of captions.
+    """How the tokens of an answer are chosen.
 
     max_new_tokens: at most so many tokens, the end-of-sequence token included.
     num_beams: beams of the beam search; 1 for none.
     temperature: divides the logits before sampling; 0 is greedy.
     do_sample: sample; implied by a temperature other than 1 and 0.
     top_p: sample from the smallest set of tokens with at least this probability.
-    seed: with the row it fixes what is sampled.
+    seed: with the request's stream it fixes what is sampled.
+    repetition_penalty: divides positive logits of tokens that were there before and multiplies negative ones, as
+        in transformers; None for the checkpoint's own, else 1 (no penalty).
+    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for no such rule, None for the checkpoint's own.
     """
 
     max_new_tokens: int = 200
@@ -25,6 +29,8 @@ class GenerationOptions:
     do_sample: bool = False
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_beams > 1 and self.samples:
@@ -36,8 +42,32 @@ class GenerationOptions:
     def samples(self) -> bool:
         return self.temperature != 0 and (self.do_sample or self.temperature != 1.0)
 
+    @property
+    def penalty(self) -> float:
+        """The repetition penalty that applies; 1 for none."""
+        return 1.0 if self.repetition_penalty is None else self.repetition_penalty
+
+    @property
+    def ngram_size(self) -> int:
+        """The n-gram size that applies; 0 for none."""
+        return self.no_repeat_ngram_size or 0
+
+    def with_defaults(self, repetition_penalty: float | None, no_repeat_ngram_size: int | None) -> GenerationOptions:
+        """These options, with a checkpoint's own values where none were given."""
+        own_penalty, own_size = self.repetition_penalty, self.no_repeat_ngram_size
+        return dataclasses.replace(
+            self,
+            repetition_penalty=repetition_penalty if own_penalty is None else own_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size if own_size is None else own_size,
+        )
+
     def fingerprint(self) -> str:
+        """All that the chosen tokens depend on, in words."""
         text = f"max_new_tokens={self.max_new_tokens} num_beams={self.num_beams}"
         if self.samples:
             text += f" temperature={self.temperature} top_p={self.top_p} seed={self.seed}"
+        if self.penalty != 1:
+            text += f" repetition_penalty={self.penalty}"
+        if self.ngram_size:
+            text += f" no_repeat_ngram_size={self.ngram_size}"
         return text

@@ -16,9 +16,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decoder import Decoder
 from pipeline.captioning.clips.killable import DecoderLimits
-from pipeline.captioning.clips.loader import ClipLoader, LoadedClip
+from pipeline.captioning.clips.loader import ClipLoader
 from tests.fakes import mean_colour, render_clip
 
 
@@ -49,7 +50,7 @@ def test_clips_come_in_order_with_their_rows(tmp_path: Path) -> None:
     with ClipLoader(rows, 2, mean_colour, DecoderLimits(20), prefetch=1) as loader:
         clips = list(loader)
     assert [clip.row for clip in clips] == [7, 3, 5]
-    assert [clip.frames is None for clip in clips] == [False, True, False]
+    assert [isinstance(clip, LoadFailure) for clip in clips] == [False, True, False]
     assert (clips[1].stage, "no such file" in clips[1].messages[0]) == ("path", True)
 
 
@@ -61,7 +62,7 @@ def test_a_hang_or_a_crash_costs_one_clip(tmp_path: Path, transform, timeout: fl
     begin = time.monotonic()
     with ClipLoader(rows, 2, transform, DecoderLimits(timeout), prefetch=1) as loader:
         clips = list(loader)
-    assert [clip.frames is None for clip in clips] == [False, True, False]
+    assert [isinstance(clip, LoadFailure) for clip in clips] == [False, True, False]
     assert message in " ".join(clips[1].messages)
     assert time.monotonic() - begin < 150
 
@@ -85,7 +86,7 @@ def test_a_kill_from_outside_says_nothing_of_the_clip(tmp_path: Path, caplog: py
     """The same decoder is asked again, so that frames and messages are those of an undisturbed run."""
     rows = _rows(tmp_path)[:1]
     with ClipLoader(rows, 2, _Killed(tmp_path, 1), DecoderLimits(20), prefetch=1) as loader:
-        assert next(iter(loader)).frames is not None
+        assert isinstance(next(iter(loader)), Clip)
     assert not caplog.records
     with ClipLoader(rows, 2, _Killed(tmp_path, 99), DecoderLimits(20), prefetch=1) as loader:
         clip = next(iter(loader))
@@ -138,8 +139,8 @@ def _many(folder: Path, count: int) -> list[tuple[int, str]]:
     return [(i, str(render_clip(folder / f"{i}.mp4", i, frames=3))) for i in range(count)]
 
 
-def _pids(clips: Sequence[LoadedClip]) -> list[int]:
-    return [int(clip.frames[0]) for clip in clips if clip.frames is not None]
+def _pids(clips: Sequence[Clip | LoadFailure]) -> list[int]:
+    return [int(clip.frames[0]) for clip in clips if isinstance(clip, Clip)]
 
 
 def test_processes_are_replaced_after_a_number_of_clips(tmp_path: Path) -> None:
@@ -152,14 +153,14 @@ def test_processes_are_replaced_after_a_number_of_clips(tmp_path: Path) -> None:
 def test_a_process_that_grows_is_replaced_and_costs_nothing(tmp_path: Path) -> None:
     limits = DecoderLimits(20, memory=600 * 2**20)
     with ClipLoader(_many(tmp_path, 8), 2, _leak, limits, prefetch=1) as loader:
-        assert all(clip.frames is not None for clip in loader)
+        assert all(isinstance(clip, Clip) for clip in loader)
 
 
 def test_a_clip_that_eats_memory_costs_itself_alone(tmp_path: Path) -> None:
     limits = DecoderLimits(60, memory=600 * 2**20)
     with ClipLoader(_rows(tmp_path), 2, _leak_without_end_on_tall, limits, prefetch=1) as loader:
         clips = list(loader)
-    assert [clip.frames is None for clip in clips] == [False, True, False]
+    assert [isinstance(clip, LoadFailure) for clip in clips] == [False, True, False]
     assert "took more than 0.6 GiB of memory" in clips[1].messages[0]
 
 
@@ -174,7 +175,7 @@ def test_one_hanging_clip_does_not_hold_up_the_others(tmp_path: Path) -> None:
 def test_large_frames_come_whole(tmp_path: Path) -> None:
     with ClipLoader(_many(tmp_path, 4), 2, _large, DecoderLimits(20), prefetch=1, workers=2) as loader:
         for clip in loader:
-            assert clip.frames is not None and clip.frames.shape == (5, 700, 700, 3)
+            assert isinstance(clip, Clip) and clip.frames.shape == (5, 700, 700, 3)
             np.testing.assert_array_equal(clip.frames, _large([]))
 
 

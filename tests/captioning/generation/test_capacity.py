@@ -1,8 +1,8 @@
-"""`--bs auto`: arithmetic from the configuration, then a rehearsal that may fail."""
+"""`--bs auto` and the vision chunk: arithmetic from the configuration, or a rehearsal and its peak."""
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -14,74 +14,92 @@ GIB = 2**30
 
 
 class Device(Backend):
-    """A device with a memory of our choice; the arithmetic needs no other."""
+    """A device with a memory of our choice; what a rehearsal takes is what it says."""
 
     memory = 64 * GIB
-    releases = 0
+    used = 0
 
     def available_memory(self) -> int:
         return self.memory
 
     def release_memory(self) -> None:
-        Device.releases += 1
+        pass
+
+    def peak_during(self, work: Callable[[], None]) -> int:
+        Device.used = 0
+        work()
+        return Device.used
 
 
-def _config():  # type: ignore[no-untyped-def]
-    from transformers import LlamaConfig
-
-    return LlamaConfig()  # that of the 7b
+SLOT, WORK = GIB, 6 * GIB
+ESTIMATE = (GIB, 2 * GIB)
 
 
-def _most(device: Device, limit: int = 10**6, max_new_tokens: int = 200) -> tuple[int, list[int]]:
-    from pipeline.captioning.generation.capacity import most_slots
+def _most(device: Device, most: int = 10**6, beams: int = 1, together: int = 3) -> tuple[int, list[int]]:
+    """Slots, and the numbers of clips rehearsed. A clip takes SLOT, a prefill WORK; beyond `most` clips it fails."""
+    from pipeline.captioning.generation.capacity import MemoryEstimate, most_slots
 
     tried: list[int] = []
 
-    def rehearse(slots: int) -> None:
-        tried.append(slots)
-        if slots > limit:
+    def rehearse(clips: int) -> None:
+        tried.append(clips)
+        if clips > most:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 MiB")
+        Device.used = WORK + clips * SLOT * beams
 
-    options = GenerationOptions(max_new_tokens=max_new_tokens)
-    return most_slots(device, _config(), 2380, options, rehearse), tried
+    return most_slots(device, MemoryEstimate(*ESTIMATE), beams, together, rehearse), tried
 
 
-def test_slots_are_what_memory_holds(backend: Backend) -> None:
+def test_an_accelerator_divides_what_a_rehearsal_leaves(backend: Backend) -> None:
     slots, tried = _most(Device("torch", "cuda:0", "bfloat16"))
-    # 2 (key, value) x 32 layers x 4096 x 2592 columns x 2 bytes = 1.27 GiB
-    assert 40 <= slots <= int(0.92 * 64 / 1.27) and tried == [slots]
-    half = Device("torch", "cuda:0", "bfloat16")
+    assert (slots, tried) == (int(0.92 * 64) - 6, [3])
+    half = Device("torch", "npu:0", "bfloat16")
     half.__dict__["memory"] = 32 * GIB
-    assert _most(half)[0] < 0.5 * slots
+    assert _most(half)[0] == int(0.92 * 32) - 6
 
 
-def test_the_rehearsal_lowers_what_arithmetic_says(backend: Backend) -> None:
-    slots, tried = _most(Device("torch", "npu:0", "bfloat16"), limit=30)
-    assert slots == tried[-1] <= 30 and len(tried) > 1
-    assert all(more > 30 and less == more * 7 // 8 for more, less in itertools.pairwise(tried))
-    assert Device.releases
+def test_beams_are_rehearsed(backend: Backend) -> None:
+    slots, tried = _most(Device("torch", "cuda:0", "bfloat16"), beams=4)
+    assert (slots, tried) == (int(0.92 * 64 - 6) // 4, [1, 2])
 
 
-def test_not_even_one_fits(backend: Backend) -> None:
+def test_a_rehearsal_that_does_not_fit_is_tried_with_one_clip(backend: Backend) -> None:
+    slots, tried = _most(Device("torch", "npu:0", "bfloat16"), most=2)
+    assert (slots, tried) == (int(0.92 * 64) - 6, [3, 1])
     with pytest.raises(RuntimeError, match="out of memory"):
-        _most(Device("torch", "cuda:0", "bfloat16"), limit=0)
+        _most(Device("torch", "cuda:0", "bfloat16"), most=0)
 
 
-def test_a_cpu_is_not_filled(backend: Backend) -> None:
+def test_a_cpu_goes_by_the_estimate_and_is_not_filled(backend: Backend) -> None:
     slots, tried = _most(Device("torch", "cpu", "float32"))
-    assert 1 <= slots <= 32 and not tried
+    assert (slots, tried) == (32, [])
+    small = Device("torch", "cpu", "float32")
+    small.__dict__["memory"] = 10 * GIB
+    assert _most(small)[0] == int(0.92 * 10) - 2
+
+
+def test_frames_of_a_vision_chunk_depend_on_memory_alone(backend: Backend) -> None:
+    from pipeline.captioning.generation.capacity import frames_together
+
+    device = Device("torch", "cuda:0", "bfloat16")
+    assert frames_together(device, GIB // 8) == 16
+    assert frames_together(device, 1000 * GIB) == 1
+    assert frames_together(device, 1000) == 64
+    assert frames_together(Device("torch", "cpu", "float32"), 1000) == 16
 
 
 def test_the_arithmetic_is_that_of_the_cache(backend: Backend) -> None:
     import torch
     from transformers import LlamaConfig
 
-    from pipeline.captioning.generation.engine import cache_columns
-    from pipeline.captioning.generation.kv_cache import SlotCache, bytes_per_slot
+    from pipeline.captioning.generation.capacity import slot_memory
+    from pipeline.captioning.generation.kv_cache import CacheShape, SlotCache, bytes_per_slot
 
     config = LlamaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
-    columns = cache_columns(21, GenerationOptions(max_new_tokens=9))
-    assert columns % 16 == 0 and columns >= 21 + 8
-    cache = SlotCache(config, 5, columns, [], "cpu", torch.float32)
+    shape = CacheShape.for_lengths(5, 4, 17, 9)
+    assert shape.columns % 16 == 0 and shape.ring == 8 and shape.room >= 17
+    cache = SlotCache(config, shape, [], "cpu", torch.float32)
     size = sum(tensor.numel() * 4 for layer in cache._layers for tensor in layer)
-    assert size == 5 * bytes_per_slot(config, columns, 4)
+    assert size == 5 * bytes_per_slot(config, shape.columns, 4)
+    # 2 (key, value) x 32 layers x 4096 x 2592 columns x 2 bytes = 1.27 GiB
+    assert slot_memory(LlamaConfig(), 2380, GenerationOptions(max_new_tokens=200), 2) == pytest.approx(1.27 * GIB, 0.01)

@@ -2,262 +2,264 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
-from pipeline.captioning.backends import Backend
-from pipeline.captioning.generation.options import GenerationOptions
-from tests.golden import default_kernels
+from pipeline.captioning.generation.requests import EndReason, Request, Token
+
+from .reference import LONG_ANSWER, NEW_TOKENS
+from .text_models import MAX_POSITIONS, VOCABULARY
+from .watched import GREEDY, SAMPLINGS, Ask, Sampling, Setup, complete, text_model
 
 pytestmark = pytest.mark.model
 
-WIDTH, VOCABULARY, LENGTH = 32, 24, 9
+
+def test_penalties_and_ngram_rules_are_those_of_transformers(setup: Setup, with_prefix: bool) -> None:
+    """Requests with and without rules in one batch; `generate` counts the prompt's ids for some."""
+    rules, none = setup.cases_that(have_rules=True), setup.cases_that(have_rules=False)
+    assert len({(setup.cases[i].penalty, setup.cases[i].ngram_size) for i in rules}) > 6
+    cases = [case for pair in zip(rules, none, strict=False) for case in pair] + rules[len(none) :]
+    complete(setup, {case: Ask(case) for case in cases}, with_prefix, slots=5, check_every=2)
 
 
-class Prompts:
-    """Prompts that arrive now and then: `arrivals` says how many at each request, over and over."""
-
-    def __init__(self, embeddings: np.ndarray, arrivals: Sequence[int]) -> None:
-        self._embeddings, self._arrivals, self._asked, self._next = embeddings, arrivals, 0, 0
-
-    def take(self, limit: int, wait: bool) -> Any:
-        import torch
-
-        from pipeline.captioning.generation.engine import PromptBatch
-
-        ready = self._arrivals[self._asked % len(self._arrivals)]
-        self._asked += 1
-        rows = range(self._next, min(self._next + min(limit, max(ready, int(wait))), len(self._embeddings)))
-        self._next += len(rows)
-        return PromptBatch(list(rows), torch.from_numpy(self._embeddings[list(rows)])) if rows else None
-
-    @property
-    def exhausted(self) -> bool:
-        return self._next == len(self._embeddings)
+def test_stop_ids_and_lengths_are_each_request_s_own(setup: Setup) -> None:
+    case = setup.cases_that(have_rules=False)[0]
+    tokens = setup.cases[case].tokens
+    asks = {(most, stop): Ask(case, most, frozenset({stop})) for most in (1, 2, 11) for stop in tokens[:12:3]}
+    engine = complete(setup, asks, slots=4)
+    lengths = [len(end.ids) for end in engine.ends.values()]
+    assert {1, 2, 4, 7, 10} <= set(lengths)
+    assert {end.reason for end in engine.ends.values()} == {EndReason.STOP, EndReason.LENGTH}
 
 
-@pytest.fixture(scope="module")
-def model(backend: Backend) -> Any:
-    """A small text model, its weights drawn so that captions differ and end at any place."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def test_seed_and_stream_fix_what_is_sampled(llama: Setup) -> None:
+    case = llama.cases_that(have_rules=False)[0]
+    ways = [(0, 0), (0, 1), (1, 0), (0, 0)]
+    asks = {i: Ask(case, sampling=Sampling(1.0, 0.95, seed, stream)) for i, (seed, stream) in enumerate(ways)}
+    ends = complete(llama, {**asks, 4: Ask(case)}, slots=5).ends
+    assert ends[0].ids == ends[3].ids
+    assert len({tuple(end.ids) for end in ends.values()}) == 4
 
-    from pipeline.captioning.generation.attention import RECTANGULAR_ATTENTION
 
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation=RECTANGULAR_ATTENTION,
-    )
-    model = LlamaForCausalLM(config).eval()
-    rng = np.random.default_rng(0)
-    weights = {
-        name: torch.from_numpy(
-            np.ones(value.shape, np.float32)
-            if "norm" in name
-            else rng.normal(0, 0.3, tuple(value.shape)).astype(np.float32)
-        )
-        for name, value in model.state_dict().items()
+def test_ways_to_sample_do_not_disturb_each_other(llama: Setup) -> None:
+    asks = [Ask(case, 8, sampling=way) for case in llama.cases_that()[:2] for way in (*SAMPLINGS, GREEDY)]
+    complete(llama, dict(enumerate(asks)), slots=5, check_every=3)
+
+
+def test_one_prefill_fills_slots_that_lie_apart(setup: Setup) -> None:
+    def length(case: int) -> int:
+        return len(setup.cases[case].embeddings)
+
+    cases = sorted(setup.cases_that(), key=length)
+    groups = [cases[i : i + 3] for i in range(len(cases) - 2)]
+    first, middle, last = next(group for group in groups if length(group[2]) <= 1.2 * length(group[0]))
+    asks = [Ask(first, 3), Ask(middle), Ask(last, 3), Ask(first), Ask(last)]
+    engine = setup.engine()
+    for i, ask in enumerate(asks):
+        if i == 3:
+            engine.step()
+        engine.add(setup.request(i, ask))
+    engine.drain()
+    for i, ask in enumerate(asks):
+        setup.check(ask, engine.ends[i])
+    assert [engine.first_steps[i] for i in range(5)] == [1, 1, 1, 4, 4]
+
+
+def test_prefills_do_not_stall_captions(setup: Setup) -> None:
+    """A caption in flight gets tokens between any two prefills, however many requests have come."""
+    cases = setup.cases_that(have_rules=False)
+    engine = setup.engine(slots=5, prefill_tokens=1)
+    active, tokens_at = Ask(cases[0]), []
+    engine.add(setup.request("active", active))
+    engine.step()
+    engine.step()
+    later = {case: Ask(case, 6) for case in cases[1:7]}
+    for key, ask in later.items():
+        engine.add(setup.request(key, ask))
+    while "active" not in engine.ends:
+        if any(event.key == "active" and isinstance(event, Token) for event in engine.step()):
+            tokens_at.append(engine.step_number)
+    engine.drain()
+    setup.check(active, engine.ends["active"])
+    for key, ask in later.items():
+        setup.check(ask, engine.ends[key])
+    prefills = sorted({engine.first_steps[key] for key in later})
+    assert len(prefills) == len(later), "one prompt a prefill was asked for"
+    for begin, end in itertools.pairwise(prefills):
+        assert end > engine.end_steps["active"] or any(begin < step < end for step in tokens_at)
+    assert prefills[3] == prefills[0] + 6, "free slots are filled as fast as that allows"
+
+
+def test_an_empty_engine_is_filled_by_one_prefill_after_the_other(llama: Setup) -> None:
+    asks = {case: Ask(case, 5) for case in llama.cases_that(have_rules=False)[:4]}
+    engine = complete(llama, asks, slots=4, prefill_tokens=1)
+    assert sorted(engine.first_steps.values()) == [1, 2, 3, 4]
+    engine = complete(llama, asks, slots=4, prefill_tokens=10**6)
+    assert set(engine.end_steps.values()) == set(range(min(engine.end_steps.values()), engine.step_number + 1))
+    assert max(engine.first_steps.values()) < 4, "prompts of similar length are prefilled together"
+
+
+def test_a_short_caption_gives_its_slot_to_the_next_request(setup: Setup) -> None:
+    """The captions that follow do not wait for a long one that began before."""
+    cases = setup.cases_that(have_rules=False)
+    asks: dict[Any, Ask] = {"long": Ask(cases[0]), **{case: Ask(case, 3) for case in cases[1:6]}}
+    engine = complete(setup, asks, slots=2)
+    order = sorted(cases[1:6], key=lambda case: engine.first_steps[case])
+    assert engine.end_steps[order[-1]] < engine.end_steps["long"]
+    for before, after in itertools.pairwise(order):
+        assert 0 < engine.first_steps[after] - engine.end_steps[before] <= 2
+
+
+def test_the_cache_grows_and_shrinks_in_flight(setup: Setup, with_prefix: bool) -> None:
+    plain = setup.cases_that(have_rules=False)
+    short_prompt, middle_prompt, long_prompt = setup.cases_that(are_long=True)
+    engine = setup.engine(with_prefix, slots=4)
+    asks: dict[int, Ask] = {}
+
+    def add(case: int, most: int) -> None:
+        key = len(asks)
+        asks[key] = Ask(case, most)
+        engine.add(setup.request(key, asks[key], with_prefix))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            engine.step()
+
+    for i in range(8):  # many times the columns that answers of 6 tokens need
+        add(plain[i], 6)
+        steps(3)
+    add(plain[8], NEW_TOKENS)  # a longer answer while others are in flight
+    add(plain[9], 6)
+    steps(6)
+    add(long_prompt, LONG_ANSWER)
+    steps(5)
+    add(plain[10], NEW_TOKENS)
+    steps(NEW_TOKENS + 2)  # at last the long one alone, for long
+    add(short_prompt, LONG_ANSWER)  # a ring that both need, at different times
+    for i in range(6):  # and all slots again
+        add(plain[i], 7 + i)
+        steps(4)
+    engine.drain()
+    add(middle_prompt, 2)  # after everything has ended
+    add(plain[0], NEW_TOKENS)
+    engine.drain()
+    for case, most in ((plain[1], 3), (short_prompt, LONG_ANSWER), (plain[2], 3), (middle_prompt, LONG_ANSWER)):
+        add(case, most)
+    steps(LONG_ANSWER // 2)  # two long ones, not in the first slots, and all slots again
+    for i in range(5):
+        add(plain[i], NEW_TOKENS)
+    engine.drain()
+    for key, ask in asks.items():
+        setup.check(ask, engine.ends[key])
+
+
+def test_what_does_not_fit_the_model_fails_alone(setup: Setup, with_prefix: bool) -> None:
+    plain, long_prompt = setup.cases_that(have_rules=False), setup.cases_that(are_long=True)[-1]
+    assert len(setup.cases[long_prompt].embeddings) + LONG_ANSWER == MAX_POSITIONS
+    by_prefix = next(i for i in plain if setup.cases[i].prefix)
+    case = setup.cases[by_prefix]
+    room, stops = MAX_POSITIONS - len(case.embeddings), frozenset({case.tokens[4]})
+    good = {
+        "exact": Ask(long_prompt, LONG_ANSWER),
+        "exact by prefix": Ask(by_prefix, room, stops),
+        "plain": Ask(plain[0]),
     }
-    model.load_state_dict(weights)
-    return model
+    bad = {
+        "one more": Ask(long_prompt, LONG_ANSWER + 1),
+        "one more by prefix": Ask(by_prefix, room + 1, stops),
+        "far too long": Ask(plain[1], 10**9),
+    }
+    engine = setup.engine(with_prefix, slots=2)
+    engine.add(setup.request("first", Ask(plain[2]), with_prefix))
+    engine.step()
+    for pair in zip(bad.items(), good.items(), strict=True):
+        for key, ask in pair:
+            engine.add(setup.request(key, ask, with_prefix))
+    engine.drain()
+    for key, ask in {"first": Ask(plain[2]), **good}.items():
+        setup.check(ask, engine.ends[key])
+    for key in bad:
+        end = engine.ends[key]
+        assert (end.reason, end.ids) == (EndReason.TOO_LONG, [])
+        assert "--max_new_tokens" in end.message and str(MAX_POSITIONS) in end.message
 
 
-def _embeddings(seed: int, prompts: int, prefix: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    embeddings = rng.normal(0, 1, (prompts, LENGTH, WIDTH)).astype(np.float32)
-    if prefix:
-        embeddings[:, :prefix] = _embeddings(0, 1, 0)[:, :prefix]
-    return embeddings
+def _not_a_number(setup: Setup, key: Hashable, case: int) -> Request:
+    request = setup.request(key, Ask(case))
+    request.embeddings[:] = math.nan
+    return request
 
 
-def _generate(model: Any, prompt: np.ndarray, options: GenerationOptions, stop_ids: list[int]) -> tuple[Any, Any]:
-    """What transformers generates for one prompt with its own attention, and the scores of each step."""
-    import torch
-
-    implementation = model.config._attn_implementation
-    model.config._attn_implementation = "sdpa"
-    try:
-        with torch.no_grad():
-            output = model.generate(
-                inputs_embeds=torch.from_numpy(prompt[None]),
-                attention_mask=torch.ones((1, LENGTH), dtype=torch.int64),
-                max_new_tokens=options.max_new_tokens,
-                do_sample=False,
-                eos_token_id=stop_ids or None,
-                pad_token_id=0,
-                output_scores=True,
-                return_dict_in_generate=True,
-            )
-    finally:
-        model.config._attn_implementation = implementation
-    return output.sequences[0].numpy().tolist(), [scores[0].numpy() for scores in output.scores]
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_prompt_that_is_not_a_number_fails_alone(setup: Setup, slots: int) -> None:
+    """And what it leaves in a slot does not reach the next request there."""
+    cases = setup.cases_that(have_rules=False)
+    good = {f"good {i}": Ask(cases[i]) for i in range(5)}
+    engine = setup.engine(slots=slots)
+    for i, (key, ask) in enumerate(good.items()):
+        if i % 2:
+            engine.add(_not_a_number(setup, f"bad {i}", cases[5 + i]))
+        engine.add(setup.request(key, ask))
+    engine.drain()
+    for key, ask in good.items():
+        setup.check(ask, engine.ends[key])
+    for i in (1, 3):
+        end = engine.ends[f"bad {i}"]
+        assert (end.reason, end.ids) == (EndReason.NOT_A_NUMBER, [])
 
 
-def _run(
-    model: Any,
-    backend: Backend,
-    embeddings: np.ndarray,
-    options: GenerationOptions,
-    stop_ids: list[int],
-    prefix: int = 0,
-    arrivals: tuple[int, ...] = (3,),
-    **how: Any,
-) -> Iterator[tuple[int, list[int]]]:
-    import torch
-
-    from pipeline.captioning.generation.engine import EngineSettings, GenerationEngine
-
-    engine = GenerationEngine(
-        model,
-        backend,
-        options,
-        stop_ids,
-        torch.from_numpy(_embeddings(0, 1, 0)[:, :prefix].copy()) if prefix else None,
-        LENGTH,
-        EngineSettings(**{"slots": 3, **how}),
-    )
-    for generated in engine.run(Prompts(embeddings[:, prefix:], arrivals)):
-        yield generated.row, generated.ids
+@pytest.mark.parametrize(("slots", "check_every"), [(1, 1), (3, 4)])
+def test_an_answer_that_is_not_a_number_any_more_fails_alone(llama: Setup, slots: int, check_every: int) -> None:
+    """A token whose embedding is not a number comes up in some answers and not in others."""
+    cases = llama.cases_that(have_rules=False)[:9]
+    answers = {case: llama.cases[case].tokens[:-1] for case in cases}  # the last one is not fed to the model
+    token = max(range(VOCABULARY), key=lambda t: sum(t in answer for answer in answers.values()) == len(cases) // 2)
+    setup = Setup(text_model("llama", nan_token=token), llama.backend, llama.cases)
+    bad = [case for case in cases if token in answers[case]]
+    assert 2 < len(bad) < len(cases) - 2, "the reference has no such token"
+    engine = setup.engine(slots=slots, check_every=check_every)
+    for case in cases:
+        engine.add(setup.request(case, Ask(case)))
+    engine.drain()
+    for case in cases:
+        end = engine.ends[case]
+        if case not in bad:
+            setup.check(Ask(case), end)
+            continue
+        assert end.reason is EndReason.NOT_A_NUMBER
+        until = answers[case].index(token) + 1
+        assert end.ids == answers[case][:until]
 
 
-def _check(model: Any, backend: Backend, seed: int, prompts: int, stops: list[int], most: int, **how: Any) -> None:
-    options = GenerationOptions(max_new_tokens=most)
-    embeddings = _embeddings(seed, prompts, how.get("prefix", 0))
-    generated = list(_run(model, backend, embeddings, options, stops, **how))
-    assert sorted(row for row, _ in generated) == list(range(prompts))
-    for row, ids in generated:
-        expected, scores = _generate(model, embeddings[row], options, stops)
-        for step, (token, wanted) in enumerate(zip(ids, expected, strict=False)):
-            if token != wanted:
-                first, second = np.sort(scores[step])[-1:-3:-1]
-                assert first - second < 1e-4, f"row {row}, step {step}: {ids} instead of {expected}"
-                break
-        else:
-            assert len(ids) == len(expected), f"row {row}: {ids} instead of {expected}"
+def test_keys_are_unique_as_long_as_they_are_there(llama: Setup) -> None:
+    cases = llama.cases_that(have_rules=False)
+    engine = llama.engine(slots=1)
+    assert engine.step() == []
+    engine.cancel("never there")
+    engine.add(llama.request("active", Ask(cases[0])))
+    engine.add(llama.request("waiting", Ask(cases[1], 3)))
+    engine.step()
+    for key in ("active", "waiting"):
+        with pytest.raises(ValueError, match=key):
+            engine.engine.add(llama.request(key, Ask(cases[2])))
+    engine.cancel("active")
+    engine.add(llama.request("active", Ask(cases[3], 5)))
+    engine.drain()
+    llama.check(Ask(cases[1], 3), engine.ends["waiting"])
+    llama.check(Ask(cases[3], 5), engine.ends["active"])
+    engine.add(llama.request("active", Ask(cases[4], 7)))
+    engine.drain()
+    llama.check(Ask(cases[4], 7), engine.ends["active"])
+    engine.cancel("active")
 
 
-@pytest.fixture(scope="module")
-def not_on_mindspore(backend: Backend) -> None:
-    if backend.framework == "mindspore":
-        pytest.skip("transformers' generate takes too long there; the fixed cases do with less")
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    seed=st.integers(0, 10**6),
-    prompts=st.integers(0, 8),
-    stops=st.lists(st.integers(0, VOCABULARY - 1), max_size=8, unique=True),
-    most=st.integers(1, 20),
-    slots=st.integers(1, 5),
-    prefix=st.integers(0, LENGTH - 1),
-    arrivals=st.lists(st.integers(0, 4), min_size=1, max_size=4),
-    check_every=st.integers(1, 5),
-    prefill_tokens=st.sampled_from([1, 3 * LENGTH, 1000]),
-    refill=st.booleans(),
-)
-@example(1, 5, [], 20, 2, 0, [0, 1], 3, 1000, True)  # the ring of columns is gone round several times
-@example(2, 8, list(range(0, 24, 3)), 20, 4, 4, [4], 1, 1000, True)  # captions end everywhere
-def test_any_prompts_slots_and_stops(
-    not_on_mindspore: None, model: Any, backend: Backend, seed: int, prompts: int, stops: list[int],
-    most: int, slots: int, prefix: int, arrivals: list[int], check_every: int, prefill_tokens: int, refill: bool,
-) -> None:  # fmt: skip
-    how = {"slots": slots, "check_every": check_every, "prefill_tokens": prefill_tokens, "refill": refill}
-    _check(model, backend, seed, prompts, stops, most, prefix=prefix, arrivals=tuple(arrivals), **how)
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"slots": 2, "arrivals": (0, 1), "check_every": 3},
-        {"slots": 4, "prefix": 4, "arrivals": (4,)},
-        {"slots": 1, "prefix": 4, "prefill_tokens": 1},
-        {"slots": 3, "refill": False},
-    ],
-)
-def test_fixed_cases(model: Any, backend: Backend, how: dict[str, Any]) -> None:
-    _check(model, backend, 3, 6, [0, 3, 6, 9], 12, **how)
-
-
-def test_captions_leave_when_they_end(model: Any, backend: Backend) -> None:
-    """The order of results: a short caption does not wait for a long one that began before it."""
-    options, stops = GenerationOptions(max_new_tokens=20), [0, 3, 6, 9]
-    embeddings = _embeddings(3, 6, 0)
-    generated = list(_run(model, backend, embeddings, options, stops, slots=2))
-    lengths = {row: len(ids) for row, ids in generated}
-    assert len(set(lengths.values())) > 1
-    ends = {0: lengths[0], 1: lengths[1]}
-    free = sorted(ends.values())
-    for row in range(2, 6):
-        ends[row] = free.pop(0) + lengths[row] - 1  # the step of its slot's last end brings its first token
-        free = sorted([*free, ends[row]])
-    assert [ends[row] for row, _ in generated] == sorted(ends.values())
-
-
-def test_samples_do_not_depend_on_slots(model: Any, backend: Backend) -> None:
-    embeddings = _embeddings(5, 5, 4)
-    results = []
-    for seed, how in ((1, {"slots": 5}), (1, {"slots": 2, "prefix": 4, "check_every": 3}), (2, {"slots": 5})):
-        options = GenerationOptions(max_new_tokens=8, do_sample=True, seed=seed, top_p=0.9)
-        results.append(dict(_run(model, backend, embeddings, options, [0], **how)))
-    assert results[0] == results[1] != results[2]
-
-
-def test_the_operators_of_this_backend_are_the_default_ones(backend: Backend) -> None:
-    """MindSpore's CPU has its own; both must compute the same."""
-    import torch
-
-    from pipeline.captioning.backends import kernels
-
-    default = default_kernels()
-    rng = np.random.default_rng(0)
-
-    def tensor(*shape: int) -> Any:
-        return torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32))
-
-    key, value = tensor(2, 2, 300, 8), tensor(2, 2, 300, 8)
-    for queries, is_causal in ((300, True), (290, True), (300, False)):
-        arguments = (tensor(2, 6, queries, 8), key, value, 0.3, is_causal)
-        ours, theirs = kernels.attention(*arguments), default.attention(*arguments)
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-5)
-    mask = np.where(rng.random((2, 1, 1, 300)) < 0.5, 0, -1e30).astype(np.float32)
-    arguments = (tensor(2, 6, 1, 8), key, value, 0.3, torch.from_numpy(mask))
-    ours, theirs = kernels.decode_attention(*arguments), default.decode_attention(*arguments)
-    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-5)
-    expected = np.zeros((3, 2, 5, 4), np.float32)
-    for module in (kernels, default):
-        cache = module.allocate((3, 2, 5, 4), "cpu", torch.float32)
-        block, column = tensor(1, 2, 3, 4), tensor(3, 2, 1, 4)
-        module.write(cache, 1, 1, block)
-        module.write(cache, 0, 4, column)
-        expected[1:2, :, 1:4], expected[:, :, 4:] = block.numpy(), column.numpy()
-        np.testing.assert_array_equal(module.select(cache, [2, 1]).numpy(), expected[[2, 1]])
-
-
-def test_output_that_is_not_a_number_is_an_error(model: Any, backend: Backend) -> None:
-    """And what it leaves in a slot does not reach the next clip there."""
-    import torch
-
-    from pipeline.captioning.generation.kv_cache import SlotCache
-
-    embeddings = _embeddings(3, 3, 0)
-    embeddings[1] = np.nan
-    with pytest.raises(ArithmeticError, match=r"rows \[1\] is not a number"):
-        list(_run(model, backend, embeddings, GenerationOptions(max_new_tokens=6), [], slots=1))
-    cache = SlotCache(model.config, 2, 16, [], "cpu", torch.float32)
-    values = torch.from_numpy(np.full((2, 2, 1, 8), np.nan, np.float32))
-    for layer in range(2):
-        cache.decode(15).update(values, values, layer)
-        clean = torch.from_numpy(np.ones((1, 2, 9, 8), np.float32))
-        cache.prefill([1]).update(clean, clean, layer)
-        for tensor in cache._layers[layer]:
-            assert np.isnan(tensor.numpy()[0]).any() and np.isfinite(tensor.numpy()[1]).all()
+def test_requests_that_end_at_once_do_not_stall_a_caption(llama: Setup) -> None:
+    """Answers of one token need no decoding: prefills could follow each other for ever."""
+    cases = llama.cases_that(have_rules=False)
+    asks: dict[Any, Ask] = {"long": Ask(cases[0], 5), **{i: Ask(cases[1], 1) for i in range(20)}}
+    engine = complete(llama, asks, slots=2, prefill_tokens=1)
+    assert engine.end_steps["long"] < engine.first_steps[10]

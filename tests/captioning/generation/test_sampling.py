@@ -16,11 +16,12 @@ def _draws(row: int, **options: float) -> np.ndarray:
     """4000 draws of one row from the same logits."""
     import torch
 
-    from pipeline.captioning.generation.sampling import choose, uniforms
+    from pipeline.captioning.generation.sampling import Chooser, uniforms
 
     generation = GenerationOptions(max_new_tokens=4000, do_sample=True, **options)  # type: ignore[arg-type]
     logits = torch.from_numpy(np.tile(np.log(np.array(SHARES, np.float32)), (4000, 1)))
-    return choose(logits, torch.from_numpy(uniforms(row, generation)), generation).numpy()
+    chooser = Chooser([generation] * 4000, torch.from_numpy)
+    return chooser.choose(logits, torch.from_numpy(uniforms(row, generation))).numpy()
 
 
 @pytest.mark.model

@@ -5,12 +5,12 @@ Framework-free: it is read before a framework is imported.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
+from ..checkpoint_config import read_config
 
 DEFAULT_POOLING_SHAPE = (16, 12, 12)
 
@@ -48,14 +48,7 @@ class PllavaConfig:
         Raises:
             UsageError: missing, unreadable, or not of a PLLaVA on CLIP and Llama.
         """
-        path = folder / "config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UsageError(f"{folder} is no checkpoint: it has no config.json") from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} can't be read: {error}") from error
-        return cls.from_dict(config, str(path))
+        return cls.from_dict(read_config(folder), str(folder / "config.json"))
 
     @classmethod
     def from_dict(cls, config: dict[str, Any], source: str = "config") -> PllavaConfig:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from transformers.activations import ACT2FN
 
-from ...generation.attention import RECTANGULAR_ATTENTION
+from ...generation.attention import UNMASKED_ATTENTION
 from .configuration import PllavaConfig
 
 
@@ -36,7 +36,8 @@ class PllavaProjector(nn.Module):
 class PllavaForConditionalGeneration(nn.Module):
     """Vision tower, projector and text model.
 
-    The tower is built with the layers that are run and no more: PLLaVA reads an inner layer's output.
+    The tower is built with the layers that are run and no more: PLLaVA reads an inner layer's output, to which
+    CLIP's last normalisation does not belong.
     """
 
     def __init__(self, config: PllavaConfig) -> None:
@@ -45,8 +46,9 @@ class PllavaForConditionalGeneration(nn.Module):
         vision_config = CLIPVisionConfig(**{**config.vision, "num_hidden_layers": config.vision_layers})
         text_config = LlamaConfig(**config.text)
         for part in (vision_config, text_config):
-            part._attn_implementation = RECTANGULAR_ATTENTION
+            part._attn_implementation = UNMASKED_ATTENTION
         self.vision_tower = CLIPVisionModel(vision_config)
+        self.vision_tower.vision_model.post_layernorm = nn.Identity()
         self.multi_modal_projector = PllavaProjector(
             vision_config.hidden_size, text_config.hidden_size, config.projector_activation
         )
@@ -67,36 +69,30 @@ class PllavaForConditionalGeneration(nn.Module):
         hidden = tower.encoder(inputs_embeds=hidden).last_hidden_state
         return self.multi_modal_projector(hidden[:, 1:])  # without the class token
 
-    def visual_tokens(
-        self,
-        pixel_values: torch.Tensor,
-        frame_index: Sequence[Sequence[int]],
-        pooling_shape: tuple[int, int, int],
-    ) -> torch.Tensor:
-        """Visual tokens of a batch of clips, (clips, T * H * W, text width), in order time, row, column.
+    def frame_bytes(self, itemsize: int) -> int:
+        """Bytes of the intermediate values of one frame in tower and projector: the widest of a layer at once."""
+        vision = self.config.vision
+        widths = 4 * vision["hidden_size"] + 2 * vision["intermediate_size"] + 3 * self.config.text["hidden_size"]
+        return self.config.patch_grid**2 * widths * itemsize
 
-        pixel_values: distinct frames of all clips one after the other, (frames, 3, size, size). Each
-            goes through the tower and the projector once, however often it was sampled.
-        frame_index: for each clip, in time order, the place of every sampled frame among the clip's
-            own frames in `pixel_values`.
-        pooling_shape: (T, H, W) of the adaptive average pooling over (time, rows, columns).
-        """
+    def pooled_frames(self, pixel_values: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """Projected patches of frames (frames, 3, size, size), pooled in space: (frames, rows * columns, width)."""
         features = self.frame_features(pixel_values)
-        time, rows, columns = pooling_shape
         grid = self.config.patch_grid
         # Adaptive average pooling is separable: an averaging matrix on each axis (and mindnlp has no
         # AdaptiveAvgPool3d). Time goes last, so that repeated frames are pooled in space only once.
         spatial = _like(np.kron(pooling_matrix(grid, rows), pooling_matrix(grid, columns)), features)
-        pooled = torch.bmm(spatial.expand(len(features), -1, -1), features)  # (frames, H * W, width)
-        clips, start = [], 0
-        for index in frame_index:
-            count = max(index) + 1
-            select = np.eye(count, dtype=np.float32)[list(index)]
-            temporal = _like(pooling_matrix(len(index), time) @ select, features)  # (T, frames of the clip)
-            frames = pooled[start : start + count].reshape(count, -1)
-            clips.append(torch.matmul(temporal, frames).reshape(time * rows * columns, -1))
-            start += count
-        return torch.stack(clips)
+        return torch.bmm(spatial.expand(len(features), -1, -1), features)
+
+    def clip_tokens(self, pooled: torch.Tensor, frame_index: Sequence[int], time: int) -> torch.Tensor:
+        """Visual tokens of one clip, (time * rows * columns, text width), in order time, row, column.
+
+        pooled: the clip's distinct frames (frames, rows * columns, text width).
+        frame_index: for each sampled frame, in time order, its place in `pooled`.
+        """
+        select = np.eye(len(pooled), dtype=np.float32)[list(frame_index)]
+        temporal = _like(pooling_matrix(len(frame_index), time) @ select, pooled)  # (time, frames)
+        return torch.matmul(temporal, pooled.reshape(len(pooled), -1)).reshape(-1, pooled.shape[-1])
 
     def prompt_embeddings(
         self, visual_tokens: torch.Tensor, before: Sequence[int], after: Sequence[int]

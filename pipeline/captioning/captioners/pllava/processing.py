@@ -6,7 +6,6 @@ Runs in the decoding process: numpy and PIL only. Two resizes, as in the public 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UsageError
+from ..checkpoint_config import read_settings
 
 MAX_RESIZED_PIXELS = 64 * 2**20
 """A frame whose first resize would exceed this is refused; only absurd aspect ratios do."""
@@ -48,7 +48,7 @@ class FrameProcessor:
             UsageError: the file asks for preprocessing that PLLaVA does not have.
         """
         path = folder / "preprocessor_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        config = read_settings(path)
         crop, size = config.get("crop_size", image_size), config.get("size", image_size)
         crop_size = crop if isinstance(crop, int) else crop["height"]
         clip_short_edge = size if isinstance(size, int) else size.get("shortest_edge", crop_size)

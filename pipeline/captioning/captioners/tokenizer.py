@@ -1,11 +1,10 @@
-"""The checkpoint's tokenizer: the prompt around the clip, and captions from token ids.
+"""A checkpoint's tokenizer: the prompt around the clip, and captions from token ids.
 
-Framework-free: it needs the `tokenizers` package alone.
+Framework-free: it needs the `tokenizers` package alone. Knows no model family: the image token is given.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,35 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ...errors import UsageError
-from ..prompts import ConversationTemplate, template_for
+from ..errors import UsageError
+from .checkpoint_config import read_settings
+from .prompts import ConversationTemplate, template_for
 
 
-class PllavaTokenizer:
+@dataclass(frozen=True)
+class Prompt:
+    """What a run asks of every clip, tokenized.
+
+    text: the whole prompt with the image placeholder.
+    before, after: token ids around the visual tokens.
+    stop_ids: tokens that end a caption.
+    """
+
+    text: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of text."""
+        return len(self.before) + len(self.after)
+
+
+class CheckpointTokenizer:
     """`tokenizer.json` of a checkpoint.
+
+    image_token_id: the token that stands for the clip.
 
     Raises:
         UsageError: it is missing or unreadable, or does not know the image token.
@@ -43,7 +65,11 @@ class PllavaTokenizer:
         return template_for(conv_mode, self._tokenizer.token_to_id("<|im_start|>") is not None)
 
     def split_prompt(self, prompt: str) -> tuple[list[int], list[int]]:
-        """Token ids before and after the image token, the beginning-of-sequence token included."""
+        """Token ids before and after the image token, the beginning-of-sequence token included.
+
+        Raises:
+            UsageError: the prompt does not have exactly one image token.
+        """
         ids = self._tokenizer.encode(prompt).ids
         if ids.count(self._image_token_id) != 1:
             raise UsageError(
@@ -53,12 +79,16 @@ class PllavaTokenizer:
         return ids[:position], ids[position + 1 :]
 
     def stop_ids(self, template: ConversationTemplate) -> list[int]:
-        """Tokens that end a caption: the generation config's, the tokenizer's and the template's."""
+        """Tokens that end a caption: those of the configs, of the tokenizer and of the template.
+
+        Raises:
+            UsageError: there are none, or a JSON file of the checkpoint can't be read.
+        """
         ids: list[int] = []
         for name in ("generation_config.json", "config.json"):
-            eos = _read_json(self._folder / name).get("eos_token_id")
+            eos = read_settings(self._folder / name).get("eos_token_id")
             ids += eos if isinstance(eos, list) else [eos] if eos is not None else []
-        tokens = [_text_of(_read_json(self._folder / "tokenizer_config.json").get("eos_token")), template.end]
+        tokens = [_text_of(read_settings(self._folder / "tokenizer_config.json").get("eos_token")), template.end]
         ids += [i for i in map(self._tokenizer.token_to_id, filter(None, tokens)) if i is not None]
         if not ids:
             raise UsageError(f"checkpoint {self._folder} names no end-of-sequence token (generation_config.json)")
@@ -67,34 +97,6 @@ class PllavaTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a run asks of every clip, tokenized.
-
-    text: the whole prompt with the image placeholder.
-    before, after: token ids around the visual tokens.
-    stop_ids: tokens that end a caption.
-    """
-
-    text: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    stop_ids: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.before) + len(self.after)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} can't be read: {error}") from error
 
 
 def _text_of(token: Any) -> str | None:

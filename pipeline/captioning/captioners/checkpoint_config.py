@@ -1,0 +1,84 @@
+"""The JSON files of a checkpoint folder: config.json, and what generation_config.json says about penalties.
+
+Framework-free. Knows no model family: what the entries of config.json mean is the family's part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..generation.options import GenerationOptions
+
+_GENERATION_CONFIG = "generation_config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The entries of `config.json`.
+
+    Raises:
+        UsageError: missing, unreadable, or not a JSON object.
+    """
+    settings = _read_object(folder / "config.json")
+    if settings is None:
+        raise UsageError(f"{folder} is no checkpoint: it has no config.json")
+    return settings
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The entries of a JSON file; none where the file does not exist.
+
+    Raises:
+        UsageError: unreadable, or not a JSON object.
+    """
+    return _read_object(path) or {}
+
+
+def with_checkpoint_defaults(asked: GenerationOptions, folder: Path) -> GenerationOptions:
+    """The options asked for, with the penalties of `generation_config.json` where none were given.
+
+    Raises:
+        UsageError: a penalty of the file is not a positive number, or an n-gram size not a whole number from 0.
+    """
+    path = folder / _GENERATION_CONFIG
+    settings = read_settings(path)
+    penalty, size = settings.get("repetition_penalty"), settings.get("no_repeat_ngram_size")
+    if penalty is not None and not (_is_number(penalty, int, float) and math.isfinite(penalty) and penalty > 0):
+        raise UsageError(f"{path}: repetition_penalty {penalty!r} is not a positive number; correct or remove it")
+    if size is not None and not (_is_number(size, int) and size >= 0):
+        raise UsageError(f"{path}: no_repeat_ngram_size {size!r} is not a whole number from 0; correct or remove it")
+    return asked.with_defaults(
+        repetition_penalty=None if penalty is None else float(penalty),
+        no_repeat_ngram_size=size,
+    )
+
+
+def describe_penalties(asked: GenerationOptions, used: GenerationOptions) -> list[str]:
+    """Lines for the log: each penalty that applies, and where it comes from."""
+    lines = []
+    if used.penalty != 1:
+        origin = _GENERATION_CONFIG if asked.repetition_penalty is None else "--repetition_penalty"
+        lines.append(f"repetition penalty {used.penalty:g} ({origin})")
+    if used.ngram_size:
+        origin = _GENERATION_CONFIG if asked.no_repeat_ngram_size is None else "--no_repeat_ngram_size"
+        lines.append(f"no sequence of {used.ngram_size} tokens comes twice ({origin})")
+    return lines
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} can't be read: it holds no JSON object")
+    return settings
+
+
+def _is_number(value: object, *types: type) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)

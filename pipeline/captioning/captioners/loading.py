@@ -1,0 +1,120 @@
+"""Builds a model without memory of its own and streams a checkpoint's weights into it, one at a time.
+
+Needs the framework (PyTorch, or MindSpore through mindnlp). Knows no model family: which weights and buffers
+there are is read from the model's modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ..errors import RunError
+from .weights import CheckpointWeights
+
+Config = TypeVar("Config")
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+_LARGEST_FLOAT16 = 65504.0
+
+
+def meta_model(build: Callable[[Config], Model], config: Config) -> Model:
+    """`build(config)` on the meta device: every name and shape, and no memory."""
+    with torch.device("meta"):
+        return build(config)
+
+
+def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each weight that a checkpoint must hold; tied weights count once, by their first name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def load_weights(model: Model, weights: CheckpointWeights, device: str, dtype: torch.dtype) -> Model:
+    """Fill a model of `meta_model` from a checkpoint; returns it in inference mode on `device`.
+
+    Each weight is rounded once, from its stored type to `dtype`. Host memory holds one weight at a time.
+
+    Raises:
+        UsageError: the weights' names or shapes are not the model's; none has been read.
+        RunError: a weight is not finite, or overflows in `dtype`; see also `fill_model`.
+    """
+    weights.check(weight_shapes(model))
+
+    def stored(name: str, _: torch.Size) -> torch.Tensor:
+        value = weights.read(name)
+        _check_range(name, value, dtype)
+        return torch.from_numpy(value).to(device=device, dtype=dtype)
+
+    return fill_model(model, device, stored)
+
+
+def fill_model(model: Model, device: str, weight: Callable[[str, torch.Size], torch.Tensor]) -> Model:
+    """Fill a model of `meta_model`; returns it in inference mode.
+
+    weight: from a weight's name and shape to its values, on `device` already. Called once for tied weights,
+        which stay tied.
+
+    Raises:
+        RunError: the model has a tensor that is neither a parameter nor a known buffer.
+    """
+    filled: dict[int, torch.nn.Parameter] = {}
+    # A list, not an iterator: it keeps every parameter alive, so that no id comes twice.
+    for name, empty in list(model.named_parameters(remove_duplicate=False)):
+        if id(empty) not in filled:
+            filled[id(empty)] = torch.nn.Parameter(weight(name, empty.shape), requires_grad=False)
+        _set(model, name, filled[id(empty)])
+    _make_buffers(model, device)
+    left = [name for name, tensor in _tensors(model) if tensor.device.type == "meta"]
+    if left:
+        raise RunError(f"{type(model).__name__} was not filled: {', '.join(left)} still on the meta device")
+    return model.eval()
+
+
+def _check_range(name: str, value: np.ndarray, dtype: torch.dtype) -> None:
+    largest = float(np.abs(value).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise RunError(f"weight {name} holds values that are not finite; the checkpoint is damaged")
+    if dtype == torch.float16 and largest > _LARGEST_FLOAT16:
+        raise RunError(f"weight {name} reaches {largest:g}, beyond float16; give --dtype float32 or bfloat16")
+
+
+def _make_buffers(model: torch.nn.Module, device: str) -> None:
+    """The buffers that no checkpoint needs to hold: positions, and the frequencies of rotary embeddings."""
+    for name, module in list(model.named_modules()):
+        own = dict(module.named_buffers(recurse=False))
+        if "position_ids" in own:
+            module.position_ids = torch.arange(own["position_ids"].shape[-1], device=device).reshape(1, -1)
+        if "inv_freq" in own:
+            _set(model, name, _rotary(name, module).to(device))
+
+
+def _rotary(name: str, empty: torch.nn.Module) -> torch.nn.Module:
+    """A rotary embedding like `empty`, computed in float32 on the CPU. As a whole: it keeps further copies.
+
+    Those of text models have a config. Those of vision towers have none: transformers' take their width, twice the
+    frequencies, and have a default base.
+    """
+    config = getattr(empty, "config", None)
+    made = type(empty)(2 * empty.inv_freq.shape[0]) if config is None else type(empty)(config=config)
+    if made.inv_freq.shape != empty.inv_freq.shape:
+        shapes = f"{tuple(made.inv_freq.shape)}, not {tuple(empty.inv_freq.shape)}"
+        raise RunError(f"{name}: {type(empty).__name__} can't be computed again: its frequencies are {shapes}")
+    return made
+
+
+def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, buffers, and tensors that are plain attributes of a module."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                yield f"{name}.{attribute}", value
+
+
+def _set(model: torch.nn.Module, name: str, value: torch.nn.Module | torch.nn.Parameter) -> None:
+    module, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(module), attribute, value)

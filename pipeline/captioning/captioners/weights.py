@@ -1,0 +1,182 @@
+"""The weights of a checkpoint folder: which file holds which, and how LoRA weights are folded into them.
+
+Read without a conversion step: whole checkpoints with LoRA unmerged or merged, and a base with a separate folder
+(a PEFT adapter, or LoRA and trained weights). Framework-free: everything here happens in numpy, one weight at a
+time. Knows no model family: a family tells with `WeightNames` how its checkpoints name the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from .safetensors_files import StoredTensor, stored_tensors
+
+_LORA = re.compile(r"(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight")
+# Computed from the config, whether the checkpoint has them or not.
+_BUFFER = re.compile(r".*\.(inv_freq|position_ids)")
+
+
+@dataclass(frozen=True)
+class WeightNames:
+    """How the checkpoints of a model family name their weights.
+
+    prefixes: pairs of a stored prefix and the model's own; the first that a stored name begins with is replaced.
+    is_unused: whether a weight, by the model's name for it, belongs to a part that the family does not run.
+    alpha_hint: values of LoRA alpha to try, in words; part of the error where alpha is not known.
+    """
+
+    prefixes: Sequence[tuple[str, str]]
+    is_unused: Callable[[str], bool]
+    alpha_hint: str = ""
+
+    def own_name(self, stored: str) -> str:
+        """The model's own name for a stored weight; LoRA parts keep `.lora_A.` or `.lora_B.`."""
+        name = stored
+        for prefix, own in self.prefixes:
+            if stored.startswith(prefix):
+                name = own + stored[len(prefix) :]
+                break
+        return name.replace(".base_layer.", ".")
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """Where one weight of the model comes from."""
+
+    base: StoredTensor
+    lora_a: StoredTensor | None = None
+    lora_b: StoredTensor | None = None
+
+
+class CheckpointWeights:
+    """The weights of a checkpoint folder, with those of `weight_folder` laid over them.
+
+    LoRA weights are used wherever they are found; `needs_lora` makes it an error if there are none.
+
+    Raises:
+        UsageError: a folder or its safetensors files are missing or damaged, LoRA parts are
+            incomplete or a bare adapter's beside the checkpoint's own, or LoRA is there and alpha is not known.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: WeightNames,
+        weight_folder: Path | None = None,
+        lora_alpha: float | None = None,
+        needs_lora: bool = False,
+    ) -> None:
+        base: dict[str, StoredTensor] = {}
+        lora: dict[str, dict[str, StoredTensor]] = {}
+        self._names = names
+        self._headers = hashlib.sha256()
+        for source in filter(None, (folder, weight_folder)):
+            tensors = [(names.own_name(tensor.name), tensor) for tensor in stored_tensors(source)]
+            if lora and source.resolve() != folder.resolve():
+                _check_replaces(set(lora), source, folder, {name for name, _ in tensors})
+            for name, tensor in tensors:
+                self._headers.update(tensor.identity().encode())
+                part = _LORA.fullmatch(name)
+                if part:
+                    lora.setdefault(part[1] + ".weight", {})[part[2]] = tensor
+                else:
+                    base[name] = tensor
+        if needs_lora and not lora:
+            searched = f"{weight_folder} or {folder}" if weight_folder else f"{folder}"
+            raise UsageError(
+                f"--use_lora: no LoRA weights (lora_A, lora_B) in {searched}; --weight_dir names their folder"
+            )
+        _check_lora(base, lora)
+        self.lora_alpha = _alpha(folder, weight_folder, lora_alpha, names.alpha_hint) if lora else None
+        self._weights = {
+            name: _Weight(tensor, lora.get(name, {}).get("A"), lora.get(name, {}).get("B"))
+            for name, tensor in base.items()
+        }
+
+    @property
+    def lora_weights(self) -> int:
+        """How many weights have a LoRA part."""
+        return sum(weight.lora_a is not None for weight in self._weights.values())
+
+    def digest(self) -> str:
+        """Hash of names, types, shapes and file sizes: tells checkpoints apart without reading them."""
+        return self._headers.hexdigest()[:16]
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare with the names and shapes of a model's weights, without reading any.
+
+        Raises:
+            UsageError: lists every missing, unexpected and misshapen weight.
+        """
+        unused = {name for name in self._weights if _BUFFER.fullmatch(name) or self._names.is_unused(name)}
+        problems = [f"missing: {name}" for name in sorted(set(expected) - set(self._weights))]
+        problems += [f"unexpected: {name}" for name in sorted(set(self._weights) - set(expected) - unused)]
+        for name in sorted(set(expected) & set(self._weights)):
+            stored = self._weights[name].base.shape
+            if expected[name] != stored:
+                problems.append(f"misshapen: {name} is {stored}, the config asks for {expected[name]}")
+        if problems:
+            shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+            raise UsageError(f"the checkpoint does not fit its config.json, {len(problems)} weights: {shown}")
+
+    def read(self, name: str) -> np.ndarray:
+        """One weight in float32 (exact for every stored type), LoRA folded in: W + alpha / rank * B A."""
+        weight = self._weights[name]
+        value = weight.base.read_float32()
+        if weight.lora_a is not None and weight.lora_b is not None:
+            a, b = weight.lora_a.read_float32(), weight.lora_b.read_float32()
+            assert self.lora_alpha is not None
+            value = value + np.float32(self.lora_alpha / a.shape[0]) * (b @ a)
+        return value
+
+
+def _check_lora(base: Mapping[str, StoredTensor], lora: Mapping[str, Mapping[str, StoredTensor]]) -> None:
+    for name, parts in lora.items():
+        if set(parts) != {"A", "B"}:
+            raise UsageError(f"LoRA for {name} has no lora_{'B' if 'A' in parts else 'A'}")
+        if name not in base:
+            raise UsageError(f"LoRA for {name}, a weight that the checkpoint does not have")
+        folded = (parts["B"].shape[0], parts["A"].shape[1])
+        if folded != base[name].shape or parts["A"].shape[0] != parts["B"].shape[1]:
+            raise UsageError(
+                f"LoRA for {name}: A {parts['A'].shape} and B {parts['B'].shape} do not fit {base[name].shape}"
+            )
+
+
+def _check_replaces(own: set[str], weight_folder: Path, folder: Path, stored: set[str]) -> None:
+    """Trained weights may replace a checkpoint's `own` LoRA: all of it, with what it belongs to. A bare
+    adapter would drop it where both have one, and share its alpha elsewhere: refuse that."""
+    lora = {part[1] + ".weight" for part in map(_LORA.fullmatch, stored) if part}
+    if lora and (lora - stored or own - lora):
+        raise UsageError(
+            f"{folder} holds LoRA weights of its own beside those of {weight_folder}; merge its own first, "
+            "or take a checkpoint without"
+        )
+
+
+def _alpha(folder: Path, weight_folder: Path | None, lora_alpha: float | None, hint: str) -> float:
+    if lora_alpha is not None:
+        return lora_alpha
+    for source in filter(None, (weight_folder, folder)):
+        config = source / "adapter_config.json"
+        if config.exists():
+            try:
+                settings = json.loads(config.read_text(encoding="utf-8"))
+                for name in ("use_rslora", "use_dora", "alpha_pattern", "fan_in_fan_out"):
+                    if settings.get(name):
+                        raise UsageError(f"{config}: {name} is not supported; merge the adapter with PEFT first")
+                return float(settings["lora_alpha"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{config} gives no lora_alpha: {error!r}; give --lora_alpha") from error
+    raise UsageError(
+        f"{weight_folder or folder} holds LoRA weights, but alpha is not stored with them: give --lora_alpha"
+        + (f" ({hint})" if hint else "")
+    )

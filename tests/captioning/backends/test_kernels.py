@@ -1,0 +1,60 @@
+"""The operators that backends replace, against their formulas, on the framework of this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.backends import Backend
+from tests.golden import default_kernels
+
+pytestmark = pytest.mark.model
+
+
+def expected_attention(query: Any, key: Any, value: Any, scale: float, mask: np.ndarray) -> np.ndarray:
+    """Attention in float64, from the formula. mask: True for what is seen."""
+    groups = query.shape[1] // key.shape[1]
+    keys, values = (np.repeat(tensor.numpy().astype(np.float64), groups, 1) for tensor in (key, value))
+    scores = np.where(mask, query.numpy() @ keys.swapaxes(2, 3) * scale, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(weights / weights.sum(-1, keepdims=True) @ values)
+
+
+def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) -> None:
+    """MindSpore's CPU has its own; both must compute the same."""
+    import torch
+
+    from pipeline.captioning.backends import kernels
+
+    rng = np.random.default_rng(0)
+
+    def tensor(*shape: int) -> Any:
+        return torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32))
+
+    key, value = tensor(2, 2, 300, 8), tensor(2, 2, 300, 8)
+    for module in (kernels, default_kernels()):
+        for queries, is_causal in ((300, True), (290, True), (24, True), (2, True), (300, False), (1, False)):
+            query = tensor(2, 6, queries, 8)
+            output = module.attention(query, key, value, 0.3, is_causal)
+            seen = np.tri(queries, 300, 300 - queries, dtype=bool) | (not is_causal)
+            np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, seen), atol=1e-5)
+        for queries, rows in ((1, 2), (7, 2), (1, 1), (7, 1)):
+            query, seen = tensor(2, 6, queries, 8), rng.random((rows, 1, queries, 300)) < 0.5
+            mask = torch.from_numpy(np.where(seen, 0, -1e30).astype(np.float32))
+            output = module.masked_attention(query, key, value, 0.3, mask)
+            np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, seen), atol=1e-5)
+        cache, expected = module.allocate((3, 2, 5, 4), "cpu", torch.float32), np.zeros((3, 2, 5, 4), np.float32)
+        block, column = tensor(1, 2, 3, 4), tensor(3, 2, 1, 4)
+        module.write(cache, 1, 1, block)
+        module.write(cache, 0, 4, column)
+        expected[1:2, :, 1:4], expected[:, :, 4:] = block.numpy(), column.numpy()
+        np.testing.assert_array_equal(module.read(cache, [2, 1], 0, 5).numpy(), expected[[2, 1]])
+        part = module.read(cache, [1], 2, 4)
+        np.testing.assert_array_equal(part.numpy(), expected[[1], :, 2:4])
+        module.write(cache, 1, 2, tensor(1, 2, 2, 4))
+        np.testing.assert_array_equal(part.numpy(), expected[[1], :, 2:4], "what was read is a copy")
+        copy = module.allocate((1, 2, 4, 4), "cpu", torch.float32)
+        module.write(copy, 0, 1, part)  # what was read can be written elsewhere
+        np.testing.assert_array_equal(copy.numpy()[:, :, 1:3], expected[[1], :, 2:4])

@@ -1,0 +1,150 @@
+"""Weights are found under a family's names, LoRA is folded in, and all that does not fit is in one message."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pipeline.captioning.captioners.safetensors_files import StoredTensor
+from pipeline.captioning.captioners.weights import CheckpointWeights, WeightNames
+from pipeline.captioning.errors import UsageError
+from tests.golden import DATA
+
+Arrays = dict[str, np.ndarray]
+NAMES = WeightNames((("base_model.model.", ""), ("old.", "tower."), ("tower.", "never.")), lambda name: name == "spare")
+ADAPTERS = WeightNames((("base_model.model.", ""),), lambda name: False, "4 is usual")
+PLAIN = WeightNames((), lambda name: False)
+RNG = np.random.default_rng(0)
+WEIGHT, BIAS = RNG.normal(size=(3, 4)).astype(np.float32), np.ones(3, np.float32)
+LORA_A, LORA_B = RNG.normal(size=(2, 4)).astype(np.float32), RNG.normal(size=(3, 2)).astype(np.float32)
+BASE = {"tower.weight": WEIGHT, "tower.bias": BIAS}
+ADAPTER = {"base_model.model.tower.lora_A.weight": LORA_A, "base_model.model.tower.lora_B.weight": LORA_B}
+UNMERGED = {
+    "tower.base_layer.weight": WEIGHT,
+    "tower.bias": BIAS,
+    "tower.lora_A.default.weight": LORA_A,
+    "tower.lora_B.default.weight": LORA_B,
+}
+SHAPES = {"tower.weight": (3, 4), "tower.bias": (3,)}
+
+
+def _write(folder: Path, arrays: Arrays, file: str = "model.safetensors") -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(arrays, folder / file)
+    return folder
+
+
+def test_the_first_prefix_that_fits_is_replaced() -> None:
+    stored = {
+        "base_model.model.old.w": "old.w",
+        "old.w": "tower.w",
+        "other.old.w": "other.old.w",
+        "old.q.base_layer.weight": "tower.q.weight",
+        "old.q.lora_A.default.weight": "tower.q.lora_A.default.weight",
+    }
+    assert {name: NAMES.own_name(name) for name in stored} == stored
+
+
+def test_lora_is_folded_in(tmp_path: Path) -> None:
+    expected = WEIGHT + np.float32(3 / 2) * (LORA_B @ LORA_A)
+    base, adapter = _write(tmp_path / "base", BASE), _write(tmp_path / "lora", ADAPTER)
+    for weights in (
+        CheckpointWeights(base, ADAPTERS, adapter, 3.0, needs_lora=True),
+        CheckpointWeights(_write(tmp_path / "unmerged", UNMERGED), ADAPTERS, lora_alpha=3.0),
+    ):
+        assert (weights.lora_weights, weights.lora_alpha) == (1, 3.0)
+        weights.check(SHAPES)
+        np.testing.assert_array_equal(weights.read("tower.weight"), expected)
+        np.testing.assert_array_equal(weights.read("tower.bias"), BIAS)
+
+
+def test_trained_weights_lie_over_the_checkpoint(tmp_path: Path) -> None:
+    trained = {"tower.bias": np.full(3, 7, np.float32)}
+    weights = CheckpointWeights(_write(tmp_path / "base", BASE), PLAIN, _write(tmp_path / "trained", trained))
+    np.testing.assert_array_equal(weights.read("tower.bias"), trained["tower.bias"])
+    np.testing.assert_array_equal(weights.read("tower.weight"), WEIGHT)
+    assert weights.lora_alpha is None
+
+
+def test_alpha_comes_from_the_flag_the_adapter_or_not_at_all(tmp_path: Path) -> None:
+    base, adapter = _write(tmp_path / "base", BASE), _write(tmp_path / "lora", ADAPTER)
+    with pytest.raises(UsageError, match=r"lora holds LoRA weights, but .*: give --lora_alpha \(4 is usual\)$"):
+        CheckpointWeights(base, ADAPTERS, adapter)
+    with pytest.raises(UsageError, match=r"give --lora_alpha$"):
+        CheckpointWeights(_write(tmp_path / "unmerged", UNMERGED), PLAIN)
+    settings = adapter / "adapter_config.json"
+    settings.write_text(json.dumps({"lora_alpha": 16, "r": 2}))
+    assert CheckpointWeights(base, ADAPTERS, adapter).lora_alpha == 16
+    assert CheckpointWeights(base, ADAPTERS, adapter, 3.0).lora_alpha == 3
+    for content, message in (
+        ('{"lora_alpha": 2, "use_rslora": true}', "use_rslora is not supported"),
+        ('{"r": 2}', "gives no lora_alpha"),
+        ("[]", "gives no lora_alpha"),
+    ):
+        settings.write_text(content)
+        with pytest.raises(UsageError, match=message):
+            CheckpointWeights(base, ADAPTERS, adapter)
+
+
+def test_lora_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
+    base = _write(tmp_path / "base", BASE)
+    with pytest.raises(UsageError, match="--use_lora: no LoRA weights"):
+        CheckpointWeights(base, PLAIN, lora_alpha=2.0, needs_lora=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tower.lora_A.default.weight": None}, "LoRA for tower.weight has no lora_A"),
+        ({"tower.base_layer.weight": None}, "LoRA for tower.weight, a weight that the checkpoint does not have"),
+        ({"tower.lora_A.default.weight": np.ones((2, 5), np.float32)}, "do not fit (3, 4)"),
+        ({"tower.lora_B.default.weight": np.ones((3, 1), np.float32)}, "do not fit (3, 4)"),
+    ],
+)
+def test_lora_that_does_not_fit_is_a_usage_error(
+    tmp_path: Path, change: dict[str, np.ndarray | None], message: str
+) -> None:
+    arrays = {name: array for name, array in (UNMERGED | change).items() if array is not None}
+    with pytest.raises(UsageError, match=re.escape(message)):
+        CheckpointWeights(_write(tmp_path / "unfit", arrays), PLAIN, lora_alpha=2.0)
+
+
+def test_every_mismatch_is_in_one_message_before_a_weight_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = {name: np.ones(2, np.float32) for name in ("a", "b", "extra", "spare", "layer.inv_freq", "position_ids")}
+    weights = CheckpointWeights(_write(tmp_path / "unfit", stored), NAMES)
+    monkeypatch.setattr(StoredTensor, "read_float32", lambda self: pytest.fail("a weight was read"))
+    with pytest.raises(UsageError) as refused:
+        weights.check({"a": (2,), "b": (3,), "c": (2,), "d": (2,)})
+    assert str(refused.value) == (
+        "the checkpoint does not fit its config.json, 5 weights: missing: c; missing: d; unexpected: extra; "
+        "unexpected: position_ids; misshapen: b is (2,), the config asks for (3,)"
+    )
+    with pytest.raises(UsageError, match=r"29 weights: (missing: \d+; ){20}and 9 more$"):
+        CheckpointWeights(_write(tmp_path / "a", {"a": stored["a"]}), PLAIN).check(
+            {"a": (2,)} | {str(number): (2,) for number in range(29)}
+        )
+
+
+def test_an_adapter_on_top_of_lora_is_refused(tmp_path: Path) -> None:
+    unmerged = _write(tmp_path / "unmerged", UNMERGED)
+    with pytest.raises(UsageError, match="LoRA weights of its own"):
+        CheckpointWeights(unmerged, ADAPTERS, _write(tmp_path / "lora", ADAPTER), 2.0)
+    # With what they belong to, trained weights replace the checkpoint's own.
+    trained = _write(tmp_path / "trained", UNMERGED | {"tower.base_layer.weight": WEIGHT + 1})
+    weights = CheckpointWeights(unmerged, ADAPTERS, trained, 2.0)
+    np.testing.assert_array_equal(weights.read("tower.weight"), WEIGHT + 1 + LORA_B @ LORA_A)
+    two = UNMERGED | {f"second.{name.removeprefix('tower.')}": array for name, array in UNMERGED.items()}
+    with pytest.raises(UsageError, match="LoRA weights of its own"):  # it would leave one of the two
+        CheckpointWeights(_write(tmp_path / "two", two), ADAPTERS, trained, 2.0)
+
+
+def test_the_digest_stays_what_journals_hold() -> None:
+    assert CheckpointWeights(DATA / "mini-a", PLAIN, lora_alpha=2.0).digest() == "0ac8cf1704bd495f"
+    assert CheckpointWeights(DATA / "mini-a-merged", PLAIN).digest() == "455cfb5bcdb1683a"

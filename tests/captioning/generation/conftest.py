@@ -1,0 +1,35 @@
+"""The tiny models of the engine's tests, and what transformers generates with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.captioning.backends import Backend
+
+from . import reference
+from .reference import Case
+from .text_models import MODELS
+from .watched import Setup, text_model
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Case]]:
+    return reference.run(tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def setup(request: pytest.FixtureRequest, backend: Backend, references: dict[str, list[Case]]) -> Setup:
+    return Setup(text_model(request.param), backend, references[request.param])
+
+
+@pytest.fixture(scope="module")
+def llama(backend: Backend, references: dict[str, list[Case]]) -> Setup:
+    return Setup(text_model("llama"), backend, references["llama"])
+
+
+@pytest.fixture(params=[True, False])
+def with_prefix(request: pytest.FixtureRequest, backend: Backend) -> bool:
+    """Whether the engine has a shared prefix."""
+    if backend.framework == "mindspore" and not request.param:
+        pytest.skip("takes too long there; the fixed schedules have engines without a prefix")
+    return bool(request.param)

@@ -1,0 +1,214 @@
+"""What transformers' `generate` gives for each prompt alone: the reference of the engine's tests.
+
+A program: `python -m tests.captioning.generation.reference FOLDER`. It runs on PyTorch in a process of its own, so
+that a test process on MindSpore can compare with it too. Knows nothing of the engine. Importing this module
+imports no framework.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .text_models import (
+    FRAMES,
+    IMAGE_TOKEN,
+    MAX_POSITIONS,
+    MODELS,
+    PATCH,
+    VIDEO_TOKEN,
+    VISION_START_TOKEN,
+    WORDS,
+    build,
+)
+
+PREFIX = 5  # tokens that some prompts of a model share
+NEW_TOKENS = 20
+LONG_ANSWER = 48
+TIE = 1e-4  # two scores closer than this may change places between two ways to compute them
+
+_ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt, and what `generate` gives for it without any stop id.
+
+    embeddings: (tokens, width), the shared prefix included.
+    positions: (tokens,) or (3, tokens).
+    prefix: tokens of the shared prefix that the prompt begins with; 0 or PREFIX.
+    counted_ids: the prompt's ids if `generate` counted them for the penalty and the n-gram rule, else none.
+    tokens: new token ids.
+    margins: by how much each of them was ahead of the second best.
+    """
+
+    embeddings: np.ndarray
+    positions: np.ndarray
+    next_position: int
+    prefix: int
+    penalty: float
+    ngram_size: int
+    counted_ids: tuple[int, ...]
+    tokens: list[int]
+    margins: list[float]
+
+    @property
+    def has_rules(self) -> bool:
+        return self.penalty != 1 or self.ngram_size > 0
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.tokens) == LONG_ANSWER
+
+
+def run(folder: Path) -> dict[str, list[Case]]:
+    """The cases of each model, computed in a process of their own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", __spec__.name, str(folder)], cwd=_ROOT, env=environment, check=True)
+    return {name: _load(folder, name) for name in MODELS}
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What `generate` is given. grid: (frames / FRAMES, rows, columns) in patches of the video; None for text alone."""
+
+    ids: list[int]
+    grid: tuple[int, int, int] | None
+    prefix: int
+    penalty: float
+    ngram_size: int
+    counted: bool
+    new_tokens: int
+
+
+def _prompts(name: str) -> list[_Prompt]:
+    """Prompts of the model: the first ones without rules, then those with rules, then the long ones."""
+    rng = random.Random(name)
+    shared = [rng.randrange(WORDS) for _ in range(PREFIX)]
+    has_vision = name == "qwen2_5_vl"
+
+    def prompt(length: int, prefix: int, grid: tuple[int, int, int] | None, **rest: Any) -> _Prompt:
+        ids = shared[:prefix]
+        if grid is not None:
+            token = IMAGE_TOKEN if grid[0] == 1 else VIDEO_TOKEN
+            ids = [*ids, VISION_START_TOKEN, *[token] * (grid[0] * grid[1] * grid[2] // 4)]
+        ids = ids + [rng.randrange(WORDS) for _ in range(max(length - len(ids), 1))]
+        return _Prompt(ids, grid, prefix, **rest)
+
+    def grid() -> tuple[int, int, int] | None:
+        if not has_vision or rng.random() < 0.25:
+            return None
+        return rng.choice([1, 1, 3]), rng.choice([2, 4]), rng.choice([2, 6])
+
+    prompts = []
+    for _ in range(14):
+        rest = {"penalty": 1.0, "ngram_size": 0, "counted": False, "new_tokens": NEW_TOKENS}
+        prompts.append(prompt(rng.randint(2, 40), rng.choice([0, PREFIX]), grid(), **rest))
+    for penalty, ngram_size in ((1.05, 0), (1.3, 0), (3.0, 0), (0.8, 0), (1.0, 1), (1.0, 2), (1.0, 3), (1.2, 2)):
+        for counted in (True,) if has_vision else (True, False):
+            if counted and ngram_size == 1:
+                continue  # too few words would be left
+            rest = {"penalty": penalty, "ngram_size": ngram_size, "counted": counted, "new_tokens": NEW_TOKENS}
+            prompts.append(prompt(rng.randint(2, 40), rng.choice([0, PREFIX]), grid(), **rest))
+    for length in (3, 20, MAX_POSITIONS - LONG_ANSWER):
+        rest = {"penalty": 1.0, "ngram_size": 0, "counted": False, "new_tokens": LONG_ANSWER}
+        prompts.append(prompt(length, rng.choice([0, PREFIX]), grid(), **rest))
+    return prompts
+
+
+def _generate(model: Any, prompt: _Prompt, pixels: np.random.Generator) -> Case:
+    import torch
+
+    ids = torch.tensor([prompt.ids])
+    vision: dict[str, Any] = {}
+    if prompt.grid is not None:
+        kind = "image" if prompt.grid[0] == 1 else "video"
+        values = pixels.normal(0, 1, (int(np.prod(prompt.grid)), 3 * FRAMES * PATCH**2)).astype(np.float32)
+        vision["pixel_values" if kind == "image" else "pixel_values_videos"] = torch.from_numpy(values)
+        vision[f"{kind}_grid_thw"] = torch.tensor([prompt.grid])
+    with torch.no_grad():
+        embeddings, positions = _text_inputs(model, ids, vision)
+        has_rules = prompt.penalty != 1 or prompt.ngram_size > 0
+        # Given embeddings alone, `generate` counts no prompt ids.
+        given = {"inputs_embeds": embeddings} if has_rules and not prompt.counted else {"input_ids": ids, **vision}
+        output = model.generate(
+            **given,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=prompt.new_tokens,
+            do_sample=False,
+            repetition_penalty=prompt.penalty,
+            no_repeat_ngram_size=prompt.ngram_size,
+            pad_token_id=0,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    best = [torch.topk(scores[0], 2).values for scores in output.scores]
+    tokens = output.sequences[0, -prompt.new_tokens :].tolist()
+    assert len(output.scores) == prompt.new_tokens
+    return Case(
+        embeddings=embeddings[0].numpy(),
+        positions=positions.numpy(),
+        next_position=int(positions.max()) + 1,
+        prefix=prompt.prefix,
+        penalty=prompt.penalty,
+        ngram_size=prompt.ngram_size,
+        counted_ids=tuple(prompt.ids) if prompt.counted else (),
+        tokens=tokens,
+        margins=[float(first - second) for first, second in best],
+    )
+
+
+def _text_inputs(model: Any, ids: Any, vision: dict[str, Any]) -> tuple[Any, Any]:
+    """Embeddings (1, tokens, width) with the visual tokens in their places, and positions without the batch axis."""
+    import torch
+
+    embeddings = model.get_input_embeddings()(ids)
+    if not hasattr(model.model, "get_rope_index"):
+        return embeddings, torch.arange(ids.shape[1])
+    if "pixel_values" in vision:
+        features = model.model.get_image_features(vision["pixel_values"], vision["image_grid_thw"])
+        embeddings = embeddings.masked_scatter((ids == IMAGE_TOKEN)[..., None], torch.cat(features))
+    if "pixel_values_videos" in vision:
+        features = model.model.get_video_features(vision["pixel_values_videos"], vision["video_grid_thw"])
+        embeddings = embeddings.masked_scatter((ids == VIDEO_TOKEN)[..., None], torch.cat(features))
+    grids = {key: value for key, value in vision.items() if key.endswith("grid_thw")}
+    positions, _ = model.model.get_rope_index(ids, **grids)
+    return embeddings, positions[:, 0]
+
+
+_ARRAYS = ("embeddings", "positions")
+
+
+def _save(folder: Path, name: str, cases: list[Case]) -> None:
+    arrays = {f"{field}-{i}": getattr(case, field) for i, case in enumerate(cases) for field in _ARRAYS}
+    np.savez(folder / f"{name}.npz", **arrays)
+    rest = [{key: value for key, value in vars(case).items() if key not in _ARRAYS} for case in cases]
+    (folder / f"{name}.json").write_text(json.dumps(rest), encoding="utf-8")
+
+
+def _load(folder: Path, name: str) -> list[Case]:
+    arrays = np.load(folder / f"{name}.npz")
+    cases = []
+    for i, values in enumerate(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))):
+        values["counted_ids"] = tuple(values["counted_ids"])
+        cases.append(Case(**values, **{field: arrays[f"{field}-{i}"] for field in _ARRAYS}))
+    return cases
+
+
+def _main(folder: Path) -> None:
+    for name in MODELS:
+        model = build(name, "sdpa")
+        pixels = np.random.default_rng(1)
+        _save(folder, name, [_generate(model, prompt, pixels) for prompt in _prompts(name)])
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
