@@ -130,7 +130,7 @@ class RankWorker:
             self.journal.wait()
             self.wait_for_all()
             with self._loader(plan.suspects, plan.host_workers) as loader:
-                self._caption(loader, captioner, slots=1)
+                self._caption(loader, captioner, most=1)
         self.tally.stages = dict(captioner.stages())
         self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -147,14 +147,14 @@ class RankWorker:
             workers=options.decode_workers or default_decode_workers(host_workers),
         )
 
-    def _caption(self, loader: ClipLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:
+    def _caption(self, loader: ClipLoader, captioner: Captioner, most: int, is_retry: bool = False) -> None:
         """Load clips, prepare their requests, add them to the engine, step, journal what has ended.
 
-        slots: clips in flight at most. is_retry: the clips were in flight at a death.
+        most: clips in flight at most. is_retry: the clips were in flight at a death.
         """
         engine: Engine | None = None
-        in_flight: dict[int, Clip] = {}
-        groups = [_Group(slots)]  # the first is filled by the loader, others by errors; the last one's turn comes first
+        slots, in_flight = 0, dict[int, Clip]()
+        groups = [_Group(most)]  # the first is filled by the loader, others by errors; the last one's turn comes first
         with interruption.postponed():
             while groups:
                 group, source = groups[-1], loader if len(groups) == 1 else None

@@ -130,7 +130,7 @@ class SlotEngine:
         self._keys.remove(key)
         self._refused = [end for end in self._refused if end.key != key]
         self._waiting = [request for request in self._waiting if request.key != key]
-        self._slots = [None if slot and slot.request.key == key else slot for slot in self._slots]
+        self._slots = [None if slot and slot.key == key else slot for slot in self._slots]
         return True
 
     def step(self) -> list[Event]:
@@ -184,12 +184,12 @@ class SlotEngine:
         self._shrink(len(begun))
         assert self._cache is not None
         begin = time.monotonic()
-        looks_always = any(slot.request.options.ngram_size for slot in begun)
+        looks_always = any(slot.options.ngram_size for slot in begun)
         steps = 1 if looks_always else min(self._settings.check_every, *(slot.left for slot in begun))
         tokens = self._upload(np.array([slot.ids[-1] if slot else 0 for slot in self._slots]))
         chosen = NextTokens(self._slots, self._model.vocabulary, steps, self._upload)
         generated = []
-        for column, positions, mask in [self._plan_step(ahead) for ahead in range(steps)]:
+        for column, positions, mask in self._plan(steps):
             hidden = self._hidden(self._cache.decode(column), positions, mask, input_ids=tokens[:, None])
             tokens, reported = chosen.choose(self._logits(hidden[:, -1]))
             generated.append(reported)
@@ -205,31 +205,36 @@ class SlotEngine:
                     events += self._append(index, token)
         return events
 
-    def _plan_step(self, ahead: int) -> tuple[int, torch.Tensor, torch.Tensor]:
-        """Column of the ring, positions and mask of the next step; `ahead` steps follow the last look."""
+    def _plan(self, steps: int) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Column of the ring, positions and mask of each of the next steps, which all are known before the first."""
         assert self._cache is not None
-        shape, column = self._cache.shape, self._next_column
-        self._written[column] = self._step_number
-        self._step_number += 1
-        self._next_column = (column + 1) % shape.ring
-        visible = np.zeros((shape.slots, shape.columns), bool)
-        # A token is fed at the position that it was generated for.
-        fed = np.zeros(shape.slots, np.int64)
+        shape = self._cache.shape
+        room = shape.prefix + shape.ring
+        mask = np.full((shape.slots, shape.columns), HIDDEN, np.float32)
+        positions = np.zeros((shape.slots, 1), np.int64)
+        begun = [row for row, slot in enumerate(self._slots) if slot]
         for row, slot in enumerate(self._slots):
             if slot:
-                room = shape.prefix + shape.ring
-                visible[row, : shape.prefix] = slot.request.has_prefix
-                visible[row, shape.prefix : room] = self._written >= slot.start
-                visible[row, room : room + slot.request.length] = True
-                fed[row] = slot.request.next_position + len(slot.ids) - 1 + ahead
-        mask = np.where(visible, np.float32(0), np.float32(HIDDEN))[:, None, None]
-        return column, self._upload(fed[:, None]), self._upload(mask)
+                mask[row, : shape.prefix if slot.has_prefix else 0] = 0
+                mask[row, shape.prefix : room][self._written >= slot.start] = 0
+                mask[row, room : room + slot.length] = 0
+                # A token is fed at the position that it was generated for.
+                positions[row] = slot.next_position + len(slot.ids) - 1
+        plan = []
+        for ahead in range(steps):
+            column = self._next_column
+            self._written[column] = self._step_number
+            self._step_number += 1
+            self._next_column = (column + 1) % shape.ring
+            mask[begun, shape.prefix + column] = 0
+            plan.append((column, self._upload(positions + ahead), self._upload(mask[:, None, None].copy())))
+        return plan
 
     def _append(self, index: int, token: int) -> list[Event]:
         """Give a token to a slot's answer; the slot is free if the answer ends with it."""
         slot = self._slots[index]
         assert slot is not None and self._cache is not None
-        key, reason = slot.request.key, slot.end_with(token)
+        key, reason = slot.key, slot.end_with(token)
         if reason is None:
             return [Token(key, token)]
         self._slots[index] = None
@@ -241,9 +246,9 @@ class SlotEngine:
     def _make_room(self, group: Sequence[Request]) -> list[int]:
         """Indices of free slots for `group`, in a cache that is large enough for them."""
         begun = [index for index, slot in enumerate(self._slots) if slot]
-        together = [*(slot.request for slot in self._slots if slot), *group]
-        prompt = max(request.length for request in together)
-        new_tokens = max(request.options.max_new_tokens for request in together)
+        together: list[Slot | Request] = [*(slot for slot in self._slots if slot), *group]
+        prompt = max(one.length for one in together)
+        new_tokens = max(one.options.max_new_tokens for one in together)
         needed = len(begun) + len(group)
         shape = self._cache.shape if self._cache else None
         if shape is None or (not begun and shape.ring + shape.room > _FAR_TOO_LARGE * (prompt + new_tokens)):

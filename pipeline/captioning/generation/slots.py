@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,35 +14,34 @@ NOT_A_NUMBER = -1
 """Reported instead of a token where the logits are not numbers."""
 
 
-@dataclass
 class Slot:
-    """A request whose answer is being generated.
+    """A request whose answer is being generated: all of it but the prompt's embeddings, whose memory is free again.
 
     start: the first decoding step of the engine that belongs to it.
     ids: generated so far.
     """
 
-    request: Request
-    start: int
-    ids: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        options = self.request.options
-        self._uniforms = uniforms(self.request.stream, options) if options.samples else None
+    def __init__(self, request: Request, start: int) -> None:
+        self.key, self.options, self.start = request.key, request.options, start
+        self.length, self.next_position = request.length, request.next_position
+        self.has_prefix = request.has_prefix
+        self.ids: list[int] = []
+        self._stop_ids, self._counted_ids = request.stop_ids, request.counted_ids
+        self._uniforms = uniforms(request.stream, request.options) if request.options.samples else None
 
     def end_with(self, token: int) -> EndReason | None:
         """Add a token; returns why the answer ends with it, if it does."""
         if token == NOT_A_NUMBER:
             return EndReason.NOT_A_NUMBER
         self.ids.append(token)
-        if token in self.request.stop_ids:
+        if token in self._stop_ids:
             return EndReason.STOP
-        return EndReason.LENGTH if len(self.ids) == self.request.options.max_new_tokens else None
+        return EndReason.LENGTH if len(self.ids) == self.options.max_new_tokens else None
 
     @property
     def left(self) -> int:
         """Tokens that may still be generated."""
-        return self.request.options.max_new_tokens - len(self.ids)
+        return self.options.max_new_tokens - len(self.ids)
 
     def uniform(self, ahead: int) -> float:
         """The random number for the token that comes `ahead` tokens after the next one; 0 for a greedy request."""
@@ -52,7 +50,7 @@ class Slot:
     @property
     def counted(self) -> list[int]:
         """Tokens that count as generated already."""
-        return [*self.request.counted_ids, *self.ids]
+        return [*self._counted_ids, *self.ids]
 
 
 class NextTokens:
@@ -64,7 +62,7 @@ class NextTokens:
     """
 
     def __init__(self, slots: Sequence[Slot | None], vocabulary: int, steps: int, upload: Upload) -> None:
-        options = [slot.request.options if slot else None for slot in slots]
+        options = [slot.options if slot else None for slot in slots]
         used = [slot for slot in slots if slot]
         self._chooser = Chooser(options, upload)
         self._step = 0
@@ -73,19 +71,19 @@ class NextTokens:
         if self._chooser.samples:
             drawn = [[slot.uniform(ahead) if slot else 0.0 for slot in slots] for ahead in range(steps)]
             self._uniforms = upload(np.array(drawn, np.float32))
-        if any(slot.request.options.penalty != 1 for slot in used):
+        if any(slot.options.penalty != 1 for slot in used):
             seen = np.zeros((len(slots), vocabulary), bool)
             for row, slot in enumerate(slots):
                 if slot:
                     seen[row, slot.counted] = True
             self._seen = upload(seen)
             self._vocabulary = upload(np.arange(vocabulary)[None])
-        if any(slot.request.options.ngram_size for slot in used):
+        if any(slot.options.ngram_size for slot in used):
             assert steps == 1
             banned = np.zeros((len(slots), vocabulary), np.float32)
             for row, slot in enumerate(slots):
-                if slot and slot.request.options.ngram_size:
-                    banned[row, repeating_tokens(slot.counted, slot.request.options.ngram_size)] = BANNED
+                if slot and slot.options.ngram_size:
+                    banned[row, repeating_tokens(slot.counted, slot.options.ngram_size)] = BANNED
             self._banned = upload(banned)
 
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
