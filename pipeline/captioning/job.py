@@ -7,11 +7,12 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from . import delivery
 from .backends import Backend, Choice
 from .captioners.base import CaptionerSource
-from .errors import EXIT_BROKEN, EXIT_DONE
+from .errors import EXIT_BROKEN, EXIT_DONE, UsageError
 from .meta import journal
 from .options import JobOptions
 from .planning import RankPlan, plan_run
@@ -69,7 +70,7 @@ def _run(
     if plan.is_done:
         exit_code = EXIT_DONE
     else:
-        backend = _prepare(source, activate, plan)
+        backend = _prepare(source, activate, plan, folder)
         with ProgressLog(plan.total_rows, world.totals) if world.leads else contextlib.nullcontext():
             tally = _caption(options, source, backend, world, plan, books)
             tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
@@ -87,7 +88,7 @@ def _run(
     return exit_code
 
 
-def _prepare(source: CaptionerSource, activate: Callable[[], Backend], plan: RankPlan) -> Backend | None:
+def _prepare(source: CaptionerSource, activate: Callable[[], Backend], plan: RankPlan, folder: Path) -> Backend | None:
     """The framework, with the checkpoint's weights checked, before a journal is opened; None with nothing to caption.
 
     Raises:
@@ -95,8 +96,12 @@ def _prepare(source: CaptionerSource, activate: Callable[[], Backend], plan: Ran
     """
     if not (plan.rows or plan.retries or plan.suspects):
         return None
-    backend = activate()
-    source.check_weights()
+    try:
+        backend = activate()
+        source.check_weights()
+    except UsageError:
+        journal.remove_unused_folder(folder)
+        raise
     return backend
 
 

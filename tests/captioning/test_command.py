@@ -115,6 +115,7 @@ def test_weights_that_do_not_fit_are_told_last(folder: Path) -> None:
     done, _ = _run(["meta.csv", "--pretrained_model_name_or_path", "wrong_width", "--lora_alpha", "2"], folder)
     assert done.returncode == 2, done.stderr
     assert "misshapen: " in done.stderr.strip().splitlines()[-1], "log lines may come before it"
+    assert not (folder / "meta_caption.csv.journal").exists(), "a mended checkpoint must not be refused"
 
 
 def test_wrong_use_is_told_at_once_and_without_a_framework(folder: Path) -> None:

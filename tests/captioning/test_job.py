@@ -185,6 +185,24 @@ def test_journals_of_another_run_are_refused(tmp_path: Path, clips: list[str]) -
     assert sorted(other.rows_captioned) == list(range(7))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path: Path, clips: list[str], workers: int) -> None:
+    class Unfit(FakeSource):
+        def check_weights(self) -> None:
+            raise UsageError("the checkpoint does not fit its config.json")
+
+    options = _meta(tmp_path, clips)
+    results = _run(options, Unfit(), workers)
+    assert all(isinstance(result, UsageError) for result in results)
+    assert not journal_folder(options.output).exists()
+    first = _interrupt_after(1, FakeSource())
+    _run(options, first)
+    assert all(isinstance(result, UsageError) for result in _run(options, Unfit(), workers))
+    second = FakeSource()
+    assert _run(options, second, workers) == [0] * workers
+    assert sorted(first.rows_captioned + second.rows_captioned) == list(range(7)), "the journals were kept"
+
+
 def _die_with(folder: Path, rows: Sequence[int], options: JobOptions, clips: list[str]) -> None:
     """Leave a journal as a worker does that dies with `rows` in flight."""
     _run(options, _interrupt_after(0, FakeSource()))

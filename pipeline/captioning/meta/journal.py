@@ -341,6 +341,14 @@ def remove_journals(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_unused_folder(folder: Path) -> None:
+    """Remove the folder if no run has written a journal there."""
+    if not journals(folder):
+        with contextlib.suppress(OSError):
+            (folder / _ID_FILE).unlink()
+            folder.rmdir()
+
+
 def remove_folder(folder: Path) -> None:
     """Remove the folder with its journals, if it is there."""
     shutil.rmtree(folder, ignore_errors=True)
