@@ -24,14 +24,14 @@ from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
 from pipeline.captioning.captioners.tokenizer import Prompt
-from pipeline.captioning.clips.clip import Clip, LoadFailure
+from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End
 from scripts import roofline
 from scripts.presets import AFTER, BEFORE, PRESETS, preset
+from scripts.worker_loop import ClipsAtHand, answers
 
 if TYPE_CHECKING:
     import torch
@@ -123,39 +123,25 @@ def _captioner(source: Any, backend: backends.Backend, flags: argparse.Namespace
 
 
 def _engine_side(
-    captioner: PllavaCaptioner, source: Any, rows: list[tuple[int, str]], slots: int, refill: bool
+    captioner: PllavaCaptioner,
+    source: Any,
+    rows: list[tuple[int, str]],
+    slots: int,
+    backend: backends.Backend,
+    refill: bool,
 ) -> tuple[dict[int, list[int]], dict[str, float]]:
+    """With the worker's own loop. The first clip warms up."""
     with ClipLoader(rows, source.num_frames, source.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
-        _generate(captioner, loader, len(rows) - 1, 1, refill)
+        first = loader.next_clip()
+        if not isinstance(first, Clip):
+            raise SystemExit(f"benchmark: a clip could not be decoded: {first}")
+        answers(captioner, ClipsAtHand([first]), backend, 1)
         before = dict(captioner.stages())
         begin, waited = time.monotonic(), loader.wait_seconds
-        found = _generate(captioner, loader, 0, min(slots, len(rows) - 1), refill)
+        found = answers(captioner, loader, backend, slots, refill)
         seconds = time.monotonic() - begin
         stages = {name: value - before[name] for name, value in captioner.stages().items()}
         return found, {"seconds": seconds, "decode_wait": loader.wait_seconds - waited, **stages}
-
-
-def _generate(
-    captioner: PllavaCaptioner, loader: ClipLoader, left: int, slots: int, refill: bool
-) -> dict[int, list[int]]:
-    """Token ids by row, of the loader's clips but for the last `left`.
-
-    refill: fill a slot as soon as it is free; otherwise when all are.
-    """
-    engine, found, fills = captioner.engine(slots), dict[Any, list[int]](), True
-    while loader.left > left or engine.active:
-        fills = refill or not engine.active or (fills and engine.free > 0)
-        clips: list[Clip] = []
-        while fills and loader.left > left and len(clips) < min(engine.free, captioner.clips_together):
-            must_wait = len(clips) < engine.wanted or not refill
-            clip = loader.next_clip(None if must_wait else 0.0)
-            if clip is None:
-                break
-            clips.append(_decoded(clip))
-        for request in captioner.prepare(clips):
-            engine.add(request)
-        found |= {event.key: event.ids for event in engine.step() if isinstance(event, End)}
-    return found
 
 
 def _loop_side(
@@ -191,12 +177,6 @@ def _loop_side(
     return found, figures
 
 
-def _decoded(clip: Clip | LoadFailure) -> Clip:
-    if isinstance(clip, LoadFailure):
-        raise SystemExit(f"benchmark: {clip.path} could not be decoded: {clip.messages}")
-    return clip
-
-
 def _limits(
     source: Any, captions: dict[int, list[int]], slots: int, backend: backends.Backend
 ) -> Iterator[tuple[str, Any]]:
@@ -229,7 +209,7 @@ def main() -> None:
     if flags.side == "loop":
         captions, figures = _loop_side(captioner, source, rows, backend)
     else:
-        captions, figures = _engine_side(captioner, source, rows, flags.slots, not flags.no_refill)
+        captions, figures = _engine_side(captioner, source, rows, flags.slots, backend, not flags.no_refill)
     peak_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {
         "backend": f"{backend.framework} on {backend.device} in {backend.dtype_name}",

@@ -21,9 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from safetensors.numpy import save_file
 
-from pipeline.captioning.captioners.loading import meta_model, weight_shapes
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
-from pipeline.captioning.captioners.pllava.modeling import PllavaForConditionalGeneration
 from scripts import launched
 from scripts.clip_world import draw_clip, write_clips
 from scripts.presets import preset
@@ -34,6 +32,9 @@ FLAGS = ["--pretrained_model_name_or_path", "checkpoint", "--restart", "--bs", "
 
 def write_checkpoint(folder: Path) -> None:
     """A random checkpoint of the benchmark's preset `63m`, with the files and the words of the tests' small one."""
+    from pipeline.captioning.captioners.loading import meta_model, weight_shapes
+    from pipeline.captioning.captioners.pllava.modeling import PllavaForConditionalGeneration
+
     shutil.copytree(SMALL, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
     wide = preset("63m")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))

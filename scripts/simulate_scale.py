@@ -56,7 +56,7 @@ class _NoCaptioner(CaptionerSource):
         return []
 
     def check_weights(self) -> None:
-        raise NotImplementedError
+        pass
 
     def load(self, backend: Any) -> Captioner:
         raise NotImplementedError
@@ -106,7 +106,7 @@ def _timed(module: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def _run(options: JobOptions, ranks: int) -> list[Any]:
     def activate() -> Any:
-        raise _Planned
+        return None
 
     return run_ranks(
         ranks, lambda world: job.run_in_world(options, _NoCaptioner(), "cpu", activate, world), patience=600
@@ -161,7 +161,9 @@ def _no_work() -> Iterator[None]:
     """Ranks leave when they have their plan, with a journal that holds the fingerprint."""
     original = job._caption
 
-    def caption(options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, books: Any) -> Any:
+    def caption(
+        options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, books: Any, prepare_seconds: float
+    ) -> Any:
         Journal(journal_folder(options.output), world.rank, plan.fingerprint)._file.close()
         world.meet()
         raise _Planned

@@ -18,7 +18,8 @@ from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSo
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End
+from scripts.worker_loop import ClipsAtHand, answers
+from tests.fakes import CPU
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -37,15 +38,7 @@ _SIZES = {
 
 def token_ids(captioner: Captioner, clips: Sequence[Clip], slots: int | None = None) -> list[list[int]]:
     """New token ids of each clip, in the order of `clips`."""
-    engine, waiting, found = captioner.engine(slots or len(clips)), list(clips), dict[object, list[int]]()
-    while waiting or engine.active:
-        room = min(engine.free, captioner.clips_together)
-        for request in captioner.prepare(waiting[:room]):
-            engine.add(request)
-        del waiting[:room]
-        if engine.wanted and waiting:
-            continue
-        found |= {event.key: event.ids for event in engine.step() if isinstance(event, End)}
+    found = answers(captioner, ClipsAtHand(clips), CPU, slots or len(clips))
     assert len(found) == len(clips)
     return [found[clip.row] for clip in clips]
 
@@ -72,7 +65,7 @@ class GoldenSet:
         return cls(tuple(cases), np.load(folder / f"{name}.npz"))
 
 
-def prepared_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> Clip:
+def golden_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> Clip:
     """The case's clip as the pipeline would hand it to the captioner."""
     if case["video"] in _SIZES:
         images = [synthetic_frame(case["video"], t) for t in range(case["num_frames"])]

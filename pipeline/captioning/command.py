@@ -67,8 +67,6 @@ def _run(
         return EXIT_DONE
     interruption.install()
     if launch.speaks:
-        for line in source.describe():
-            logger.info("%s", line)
         for warning in warnings:
             logger.warning("%s", warning)
     return job.run(job_options, source, choice, launch)

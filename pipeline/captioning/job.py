@@ -34,6 +34,7 @@ def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: La
     if launch.launcher == "plain":
         # One process needs the framework only when there is something to caption.
         return run_in_world(options, source, choice.device, lambda: choice.activate(options.dtype), solo_world())
+    logger.info("started by %s: waiting for all %d workers", launch.launcher, launch.world_size)
     backend = choice.activate(options.dtype)
     return run_in_world(options, source, choice.device, lambda: backend, join_world(launch, backend.device))
 
@@ -65,14 +66,18 @@ def _run(
     begin = time.monotonic()
     folder = journal.journal_folder(options.output)
     plan = plan_run(world, options, source.fingerprint(), device)
-    if world.leads:
-        _announce(options, plan)
     if plan.is_done:
+        if world.leads:
+            _announce(options, plan)
         exit_code = EXIT_DONE
     else:
-        backend = _prepare(source, activate, plan, folder)
+        planned = time.monotonic()
+        backend = _prepare(options, source, activate, world, plan, folder)
+        if world.leads:
+            _describe(source, backend)
+            _announce(options, plan)
         with ProgressLog(plan.total_rows, world.totals) if world.leads else contextlib.nullcontext():
-            tally = _caption(options, source, backend, world, plan, books)
+            tally = _caption(options, source, backend, world, plan, books, time.monotonic() - planned)
             tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
         delivered = delivery.gather_results(world, plan, folder, options.pad_length)
         if delivered is not None:
@@ -88,20 +93,34 @@ def _run(
     return exit_code
 
 
-def _prepare(source: CaptionerSource, activate: Callable[[], Backend], plan: RankPlan, folder: Path) -> Backend | None:
-    """The framework, with the checkpoint's weights checked, before a journal is opened; None with nothing to caption.
+def _prepare(
+    options: JobOptions,
+    source: CaptionerSource,
+    activate: Callable[[], Backend],
+    world: World,
+    plan: RankPlan,
+    folder: Path,
+) -> Backend | None:
+    """Do all that may still find a usage error, then make way for new journals.
+
+    Returns the framework; None if this rank has nothing to caption.
 
     Raises:
-        UsageError: the weights do not fit, or the device is not there.
+        UsageError: the weights do not fit, or the device is not there; journals are as they were.
     """
-    if not (plan.rows or plan.retries or plan.suspects):
-        return None
+    backend = None
     try:
-        backend = activate()
-        source.check_weights()
+        if plan.has_work:
+            backend = activate()
+            source.check_weights()
     except UsageError:
         journal.remove_unused_folder(folder)
         raise
+    world.meet()  # no rank opens a journal before all have come so far
+    if options.restart:
+        if plan.keeps_folder(world.rank):
+            journal.remove_journals(folder)
+        world.meet()
     return backend
 
 
@@ -112,6 +131,7 @@ def _caption(
     world: World,
     plan: RankPlan,
     books: contextlib.ExitStack,
+    prepare_seconds: float,
 ) -> WorkTally:
     if backend is None:
         world.report(0, 0)
@@ -122,12 +142,22 @@ def _caption(
     rows = len(plan.rows) + len(plan.retries) + len(plan.suspects)
     book = books.enter_context(journal.Journal(folder, world.rank, plan.fingerprint, plan.run, rows))
     try:
-        tally = RankWorker(options, source, backend, book, world.report, world.meet).run(plan)
+        worker = RankWorker(options, source, backend, book, world.report, world.meet)
+        worker.tally.load_seconds = prepare_seconds
+        tally = worker.run(plan)
     except MassFailure:
         journal.ask_to_forget_failures(folder, world.rank)
         raise
     book.release()
     return tally
+
+
+def _describe(source: CaptionerSource, backend: Backend | None) -> None:
+    """Tell the choices that were made, and why."""
+    for line in source.describe():
+        logger.info("%s", line)
+    if backend is not None:
+        logger.info("%s on %s in %s: %s", backend.framework, backend.device, backend.dtype_name, backend.reason)
 
 
 def _announce(options: JobOptions, plan: RankPlan) -> None:

@@ -54,6 +54,11 @@ class RankPlan:
     is_done: bool
     lead: LeadPlan | None
 
+    @property
+    def has_work(self) -> bool:
+        """Whether this rank has rows to caption."""
+        return bool(self.rows or self.retries or self.suspects)
+
     def keeps_folder(self, rank: int) -> bool:
         """Whether `rank` answers for the journal folder that it shares with others."""
         return rank == min(self.journal_ranks)
@@ -133,13 +138,13 @@ def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
 
 
 def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool) -> journal.JournalReport:
-    """What the journals on all hosts say, on rank 0; one rank reports for each folder."""
-    if restart and is_reporter:
-        journal.remove_journals(folder)
+    """What the journals on all hosts say, on rank 0; one rank reports for each folder. Nothing with `restart`:
+    the journals are removed later, when nothing can be a usage error any more."""
+    reads = is_reporter and not restart
     # A run that gave up for another cause than its clips may have noted so on one rank only.
-    if any(world.gather_json(is_reporter and journal.asks_to_forget_failures(folder))) and is_reporter:
+    if any(world.gather_json(reads and journal.asks_to_forget_failures(folder))) and reads:
         journal.forget_failures(folder)
-    own = journal.read_report(folder) if is_reporter else journal.JournalReport()
+    own = journal.read_report(folder) if reads else journal.JournalReport()
     report = journal.JournalReport()
     for record in map(json.loads, world.gather(_report_records(own), is_wanted=world.leads)):
         report.fingerprints += [f for f in record["fingerprints"] if f not in report.fingerprints]

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .backends import Backend
@@ -16,7 +16,7 @@ from .clips.clip import Clip, LoadFailure
 from .clips.killable import DecoderLimits
 from .clips.loader import ClipLoader
 from .errors import RunError
-from .generation.requests import End, Engine
+from .generation.requests import End, EndReason, Engine, Request
 from .interruption import interruption
 from .meta.journal import Journal
 from .meta.results import RowResult, caption_result
@@ -35,7 +35,7 @@ RETRY_SHARE = 8
 _WAIT_SECONDS = 0.2
 """Between two looks at whether to stop."""
 DEVICE_FAILURES = 8
-"""So many clips in a row that each failed alone in the captioner are the device's fault, not theirs."""
+"""So many clips in a row that failed in the captioner, each for itself, are the device's fault, not theirs."""
 
 
 @dataclass
@@ -114,23 +114,22 @@ class RankWorker:
             MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
                 DEVICE_FAILURES clips in a row failed in the captioner.
         """
-        begin = time.monotonic()
-        backend = self.backend
+        begin, backend = time.monotonic(), self.backend
         self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
         with self._loader(plan.rows, plan.host_workers) as loader:  # decodes while the model is being loaded
             captioner = self.source.load(backend)
-            self.tally.load_seconds = time.monotonic() - begin
+            self.tally.load_seconds += time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.tally.load_seconds)
             self.tally.slots = self.options.batch_size or captioner.most_slots()
-            self._caption(loader, captioner, self.tally.slots)
+            self.caption(loader, captioner, self.tally.slots)
         if plan.retries:
             with self._loader(plan.retries, plan.host_workers) as loader:
-                self._caption(loader, captioner, max(1, self.tally.slots // RETRY_SHARE), is_retry=True)
+                self.caption(loader, captioner, max(1, self.tally.slots // RETRY_SHARE), is_retry=True)
         if plan.has_suspects:
             self.journal.wait()
             self.wait_for_all()
             with self._loader(plan.suspects, plan.host_workers) as loader:
-                self._caption(loader, captioner, most=1)
+                self.caption(loader, captioner, most=1)
         self.tally.stages = dict(captioner.stages())
         self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -147,7 +146,7 @@ class RankWorker:
             workers=options.decode_workers or default_decode_workers(host_workers),
         )
 
-    def _caption(self, loader: ClipLoader, captioner: Captioner, most: int, is_retry: bool = False) -> None:
+    def caption(self, loader: ClipLoader, captioner: Captioner, most: int, is_retry: bool = False) -> None:
         """Load clips, prepare their requests, add them to the engine, step, journal what has ended.
 
         most: clips in flight at most. is_retry: the clips were in flight at a death.
@@ -164,14 +163,13 @@ class RankWorker:
                     engine = None
                     continue
                 if engine is None:
+                    engine = self._engine(captioner, min(group.slots, left))
                     slots = min(group.slots, self.tally.slots, left)
-                    engine = self._engine(captioner, slots)
                 clips = self._load(group, source, captioner, engine, is_retry)
                 in_flight |= {clip.row: clip for clip in clips}
                 begin, problem = time.monotonic(), None
                 try:
-                    for request in captioner.prepare(clips):
-                        engine.add(request)
+                    _add_all(engine, captioner.prepare(clips))
                     events = engine.step() if not (clips and engine.wanted) else []
                     results = [_result(captioner, event) for event in events if isinstance(event, End)]
                 except Exception as error:
@@ -186,11 +184,21 @@ class RankWorker:
         self.tally.decode_wait_seconds += loader.wait_seconds
         self.tally.decode_seconds += loader.decode_seconds
 
-    def _engine(self, captioner: Captioner, slots: int) -> Engine:
+    def _engine(self, captioner: Captioner, most: int) -> Engine:
+        """A new engine of `most` slots, or fewer where memory does not suffice."""
+        slots = min(most, self.tally.slots)
         try:
             return captioner.engine(slots)
         except Exception as error:
-            raise RunError(f"the captioner broke before it took a clip: {_text(error)}") from error
+            if slots == 1 or not self.backend.is_out_of_memory(error):
+                raise RunError(f"the captioner broke before it took a clip: {_text(error)}") from error
+        self._halve_slots(slots)
+        return self._engine(captioner, most)
+
+    def _halve_slots(self, slots: int) -> None:
+        self.backend.release_memory()
+        self.tally.slots = slots // 2
+        logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
 
     def _load(
         self, group: _Group, loader: ClipLoader | None, captioner: Captioner, engine: Engine, is_retry: bool
@@ -230,16 +238,13 @@ class RankWorker:
         """
         clips = list(in_flight.values())
         in_flight.clear()
-        if out_of_memory:
-            self.backend.release_memory()
         if not clips:
             raise RunError(f"the captioner broke before it took a clip: {message}")
         if slots == 1 or (len(clips) == 1 and not out_of_memory):
             for clip in clips:
                 self._finish(RowResult.failed(clip.row, "caption", [message]), clip.path)
         elif out_of_memory:
-            self.tally.slots = slots // 2
-            logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
+            self._halve_slots(slots)
             groups[-1].clips.extendleft(reversed(clips))
         else:
             half = len(clips) // 2
@@ -277,9 +282,16 @@ class RankWorker:
 def _result(captioner: Captioner, end: End) -> RowResult:
     assert isinstance(end.key, int), "requests of a run have rows for keys"
     if end.is_error:
-        return RowResult.failed(end.key, "caption", [end.message])
+        stage = "prompt" if end.reason is EndReason.TOO_LONG else "caption"
+        return RowResult.failed(end.key, stage, [end.message])
     caption = captioner.caption(end)
     return caption_result(end.key, caption.text, caption.tokens, caption.truncated)
+
+
+def _add_all(engine: Engine, requests: Iterable[Request]) -> None:
+    # A function of its own: its last request goes with it, and so does the memory of a whole batch.
+    for request in requests:
+        engine.add(request)
 
 
 def _text(error: Exception) -> str:

@@ -78,6 +78,8 @@ WRONG_USES = [
     (["meta.csv", *CHECKPOINT, "--num_frames", "0"], "--num_frames: 0 is less than 1"),
     (["meta.csv", *CHECKPOINT, "--temperature", "-1"], "--temperature: -1 is out of bounds"),
     (["meta.csv", *CHECKPOINT, "--top_p", "nan"], "--top_p: nan is out of bounds"),
+    (["meta.csv", *CHECKPOINT, "--repetition_penalty", "0"], "--repetition_penalty: 0 is out of bounds"),
+    (["meta.csv", *CHECKPOINT, "--no_repeat_ngram_size", "-1"], "--no_repeat_ngram_size: -1 is less than 0"),
     (["meta.csv", *CHECKPOINT, "--decode_timeout", "0"], "--decode_timeout: 0 is out of bounds"),
     (["meta.csv", *CHECKPOINT, "--no_such_flag"], "--no_such_flag"),
     (["meta.csv", *CHECKPOINT, "--pretrained", "x"], "--pretrained"),

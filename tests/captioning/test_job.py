@@ -197,7 +197,8 @@ def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path: Path, clips: lis
     assert not journal_folder(options.output).exists()
     first = _interrupt_after(1, FakeSource())
     _run(options, first)
-    assert all(isinstance(result, UsageError) for result in _run(options, Unfit(), workers))
+    unfit = Unfit(settings={"prompt": "b"})
+    assert all(isinstance(result, UsageError) for result in _run(replace(options, restart=True), unfit, workers))
     second = FakeSource()
     assert _run(options, second, workers) == [0] * workers
     assert sorted(first.rows_captioned + second.rows_captioned) == list(range(7)), "the journals were kept"

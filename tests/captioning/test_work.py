@@ -16,7 +16,7 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.errors import RunError
-from pipeline.captioning.generation.requests import End, Engine
+from pipeline.captioning.generation.requests import End, EndReason, Engine, Event, Request, Token
 from pipeline.captioning.interruption import interruption
 from pipeline.captioning.meta.journal import Journal, journal_path
 from pipeline.captioning.options import JobOptions
@@ -27,7 +27,7 @@ from tests.fakes import CPU, FakeCaptioner, FakeEngine, FakeSource, render_clip
 
 @dataclass
 class SlotSource(FakeSource):
-    """A captioner of slots as the engine has them: each step one clip leaves and the next comes in.
+    """A captioner whose clips leave one by one: each step one of those in flight ends.
 
     on_step: called with the clips in flight before each step; may raise.
     """
@@ -193,3 +193,102 @@ def test_auto_takes_as_many_slots_as_the_captioner_says(tmp_path: Path, clips: l
     worker, plan, journal = _worker(tmp_path, source, clips, None)
     assert worker.run(replace(plan)).slots == 4
     assert source.slots == [4] and len(_results(journal)[0]) == 9
+
+
+class _SteadyEngine:
+    """Works like the engine of slots: a step is a prefill or ends one answer; nothing is added while one waits.
+
+    ends: reason and message of the rows that end with an error.
+    """
+
+    def __init__(self, slots: int, ends: dict[int, End]) -> None:
+        self._slots, self._errors = slots, ends
+        self._waiting: list[int] = []
+        self._begun: list[int] = []
+
+    @property
+    def free(self) -> int:
+        return self._slots - self.active
+
+    @property
+    def active(self) -> int:
+        return len(self._waiting) + len(self._begun)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def wanted(self) -> int:
+        return int(not self.active)
+
+    def add(self, request: Request) -> None:
+        assert not self._waiting or self._waiting == self._added, "prepared while others wait"
+        self._added = [*self._waiting, request.key]
+        self._waiting = list(self._added)
+
+    def step(self) -> list[Event]:
+        if self._waiting and len(self._begun) % 2 == 0:  # half of what waits; decoding has its turns too
+            half = -(-len(self._waiting) // 2)
+            self._begun += self._waiting[:half]
+            del self._waiting[:half]
+            return [Token(key, 1) for key in self._begun[-half:]]
+        if not self._begun:
+            self._begun.append(self._waiting.pop(0))
+            return []
+        key = self._begun.pop(0)
+        return [self._errors.get(key, End(key, [1, 2], EndReason.STOP))]
+
+
+def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, clips: list[str]) -> None:
+    """Rows whose requests end with an error have failed; all others are captioned, each once."""
+    errors = {
+        2: End(2, [], EndReason.TOO_LONG, "4000 tokens of the prompt …"),
+        5: End(5, [1], EndReason.NOT_A_NUMBER, "not a number"),
+    }
+
+    class Steady(SlotSource):
+        def load(self, backend: Backend) -> Captioner:
+            captioner = super().load(backend)
+            captioner.clips_together = 2
+            captioner.engine = lambda slots: _SteadyEngine(slots, errors)  # type: ignore[method-assign]
+            return captioner
+
+    worker, plan, journal = _worker(tmp_path, Steady(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
+    tally = worker.run(plan)
+    captions, failures = _results(journal)
+    assert captions == {row: f"clip {row}" for row in (0, 1, 3, 4, 6, 8)}
+    assert sorted(failures) == [2, 5, 7]
+    assert "'prompt'" in failures[2] and "4000 tokens" in failures[2] and "'caption'" in failures[5]
+    assert (tally.captioned, tally.failed, tally.slots) == (6, 3, 4)
+
+
+def test_prompts_that_are_too_long_are_not_the_devices_fault(tmp_path: Path, clips: list[str]) -> None:
+    class Long(SlotSource):
+        def load(self, backend: Backend) -> Captioner:
+            captioner = super().load(backend)
+            errors = {row: End(row, [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
+            captioner.engine = lambda slots: _SteadyEngine(slots, errors)  # type: ignore[method-assign]
+            return captioner
+
+    worker, plan, journal = _worker(tmp_path, Long(), clips * 2, 4)
+    worker.run(plan)
+    assert [len(results) for results in _results(journal)] == [1, 17]
+
+
+def test_out_of_memory_while_an_engine_is_made(tmp_path: Path, clips: list[str]) -> None:
+    class Narrow(SlotSource):
+        def load(self, backend: Backend) -> Captioner:
+            captioner = super().load(backend)
+            original = captioner.engine
+
+            def engine(slots: int) -> Engine:
+                if slots > 2:
+                    raise RuntimeError("CUDA out of memory")
+                return original(slots)
+
+            captioner.engine = engine  # type: ignore[method-assign]
+            return captioner
+
+    worker, plan, journal = _worker(tmp_path, Narrow(), clips, 8)
+    assert worker.run(plan).slots == 2 and len(_results(journal)[0]) == 9

@@ -6,9 +6,9 @@ imports nothing, `Choice.activate` does. What differs between the two lives in t
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import importlib.util
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +18,6 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
 
 FRAMEWORKS = ("mindspore", "torch")
 DEVICES = ("ascend", "cuda", "cpu")
@@ -53,8 +51,7 @@ class Choice:
             from . import torch_backend
 
             backend = torch_backend.activate(self, dtype)
-        logger.info("%s on %s in %s: %s", self.framework, backend.device, backend.dtype_name, self.reason)
-        return backend
+        return dataclasses.replace(backend, reason=self.reason)
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,14 @@ class Backend:
 
     device: where the model goes, in torch's notation.
     workers: how many share the memory of a CPU device at most.
+    reason: why this framework was chosen.
     """
 
     framework: str
     device: str
     dtype_name: str
     workers: int = 1
+    reason: str = ""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -25,6 +25,7 @@ def attention(
     """
     earlier = key.shape[2] - query.shape[2] if is_causal else 0
     if earlier > query.shape[2]:
+        # Few new tokens behind many: a mask of so few rows costs less than the padding below.
         mask = np.triu(np.full((query.shape[2], key.shape[2]), HIDDEN, np.float32), earlier + 1)
         return masked_attention(query, key, value, scale, torch.from_numpy(mask[None, None]).to(query.device))
     groups = query.shape[1] // key.shape[1]

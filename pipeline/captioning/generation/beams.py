@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from .engine import EngineTally
-from .requests import End, EndReason, Event, Request, Token
+from .requests import End, EndReason, Event, Request, Token, refusal
+from .text_model import TextModel
 
 
 class BatchEngine:
     """Generates for up to `slots` requests at once; see `requests.Engine`. One step ends all of them.
 
     Prompts of different lengths or options come one after the other, because `generate` has one length for a
-    batch, and no shared prefix: requests bring their whole prompt.
+    batch. Requests bring their whole prompt at positions from 0 on one axis, and no ids of it are counted:
+    `generate` sees embeddings alone.
 
     model: a causal model of transformers.
     """
@@ -28,14 +31,15 @@ class BatchEngine:
         self._model, self._slots = model, slots
         self.tally = tally or EngineTally()
         self._requests: list[Request] = []
+        self._refused: list[End] = []
 
     @property
     def free(self) -> int:
-        return max(0, self._slots - len(self._requests))
+        return max(0, self._slots - self.active)
 
     @property
     def active(self) -> int:
-        return len(self._requests)
+        return len(self._requests) + len(self._refused)
 
     @property
     def waiting(self) -> int:
@@ -46,20 +50,29 @@ class BatchEngine:
         return self.free
 
     def add(self, request: Request) -> None:
-        if any(request.key == other.key for other in self._requests):
+        if request.key in [*(other.key for other in self._requests), *(end.key for end in self._refused)]:
             raise ValueError(f"request {request.key!r} is there already")
-        assert not request.has_prefix, "beams have no shared prefix"
-        self._requests.append(request)
+        is_plain = np.array_equal(request.positions, np.arange(request.length))
+        if request.has_prefix or request.counted_ids or not is_plain or request.next_position != request.length:
+            raise ValueError(f"request {request.key!r} needs the engine of slots: prefix, counted ids or positions")
+        refused = refusal(request, request.length, TextModel.of(self._model).max_positions)
+        if refused is None:
+            self._requests.append(request)
+        else:
+            self._refused.append(refused)
 
     def cancel(self, key: Hashable) -> bool:
-        found = any(request.key == key for request in self._requests)
+        before = self.active
         self._requests = [request for request in self._requests if request.key != key]
-        return found
+        self._refused = [end for end in self._refused if end.key != key]
+        return self.active < before
 
     def step(self) -> list[Event]:
         """Generate for the oldest requests that are alike, at most `slots`; nothing of them is left afterwards."""
+        events: list[Event] = [*self._refused]
+        self._refused.clear()
         if not self._requests:
-            return []
+            return events
         kind = _kind(self._requests[0])
         batch = [request for request in self._requests if _kind(request) == kind][: self._slots]
         begin = time.monotonic()
@@ -68,7 +81,6 @@ class BatchEngine:
         self.tally.decode_tokens += sum(map(len, answers))
         done = {request.key for request in batch}
         self._requests = [request for request in self._requests if request.key not in done]
-        events: list[Event] = []
         for request, ids in zip(batch, answers, strict=True):
             events += [Token(request.key, token) for token in ids]
             reason = EndReason.STOP if ids[-1] in request.stop_ids else EndReason.LENGTH
@@ -85,8 +97,8 @@ class BatchEngine:
             do_sample=False,
             repetition_penalty=options.penalty,
             no_repeat_ngram_size=options.ngram_size,
-            eos_token_id=stop_ids,
-            pad_token_id=stop_ids[0],
+            eos_token_id=stop_ids or None,
+            pad_token_id=stop_ids[0] if stop_ids else 0,
         )
         with torch.no_grad():
             generated = self._model.generate(

@@ -62,7 +62,12 @@ def most_slots(
     slot, work = estimate.slot * beams, estimate.work
     if backend.is_accelerator and beams > 1:
         one = backend.peak_during(lambda: rehearse(1))
-        slot = max(1, backend.peak_during(lambda: rehearse(2)) - one)
+        try:
+            slot = max(1, backend.peak_during(lambda: rehearse(2)) - one)
+        except Exception as error:
+            if not backend.is_out_of_memory(error):
+                raise
+            slot = memory  # two clips at once do not fit
         work = max(0, one - slot)
     elif backend.is_accelerator:
         work = _measured_work(backend, slot, together, rehearse)

@@ -16,17 +16,17 @@ import torch
 
 from ..backends import Backend
 from ..backends.kernels import HIDDEN
-from .kv_cache import CacheShape, PrefixRecorder, SlotCache
+from .kv_cache import COLUMN_MULTIPLE, CacheShape, PrefixRecorder, SlotCache
 from .prefill import next_group, padded
-from .requests import End, EndReason, Event, Request, Token
+from .requests import End, EndReason, Event, Request, Token, refusal
 from .slots import NextTokens, Slot
 from .text_model import TextModel
 
 _SHRINK_AFTER = 16
-"""Decoding steps with half of the slots free before the cache gives their memory back."""
+"""Rounds of decoding with half of the slots free before the cache gives their memory back."""
 _FAR_TOO_LARGE = 4
-"""An empty cache with so many times the columns that are needed is replaced: each decoding step reads all of them."""
-_NOT_A_NUMBER = "the model's output is not a number; a --dtype of wider range may hold what overflows"
+"""A room with so many times the columns that are needed becomes smaller: each decoding step reads all of them."""
+_OVERFLOW_MESSAGE = "the model's output is not a number; a --dtype of wider range may hold what overflows"
 
 
 @dataclass
@@ -90,7 +90,7 @@ class SlotEngine:
             positions = self._upload(np.arange(self._prefix_length)[None])
             self._hidden(self._prefix, positions, inputs_embeds=prefix)
         self._written = np.empty(0, np.int64)  # the step that last wrote each column of the ring
-        self._step_number = self._next_column = self._quiet_steps = 0
+        self._step_number = self._next_column = self._quiet_rounds = 0
         self._prefills = 0  # in a row
 
     @property
@@ -112,17 +112,15 @@ class SlotEngine:
     def add(self, request: Request) -> None:
         if request.key in self._keys:
             raise ValueError(f"request {request.key!r} is there already")
+        if request.options.num_beams > 1:
+            raise ValueError(f"request {request.key!r} asks for beams; BatchEngine has them")
         self._keys.add(request.key)
         prefix = self._prefix_length if request.has_prefix else 0
-        length, most = prefix + request.length + request.options.max_new_tokens, self._model.max_positions
-        if length > most:
-            message = (
-                f"{prefix + request.length} tokens of the prompt and --max_new_tokens "
-                f"{request.options.max_new_tokens} make {length}; the model was made for {most}: lower one of them"
-            )
-            self._refused.append(End(request.key, [], EndReason.TOO_LONG, message))
-        else:
+        refused = refusal(request, prefix + request.length, self._model.max_positions)
+        if refused is None:
             self._waiting.append(request)
+        else:
+            self._refused.append(refused)
 
     def cancel(self, key: Hashable) -> bool:
         if key not in self._keys:
@@ -240,32 +238,36 @@ class SlotEngine:
         self._slots[index] = None
         if reason is EndReason.NOT_A_NUMBER:
             self._cache.clear(index)
-            return [End(key, slot.ids, reason, _NOT_A_NUMBER)]
+            return [End(key, slot.ids, reason, _OVERFLOW_MESSAGE)]
         return [Token(key, token), End(key, slot.ids, reason)]
 
     def _make_room(self, group: Sequence[Request]) -> list[int]:
-        """Indices of free slots for `group`, in a cache that is large enough for them."""
+        """Indices of free slots for `group`, in a cache that suits all requests that are there."""
         begun = [index for index, slot in enumerate(self._slots) if slot]
-        together: list[Slot | Request] = [*(slot for slot in self._slots if slot), *group]
-        prompt = max(one.length for one in together)
-        new_tokens = max(one.options.max_new_tokens for one in together)
-        needed = len(begun) + len(group)
-        shape = self._cache.shape if self._cache else None
+        prompt, new_tokens = self._longest(group)
+        shape, needed = self._cache.shape if self._cache else None, len(begun) + len(group)
         if shape is None or (not begun and shape.ring + shape.room > _FAR_TOO_LARGE * (prompt + new_tokens)):
             self._allocate(self._settings.slots, prompt, new_tokens)
-        elif needed > shape.slots or prompt > shape.room or new_tokens - 1 > shape.ring:
+        else:
             slots = shape.slots if needed <= shape.slots else min(self._settings.slots, 2 * needed)
-            self._resize(begun, slots, max(prompt, shape.room), max(new_tokens, shape.ring + 1))
+            is_too_small = slots > shape.slots or prompt > shape.room or new_tokens - 1 > shape.ring
+            if is_too_small or shape.room > _FAR_TOO_LARGE * (prompt + COLUMN_MULTIPLE):
+                self._resize(begun, slots, prompt, new_tokens)
         return [index for index, slot in enumerate(self._slots) if slot is None][: len(group)]
 
     def _shrink(self, begun: int) -> None:
         """Give the memory of free slots back, when half of all or more have been free for long."""
         assert self._cache is not None
-        shape = self._cache.shape
-        self._quiet_steps = 0 if self._waiting or 2 * begun > shape.slots else self._quiet_steps + 1
-        if self._quiet_steps > _SHRINK_AFTER:
+        is_quiet = not self._waiting and 2 * begun <= self._cache.shape.slots
+        self._quiet_rounds = self._quiet_rounds + 1 if is_quiet else 0
+        if self._quiet_rounds > _SHRINK_AFTER:
             kept = [index for index, slot in enumerate(self._slots) if slot]
-            self._resize(kept, begun, shape.room, shape.ring + 1)
+            self._resize(kept, begun, *self._longest([]))
+
+    def _longest(self, group: Sequence[Request]) -> tuple[int, int]:
+        """Tokens of the longest prompt and of the longest answer, of `group` and of all requests that are there."""
+        there: list[Slot | Request] = [*(slot for slot in self._slots if slot), *self._waiting, *group]
+        return max(one.length for one in there), max(one.options.max_new_tokens for one in there)
 
     def _allocate(self, slots: int, prompt: int, new_tokens: int) -> None:
         """A new, empty cache."""
@@ -278,16 +280,16 @@ class SlotEngine:
         self._next_column = 0
 
     def _resize(self, kept: Sequence[int], slots: int, prompt: int, new_tokens: int) -> None:
-        """Change the cache's sizes. The oldest column of the ring becomes the first one, so that a longer ring
-        grows behind the newest."""
+        """Change the cache's sizes. The ring never becomes smaller: columns that are needed lie anywhere in it. Its
+        oldest column becomes the first one, so that a longer ring grows behind the newest."""
         assert self._cache is not None
         ring = len(self._written)
-        shape = CacheShape.for_lengths(slots, self._prefix_length, prompt, new_tokens)
+        shape = CacheShape.for_lengths(slots, self._prefix_length, prompt, max(new_tokens, ring + 1))
         self._cache.resize(shape, kept, self._next_column)
         self._slots = [*(self._slots[index] for index in kept), *[None] * (slots - len(kept))]
         self._written = np.append(np.roll(self._written, -self._next_column), np.full(shape.ring - ring, -1))
         self._next_column = ring % shape.ring
-        self._quiet_steps = 0
+        self._quiet_rounds = 0
 
     def _hidden(
         self,

@@ -22,7 +22,8 @@ from ..backends import kernels
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of every layer, each (batch, key heads, tokens, head width)."""
 
-_COLUMN_MULTIPLE = 16  # of the cache's length, which matrix units like
+COLUMN_MULTIPLE = 16
+"""Of a cache's length, which suits matrix units."""
 
 
 class PrefixRecorder:
@@ -50,7 +51,7 @@ class CacheShape:
     def for_lengths(cls, slots: int, prefix: int, prompt: int, new_tokens: int) -> CacheShape:
         """For prompts of up to `prompt` tokens after the prefix. The last generated token is not fed to the model."""
         ring = max(1, new_tokens - 1)
-        columns = -(-(prefix + ring + prompt) // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+        columns = -(-(prefix + ring + prompt) // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
         return cls(slots, prefix, ring, columns - prefix - ring)
 
     @property

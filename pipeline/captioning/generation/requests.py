@@ -92,6 +92,19 @@ class End:
 Event = Token | End
 
 
+def refusal(request: Request, prompt_tokens: int, max_positions: int) -> End | None:
+    """The end of a request that does not fit the model. prompt_tokens: with a shared prefix."""
+    most = request.options.max_new_tokens
+    length = prompt_tokens + most
+    if length <= max_positions:
+        return None
+    message = (
+        f"{prompt_tokens} tokens of the prompt and --max_new_tokens {most} make {length}; the model was made for "
+        f"{max_positions}: lower one of them"
+    )
+    return End(request.key, [], EndReason.TOO_LONG, message)
+
+
 class Engine(Protocol):
     """Generates token ids for many requests at once; driven step by step, from one thread."""
 
@@ -99,11 +112,14 @@ class Engine(Protocol):
         """Take a request; its events come from the following steps.
 
         Raises:
-            ValueError: a request with this key is there already.
+            ValueError: a request with this key is there already, or it asks for what this engine does not do.
         """
 
     def step(self) -> list[Event]:
-        """Do one piece of work; returns what it generated and what has ended, in order; nothing if there is no work."""
+        """Do one piece of work; returns what it generated and what has ended, in order; nothing if there is no work.
+
+        An engine whose step has raised an error is of no further use: its requests go to a new one.
+        """
 
     def cancel(self, key: Hashable) -> bool:
         """Forget a request, without any further event of it; returns whether it was there."""

@@ -72,11 +72,11 @@ class NextTokens:
             drawn = [[slot.uniform(ahead) if slot else 0.0 for slot in slots] for ahead in range(steps)]
             self._uniforms = upload(np.array(drawn, np.float32))
         if any(slot.options.penalty != 1 for slot in used):
-            seen = np.zeros((len(slots), vocabulary), bool)
-            for row, slot in enumerate(slots):
-                if slot:
-                    seen[row, slot.counted] = True
-            self._seen = upload(seen)
+            # Made on the device: the ids are few, the vocabulary is not. Its last column takes the padding.
+            counted = upload(_padded([slot.counted if slot else [] for slot in slots], vocabulary))
+            marks = torch.ones(counted.shape, dtype=torch.float32, device=counted.device)
+            unmarked = torch.zeros((len(slots), vocabulary + 1), dtype=torch.float32, device=counted.device)
+            self._seen = unmarked.scatter(1, counted, marks)[:, :vocabulary] > 0
             self._vocabulary = upload(np.arange(vocabulary)[None])
         if any(slot.options.ngram_size for slot in used):
             assert steps == 1
@@ -94,3 +94,11 @@ class NextTokens:
         if self._seen is not None:
             self._seen = torch.logical_or(self._seen, self._vocabulary == tokens[:, None])
         return tokens, torch.where(torch.isnan(logits).any(-1), self._wrong, tokens)
+
+
+def _padded(ids: Sequence[Sequence[int]], vocabulary: int) -> np.ndarray:
+    """Lists of ids as one array; padding, and ids that no logit belongs to, become `vocabulary`."""
+    padded = np.full((len(ids), max(1, *map(len, ids))), vocabulary, np.int64)
+    for row, own in enumerate(ids):
+        padded[row, : len(own)] = np.minimum(own, vocabulary)
+    return padded

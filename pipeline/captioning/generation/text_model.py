@@ -28,8 +28,16 @@ class TextModel:
 
     @property
     def max_positions(self) -> int:
-        """Longest sequence that the model was made for, in tokens."""
-        return int(self.config.max_position_embeddings)
+        """Longest sequence that is computed as the model was made, in tokens.
+
+        Attention without masks knows no sliding window; within one window there is no difference.
+        """
+        longest = int(self.config.max_position_embeddings)
+        window: int | None = getattr(self.config, "sliding_window", None)
+        layers = getattr(self.config, "layer_types", None)
+        if window is None or (layers is not None and "sliding_attention" not in layers):
+            return longest
+        return min(longest, window)
 
     @property
     def vocabulary(self) -> int:

@@ -13,7 +13,7 @@ from .repetition import is_looping
 class Failure:
     """Why a row has no caption.
 
-    stage: where it failed (`path`, `decode`, `prepare`, `caption`, `text`, `gather`, `worker`).
+    stage: where it failed (`path`, `decode`, `prepare`, `prompt`, `caption`, `text`, `gather`, `worker`).
     messages: every underlying message, in the order they came.
     """
 

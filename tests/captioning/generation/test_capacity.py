@@ -63,6 +63,10 @@ def test_beams_are_rehearsed(backend: Backend) -> None:
     assert (slots, tried) == (int(0.92 * 64 - 6) // 4, [1, 2])
 
 
+def test_beams_of_two_clips_that_do_not_fit(backend: Backend) -> None:
+    assert _most(Device("torch", "cuda:0", "bfloat16"), most=1, beams=4) == (1, [1, 2])
+
+
 def test_a_rehearsal_that_does_not_fit_is_tried_with_one_clip(backend: Backend) -> None:
     slots, tried = _most(Device("torch", "npu:0", "bfloat16"), most=2)
     assert (slots, tried) == (int(0.92 * 64) - 6, [3, 1])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import EndReason, Request, Token
 
 from .reference import LONG_ANSWER, NEW_TOKENS
@@ -263,3 +265,34 @@ def test_requests_that_end_at_once_do_not_stall_a_caption(llama: Setup) -> None:
     asks: dict[Any, Ask] = {"long": Ask(cases[0], 5), **{i: Ask(cases[1], 1) for i in range(20)}}
     engine = complete(llama, asks, slots=2, prefill_tokens=1)
     assert engine.end_steps["long"] < engine.first_steps[10]
+
+
+def test_a_cache_that_changes_at_every_prefill(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prefill makes the room as small as it can be, with captions in flight."""
+    from pipeline.captioning.generation import engine
+
+    monkeypatch.setattr(engine, "_FAR_TOO_LARGE", 0)
+    asks = {case: Ask(case) for case in [*setup.cases_that()[:6], setup.cases_that(are_long=True)[-1]]}
+    complete(setup, dict(reversed(asks.items())), with_prefix=True, slots=3, check_every=2, prefill_tokens=1)
+
+
+def test_a_sliding_window_bounds_the_sequence(llama: Setup) -> None:
+    """Attention without masks knows no window: what goes beyond one is refused."""
+    from transformers import MistralConfig, Qwen2Config
+
+    from pipeline.captioning.generation.text_model import TextModel
+
+    def longest(config: Any) -> int:
+        return TextModel(llama.text_model.decoder, llama.text_model.head, config).max_positions
+
+    assert longest(MistralConfig(max_position_embeddings=100, sliding_window=40)) == 40
+    assert longest(MistralConfig(max_position_embeddings=100, sliding_window=None)) == 100
+    sizes = {"num_hidden_layers": 4, "max_position_embeddings": 100, "sliding_window": 40}
+    assert longest(Qwen2Config(**sizes)) == 100
+    assert longest(Qwen2Config(**sizes, use_sliding_window=True, max_window_layers=2)) == 40
+
+
+def test_beams_are_for_another_engine(llama: Setup) -> None:
+    request = llama.request("beams", Ask(llama.cases_that()[0]))
+    with pytest.raises(ValueError, match="BatchEngine"):
+        llama.engine().engine.add(replace(request, options=GenerationOptions(num_beams=2)))

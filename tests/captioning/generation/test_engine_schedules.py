@@ -102,6 +102,6 @@ def test_any_schedule(not_on_mindspore: None, setup: Setup, draw: random.Random)
     _follow(setup, schedule)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_fixed_schedules(setup: Setup, seed: int) -> None:
     _follow(setup, _schedule(random.Random(seed), setup.cases_that()))

@@ -88,7 +88,9 @@ class PllavaCaptioner(Captioner):
         return capacity.most_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
 
     def _rehearse(self, clips: int) -> None:
-        """Caption so many clips, for as long as memory use grows."""
+        """Caption so many clips, for as long as memory use grows; leaves no figures."""
+        tally, vision_seconds = self._tally, self._vision_seconds
+        self._tally = EngineTally()
         size, num_frames = self._source.frame_processor.crop_size, self._source.num_frames
         frames = np.zeros((num_frames, size, size, 3), np.uint8)
         never = frozenset({self._text.vocabulary})  # captions of full length
@@ -97,6 +99,7 @@ class PllavaCaptioner(Captioner):
             engine.add(dataclasses.replace(request, stop_ids=never))
         for _ in range(2):  # a prefill, and decoding steps
             engine.step()
+        self._tally, self._vision_seconds = tally, vision_seconds
 
     def stages(self) -> Mapping[str, float]:
         return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._tally)}

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.prompts import TEMPLATES
-from tests.golden import DATA, SHARED, GoldenSet, golden_source, prepared_clip, token_ids
+from tests.golden import DATA, SHARED, GoldenSet, golden_clip, golden_source, token_ids
 
 pytestmark = pytest.mark.model
 
@@ -35,7 +35,7 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
     for cases in _batches(golden):
         source = golden_source(cases[0], checkpoint)
         captioner = source.load(backend)
-        clips = [prepared_clip(source, case, row) for row, case in enumerate(cases)]
+        clips = [golden_clip(source, case, row) for row, case in enumerate(cases)]
         features = captioner.visual_tokens(clips)
         # Fewer slots than clips: some wait for the captions of others to end.
         ids = token_ids(captioner, clips, slots=2)
@@ -59,7 +59,7 @@ def _check_beams(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
     assert cases
     for case in cases:
         source = golden_source(case, checkpoint, num_beams=3)
-        ids = token_ids(source.load(backend), [prepared_clip(source, case)])[0]
+        ids = token_ids(source.load(backend), [golden_clip(source, case)])[0]
         assert ids == case["beam3_repaired"]["ids"], case["name"]
 
 

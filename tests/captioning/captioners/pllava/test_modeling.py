@@ -98,13 +98,44 @@ def test_the_vision_tower_sees_few_frames_at_once(backend: Backend, monkeypatch:
     assert seen == [3, 3, 2]
 
 
-def test_a_rehearsal_goes_through_prefill_and_decoding(backend: Backend) -> None:
-    for generation in ({}, {"num_beams": 2}):
-        captioner = _captioner(backend, (1, 4, 4), **generation)
-        captioner._rehearse(2)
-        stages = captioner.stages()
-        assert stages["vision_seconds"] > 0 and stages["decode_tokens"] > 0
-        assert captioner.most_slots() == 32
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_rehearsal_goes_through_prefill_and_decoding(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, num_beams: int
+) -> None:
+    captioner = _captioner(backend, (1, 4, 4), num_beams=num_beams)
+    original, engine = captioner.visual_tokens, captioner.engine(2)
+    seen: list[int] = []
+    monkeypatch.setattr(captioner, "visual_tokens", lambda clips: seen.append(len(clips)) or original(clips))
+    monkeypatch.setattr(captioner, "engine", lambda slots: engine)
+    captioner._rehearse(2)
+    assert seen == [2] and engine.tally.decode_tokens > 1
+    monkeypatch.undo()
+    assert captioner.stages()["vision_seconds"] == 0, "the report is of clips alone"
+    assert captioner.most_slots() == 32
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_penalties_are_those_of_transformers(backend: Backend, num_beams: int) -> None:
+    import torch
+
+    rules = {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2}
+    captioner = _captioner(backend, (1, 4, 4), num_beams=num_beams, **rules)
+    clip = _clip(1, 2, (0, 0, 1, 1))
+    embeddings = captioner.prompt_embeddings([clip])
+    with torch.no_grad():
+        expected = captioner._model.language_model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64),
+            max_new_tokens=12,
+            num_beams=num_beams,
+            do_sample=False,
+            eos_token_id=list(captioner._source.prompt.stop_ids),
+            pad_token_id=0,
+            **rules,
+        )
+    found = token_ids(captioner, [clip])
+    assert found[0] == expected[0].numpy().tolist()[: len(found[0])]
+    assert found != token_ids(_captioner(backend, (1, 4, 4), num_beams=num_beams), [clip]), "the rules change nothing"
 
 
 def test_sampling_depends_on_row_and_seed_alone(backend: Backend) -> None:

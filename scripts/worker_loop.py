@@ -1,0 +1,121 @@
+"""A worker's own loop without a run around it: for the benchmark, and for tests with clips at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.base import Caption, Captioner
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.generation.requests import End, Engine, Event, Request
+from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.options import JobOptions
+from pipeline.captioning.work import RankWorker
+
+
+class ClipsAtHand:
+    """Clips that are there already, in place of a loader."""
+
+    wait_seconds = decode_seconds = 0.0
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self._clips = list(clips)
+
+    @property
+    def left(self) -> int:
+        return len(self._clips)
+
+    def next_clip(self, wait: float | None = None) -> Clip | None:
+        return self._clips.pop(0) if self._clips else None
+
+
+def answers(
+    captioner: Captioner, loader: ClipLoader | ClipsAtHand, backend: Backend, slots: int, refill: bool = True
+) -> dict[int, list[int]]:
+    """Token ids by row of all clips of `loader`.
+
+    refill: fill a slot as soon as it is free; otherwise when all are.
+
+    Raises:
+        RuntimeError: a clip could not be decoded or captioned.
+    """
+    options = JobOptions(
+        meta_path=Path("meta.csv"), output=Path("out.csv"), batch_size=slots, pad_length=4096, skip_if_existing=False,
+        restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, framework=None,
+        device=None, dtype=None,
+    )  # fmt: skip
+    source: Any = None  # the captioner is loaded
+    journal: Any = _NoJournal()
+    worker = RankWorker(options, source, backend, journal, lambda done, failed: None, lambda: None)
+    worker.tally.slots = slots
+    recorder, clips = _Recorder(captioner, refill), loader
+    worker.caption(clips, recorder, slots)  # type: ignore[arg-type]
+    return recorder.ids
+
+
+class _NoJournal:
+    def start(self, rows: Iterable[int], retry: bool = False) -> None:
+        pass
+
+    def finish(self, results: Sequence[RowResult]) -> None:
+        for result in results:
+            if result.failure is not None:
+                raise RuntimeError(f"row {result.row}: {result.failure}")
+
+
+class _Recorder(Captioner):
+    """A captioner whose token ids are kept; they are not decoded."""
+
+    def __init__(self, captioner: Captioner, refill: bool) -> None:
+        self._captioner, self._refill = captioner, refill
+        self.clips_together = captioner.clips_together
+        self.ids: dict[int, list[int]] = {}
+
+    def engine(self, slots: int) -> Engine:
+        engine = self._captioner.engine(slots)
+        return engine if self._refill else _WholeBatches(engine)
+
+    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+        return self._captioner.prepare(clips)
+
+    def caption(self, end: End) -> Caption:
+        assert isinstance(end.key, int)
+        self.ids[end.key] = end.ids
+        return Caption("kept", len(end.ids), False)
+
+    def most_slots(self) -> int:
+        return self._captioner.most_slots()
+
+    def stages(self) -> Mapping[str, float]:
+        return self._captioner.stages()
+
+
+class _WholeBatches:
+    """An engine that takes requests only until its slots are full, and then not before all have ended."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._fills = engine, True
+        self.add, self.cancel = engine.add, engine.cancel
+
+    @property
+    def free(self) -> int:
+        self._fills = not self._engine.active or (self._fills and self._engine.free > 0)
+        return self._engine.free if self._fills else 0
+
+    @property
+    def active(self) -> int:
+        return self._engine.active
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    @property
+    def wanted(self) -> int:
+        return self.free
+
+    def step(self) -> list[Event]:
+        return self._engine.step()

@@ -1,0 +1,97 @@
+"""Whole batches: beams as transformers finds them, behind the same interface as the engine of slots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End, EndReason, Request, Token
+
+from .text_models import MAX_POSITIONS, WIDTH, build
+
+pytestmark = pytest.mark.model
+
+STOPS = frozenset({3, 9, 27})
+
+
+@pytest.fixture(scope="module")
+def model(backend: Backend) -> Any:
+    from pipeline.captioning.generation.attention import UNMASKED_ATTENTION
+
+    return build("llama", UNMASKED_ATTENTION)
+
+
+def _request(key: int, length: int, most: int = 6, **changes: Any) -> Request:
+    import torch
+
+    embeddings = np.random.default_rng(key).normal(0, 1, (length, WIDTH)).astype(np.float32)
+    options = GenerationOptions(max_new_tokens=most, num_beams=3)
+    fields = {"positions": np.arange(length), "next_position": length, "stop_ids": STOPS, **changes}
+    return Request(key, torch.from_numpy(embeddings), options=options, **fields)
+
+
+def _expected(model: Any, request: Request) -> list[int]:
+    import torch
+
+    with torch.no_grad():
+        output = model.generate(
+            inputs_embeds=request.embeddings[None],
+            attention_mask=torch.ones((1, request.length), dtype=torch.int64),
+            max_new_tokens=request.options.max_new_tokens,
+            num_beams=3,
+            do_sample=False,
+            eos_token_id=sorted(STOPS),
+            pad_token_id=0,
+        )
+    ids = output[0].numpy().tolist()
+    ends = [place for place, token in enumerate(ids) if token in STOPS]
+    return ids[: ends[0] + 1] if ends else ids
+
+
+def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
+    """More requests than slots; those that are alike go together, the oldest first."""
+    from pipeline.captioning.generation.beams import BatchEngine
+
+    engine = BatchEngine(model, 2)
+    requests = [_request(0, 7), _request(1, 5), _request(2, 7), _request(3, 7), _request(4, 5, most=3)]
+    for request in requests[:4]:
+        engine.add(request)
+    assert (engine.active, engine.free, engine.wanted) == (4, 0, 0)
+    batches, answers = [], {}
+    while engine.active:
+        events = engine.step()
+        ends = [event for event in events if isinstance(event, End)]
+        batches.append([end.key for end in ends])
+        for end in ends:
+            assert end.ids == [event.id for event in events if isinstance(event, Token) and event.key == end.key]
+            answers[end.key] = end
+        if len(batches) == 1:
+            engine.add(requests[4])
+    assert batches == [[0, 2], [1], [3], [4]]
+    for request in requests:
+        end = answers[request.key]
+        assert end.ids == _expected(model, request), request.key
+        assert end.reason is (EndReason.STOP if end.ids[-1] in STOPS else EndReason.LENGTH)
+    assert engine.step() == [] and engine.wanted == engine.free == 2
+    assert engine.tally.decode_tokens == sum(len(end.ids) for end in answers.values())
+
+
+def test_cancelled_unknown_and_unfit_requests(model: Any) -> None:
+    from pipeline.captioning.generation.beams import BatchEngine
+
+    engine = BatchEngine(model, 3)
+    engine.add(_request(0, 5))
+    engine.add(_request(1, MAX_POSITIONS - 5, most=6))
+    with pytest.raises(ValueError, match="1 is there already"):
+        engine.add(_request(1, 5))
+    for change in ({"has_prefix": True}, {"counted_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
+        with pytest.raises(ValueError, match="needs the engine of slots"):
+            engine.add(_request(2, 5, **change))
+    assert engine.cancel(0) and not engine.cancel(0)
+    (end,) = engine.step()
+    assert isinstance(end, End) and end.reason is EndReason.TOO_LONG and "--max_new_tokens 6" in end.message
+    assert engine.active == 0 and engine.step() == []
