@@ -37,6 +37,8 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
         captioner = source.load(backend)
         clips = [golden_clip(source, case, row) for row, case in enumerate(cases)]
         features = captioner.visual_tokens(clips)
+        # The tower takes most of the time on MindSpore's CPU: once is enough.
+        captioner.visual_tokens = lambda asked, known=features: torch.stack([known[clip.row] for clip in asked])
         # Fewer slots than clips: some wait for the captions of others to end.
         ids = token_ids(captioner, clips, slots=2)
         with torch.no_grad():
