@@ -6,6 +6,8 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
+from .host_memory import reuse_freed_memory
+
 if TYPE_CHECKING:
     from . import Backend, Choice
 
@@ -42,6 +44,7 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
         from . import mindspore_cpu
 
         mindspore_cpu.install()
+        reuse_freed_memory()
     if dtype is None:
         dtype = "float32" if choice.device == "cpu" else _ascend_dtype()
     return Backend(

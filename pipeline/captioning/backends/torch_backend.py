@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from .host_memory import reuse_freed_memory
 
 if TYPE_CHECKING:
     from . import Backend, Choice
@@ -29,6 +30,8 @@ def activate(choice: Choice, dtype: str | None) -> Backend:
             raise UsageError("--device cuda: PyTorch sees no CUDA device; check the driver, or give --device cpu")
         torch.cuda.set_device(choice.index)
         device = f"cuda:{choice.index}"
+    else:
+        reuse_freed_memory()
     if dtype is None:
         dtype = "float32" if choice.device == "cpu" else _cuda_dtype()
     return Backend(
