@@ -163,8 +163,7 @@ class RankWorker:
                     engine = None
                     continue
                 if engine is None:
-                    engine = self._engine(captioner, min(group.slots, left))
-                    slots = min(group.slots, self.tally.slots, left)
+                    engine, slots = self._engine(captioner, min(group.slots, left))
                 clips = self._load(group, source, captioner, engine, is_retry)
                 in_flight |= {clip.row: clip for clip in clips}
                 begin, problem = time.monotonic(), None
@@ -184,11 +183,11 @@ class RankWorker:
         self.tally.decode_wait_seconds += loader.wait_seconds
         self.tally.decode_seconds += loader.decode_seconds
 
-    def _engine(self, captioner: Captioner, most: int) -> Engine:
-        """A new engine of `most` slots, or fewer where memory does not suffice."""
+    def _engine(self, captioner: Captioner, most: int) -> tuple[Engine, int]:
+        """A new engine of `most` slots, or fewer where memory does not suffice, and their number."""
         slots = min(most, self.tally.slots)
         try:
-            return captioner.engine(slots)
+            return captioner.engine(slots), slots
         except Exception as error:
             if slots == 1 or not self.backend.is_out_of_memory(error):
                 raise RunError(f"the captioner broke before it took a clip: {_text(error)}") from error
@@ -207,16 +206,13 @@ class RankWorker:
 
         Waits for clips only while the engine has nothing worth doing. Clips that cannot be loaded have failed.
         """
-        most = 0 if engine.waiting else min(engine.free, captioner.clips_together)
-        clips: list[Clip] = []
+        if engine.waiting or interruption.requested:
+            return []
+        most = min(engine.free, captioner.clips_together)
+        given_back = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
         fresh: list[Clip] = []
-        while len(clips) + len(fresh) < most and not interruption.requested:
-            if group.clips:
-                clips.append(group.clips.popleft())
-                continue
-            must_wait = len(clips) + len(fresh) < engine.wanted
-            if loader is None or not loader.left:
-                break
+        while loader is not None and loader.left and len(given_back + fresh) < most and not interruption.requested:
+            must_wait = len(given_back + fresh) < engine.wanted
             loaded = loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
                 self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)
@@ -226,7 +222,7 @@ class RankWorker:
                 break
         if fresh:
             self.journal.start([clip.row for clip in fresh], is_retry)
-        return clips + fresh
+        return given_back + fresh
 
     def _recover(
         self, groups: list[_Group], in_flight: dict[int, Clip], slots: int, message: str, out_of_memory: bool

@@ -6,18 +6,19 @@ Driven like the engine of slots; knows no video and no tokenizer.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from .engine import EngineTally
-from .requests import End, EndReason, Event, Request, Token, refusal
+from .intake import Intake
+from .requests import End, EndReason, Event, Request, Token
 from .text_model import TextModel
 
 
-class BatchEngine:
+class BatchEngine(Intake):
     """Generates for up to `slots` requests at once; see `requests.Engine`. One step ends all of them.
 
     Prompts of different lengths or options come one after the other, because `generate` has one length for a
@@ -28,18 +29,9 @@ class BatchEngine:
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, tally: EngineTally | None = None) -> None:
+        super().__init__(slots, TextModel.of(model).max_positions)
         self._model, self._slots = model, slots
         self.tally = tally or EngineTally()
-        self._requests: list[Request] = []
-        self._refused: list[End] = []
-
-    @property
-    def free(self) -> int:
-        return max(0, self._slots - self.active)
-
-    @property
-    def active(self) -> int:
-        return len(self._requests) + len(self._refused)
 
     @property
     def waiting(self) -> int:
@@ -50,37 +42,28 @@ class BatchEngine:
         return self.free
 
     def add(self, request: Request) -> None:
-        if request.key in [*(other.key for other in self._requests), *(end.key for end in self._refused)]:
-            raise ValueError(f"request {request.key!r} is there already")
         is_plain = np.array_equal(request.positions, np.arange(request.length))
         if request.has_prefix or request.counted_ids or not is_plain or request.next_position != request.length:
             raise ValueError(f"request {request.key!r} needs the engine of slots: prefix, counted ids or positions")
-        refused = refusal(request, request.length, TextModel.of(self._model).max_positions)
-        if refused is None:
-            self._requests.append(request)
-        else:
-            self._refused.append(refused)
-
-    def cancel(self, key: Hashable) -> bool:
-        before = self.active
-        self._requests = [request for request in self._requests if request.key != key]
-        self._refused = [end for end in self._refused if end.key != key]
-        return self.active < before
+        self._accept(request, request.length)
 
     def step(self) -> list[Event]:
         """Generate for the oldest requests that are alike, at most `slots`; nothing of them is left afterwards."""
-        events: list[Event] = [*self._refused]
-        self._refused.clear()
-        if not self._requests:
-            return events
-        kind = _kind(self._requests[0])
-        batch = [request for request in self._requests if _kind(request) == kind][: self._slots]
+        events = self._take_refused()
+        if self._waiting:
+            events += self._answer_oldest()
+        self._forget_ended(events)
+        return events
+
+    def _answer_oldest(self) -> list[Event]:
+        kind = _kind(self._waiting[0])
+        batch = [request for request in self._waiting if _kind(request) == kind][: self._slots]
         begin = time.monotonic()
         answers = self._generate(batch)
         self.tally.decode_seconds += time.monotonic() - begin
         self.tally.decode_tokens += sum(map(len, answers))
-        done = {request.key for request in batch}
-        self._requests = [request for request in self._requests if request.key not in done]
+        self._take(batch)
+        events: list[Event] = []
         for request, ids in zip(batch, answers, strict=True):
             events += [Token(request.key, token) for token in ids]
             reason = EndReason.STOP if ids[-1] in request.stop_ids else EndReason.LENGTH

@@ -16,9 +16,10 @@ import torch
 
 from ..backends import Backend
 from ..backends.kernels import HIDDEN
+from .intake import Intake
 from .kv_cache import COLUMN_MULTIPLE, CacheShape, PrefixRecorder, SlotCache
 from .prefill import next_group, padded
-from .requests import End, EndReason, Event, Request, Token, refusal
+from .requests import End, EndReason, Event, Request, Token
 from .slots import NextTokens, Slot
 from .text_model import TextModel
 
@@ -59,7 +60,7 @@ class EngineSettings:
     prefill_tokens: int = 2048
 
 
-class SlotEngine:
+class SlotEngine(Intake):
     """Generates token ids for requests, each in a slot of the cache; see `requests.Engine`.
 
     model: with the attention of `attention`.
@@ -76,11 +77,9 @@ class SlotEngine:
         prefix: torch.Tensor | None = None,
         tally: EngineTally | None = None,
     ) -> None:
+        super().__init__(settings.slots, model.max_positions)
         self._model, self._backend, self._settings = model, backend, settings
         self.tally = tally or EngineTally()
-        self._keys: set[Hashable] = set()
-        self._refused: list[End] = []
-        self._waiting: list[Request] = []
         self._slots: list[Slot | None] = []
         self._cache: SlotCache | None = None
         self._no_position = self._upload(np.zeros(1, np.int64))  # transformers asks for one, ours need none
@@ -94,14 +93,6 @@ class SlotEngine:
         self._prefills = 0  # in a row
 
     @property
-    def free(self) -> int:
-        return max(0, self._settings.slots - len(self._keys))
-
-    @property
-    def active(self) -> int:
-        return len(self._keys)
-
-    @property
     def waiting(self) -> int:
         return len(self._waiting)
 
@@ -110,26 +101,13 @@ class SlotEngine:
         return int(not self._keys)
 
     def add(self, request: Request) -> None:
-        if request.key in self._keys:
-            raise ValueError(f"request {request.key!r} is there already")
         if request.options.num_beams > 1:
             raise ValueError(f"request {request.key!r} asks for beams; BatchEngine has them")
-        self._keys.add(request.key)
-        prefix = self._prefix_length if request.has_prefix else 0
-        refused = refusal(request, prefix + request.length, self._model.max_positions)
-        if refused is None:
-            self._waiting.append(request)
-        else:
-            self._refused.append(refused)
+        self._accept(request, request.length + (self._prefix_length if request.has_prefix else 0))
 
     def cancel(self, key: Hashable) -> bool:
-        if key not in self._keys:
-            return False
-        self._keys.remove(key)
-        self._refused = [end for end in self._refused if end.key != key]
-        self._waiting = [request for request in self._waiting if request.key != key]
         self._slots = [None if slot and slot.key == key else slot for slot in self._slots]
-        return True
+        return super().cancel(key)
 
     def step(self) -> list[Event]:
         """One prefill of waiting requests, or decoding steps for all slots up to the next look at what has ended.
@@ -137,23 +115,26 @@ class SlotEngine:
         Answers that have begun are not held up by a queue of prefills: decoding steps come between two of them. Only
         an empty engine fills its slots first.
         """
-        events: list[Event] = [*self._refused]
-        self._refused.clear()
-        begun = [slot for slot in self._slots if slot]
+        events = self._take_refused()
+        begun = list(self._begun.values())
         fills_up = self._prefills < self._settings.slots and all(len(slot.ids) == 1 for slot in begun)
         must_decode = begun and self._prefills and not fills_up
         room = self._settings.slots - len(begun)
         if self._waiting and room and not must_decode:
             group = next_group(self._waiting, room, self._settings.prefill_tokens)
-            grouped = {request.key for request in group}
-            self._waiting = [request for request in self._waiting if request.key not in grouped]
+            self._take(group)
             events += self._prefill(group)
             self._prefills += 1
         elif begun:
             events += self._decode(begun)
             self._prefills = 0
-        self._keys -= {event.key for event in events if isinstance(event, End)}
+        self._forget_ended(events)
         return events
+
+    @property
+    def _begun(self) -> dict[int, Slot]:
+        """The slots in use, by index."""
+        return {index: slot for index, slot in enumerate(self._slots) if slot}
 
     def _prefill(self, group: Sequence[Request]) -> list[Event]:
         begin = time.monotonic()
@@ -210,21 +191,20 @@ class SlotEngine:
         room = shape.prefix + shape.ring
         mask = np.full((shape.slots, shape.columns), HIDDEN, np.float32)
         positions = np.zeros((shape.slots, 1), np.int64)
-        begun = [row for row, slot in enumerate(self._slots) if slot]
-        for row, slot in enumerate(self._slots):
-            if slot:
-                mask[row, : shape.prefix if slot.has_prefix else 0] = 0
-                mask[row, shape.prefix : room][self._written >= slot.start] = 0
-                mask[row, room : room + slot.length] = 0
-                # A token is fed at the position that it was generated for.
-                positions[row] = slot.next_position + len(slot.ids) - 1
+        begun = self._begun
+        for row, slot in begun.items():
+            mask[row, : shape.prefix if slot.has_prefix else 0] = 0
+            mask[row, shape.prefix : room][self._written >= slot.start] = 0
+            mask[row, room : room + slot.length] = 0
+            # A token is fed at the position that it was generated for.
+            positions[row] = slot.next_position + len(slot.ids) - 1
         plan = []
         for ahead in range(steps):
             column = self._next_column
             self._written[column] = self._step_number
             self._step_number += 1
             self._next_column = (column + 1) % shape.ring
-            mask[begun, shape.prefix + column] = 0
+            mask[list(begun), shape.prefix + column] = 0
             plan.append((column, self._upload(positions + ahead), self._upload(mask[:, None, None].copy())))
         return plan
 
@@ -243,7 +223,7 @@ class SlotEngine:
 
     def _make_room(self, group: Sequence[Request]) -> list[int]:
         """Indices of free slots for `group`, in a cache that suits all requests that are there."""
-        begun = [index for index, slot in enumerate(self._slots) if slot]
+        begun = list(self._begun)
         prompt, new_tokens = self._longest(group)
         shape, needed = self._cache.shape if self._cache else None, len(begun) + len(group)
         if shape is None or (not begun and shape.ring + shape.room > _FAR_TOO_LARGE * (prompt + new_tokens)):
@@ -261,12 +241,11 @@ class SlotEngine:
         is_quiet = not self._waiting and 2 * begun <= self._cache.shape.slots
         self._quiet_rounds = self._quiet_rounds + 1 if is_quiet else 0
         if self._quiet_rounds > _SHRINK_AFTER:
-            kept = [index for index, slot in enumerate(self._slots) if slot]
-            self._resize(kept, begun, *self._longest([]))
+            self._resize(list(self._begun), begun, *self._longest([]))
 
     def _longest(self, group: Sequence[Request]) -> tuple[int, int]:
         """Tokens of the longest prompt and of the longest answer, of `group` and of all requests that are there."""
-        there: list[Slot | Request] = [*(slot for slot in self._slots if slot), *self._waiting, *group]
+        there: list[Slot | Request] = [*self._begun.values(), *self._waiting, *group]
         return max(one.length for one in there), max(one.options.max_new_tokens for one in there)
 
     def _allocate(self, slots: int, prompt: int, new_tokens: int) -> None:

@@ -72,19 +72,18 @@ class SlotCache:
         self._heads, self._width = config.num_key_value_heads, head_width(config)
         self._device, self._dtype = device, dtype
         self._layers: Layers = [(self._allocate(), self._allocate()) for _ in range(config.num_hidden_layers)]
-        for layer, tensor, values in self._prefix_parts():
-            kernels.write(self._layers[layer][tensor], 0, 0, values)
+        self._write_prefix()
 
     def _allocate(self) -> torch.Tensor:
         return kernels.allocate(
             (self.shape.slots, self._heads, self.shape.columns, self._width), self._device, self._dtype
         )
 
-    def _prefix_parts(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Layer, 0 for keys or 1 for values, and the prefix in every slot."""
-        for layer, pair in enumerate(self._prefix):
-            for tensor, values in enumerate(pair):
-                yield layer, tensor, values.expand(self.shape.slots, -1, -1, -1)
+    def _write_prefix(self) -> None:
+        """Into every slot."""
+        for cached, shared in zip(self._layers, self._prefix, strict=False):  # the prefix may be empty
+            for tensor, values in zip(cached, shared, strict=True):
+                kernels.write(tensor, 0, 0, values.expand(self.shape.slots, -1, -1, -1))
 
     def resize(self, shape: CacheShape, kept: Sequence[int], oldest: int) -> None:
         """Change the sizes. What the kept slots hold must fit: the ring must not become smaller.
@@ -99,8 +98,7 @@ class SlotCache:
                 self._resized(pair[0], before, kept, oldest),
                 self._resized(pair[1], before, kept, oldest),
             )
-        for layer, tensor, values in self._prefix_parts():
-            kernels.write(self._layers[layer][tensor], 0, 0, values)
+        self._write_prefix()
 
     def _resized(self, old: torch.Tensor, before: CacheShape, kept: Sequence[int], oldest: int) -> torch.Tensor:
         new = self._allocate()

@@ -44,11 +44,14 @@ class Chooser:
         read = [chosen for chosen in options if chosen is not None]
         self.samples = any(chosen.samples for chosen in read)
         """Whether `choose` needs random numbers."""
+        self.penalizes = any(chosen.penalty != 1 for chosen in read)
+        """Whether `choose` needs the tokens seen."""
         rows = [chosen or GenerationOptions() for chosen in options]
         self._all_sample = all(chosen.samples for chosen in read)
         self._nucleus = any(chosen.samples and chosen.top_p < 1 for chosen in read)
         self._all_nucleus = all(chosen.samples and chosen.top_p < 1 for chosen in read)
-        self._penalty = upload(np.array([[row.penalty] for row in rows], np.float32))
+        if self.penalizes:
+            self._penalty = upload(np.array([[row.penalty] for row in rows], np.float32))
         if self.samples:
             self._is_sampled = upload(np.array([row.samples for row in rows]))
             self._temperature = upload(
@@ -67,7 +70,7 @@ class Chooser:
         """Next token ids (rows,) int64, on the device of `logits`, (rows, vocabulary).
 
         uniform: (rows,) random numbers in [0, 1), where `samples`.
-        seen: bool (rows, vocabulary), tokens that the repetition penalty is for; None where no row has one.
+        seen: bool (rows, vocabulary), tokens that the repetition penalty is for, where `penalizes`.
         banned: float32 (rows, vocabulary), 0 or BANNED; None for nothing banned.
         """
         scores = logits

@@ -63,7 +63,6 @@ class NextTokens:
 
     def __init__(self, slots: Sequence[Slot | None], vocabulary: int, steps: int, upload: Upload) -> None:
         options = [slot.options if slot else None for slot in slots]
-        used = [slot for slot in slots if slot]
         self._chooser = Chooser(options, upload)
         self._step = 0
         self._wrong = upload(np.full(len(slots), NOT_A_NUMBER, np.int64))
@@ -71,14 +70,14 @@ class NextTokens:
         if self._chooser.samples:
             drawn = [[slot.uniform(ahead) if slot else 0.0 for slot in slots] for ahead in range(steps)]
             self._uniforms = upload(np.array(drawn, np.float32))
-        if any(slot.options.penalty != 1 for slot in used):
+        if self._chooser.penalizes:
             # Made on the device: the ids are few, the vocabulary is not. Its last column takes the padding.
             counted = upload(_padded([slot.counted if slot else [] for slot in slots], vocabulary))
             marks = torch.ones(counted.shape, dtype=torch.float32, device=counted.device)
             unmarked = torch.zeros((len(slots), vocabulary + 1), dtype=torch.float32, device=counted.device)
             self._seen = unmarked.scatter(1, counted, marks)[:, :vocabulary] > 0
             self._vocabulary = upload(np.arange(vocabulary)[None])
-        if any(slot.options.ngram_size for slot in used):
+        if any(slot.options.ngram_size for slot in slots if slot):
             assert steps == 1
             banned = np.zeros((len(slots), vocabulary), np.float32)
             for row, slot in enumerate(slots):

@@ -56,7 +56,7 @@ class PllavaCaptioner(Captioner):
     def prepare(self, clips: Sequence[Clip]) -> list[Request]:
         if not clips:
             return []
-        embeddings = self.prompt_embeddings(clips)[:, self._prefix_length :]
+        embeddings = self.prompt_embeddings(clips, self._prefix_length)
         length = self._source.prompt_length
         return [
             Request(
@@ -104,11 +104,12 @@ class PllavaCaptioner(Captioner):
     def stages(self) -> Mapping[str, float]:
         return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._tally)}
 
-    def prompt_embeddings(self, clips: Sequence[Clip]) -> torch.Tensor:
-        """What the text model reads: (clips, length, width)."""
+    def prompt_embeddings(self, clips: Sequence[Clip], skipped: int = 0) -> torch.Tensor:
+        """What the text model reads, without the first `skipped` tokens of the text before the clip:
+        (clips, length - skipped, width)."""
         prompt = self._source.prompt
         with torch.no_grad():
-            return self._model.prompt_embeddings(self.visual_tokens(clips), prompt.before, prompt.after)
+            return self._model.prompt_embeddings(self.visual_tokens(clips), prompt.before[skipped:], prompt.after)
 
     def visual_tokens(self, clips: Sequence[Clip]) -> torch.Tensor:
         """Pooled visual tokens, (clips, T * H * W, width). The vision tower sees a bounded number of frames at once."""
