@@ -98,7 +98,7 @@ def test_workers_out_of_sight_are_not_called_dead(
 ) -> None:
     """On other hosts, or where there are no locks."""
     folder = journal_folder(tmp_path / "meta_caption.csv")
-    monkeypatch.setattr(journal, "_lock", lambda file: False)
+    monkeypatch.setattr(journal, "lock", lambda file: False)
     book = Journal(folder, 0, {}, RUN, 2)
     assert _json(capsys, tmp_path / "meta.csv")["state"] == "running"
     old = time.time() - 300

@@ -41,6 +41,32 @@ def test_a_journal_has_one_writer(tmp_path: Path) -> None:
         journal.remove_journals(tmp_path)
 
 
+def test_the_writer_of_a_journal_can_be_ended_by_what_the_message_says(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError) as raised:
+        Journal(tmp_path, 0, FINGERPRINT)
+    message = str(raised.value)
+    assert message.endswith(f"wait for it, or end it on {socket.gethostname()} with: kill {os.getpid()}")
+    assert "pkill" not in message
+
+
+def test_files_of_others_stay_in_a_journal_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "journal"
+    with Journal(folder, 0, FINGERPRINT) as book:
+        book.finish([_caption(1)])
+    (folder / "notes.txt").write_text("mine")
+    (folder / "rank-00000.jsonl.bak").write_text("mine")
+    for name in (".rank-00000.jsonl.a_b12345.tmp", ".id.0123456789abcdef.tmp"):
+        (folder / name).touch()
+    journal.remove_folder(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "rank-00000.jsonl.bak"]
+    assert str(folder) in caplog.text and "notes.txt, rank-00000.jsonl.bak" in caplog.text
+    for path in folder.iterdir():
+        path.unlink()
+    journal.remove_folder(folder)
+    assert not folder.exists()
+    journal.remove_folder(folder)
+
+
 def test_one_rank_asks_to_forget_failures_for_all(tmp_path: Path) -> None:
     for rank in range(2):
         with Journal(tmp_path, rank, FINGERPRINT) as book:
