@@ -3,7 +3,7 @@
 Each rank appends to `rank-NNNNN.jsonl` in a folder beside the output. A line is one of
 
     {"fingerprint": {...}}            the first line: what the captions depend on
-    {"session": "...", "run": ..., "rows": ..., "locked": ...}   a run begins; its name, its rows on all ranks
+    {"session": "...", "run": ..., "rows": ..., "ranks": ..., "locked": ...}   a run begins: name, rows, ranks
     {"loaded": "..."}                 the model is loaded: from this time (UTC) on, the rank captions
     {"lease": [rows]}                 these rows were leased to this rank
     {"start": [rows]}                 these rows are in flight now; with "retry": once more
@@ -125,14 +125,16 @@ class Journal:
     thread brings it to disk, so that it survives the death of the host, within about `journal_sync.SYNC_SECONDS`. If
     that fails, every later call raises RunError.
 
-    run: name of the run, the same on all ranks; rows: to be captioned in the run, on all ranks. Both are for whoever
-    looks on.
+    run: name of the run, the same on all ranks; rows: to be captioned in the run, on all ranks; ranks: how many keep a
+    journal. These are for whoever looks on.
 
     Raises:
         RunError: another process has it open, or it can't be written.
     """
 
-    def __init__(self, folder: Path, rank: int, fingerprint: Fingerprint, run: str = "", rows: int = 0) -> None:
+    def __init__(
+        self, folder: Path, rank: int, fingerprint: Fingerprint, run: str = "", rows: int = 0, ranks: int = 1
+    ) -> None:
         self.path = journal_path(folder, rank)
         folder_id(folder)
         self._file_lock = threading.Lock()  # of the file against being written while it is replaced
@@ -146,7 +148,7 @@ class Journal:
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._is_released = False
         session = f"{started} {socket.gethostname()} {os.getpid()}"
-        self._append({"session": session, "run": run, "rows": rows, "locked": is_locked})
+        self._append({"session": session, "run": run, "rows": rows, "ranks": ranks, "locked": is_locked})
         self.sync()
 
     @property
@@ -225,10 +227,11 @@ class Journal:
 
     def _restore(self) -> None:
         folder_id(self.path.parent)
-        with atomic_write(self.path) as temporary:
-            shutil.copyfile(f"/proc/self/fd/{self._file.fileno()}", temporary)
-            # Opened before it has its name: if it is removed again, its content is still here.
+        with atomic_write(self.path) as temporary, open(f"/proc/self/fd/{self._file.fileno()}", "rb") as removed:
+            # Opened before it is filled and has its name: if it is removed again, its content is still here.
             restored = temporary.open("a", encoding="utf-8", errors="replace")
+            shutil.copyfileobj(removed, restored.buffer)
+            restored.flush()
             lock(restored)
         self._file.close()
         self._file = restored
