@@ -26,7 +26,6 @@ from typing import Any
 from pipeline.captioning import delivery, job
 from pipeline.captioning.captioners.base import Captioner, CaptionerSource
 from pipeline.captioning.meta.journal import Journal, journal_folder
-from pipeline.captioning.meta.plan import rows_of_rank
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.options import JobOptions
 from scripts.thread_ranks import run_ranks
@@ -76,7 +75,7 @@ def write_journals(folder: Path, rows: int, ranks: int, fingerprint: Mapping[str
     rng = random.Random(0)
     for rank in range(ranks):
         with Journal(folder, rank, fingerprint) as book:
-            for row in rows_of_rank(range(rows), rank, ranks):
+            for row in range(rank, rows, ranks):
                 if row % FAILURES == 0:
                     result = RowResult.failed(row, "decode", ["decord: no video stream", "PyAV: moov atom not found"])
                 else:
@@ -108,9 +107,7 @@ def _run(options: JobOptions, ranks: int) -> list[Any]:
     def activate() -> Any:
         return None
 
-    return run_ranks(
-        ranks, lambda world: job.run_in_world(options, _NoCaptioner(), "cpu", activate, world), patience=600
-    )
+    return run_ranks(ranks, lambda world: job.run_in_world(options, _NoCaptioner(), activate, world), patience=600)
 
 
 def simulate(rows: int, ranks: int) -> dict[str, float]:
@@ -121,7 +118,7 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
         write_meta(meta, rows)
         options = JobOptions(
             meta_path=meta, output=Path(name) / "out.csv", batch_size=1, pad_length=4096, skip_if_existing=False,
-            restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1,
+            restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
             framework=None, device=None, dtype=None,
         )  # fmt: skip
         with _timed(job, "plan_run", seconds), _no_work():
@@ -165,7 +162,7 @@ def _no_work() -> Iterator[None]:
         options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, books: Any, prepare_seconds: float
     ) -> Any:
         Journal(journal_folder(options.output), world.rank, plan.fingerprint)._file.close()
-        world.meet()
+        world.barrier()
         raise _Planned
 
     job._caption = caption

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.captioning.workers.collectives import Collectives
-from pipeline.captioning.workers.rendezvous import Rendezvous, Roster
+from pipeline.captioning.workers.heartbeat import Heartbeat
+from pipeline.captioning.workers.run_state import RunState
 from pipeline.captioning.workers.world import World
 
 
@@ -42,14 +43,14 @@ def run_ranks(world_size: int, rank_main: Callable[[World], Any], patience: floa
 
     patience: seconds that ranks wait for each other in a collective.
     """
-    roster, barrier = Roster(world_size), threading.Barrier(world_size)
+    state, barrier = RunState(world_size), threading.Barrier(world_size)
     shelf: list[Any] = [None] * (world_size + 1)
     results: list[Any] = [None] * world_size
 
     def main(rank: int) -> None:
         collectives = ThreadCollectives(rank, world_size, barrier, shelf, patience)
         try:
-            results[rank] = rank_main(World(collectives, Rendezvous(rank, roster), roster, None))
+            results[rank] = rank_main(World(collectives, Heartbeat(rank, state), state if rank == 0 else None, None))
         except BaseException as error:
             barrier.abort()
             results[rank] = error

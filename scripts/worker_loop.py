@@ -14,6 +14,7 @@ from pipeline.captioning.generation.requests import End, Engine, Event, Request
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.options import JobOptions
 from pipeline.captioning.work import RankWorker
+from pipeline.captioning.workers.world import solo_world
 
 
 class ClipsAtHand:
@@ -25,8 +26,8 @@ class ClipsAtHand:
         self._clips = list(clips)
 
     @property
-    def left(self) -> int:
-        return len(self._clips)
+    def has_ended(self) -> bool:
+        return not self._clips
 
     def next_clip(self, wait: float | None = None) -> Clip | None:
         return self._clips.pop(0) if self._clips else None
@@ -44,12 +45,12 @@ def answers(
     """
     options = JobOptions(
         meta_path=Path("meta.csv"), output=Path("out.csv"), batch_size=slots, pad_length=4096, skip_if_existing=False,
-        restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, framework=None,
-        device=None, dtype=None,
+        restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
+        framework=None, device=None, dtype=None,
     )  # fmt: skip
     source: Any = None  # the captioner is loaded
     journal: Any = _NoJournal()
-    worker = RankWorker(options, source, backend, journal, lambda done, failed: None, lambda: None)
+    worker = RankWorker(options, source, backend, journal, solo_world())
     worker.tally.slots = slots
     recorder, clips = _Recorder(captioner, refill), loader
     worker.caption(clips, recorder, slots)  # type: ignore[arg-type]
@@ -57,6 +58,8 @@ def answers(
 
 
 class _NoJournal:
+    durable = 0
+
     def start(self, rows: Iterable[int], retry: bool = False) -> None:
         pass
 

@@ -15,6 +15,7 @@ from .interruption import interruption
 from .meta.table import MetaTable
 from .workers import launch_checks
 from .workers.launch import Launch
+from .workers.stall import ProgressWatch
 from .workers.world import run_scheduler
 
 logger = logging.getLogger(__name__)
@@ -26,15 +27,15 @@ def main(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a captioning command; returns its exit code."""
-    launch = Launch()
+    launch, watch = Launch(), ProgressWatch(enforces=True)
     try:
         launch = Launch.from_environment()
         _set_up_logging(launch)
         if launch.launcher != "plain":
-            exit_code = orphans.go_on_in_a_child(is_worker=not launch.is_scheduler)
+            exit_code = orphans.go_on_in_a_child(is_worker=not launch.is_scheduler, watch=watch)
             if exit_code is not None:
                 return exit_code
-        return _run(parser, make_source, arguments, launch)
+        return _run(parser, make_source, arguments, launch, watch)
     except UsageError as error:
         if launch.tells_wrong_use:
             print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -52,6 +53,7 @@ def _run(
     make_source: Callable[[argparse.Namespace], CaptionerSource],
     arguments: Sequence[str] | None,
     launch: Launch,
+    watch: ProgressWatch,
 ) -> int:
     flags = parser.parse_args(arguments)
     job_options = options.job_options(flags)
@@ -66,10 +68,11 @@ def _run(
         run_scheduler()
         return EXIT_DONE
     interruption.install()
+    watch.timeout = job_options.stall_timeout
     if launch.speaks:
         for warning in warnings:
             logger.warning("%s", warning)
-    return job.run(job_options, source, choice, launch)
+    return job.run(job_options, source, choice, launch, watch)
 
 
 def _set_up_logging(launch: Launch) -> None:

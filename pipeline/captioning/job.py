@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import delivery
@@ -15,37 +15,38 @@ from .captioners.base import CaptionerSource
 from .errors import EXIT_BROKEN, EXIT_DONE, UsageError
 from .meta import journal
 from .options import JobOptions
-from .planning import RankPlan, plan_run
+from .planning import COMPUTING_TYPE, RankPlan, plan_run
 from .progress_log import ProgressLog
 from .report import last_page, make_report
 from .work import MassFailure, RankWorker, WorkTally
 from .workers.launch import Launch
+from .workers.stall import ProgressWatch
 from .workers.world import World, join_world, solo_world
 
 logger = logging.getLogger(__name__)
 
 
-def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch) -> int:
+def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch, watch: ProgressWatch) -> int:
     """Caption the meta table; returns the exit code.
+
+    watch: notes this rank's progress.
 
     Raises:
         UsageError, RunError: see their docstrings; the other ranks have been told.
     """
     if launch.launcher == "plain":
         # One process needs the framework only when there is something to caption.
-        return run_in_world(options, source, choice.device, lambda: choice.activate(options.dtype), solo_world())
+        return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world(watch=watch))
     logger.info("started by %s: waiting for all %d workers", launch.launcher, launch.world_size)
     backend = choice.activate(options.dtype)
-    return run_in_world(options, source, choice.device, lambda: backend, join_world(launch, backend.device))
+    return run_in_world(options, source, lambda: backend, join_world(launch, backend.device, watch))
 
 
-def run_in_world(
-    options: JobOptions, source: CaptionerSource, device: str, activate: Callable[[], Backend], world: World
-) -> int:
-    """One rank's whole run. device: what it computes on, one of DEVICES; activate: imports the framework."""
+def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+    """One rank's whole run. activate: imports the framework."""
     try:
         with contextlib.ExitStack() as books:
-            exit_code = _run(options, source, device, activate, world, books)
+            exit_code = _run(options, source, activate, world, books)
     except BaseException as error:
         world.report_broken(f"{type(error).__name__}: {error}")
         world.close(in_order=False)
@@ -57,7 +58,6 @@ def run_in_world(
 def _run(
     options: JobOptions,
     source: CaptionerSource,
-    device: str,
     activate: Callable[[], Backend],
     world: World,
     books: contextlib.ExitStack,
@@ -65,7 +65,7 @@ def _run(
     """As `run_in_world`. books: keeps this rank's journal, and so its lock, until all is written."""
     begin = time.monotonic()
     folder = journal.journal_folder(options.output)
-    plan = plan_run(world, options, source.fingerprint(), device)
+    plan = plan_run(world, options, source.fingerprint())
     if plan.is_done:
         if world.leads:
             _announce(options, plan)
@@ -73,10 +73,12 @@ def _run(
     else:
         planned = time.monotonic()
         backend = _prepare(options, source, activate, world, plan, folder)
+        if backend is not None:
+            plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
         if world.leads:
             _describe(source, backend)
             _announce(options, plan)
-        with ProgressLog(plan.total_rows, world.totals) if world.leads else contextlib.nullcontext():
+        with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.leads else contextlib.nullcontext():
             tally = _caption(options, source, backend, world, plan, books, time.monotonic() - planned)
             tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
         delivered = delivery.gather_results(world, plan, folder, options.pad_length)
@@ -84,10 +86,10 @@ def _run(
             assert plan.lead is not None
             exit_code = _conclude(options, plan, delivered, tallies, time.monotonic() - begin)
             world.decide(exit_code)
-        exit_code = world.verdict()
+        exit_code = world.exit_code()
         if exit_code != EXIT_DONE and plan.keeps_folder(world.rank):
             journal.forget_failures(folder)
-    world.meet()  # nobody removes a folder that another rank still reads
+    world.barrier()  # nobody removes a folder that another rank still reads
     if exit_code == EXIT_DONE and plan.keeps_folder(world.rank):
         journal.remove_folder(folder)
     return exit_code
@@ -113,15 +115,36 @@ def _prepare(
         if plan.has_work:
             backend = activate()
             source.check_weights()
+        # No rank opens a journal before all have come so far.
+        _check_computing_types(plan, world.gather_json(backend.dtype_name if backend else None))
     except UsageError:
         journal.remove_unused_folder(folder)
         raise
-    world.meet()  # no rank opens a journal before all have come so far
     if options.restart:
         if plan.keeps_folder(world.rank):
             journal.remove_journals(folder)
-        world.meet()
+        world.barrier()
     return backend
+
+
+def _check_computing_types(plan: RankPlan, found: Sequence[str | None]) -> None:
+    """Captions of one table are computed in one type.
+
+    found: of each rank; None for one that captions nothing.
+
+    Raises:
+        UsageError: on all ranks alike.
+    """
+    types = {dtype for dtype in found if dtype is not None}
+    if len(types) > 1:
+        ranks = "; ".join(f"rank {rank}: {dtype}" for rank, dtype in enumerate(found) if dtype is not None)
+        raise UsageError(f"the ranks' devices compute in different types ({ranks}); give --dtype")
+    others = set(plan.computing_types) - types
+    if types and others:
+        raise UsageError(
+            f"an interrupted run computed its captions in {', '.join(sorted(others))}, this one computes in "
+            f"{types.pop()}. Give --dtype to continue it, or --restart to discard its captions"
+        )
 
 
 def _caption(
@@ -134,21 +157,21 @@ def _caption(
     prepare_seconds: float,
 ) -> WorkTally:
     if backend is None:
-        world.report(0, 0)
         if plan.has_suspects:
-            world.meet()
+            world.barrier()
         return WorkTally()
     folder = journal.journal_folder(options.output)
-    rows = len(plan.rows) + len(plan.retries) + len(plan.suspects)
-    book = books.enter_context(journal.Journal(folder, world.rank, plan.fingerprint, plan.run, rows))
+    book = journal.Journal(folder, world.rank, plan.fingerprint, plan.run, plan.total_rows, plan.ranks)
+    books.enter_context(book)
     try:
-        worker = RankWorker(options, source, backend, book, world.report, world.meet)
+        worker = RankWorker(options, source, backend, book, world)
         worker.tally.load_seconds = prepare_seconds
         tally = worker.run(plan)
     except MassFailure:
         journal.ask_to_forget_failures(folder, world.rank)
         raise
     book.release()
+    world.report(book.durable, tally.failed, 1)
     return tally
 
 
@@ -180,6 +203,12 @@ def _announce(options: JobOptions, plan: RankPlan) -> None:
         plan.total_rows,
         "".join(f"; {part}" for part in parts),
     )
+    for count, place in (
+        (plan.lead.replaced_captions, f"{options.output} holds %d captions, which are made again"),
+        (plan.lead.replaced_texts, f"column 'text' of {options.meta_path} holds %d texts, which captions replace"),
+    ):
+        if count and plan.total_rows:
+            logger.warning(f"{place}; --skip_if_existing keeps them", count)
     if plan.is_done:
         logger.info("nothing is left to caption; %s stays as it is", options.output)
 

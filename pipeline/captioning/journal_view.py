@@ -17,22 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from .meta.journal import journals
-from .speed import Speed
+from .speed import Speed, seconds_left
 
 
 @dataclass
 class RankView:
     """One rank of the newest run.
 
-    rows: that the run has for it. done: of these, with a caption or a failure; failed: the latter.
-    started, written: when its session began and when its journal was last written to, in seconds since the epoch.
+    total, ranks: rows that the run has for all ranks, and how many of these keep a journal.
+    leased: rows that this rank has taken.
+    done: with a caption or a failure; failed: the latter.
+    started: when it had loaded the model, or before that, when its session began; written: when its journal was last
+    written to, both in seconds since the epoch.
     host: of its worker. is_locked: whether the worker could lock the journal.
     is_open: whether a process on this host holds the lock; None where that can't be told.
     released: nothing is in flight any more. waits: for the other ranks, before rows that come last.
     """
 
     rank: int
-    rows: int = 0
+    total: int = 0
+    ranks: int = 1
+    leased: int = 0
     done: int = 0
     failed: int = 0
     started: float = 0.0
@@ -44,14 +49,9 @@ class RankView:
     waits: bool = False
 
     @property
-    def is_finished(self) -> bool:
-        return self.done >= self.rows
-
-    @property
     def is_known(self) -> bool:
-        """Whether it can be told, not only guessed, that its worker has ended."""
-        is_seen = self.is_open is not None and self.is_locked and self.host == socket.gethostname()
-        return is_seen or (self.released and not self.is_finished)
+        """Whether it can be told, not only guessed, that its worker has ended or not."""
+        return self.is_open is not None and self.is_locked and self.host == socket.gethostname()
 
     def is_alive(self, now: float, silent_seconds: float) -> bool:
         """Whether its worker is at work, or waits for others to end theirs; a guess if it is not known."""
@@ -104,6 +104,9 @@ class _Follower:
         if line.startswith(b'{"start":'):
             self.view.waits = False
             return
+        if line.startswith(b'{"lease":'):
+            self.view.leased += line.count(b",") + 1
+            return
         try:
             record = json.loads(line)
         except ValueError:  # damaged: the next run says so, and how to mend it
@@ -122,10 +125,13 @@ class _Follower:
             self.view = RankView(
                 view.rank,
                 record["rows"],
-                started=datetime.fromisoformat(started).timestamp(),
+                record.get("ranks", 1),
+                started=_seconds(started),
                 host=host,
                 is_locked=record["locked"],
             )
+        elif "loaded" in record:
+            view.started = _seconds(record["loaded"])
         elif "forget_failures" in record:
             self._forgets_failures = True
         view.released = view.released or "released" in record
@@ -141,6 +147,10 @@ class _Follower:
             self.failed_before = 0
             self.stages, self.examples = Counter(), {}
             self._forgets_failures = False
+
+
+def _seconds(time_text: str) -> float:
+    return datetime.fromisoformat(time_text).timestamp()
 
 
 def _is_locked(about: os.stat_result) -> bool | None:
@@ -168,8 +178,19 @@ class RunView:
     examples: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
+    def ranks_elsewhere(self) -> int:
+        """Ranks whose journals are in other folders, on other hosts."""
+        return max((rank.ranks - len(self.ranks) for rank in self.ranks), default=0)
+
+    @property
+    def left(self) -> int:
+        """Rows of this run that no journal here has a result for; those of ranks elsewhere among them."""
+        total = max((rank.total for rank in self.ranks), default=0)
+        return max(0, total - sum(rank.done for rank in self.ranks))
+
+    @property
     def rows(self) -> int:
-        return self.before + sum(rank.rows for rank in self.ranks)
+        return self.done + self.left
 
     @property
     def done(self) -> int:
@@ -245,21 +266,26 @@ def state_of(view: RunView, now: float, silent_seconds: float) -> tuple[str, lis
     `running`; `finishing`: all is captioned; `interrupted`: no worker is left; `silent`: none has written for long,
     but they may be at work on other hosts.
     """
-    if any(rank.is_alive(now, silent_seconds) for rank in view.ranks):
-        if all(rank.is_finished for rank in view.ranks):
+    have_released = all(rank.released for rank in view.ranks)
+    gave_up = have_released and view.left > 0 and not view.ranks_elsewhere
+    if any(rank.is_alive(now, silent_seconds) for rank in view.ranks) and not gave_up:
+        if have_released or not view.left:
             return "finishing", []
-        late = [rank for rank in view.ranks if not (rank.is_finished or rank.waits)]
-        return "running", [rank.rank for rank in late if now - rank.written > silent_seconds]
-    return ("interrupted" if all(rank.is_known for rank in view.ranks) else "silent"), []
+        late = [rank for rank in _working(view) if now - rank.written > silent_seconds]
+        return "running", [rank.rank for rank in late]
+    return ("interrupted" if gave_up or all(rank.is_known for rank in view.ranks) else "silent"), []
+
+
+def _working(view: RunView) -> list[RankView]:
+    return [rank for rank in view.ranks if not (rank.released or rank.waits)]
 
 
 def as_json(view: RunView, looker: JournalView, now: float, silent_seconds: float) -> dict[str, Any]:
     """Everything there is to tell, for programs; rows are those of all runs that the journals hold."""
     state, silent = state_of(view, now, silent_seconds)
     rates = {rank.rank: looker.clips_per_second(rank) for rank in view.ranks}
-    working = [rank for rank in view.ranks if not (rank.is_finished or rank.waits)]
-    # The run ends with its slowest rank.
-    seconds = [(rank.rows - rank.done) / rates[rank.rank] if rates[rank.rank] else None for rank in working]
+    working = _working(view)
+    left = None if view.ranks_elsewhere else seconds_left(view.left, sum(rates.values()))
     return {
         "state": state,
         "run": view.run,
@@ -267,10 +293,11 @@ def as_json(view: RunView, looker: JournalView, now: float, silent_seconds: floa
         "done": view.done,
         "captioned": view.done - view.failed,
         "failed": view.failed,
-        "left": view.rows - view.done,
+        "left": view.left,
+        "ranks_elsewhere": view.ranks_elsewhere,
         "finished_before": view.before,
         "clips_per_second": round(sum(rates.values()), 4),
-        "seconds_left": None if None in seconds else round(max((s for s in seconds if s is not None), default=0.0)),
+        "seconds_left": None if left is None else round(left),
         "failures_by_stage": dict(view.failures.most_common()),
         "failure_examples": {stage: {"row": row, "message": text} for stage, (row, text) in view.examples.items()},
         "slowest_rank": min(working, key=lambda rank: rates[rank.rank]).rank if working else None,
@@ -278,7 +305,7 @@ def as_json(view: RunView, looker: JournalView, now: float, silent_seconds: floa
         "ranks": [
             {
                 "rank": rank.rank,
-                "rows": rank.rows,
+                "leased": rank.leased,
                 "done": rank.done,
                 "failed": rank.failed,
                 "clips_per_second": round(rates[rank.rank], 4),

@@ -36,6 +36,7 @@ class JobOptions:
     decode_timeout: deadline for decoding one clip, in seconds.
     decode_workers: decoding processes of each worker; None to go by the cores.
     max_failure_rate: share of a worker's last 1,000 rows that may fail.
+    stall_timeout: seconds that a worker may be without progress before it is ended.
     framework, device, dtype: None to choose by launcher and hardware.
     """
 
@@ -49,6 +50,7 @@ class JobOptions:
     decode_timeout: float
     decode_workers: int | None
     max_failure_rate: float
+    stall_timeout: float
     framework: str | None
     device: str | None
     dtype: str | None
@@ -168,6 +170,12 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         default=0.5,
         help="stop when a larger share of a worker's last 1,000 rows failed",
     )
+    run.add_argument(
+        "--stall_timeout",
+        type=number(minimum=0, above=True),
+        default=1800.0,
+        help="end a worker that has made no progress for so many seconds; loading and waiting for others do not count",
+    )
 
     device = parser.add_argument_group("device")
     device.add_argument("--framework", choices=FRAMEWORKS, help="by default the launcher's, else the device's")
@@ -200,6 +208,7 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         decode_timeout=flags.decode_timeout,
         decode_workers=flags.decode_workers,
         max_failure_rate=flags.max_failure_rate,
+        stall_timeout=flags.stall_timeout,
         framework=flags.framework,
         device=flags.device,
         dtype=flags.dtype,

@@ -18,11 +18,13 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from .errors import EXIT_BROKEN
+from .workers.stall import ProgressWatch
 
 logger = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 7.0
 _POLL_SECONDS = 0.2
+_STALL_GRACE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,12 +44,15 @@ def waits(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     return joins or "TORCHELASTIC_RUN_ID" in environment
 
 
-def go_on_in_a_child(is_worker: bool) -> int | None:
+def go_on_in_a_child(is_worker: bool, watch: ProgressWatch) -> int | None:
     """Returns None in a child process; in this one, when that has ended, its exit code.
 
     Signals are passed on to the child. It dies with this process. If the launcher dies, and is one that waits,
     a worker is told so by SIGTERM, and whatever is left after LEAVE_SECONDS is killed. msrun's scheduler is
     given these seconds too: without it workers abort.
+
+    watch: of the child's progress. A child that should have ended itself for want of progress is killed; if even that
+        does not end it, because a disk or a driver holds it in the kernel, it is left behind.
     """
     attendant, launcher = os.getpid(), os.getppid()
     watched = _waits(launcher)
@@ -62,7 +67,14 @@ def go_on_in_a_child(is_worker: bool) -> int | None:
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
+            if watch.overdue():
+                logger.error("the worker made no progress for too long (--stall_timeout) and was ended; see its stacks")
             return max(EXIT_BROKEN, os.waitstatus_to_exitcode(status)) if status else 0
+        if watch.overdue() > _STALL_GRACE_SECONDS:
+            os.kill(child, signal.SIGKILL)
+        if watch.overdue() > 2 * _STALL_GRACE_SECONDS:
+            logger.error("the worker makes no progress and cannot be killed: its disk or its device hangs; leaving it")
+            return EXIT_BROKEN
         if leaving is None and watched and os.getppid() != launcher:
             leaving = time.monotonic()
             _leave(child, is_worker)

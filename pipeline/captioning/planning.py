@@ -1,4 +1,4 @@
-"""Planning over all ranks: rank 0 reads the meta table and the hosts' journals, and deals out the rows."""
+"""Planning over all ranks: rank 0 reads the meta table and the hosts' journals, and offers the rows to all ranks."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from .errors import UsageError
 from .meta import journal
-from .meta.plan import Plan, fingerprint_difference, make_plan, rows_of_rank
+from .meta.plan import Plan, fingerprint_difference, make_plan
 from .meta.table import MetaTable, match_occurrences
 from .options import JobOptions
+from .workers.leases import PENDING, RETRIES, RowPool
 from .workers.world import World
 
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_RECORD = 2000
+COMPUTING_TYPE = "computing type"
+"""The entry of a journal's fingerprint that is known only when the framework is there."""
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """One rank's part of the plan.
+    """What a rank knows of the plan. The rows to caption it leases from rank 0, block by block.
 
-    fingerprint: what the captions of this run depend on.
+    fingerprint: what the captions of this run depend on, the computing type apart.
+    computing_types: those of the captions in the journals.
     run: a name for this run, by its start.
-    rows: (row, path) pairs to caption in batches.
-    retries: (row, path) pairs to caption after those, in smaller batches.
-    suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on one
-        rank, so that a death then is the work of the one row in flight.
-    has_suspects: whether any rank has some.
+    suspects: (row, path) pairs to caption when all ranks have done their rows, each alone: all on rank 0,
+        so that a death then is the work of the one row in flight.
+    has_suspects: whether rank 0 has some.
+    has_work: whether this rank may have rows to caption.
     host_workers: ranks on this host, this one included.
     journal_ranks: ranks that keep their journals in the same folder as this one, this one included.
-    total_rows: rows to caption on all ranks together.
+    total_rows: rows to caption on all ranks together; ranks: how many ranks may have some.
     is_done: nothing to caption or to write on any rank, as rank 0 sees it.
     lead: the whole table and plan, on rank 0 only.
     """
 
     fingerprint: journal.Fingerprint
+    computing_types: Sequence[str]
     run: str
-    rows: Sequence[tuple[int, str]]
-    retries: Sequence[tuple[int, str]]
     suspects: Sequence[tuple[int, str]]
     has_suspects: bool
+    has_work: bool
     host_workers: int
     journal_ranks: Sequence[int]
     total_rows: int
+    ranks: int
     is_done: bool
     lead: LeadPlan | None
-
-    @property
-    def has_work(self) -> bool:
-        """Whether this rank has rows to caption."""
-        return bool(self.rows or self.retries or self.suspects)
 
     def keeps_folder(self, rank: int) -> bool:
         """Whether `rank` answers for the journal folder that it shares with others."""
@@ -66,16 +66,20 @@ class RankPlan:
 
 @dataclass(frozen=True)
 class LeadPlan:
-    """What rank 0 alone knows."""
+    """What rank 0 alone knows.
+
+    replaced_captions: captions in the earlier output that this run does not keep.
+    replaced_texts: cells of the table's own `text` that the output does not keep.
+    """
 
     table: MetaTable
     plan: Plan
+    replaced_captions: int
+    replaced_texts: int
 
 
-def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[str, str], device: str) -> RankPlan:
-    """Agree on who captions what.
-
-    device: what the run computes on, one of DEVICES; it decides the type where `--dtype` does not.
+def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[str, str]) -> RankPlan:
+    """Agree on what is to be captioned.
 
     Raises:
         UsageError: on rank 0: an unreadable meta table, or journals of another run.
@@ -89,28 +93,28 @@ def plan_run(world: World, options: JobOptions, captioner_fingerprint: Mapping[s
     host_workers = sum(host == own_host for _, host in places)
     report = _gather_reports(world, folder, options.restart, is_reporter=world.rank == min(journal_ranks))
     if table is None:
-        records: Iterator[bytes] = iter(())
-        lead = None
+        head, lead = b"", None
     else:
-        fingerprint = {**captioner_fingerprint, **_job_fingerprint(table, options, device)}
+        fingerprint = {**captioner_fingerprint, "meta paths": _digest_of_paths(table)}
         _check_fingerprints(report.fingerprints, fingerprint, folder)
-        lead = LeadPlan(table, _plan_rows(table, options, report))
+        lead = _lead(table, options, report)
+        rows = {PENDING: lead.plan.pending, RETRIES: lead.plan.retries}
+        world.offer(RowPool(table.paths, rows, world.world_size))
         is_done = lead.plan.is_done and _is_written(table, options.output)
-        records = _plan_records(lead, fingerprint, is_done, world.world_size)
-    return _receive(world, records, journal_ranks, host_workers, lead)
+        head = _head(lead, fingerprint, report, is_done, world.world_size)
+    (received,) = world.share([head])
+    return _rank_plan(world.rank, json.loads(received), journal_ranks, host_workers, lead)
 
 
-def _job_fingerprint(table: MetaTable, options: JobOptions, device: str) -> dict[str, str]:
+def _digest_of_paths(table: MetaTable) -> str:
     paths = hashlib.sha256("\n".join(table.paths).encode("utf-8", "surrogatepass"))
-    return {
-        "meta paths": f"{len(table.paths)} rows {paths.hexdigest()[:16]}",
-        "dtype": options.dtype or ("float32" if device == "cpu" else f"the {device} device's own"),
-    }
+    return f"{len(table.paths)} rows {paths.hexdigest()[:16]}"
 
 
 def _check_fingerprints(found: Sequence[journal.Fingerprint], wanted: journal.Fingerprint, folder: Path) -> None:
     for fingerprint in found:
-        difference = fingerprint_difference(fingerprint, wanted)
+        known = {name: value for name, value in fingerprint.items() if name != COMPUTING_TYPE}
+        difference = fingerprint_difference(known, wanted)
         if difference:
             raise UsageError(
                 f"an interrupted run left its journals in {folder}, but it was another run: "
@@ -122,19 +126,31 @@ def _is_written(table: MetaTable, output: Path) -> bool:
     return output.exists() and table.is_same_but_for_text(MetaTable.read(output))
 
 
-def _plan_rows(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> Plan:
-    kept = _existing_captions(table, options.output) if options.skip_if_existing else {}
-    return make_plan(len(table.paths), kept, report.finished, report.deaths, report.retried, options.limit)
+def _lead(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> LeadPlan:
+    texts, captions = _captions(table, table), _earlier_captions(table, options)
+    # Captions of the earlier output go before the table's own texts.
+    kept = texts | captions if options.skip_if_existing else {}
+    plan = make_plan(len(table.paths), kept, report.finished, report.deaths, report.retried, options.limit)
+    if options.skip_if_existing:
+        return LeadPlan(table, plan, 0, 0)
+    return LeadPlan(table, plan, len(captions), len(texts))
 
 
-def _existing_captions(table: MetaTable, output: Path) -> dict[int, str]:
-    """Captions of the earlier output, and where it has none, of the table's own `text`."""
-    captions: dict[int, str] = {}
-    for earlier in (table, MetaTable.read(output) if output.exists() else None):
-        texts = earlier.texts() if earlier is not None else None
-        if earlier is not None and texts is not None:
-            captions |= match_occurrences(table.paths, earlier.paths, texts)
-    return captions
+def _earlier_captions(table: MetaTable, options: JobOptions) -> dict[int, str]:
+    if not options.output.exists():
+        return {}
+    try:
+        return _captions(table, MetaTable.read(options.output))
+    except UsageError:
+        if options.skip_if_existing:
+            raise
+        return {}  # whatever it is, it becomes the backup
+
+
+def _captions(table: MetaTable, earlier: MetaTable) -> dict[int, str]:
+    """By row of `table`, what stands in `text` of `earlier`."""
+    texts = earlier.texts()
+    return {} if texts is None else match_occurrences(table.paths, earlier.paths, texts)
 
 
 def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool) -> journal.JournalReport:
@@ -167,50 +183,32 @@ def _report_records(report: journal.JournalReport) -> Iterator[bytes]:
         yield _pack({"fingerprints": [], "finished": rows, "deaths": {}, "retried": []})
 
 
-def _plan_records(lead: LeadPlan, fingerprint: journal.Fingerprint, is_done: bool, world_size: int) -> Iterator[bytes]:
-    plan, paths = lead.plan, lead.table.paths
-    run = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    head = {"run": run, "total_rows": plan.rows_to_caption, "has_suspects": bool(plan.suspects), "is_done": is_done}
-    yield _pack({"fingerprint": fingerprint, **head})
-    for rank in range(world_size):
-        suspects = plan.suspects if rank == 0 else ()
-        for key, rows in (
-            ("rows", rows_of_rank(plan.pending, rank, world_size)),
-            ("retries", rows_of_rank(plan.retries, rank, world_size)),
-            ("suspects", suspects),
-        ):
-            for chunk in _chunks(rows):
-                yield _address(rank) + _pack({key: [(row, paths[row]) for row in chunk]})
-
-
-def _receive(
-    world: World, records: Iterator[bytes], journal_ranks: Sequence[int], host_workers: int, lead: LeadPlan | None
-) -> RankPlan:
-    pairs: dict[str, list[tuple[int, str]]] = {"rows": [], "retries": [], "suspects": []}
-    head: dict = {}
-    mine = _address(world.rank)
-    for data in world.share(records):
-        if data.startswith(b"{"):
-            head = json.loads(data)
-        elif data.startswith(mine):
-            for key, found in json.loads(data[len(mine) :]).items():
-                pairs[key] += [(row, path) for row, path in found]
-    return RankPlan(
-        fingerprint=head["fingerprint"],
-        run=head["run"],
-        **pairs,
-        has_suspects=head["has_suspects"],
-        host_workers=host_workers,
-        journal_ranks=journal_ranks,
-        total_rows=head["total_rows"],
-        is_done=head["is_done"],
-        lead=lead,
+def _head(
+    lead: LeadPlan, fingerprint: journal.Fingerprint, report: journal.JournalReport, is_done: bool, world_size: int
+) -> bytes:
+    return _pack(
+        {
+            "fingerprint": fingerprint,
+            "computing_types": sorted(
+                {found[COMPUTING_TYPE] for found in report.fingerprints if COMPUTING_TYPE in found}
+            ),
+            "run": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "total_rows": lead.plan.rows_to_caption,
+            "ranks": min(world_size, lead.plan.rows_to_caption),
+            "has_suspects": bool(lead.plan.suspects),
+            "is_done": is_done,
+        }
     )
 
 
-def _address(rank: int) -> bytes:
-    """Goes before a record that is for one rank alone, so that the others need not parse it."""
-    return b"%d:" % rank
+def _rank_plan(
+    rank: int, head: Mapping[str, Any], journal_ranks: Sequence[int], host_workers: int, lead: LeadPlan | None
+) -> RankPlan:
+    suspects = [(row, lead.table.paths[row]) for row in lead.plan.suspects] if lead else []
+    has_work = rank < head["ranks"]
+    return RankPlan(
+        **head, suspects=suspects, has_work=has_work, host_workers=host_workers, journal_ranks=journal_ranks, lead=lead
+    )
 
 
 def _chunks(rows: Sequence[int]) -> Iterator[Sequence[int]]:

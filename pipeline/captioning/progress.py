@@ -126,6 +126,7 @@ def _finished(report: Mapping[str, Any], written: float) -> dict[str, Any]:
         "captioned": captioned,
         "failed": failed,
         "left": 0,
+        "ranks_elsewhere": 0,
         "finished_before": captioned + failed - report["captioned_in_this_run"] - report["failed_in_this_run"],
         "clips_per_second": report["clips_per_second"],
         "seconds_left": 0,
@@ -183,6 +184,8 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
         parts.append(f"{figures['finished_before']:,} finished by earlier runs")
     if state == "running":
         parts.append(f"time left {'unknown' if left is None else duration(left)}")
+    if figures["ranks_elsewhere"]:
+        parts.append(f"{figures['ranks_elsewhere']} ranks keep their journals on other hosts, their rows count as left")
     if state in ADVICE:
         parts.append(ADVICE[state])
     if state == "finished":
@@ -214,14 +217,15 @@ def _ranks(figures: Mapping[str, Any]) -> Table:
     ranks = figures["ranks"]
     shown = ranks
     if len(ranks) > MOST_RANKS:
-        slowest = sorted(ranks, key=lambda rank: (rank["done"] >= rank["rows"], rank["clips_per_second"]))
+        slowest = sorted(ranks, key=lambda rank: rank["clips_per_second"])
         shown = sorted(slowest[:MOST_RANKS], key=lambda rank: rank["rank"])
-    table = Table("rank", "done", "failed", "clips/s", "last written")
+    table = Table("rank", "done", "leased", "failed", "clips/s", "last written")
     for rank in shown:
         name = f"{rank['rank']}{' (slowest)' if rank['rank'] == figures['slowest_rank'] and len(ranks) > 1 else ''}"
         table.add_row(
             name,
-            f"{rank['done']:,}/{rank['rows']:,}",
+            f"{rank['done']:,}",
+            f"{rank['leased']:,}",
             f"{rank['failed']:,}",
             f"{rank['clips_per_second']:.2f}",
             f"{duration(rank['seconds_since_written'])} ago",

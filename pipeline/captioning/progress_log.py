@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from .speed import Speed
+from .speed import Speed, seconds_left
+from .workers.run_state import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -18,15 +19,14 @@ class ProgressLog:
     """Logs progress every INTERVAL_SECONDS from a thread. A context manager.
 
     total: rows to caption in this run.
-    counts: gives (done, failed) so far, or an empty list before the first.
+    snapshot: gives the state of the run, whose counts are (done, failed, ranks that caption).
     """
 
-    def __init__(self, total: int, counts: Callable[[], list[int]], interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(self, total: int, snapshot: Callable[[], Snapshot], interval: float = INTERVAL_SECONDS) -> None:
         self._total = total
-        self._counts = counts
+        self._snapshot = snapshot
         self._interval = interval
         self._speed = Speed()
-        self._speed.note(time.monotonic(), 0)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
@@ -40,18 +40,23 @@ class ProgressLog:
 
     def _run(self) -> None:
         while not self._closing.wait(self._interval):
-            counts = self._counts()
-            if counts and self._total:
-                logger.info("%s", self.line(time.monotonic(), *counts))
+            snapshot = self._snapshot()
+            if snapshot.counts and self._total:
+                logger.info("%s", self.line(time.monotonic(), snapshot))
 
-    def line(self, now: float, done: int, failed: int) -> str:
-        """One line: done, failed, speed over the last two minutes, time left."""
-        self._speed.note(now, done)
+    def line(self, now: float, snapshot: Snapshot) -> str:
+        """One line: done, failed, speed over the last two minutes, time left; ranks whose progress is late."""
+        done, failed, captioning = snapshot.counts
+        if captioning:  # loading is not captioning
+            self._speed.note(now, done)
         rate = self._speed.per_second()
-        left = duration((self._total - done) / rate) if rate > 0 else "unknown"
+        left = seconds_left(self._total - done, rate)
         failures = f", {failed} failed" if failed else ""
-        share = done / max(1, self._total)
-        return f"{done}/{self._total} clips ({share:.0%}){failures}, {rate:.2f} clips/s, time left {left}"
+        late = "".join(f"; rank {rank}: no progress for {duration(seconds)}" for rank, seconds in snapshot.late)
+        return (
+            f"{done}/{self._total} clips ({done / max(1, self._total):.0%}){failures}, {rate:.2f} clips/s, "
+            f"time left {'unknown' if left is None else duration(left)}{late}"
+        )
 
 
 def duration(seconds: float) -> str:

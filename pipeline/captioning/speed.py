@@ -1,4 +1,4 @@
-"""How fast something has been of late."""
+"""How fast a run is, and how long it will take: one estimate for the log and for `progress`."""
 
 from __future__ import annotations
 
@@ -27,3 +27,11 @@ class Speed:
 
     def per_second(self) -> float:
         return (self._looks[-1][1] - self._looks[0][1]) / self.seconds if self.seconds > 0 else 0.0
+
+
+def seconds_left(rows: int, per_second: float) -> float | None:
+    """Until all rows are done, at the speed of all ranks together; None if that is not known.
+
+    Ranks lease rows until none is left, so the slowest rank ends with the others: the estimate holds for it too.
+    """
+    return rows / per_second if per_second > 0 else None if rows else 0.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .backends import Backend
@@ -22,6 +23,8 @@ from .meta.journal import Journal
 from .meta.results import RowResult, caption_result
 from .options import JobOptions
 from .planning import RankPlan
+from .workers.leases import PENDING, RETRIES, LeasedRows
+from .workers.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -89,53 +92,63 @@ class _Group:
 
 @dataclass
 class RankWorker:
-    """Captions the rows of one rank.
-
-    report: called with (done, failed) after every result; may raise to end the run.
-    wait_for_all: returns when every rank has captioned its rows, the suspects apart.
-    """
+    """Captions the rows that one rank leases."""
 
     options: JobOptions
     source: CaptionerSource
     backend: Backend
     journal: Journal
-    report: Callable[[int, int], None]
-    wait_for_all: Callable[[], None]
+    world: World
     tally: WorkTally = field(default_factory=WorkTally)
 
     def __post_init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._device_failures = 0
+        self._captioner: Captioner | None = None
+        self._has_stepped = False
 
     def run(self, plan: RankPlan) -> WorkTally:
-        """Caption all rows of `plan`; every result is in the journal when this returns.
+        """Caption what rank 0 leases, until no row is left; every result is in the journal when this returns.
 
         Raises:
             MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
                 DEVICE_FAILURES clips in a row failed in the captioner.
         """
-        begin, backend = time.monotonic(), self.backend
+        backend = self.backend
         self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
-        with self._loader(plan.rows, plan.host_workers) as loader:  # decodes while the model is being loaded
-            captioner = self.source.load(backend)
-            self.tally.load_seconds += time.monotonic() - begin
-            logger.info("model loaded in %.1f s", self.tally.load_seconds)
-            self.tally.slots = self.options.batch_size or captioner.most_slots()
-            self.caption(loader, captioner, self.tally.slots)
-        if plan.retries:
-            with self._loader(plan.retries, plan.host_workers) as loader:
-                self.caption(loader, captioner, max(1, self.tally.slots // RETRY_SHARE), is_retry=True)
+        for kind in (PENDING, RETRIES):
+            rows = LeasedRows(functools.partial(self.world.lease, kind), self.journal.lease)
+            if rows.has_rows:
+                # Clips are decoded while the model is being loaded.
+                with self._loader(rows, plan, rows.worth_ahead) as loader:
+                    captioner = self._loaded_captioner()
+                    is_retry = kind == RETRIES
+                    together = max(1, self.tally.slots // RETRY_SHARE) if is_retry else self.tally.slots
+                    self.caption(loader, captioner, together, is_retry)
         if plan.has_suspects:
             self.journal.wait()
-            self.wait_for_all()
-            with self._loader(plan.suspects, plan.host_workers) as loader:
-                self.caption(loader, captioner, most=1)
-        self.tally.stages = dict(captioner.stages())
+            self.world.barrier()
+        if plan.suspects:
+            with self._loader(plan.suspects, plan, lambda: AUTO_PREFETCH) as loader:
+                self.caption(loader, self._loaded_captioner(), together=1)
+        if self._captioner is not None:
+            self.tally.stages = dict(self._captioner.stages())
         self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
         self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return self.tally
 
-    def _loader(self, rows: Sequence[tuple[int, str]], host_workers: int) -> ClipLoader:
+    def _loaded_captioner(self) -> Captioner:
+        if self._captioner is None:
+            begin = time.monotonic()
+            self._captioner = self.source.load(self.backend)
+            self.tally.load_seconds += time.monotonic() - begin
+            logger.info("model loaded in %.1f s", self.tally.load_seconds)
+            self.tally.slots = self.options.batch_size or self._captioner.most_slots()
+            self.journal.loaded()
+            self._report()
+        return self._captioner
+
+    def _loader(self, rows: Iterable[tuple[int, str]], plan: RankPlan, ahead: Callable[[], int]) -> ClipLoader:
         options = self.options
         return ClipLoader(
             rows,
@@ -143,33 +156,37 @@ class RankWorker:
             self.source.frame_transform,
             DecoderLimits(options.decode_timeout),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
-            workers=options.decode_workers or default_decode_workers(host_workers),
+            workers=options.decode_workers or default_decode_workers(plan.host_workers),
+            ahead=ahead,
         )
 
-    def caption(self, loader: ClipLoader, captioner: Captioner, most: int, is_retry: bool = False) -> None:
+    def caption(self, loader: ClipLoader, captioner: Captioner, together: int, is_retry: bool = False) -> None:
         """Load clips, prepare their requests, add them to the engine, step, journal what has ended.
 
-        most: clips in flight at most. is_retry: the clips were in flight at a death.
+        together: clips in flight at most. is_retry: the clips were in flight at a death.
         """
         engine: Engine | None = None
         slots, in_flight = 0, dict[int, Clip]()
-        groups = [_Group(most)]  # the first is filled by the loader, others by errors; the last one's turn comes first
+        groups = [
+            _Group(together)
+        ]  # the first is filled by the loader, others by errors; the last one's turn comes first
         with interruption.postponed():
             while groups:
                 group, source = groups[-1], loader if len(groups) == 1 else None
-                left = len(group.clips) + (source.left if source else 0)
-                if not in_flight and (not left or interruption.requested):
+                is_fed = source is not None and not source.has_ended
+                if not in_flight and (not (group.clips or is_fed) or interruption.requested):
                     groups.pop()
                     engine = None
                     continue
                 if engine is None:
-                    engine, slots = self._engine(captioner, min(group.slots, left))
+                    most = group.slots if is_fed else min(group.slots, len(group.clips))
+                    engine, slots = self._engine(captioner, most)
                 clips = self._load(group, source, captioner, engine, is_retry)
                 in_flight |= {clip.row: clip for clip in clips}
                 begin, problem = time.monotonic(), None
                 try:
                     _add_all(engine, captioner.prepare(clips))
-                    events = engine.step() if not (clips and engine.wanted) else []
+                    events = engine.step() if in_flight and not (clips and engine.wanted) else []
                     results = [_result(captioner, event) for event in events if isinstance(event, End)]
                 except Exception as error:
                     problem = _text(error), self.backend.is_out_of_memory(error)
@@ -178,6 +195,9 @@ class RankWorker:
                     engine = None
                     self._recover(groups, in_flight, slots, *problem)
                     continue
+                if events:
+                    self._has_stepped = True  # what is compiled for the first step may take long
+                    self._progress()
                 for result in results:
                     self._finish(result, in_flight.pop(result.row).path)
         self.tally.decode_wait_seconds += loader.wait_seconds
@@ -211,13 +231,16 @@ class RankWorker:
         most = min(engine.free, captioner.clips_together)
         given_back = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
         fresh: list[Clip] = []
-        while loader is not None and loader.left and len(given_back + fresh) < most and not interruption.requested:
+        while (
+            loader is not None and not (loader.has_ended or interruption.requested) and len(given_back + fresh) < most
+        ):
             must_wait = len(given_back + fresh) < engine.wanted
             loaded = loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
                 self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)
             elif loaded is not None:
                 fresh.append(loaded)
+                self._progress()
             elif not must_wait:
                 break
         if fresh:
@@ -258,8 +281,17 @@ class RankWorker:
         self.tally.failed += failed
         self.tally.captioned += not failed
         self.tally.tokens += result.tokens
-        self.report(self.tally.captioned + self.tally.failed, self.tally.failed)
+        self._progress()
+        self._report()
         self._check_failure_rate()
+
+    def _report(self) -> None:
+        """What this rank has done, for all: rows count when they are on disk."""
+        self.world.report(self.journal.durable, self.tally.failed, 1)
+
+    def _progress(self) -> None:
+        if self._has_stepped:
+            self.world.watch.progress()
 
     def _check_failure_rate(self) -> None:
         if self._device_failures >= DEVICE_FAILURES:

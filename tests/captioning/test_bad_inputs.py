@@ -134,7 +134,7 @@ def test_each_costs_its_own_row(tmp_path: Path) -> None:
         skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=2,
         max_failure_rate=1, framework=None, device=None, dtype=None,
     )  # fmt: skip
-    assert run_ranks(1, lambda world: job.run_in_world(options, FakeSource(), "cpu", lambda: CPU, world)) == [0]
+    assert run_ranks(1, lambda world: job.run_in_world(options, FakeSource(), lambda: CPU, world)) == [0]
     with options.output.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["name"]) for row in rows] == [(built[name], name) for name in names]

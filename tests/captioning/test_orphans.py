@@ -13,7 +13,8 @@ from scripts import launched
 SCHEDULER = """
 import sys, time
 from pipeline.captioning.orphans import go_on_in_a_child
-code = go_on_in_a_child(is_worker=False)
+from pipeline.captioning.workers.stall import ProgressWatch
+code = go_on_in_a_child(is_worker=False, watch=ProgressWatch())
 if code is None:
     print("at work", flush=True)
     time.sleep(600)

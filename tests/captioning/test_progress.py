@@ -38,7 +38,9 @@ def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFix
     with Journal(folder, 0, {}, EARLIER, 5) as book, Journal(folder, 7, {}, EARLIER, 1) as other:
         book.finish([_caption(0)])
         other.finish([_caption(9)])
-    books = [Journal(folder, rank, {}, RUN, rows) for rank, rows in enumerate((4, 3))]
+    books = [Journal(folder, rank, {}, RUN, rows=7, ranks=2) for rank in range(2)]
+    books[0].lease([1, 2, 3])
+    books[0].loaded()
     books[0].finish([_caption(1), RowResult.failed(2, "decode", ["no picture"])])
     books[1].start([4, 5])
     books[1].finish([_caption(4)])
@@ -46,7 +48,7 @@ def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFix
     assert (figures["state"], figures["rows"], figures["done"], figures["failed"]) == ("running", 9, 5, 1)
     assert (figures["finished_before"], figures["left"], figures["captioned"]) == (2, 4, 4)
     assert figures["failure_examples"] == {"decode": {"row": 2, "message": "no picture"}}
-    assert [(rank["rank"], rank["rows"], rank["done"]) for rank in figures["ranks"]] == [(0, 4, 2), (1, 3, 1)]
+    assert [(rank["rank"], rank["leased"], rank["done"]) for rank in figures["ranks"]] == [(0, 3, 2), (1, 0, 1)]
     assert figures["silent_ranks"] == []
     old = time.time() - 300
     os.utime(books[1].path, (old, old))
@@ -79,7 +81,7 @@ def test_failures_that_are_tried_again_are_counted_no_more(tmp_path: Path, capsy
 
 def test_a_rank_that_waits_is_neither_silent_nor_slow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = journal_folder(tmp_path / "meta_caption.csv")
-    with Journal(folder, 0, {}, RUN, 2) as first, Journal(folder, 1, {}, RUN, 4) as second:
+    with Journal(folder, 0, {}, RUN, 6, 2) as first, Journal(folder, 1, {}, RUN, 6, 2) as second:
         first.finish([_caption(0)])
         first.wait()
         second.finish([_caption(1), _caption(2)])
@@ -128,7 +130,7 @@ def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: py
 
 
 def test_what_is_left_of_journals_being_removed_is_not_the_run(tmp_path: Path) -> None:
-    with Journal(tmp_path, 0, {}, RUN, 1) as first, Journal(tmp_path, 1, {}, RUN, 2):
+    with Journal(tmp_path, 0, {}, RUN, 3, 2) as first, Journal(tmp_path, 1, {}, RUN, 3, 2):
         looker = JournalView(tmp_path)
         view = looker.look()
         assert view is not None and view.rows == 3
@@ -197,3 +199,32 @@ def test_wrong_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     meta.write_text("path\na.mp4\n")
     assert progress.main([str(meta), "--json"]) == 2
     assert "Has it begun" in capsys.readouterr().err
+
+
+def test_ranks_that_keep_their_journals_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What they have done is not known here, so neither the time left nor an interruption is told."""
+    folder = journal_folder(tmp_path / "meta_caption.csv")
+    with Journal(folder, 0, {}, RUN, rows=6, ranks=2) as book:
+        book.loaded()
+        book.finish([_caption(0), _caption(3)])
+        figures = _json(capsys, tmp_path / "meta.csv")
+        assert (figures["state"], figures["done"], figures["left"]) == ("running", 2, 4)
+        assert (figures["ranks_elsewhere"], figures["seconds_left"]) == (1, None)
+        book.release()
+        assert _json(capsys, tmp_path / "meta.csv")["state"] == "finishing"
+        assert progress.main([str(tmp_path / "meta.csv"), "--watch", "off"]) == 0
+        assert "1 ranks keep their journals on other hosts" in " ".join(capsys.readouterr().out.split())
+
+
+def test_loading_does_not_count_as_captioning(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, {}, RUN, rows=9) as book:
+        text = book.path.read_text()
+        session = text[text.index('"session": "') + 12 :].split(" ")[0]
+        an_hour_ago = session.replace(session[:4], str(int(session[:4]) - 1))
+        book.path.write_text(text.replace(session, an_hour_ago))
+        book.loaded()
+        time.sleep(0.5)
+        book.finish([_caption(0)])
+        looker = JournalView(tmp_path)
+        view = looker.look()
+        assert view is not None and looker.clips_per_second(view.ranks[0]) > 0.2

@@ -22,6 +22,8 @@ from pipeline.captioning.meta.journal import Journal, journal_path
 from pipeline.captioning.options import JobOptions
 from pipeline.captioning.planning import RankPlan
 from pipeline.captioning.work import RankWorker
+from pipeline.captioning.workers.leases import PENDING, RowPool
+from pipeline.captioning.workers.world import solo_world
 from tests.fakes import CPU, FakeCaptioner, FakeEngine, FakeSource, render_clip
 
 
@@ -74,13 +76,14 @@ def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) 
     options = JobOptions(
         meta_path=folder / "meta.csv", output=folder / "out.csv", batch_size=bs, pad_length=4096,
         skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=1, max_failure_rate=0.5,
-        framework=None, device=None, dtype=None,
+        stall_timeout=1800, framework=None, device=None, dtype=None,
     )  # fmt: skip
     (folder / "journal").mkdir()
     book = Journal(folder / "journal", 0, {})
-    worker = RankWorker(options, source, CPU, book, lambda done, failed: None, lambda: None)
-    rows = list(enumerate(clips))
-    plan = RankPlan({}, "", rows, [], [], False, 1, [0], len(rows), False, None)
+    world = solo_world()
+    world.offer(RowPool(clips, {PENDING: range(len(clips))}, 1))
+    worker = RankWorker(options, source, CPU, book, world)
+    plan = RankPlan({}, [], "", [], False, True, 1, [0], len(clips), 1, False, None)
     return worker, plan, journal_path(folder / "journal", 0)
 
 

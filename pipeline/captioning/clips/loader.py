@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -20,34 +21,39 @@ class ClipLoader:
 
     With one worker clips come in order; with more, one that takes long does not hold up the others.
 
-    rows: (row, path) pairs.
+    rows: (row, path) pairs; asked for the next one when a worker is free.
     num_frames: frames to sample of each clip.
     frame_transform: runs in the decoding processes; picklable.
     limits: of each process.
-    prefetch: clips decoded ahead of the consumer.
+    prefetch: clips decoded ahead of the consumer at most, beside one that each worker is decoding.
     workers: decoding processes.
+    ahead: clips worth having decoded ahead at present, at most.
     """
 
     def __init__(
         self,
-        rows: Sequence[tuple[int, str]],
+        rows: Iterable[tuple[int, str]],
         num_frames: int,
         frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
         limits: DecoderLimits,
         prefetch: int,
         workers: int = 1,
+        ahead: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self.wait_seconds = 0.0
         """How long the consumer has waited for clips so far."""
         self.decode_seconds = 0.0
         """How long clips have been decoded so far, beside the consumer, added up over the processes."""
-        self.left = len(rows)
-        """Clips that `next_clip` has still to give."""
-        self._rows = iter(rows)
-        self._lock = threading.Lock()  # of the rows and the figures
-        self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue(maxsize=max(1, prefetch))
+        self.has_ended = False
+        """Whether `next_clip` has given all clips."""
+        self._rows, self._worth_ahead = iter(rows), ahead
+        self._most_ahead = max(1, prefetch) + max(1, workers)
+        self._ahead = 0  # clips that are being decoded, or wait for the consumer
+        self._taking = threading.Lock()  # to take a row may take a while
+        self._changed = threading.Condition()  # of the figures
+        self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
-        self._decoders = [Decoder(num_frames, frame_transform, limits) for _ in range(max(1, min(workers, len(rows))))]
+        self._decoders = [Decoder(num_frames, frame_transform, limits) for _ in range(max(1, workers))]
         self._running = len(self._decoders)
         self._threads = [
             threading.Thread(target=self._load, args=(decoder,), name=f"clip-loader-{number}", daemon=True)
@@ -58,7 +64,7 @@ class ClipLoader:
 
     def next_clip(self, wait: float | None = None) -> Clip | LoadFailure | None:
         """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever)."""
-        if not self.left:
+        if self.has_ended:
             return None
         begin = time.monotonic()
         try:
@@ -69,7 +75,9 @@ class ClipLoader:
             self.wait_seconds += time.monotonic() - begin
         if isinstance(clip, BaseException):
             raise clip
-        self.left = self.left - 1 if clip is not None else 0
+        self.has_ended = clip is None
+        if clip is not None:
+            self._add_ahead(-1)
         return clip
 
     def __iter__(self) -> Iterator[Clip | LoadFailure]:
@@ -81,37 +89,44 @@ class ClipLoader:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
+        self._add_ahead(0)
         for thread in self._threads:
             thread.join(timeout=10)
 
     def _load(self, decoder: Decoder) -> None:
         try:
-            while not self._stopping.is_set():
-                with self._lock:
-                    row, path = next(self._rows, (None, ""))
-                if row is None:
-                    break
+            while (taken := self._take()) is not None:
+                row, path = taken
                 begin = time.monotonic()
                 frames, reply = decoder.decode(path, self._stopping)
-                with self._lock:
+                with self._changed:
                     self.decode_seconds += time.monotonic() - begin
                 if frames is None:
-                    self._put(LoadFailure(row, path, reply.stage, reply.messages))
+                    self._clips.put(LoadFailure(row, path, reply.stage, reply.messages))
                 else:
-                    self._put(Clip(row, path, frames, reply.frame_index))
+                    self._clips.put(Clip(row, path, frames, reply.frame_index))
         except BaseException as error:  # a defect of ours; the consumer must not wait for ever
-            self._put(error)
+            self._clips.put(error)
         finally:
             decoder.kill()
-            with self._lock:
+            with self._changed:
                 self._running -= 1
                 is_last = self._running == 0
             if is_last:
-                self._put(None)
+                self._clips.put(None)
 
-    def _put(self, clip: Clip | LoadFailure | BaseException | None) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._clips.put(clip, timeout=0.5)
-            except queue.Full:
-                continue
+    def _take(self) -> tuple[int, str] | None:
+        """The next row, when another clip may be decoded ahead; None if there is none, or the loader is closed."""
+        with self._taking:
+            with self._changed:
+                while not self._stopping.is_set() and self._ahead >= min(self._most_ahead, self._worth_ahead()):
+                    self._changed.wait(0.5)
+            row = None if self._stopping.is_set() else next(self._rows, None)
+            if row is not None:
+                self._add_ahead(1)
+            return row
+
+    def _add_ahead(self, clips: int) -> None:
+        with self._changed:
+            self._ahead += clips
+            self._changed.notify_all()

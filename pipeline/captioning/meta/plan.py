@@ -1,8 +1,8 @@
-"""Which rows are still to be captioned, and by which rank. Pure: reads no file, knows no worker."""
+"""Which rows are still to be captioned, and in which order. Pure: reads no file, knows no worker."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from .journal import Fingerprint
@@ -88,11 +88,6 @@ def make_plan(
         suspects=tuple(suspects),
         excluded=frozenset(open_rows[len(wanted) :]) - done,
     )
-
-
-def rows_of_rank(rows: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
-    """The share of `rank`: every `world_size`-th row, so that long and short stretches spread."""
-    return rows[rank::world_size]
 
 
 def fingerprint_difference(found: Fingerprint, wanted: Fingerprint) -> list[str]:

@@ -1,1 +1,1 @@
-"""Ranks working together: launch, rendezvous, collectives and the gather of results."""
+"""Ranks working together: launch, heartbeats, leases of rows, collectives and the gather of results."""

@@ -1,7 +1,7 @@
 """Collectives on int32 arrays: MindSpore's (HCCL on Ascend, its own on CPU) or torch.distributed's.
 
 All ranks must call them together and within seconds of each other (30 s on MindSpore's CPU backend):
-`Rendezvous.meet` comes first.
+`Heartbeat.barrier` comes first.
 """
 
 from __future__ import annotations

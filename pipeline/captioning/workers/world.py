@@ -15,38 +15,51 @@ import numpy as np
 from ..errors import RunError
 from .collectives import Collectives, MindSporeCollectives, SoloCollectives, TorchCollectives
 from .gather import gather_records
+from .heartbeat import Heartbeat, beat_seconds
+from .heartbeat_server import HeartbeatServer, RemoteRunState
 from .launch import Launch
-from .rendezvous import BEAT_SECONDS, RemoteRoster, Rendezvous, Roster, RosterServer
+from .leases import Lease, RowPool
+from .run_state import RunState, Snapshot
+from .stall import ProgressWatch
 
 _TOKEN_WORDS = 8
+_LEAVE_SECONDS = 5.0
 
 
 class World:
-    """This process among the ranks. `rank` 0 leads: it plans, writes, and speaks to people."""
+    """This process among the ranks. `rank` 0 leads: it plans, leases rows, writes, and speaks to people.
+
+    watch: when this rank last made progress.
+    """
 
     def __init__(
-        self, collectives: Collectives, rendezvous: Rendezvous, roster: Roster | None, server: RosterServer | None
+        self,
+        collectives: Collectives,
+        heartbeat: Heartbeat,
+        state: RunState | None,
+        server: HeartbeatServer | None,
     ) -> None:
         self.rank, self.world_size = collectives.rank, collectives.world_size
+        self.watch = heartbeat.watch
         self._collectives = collectives
-        self._rendezvous = rendezvous
-        self._roster = roster
+        self._heartbeat = heartbeat
+        self._state = state
         self._server = server
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
-    def meet(self) -> None:
-        """Wait until every rank has come here; see Rendezvous.meet."""
-        self._rendezvous.meet()
+    def barrier(self) -> None:
+        """Wait until every rank has come here; see Heartbeat.barrier."""
+        self._heartbeat.barrier()
 
     def gather(self, records: Iterable[bytes], is_wanted: bool = True) -> Iterator[bytes]:
         """The records of all ranks, on every rank that wants them. Waits for all ranks first."""
         own = iter(records)
         # What takes long before the first record (a journal is read) must not happen in a collective.
         first = list(itertools.islice(own, 1))
-        self.meet()
+        self.barrier()
         return gather_records(self._collectives, itertools.chain(first, own), is_wanted=is_wanted)
 
     def share(self, records: Iterable[bytes]) -> Iterator[bytes]:
@@ -58,88 +71,91 @@ class World:
         record = json.dumps([self.rank, value]).encode()
         return [value for _, value in sorted(map(json.loads, self.gather([record])), key=lambda pair: pair[0])]
 
+    def offer(self, pool: RowPool) -> None:
+        """Let all ranks lease these rows; on rank 0, before they learn the plan."""
+        assert self._state is not None
+        self._state.offer(pool)
+
+    def lease(self, kind: str) -> Lease:
+        """Rows for this rank to caption; see Heartbeat.lease."""
+        return self._heartbeat.lease(kind)
+
     def report(self, *counts: int) -> None:
-        """Set this rank's counts for `totals`.
+        """Set this rank's counts for `snapshot`.
 
         Raises:
-            RunError: another rank broke, or is silent: there is no use in going on.
+            RunError: the run cannot continue; see Heartbeat.check.
         """
-        self._rendezvous.report(*counts)
-        self._rendezvous.check()
+        self._heartbeat.report(*counts)
+        self._heartbeat.check()
 
-    def totals(self) -> list[int]:
-        """Counts summed over all ranks, a second old at most; empty before the first report."""
-        return self._rendezvous.state.get("counts", [])
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state of the run, a few seconds old at most."""
+        return self._heartbeat.snapshot
 
     def decide(self, exit_code: int) -> None:
         """Rank 0 ends the run for all."""
-        assert self._roster is not None
-        self._roster.decide({"exit_code": exit_code})
+        assert self._state is not None
+        self._state.decide(exit_code)
 
-    def verdict(self) -> int:
-        """The exit code that rank 0 decided; waits for it."""
-        self.meet()
-        while "exit_code" not in (verdict := self._rendezvous.state.get("verdict", {})):
-            time.sleep(BEAT_SECONDS / 4)
-        return verdict["exit_code"]
+    def exit_code(self) -> int:
+        """The exit code that rank 0 decided; waits for all ranks and for it."""
+        self.barrier()
+        return self._heartbeat.exit_code()
 
     def report_broken(self, message: str) -> None:
         """Tell the other ranks that this one gives up."""
-        self._rendezvous.report_broken(message)
+        self._heartbeat.report_broken(message)
 
     def close(self, in_order: bool) -> None:
         """Leave the run. in_order: all ranks are leaving now; otherwise this one gives up."""
+        self.watch.pause()
         if in_order:
             with contextlib.suppress(RunError):  # the work is done and written
-                self.meet()
-            self._rendezvous.depart(patience=5 * BEAT_SECONDS)
+                self.barrier()
+            self._heartbeat.leave(patience=_LEAVE_SECONDS)
         elif self._server is not None:
-            time.sleep(3 * BEAT_SECONDS)  # the others learn from the roster what happened
-        self._rendezvous.close()
+            time.sleep(3 * beat_seconds(self.world_size))  # the others learn what happened
+        self._heartbeat.close()
         if self._server is not None:
             self._server.close()
         if in_order:
             self._collectives.close()
 
 
-def solo_world(collectives: Collectives | None = None) -> World:
+def solo_world(collectives: Collectives | None = None, watch: ProgressWatch | None = None) -> World:
     """The world of a single process, a plain one unless it has collectives."""
-    roster = Roster(1)
-    return World(collectives or SoloCollectives(), Rendezvous(0, roster), roster, None)
+    state = RunState(1)
+    return World(collectives or SoloCollectives(), Heartbeat(0, state, watch=watch), state, None)
 
 
-def join_world(launch: Launch, device: str) -> World:
+def join_world(launch: Launch, device: str, watch: ProgressWatch) -> World:
     """Join the other ranks; blocks until all are there. The framework must have been activated.
 
     device: where the model goes, in torch's notation.
     """
     collectives = MindSporeCollectives() if launch.launcher == "msrun" else TorchCollectives(device)
     if collectives.world_size == 1:
-        return solo_world(collectives)
-    return _meet_at_rank_0(collectives, launch.master)
+        return solo_world(collectives, watch)
+    return _join_heartbeat(collectives, launch.master, watch)
 
 
-def _meet_at_rank_0(collectives: Collectives, master: str) -> World:
-    """Start or reach rank 0's roster. Its port and token travel by collective: all ranks are here now."""
+def _join_heartbeat(collectives: Collectives, master: str, watch: ProgressWatch) -> World:
+    """Start or reach rank 0's heartbeat server. Its port and token travel by collective: all ranks are here now."""
     words = np.zeros(1 + _TOKEN_WORDS, np.int32)
-    roster = server = None
+    state = server = None
     if collectives.rank == 0:
-        roster = Roster(collectives.world_size)
-        server = _serve(roster, master)
+        state = RunState(collectives.world_size)
+        server = HeartbeatServer(state, collectives.world_size)
         words[0] = server.port
         words[1:] = np.frombuffer(server.token.encode("ascii"), np.int32)
     leader = collectives.all_gather(words)[0]
-    if roster is not None:
-        return World(collectives, Rendezvous(0, roster), roster, server)
-    remote = RemoteRoster(master, int(leader[0]), leader[1:].tobytes().decode("ascii"))
-    return World(collectives, Rendezvous(collectives.rank, remote), None, None)
-
-
-def _serve(roster: Roster, master: str) -> RosterServer:
-    try:
-        return RosterServer(roster, master)
-    except OSError:  # the master's name is not an address of this host's own, as behind NAT
-        return RosterServer(roster, "")
+    seconds = beat_seconds(collectives.world_size)
+    if state is not None:
+        return World(collectives, Heartbeat(0, state, seconds, watch=watch), state, server)
+    remote = RemoteRunState(master, int(leader[0]), leader[1:].tobytes().decode("ascii"))
+    return World(collectives, Heartbeat(collectives.rank, remote, seconds, watch=watch), None, None)
 
 
 def run_scheduler() -> None:

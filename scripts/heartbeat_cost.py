@@ -1,0 +1,85 @@
+"""What heartbeats cost rank 0, which also feeds a device.
+
+    python -m scripts.heartbeat_cost --ranks 64,256,1024 --seconds 30
+
+Rank 0's server runs in a process of its own; the heartbeats of all other ranks come over TCP, as often as in a run of
+that many ranks. Printed is the server's processor time as a share of one core: at rest (heartbeats alone), and the
+seconds that a barrier of all ranks takes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.captioning.workers.heartbeat import beat_seconds
+from pipeline.captioning.workers.heartbeat_server import HeartbeatServer, RemoteRunState
+from pipeline.captioning.workers.run_state import Report, RunState
+
+
+def _serve(ranks: int, connection: Connection) -> None:
+    """Rank 0's process: answers with its processor time whenever it is asked."""
+    server = HeartbeatServer(RunState(ranks), ranks)
+    connection.send((server.port, server.token))
+    while connection.recv() != "end":
+        connection.send(time.process_time())
+    server.close()
+
+
+def measure(ranks: int, seconds: float) -> dict[str, float]:
+    """The server's share of a core, and the seconds of a barrier, for a run of `ranks`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * ranks + 256)), hard))
+    context = multiprocessing.get_context("spawn")
+    connection, far_end = context.Pipe()
+    process = context.Process(target=_serve, args=(ranks, far_end), daemon=True)
+    process.start()
+    port, token = connection.recv()
+
+    def server_seconds() -> float:
+        connection.send("time")
+        return float(connection.recv())
+
+    clients = [RemoteRunState("127.0.0.1", port, token) for _ in range(ranks)]
+    for rank, client in enumerate(clients):
+        client.beat(Report(rank, counts=(0, 0, 1), stalled=(0.5, 1800.0)))
+    pause = beat_seconds(ranks) / ranks
+    before, begin, beats = server_seconds(), time.monotonic(), 0
+    while (now := time.monotonic() - begin) < seconds:
+        if beats * pause > now:
+            time.sleep(beats * pause - now)
+        rank = beats % ranks
+        clients[rank].beat(Report(rank, counts=(beats // ranks, 0, 1), stalled=(0.5, 1800.0)))
+        beats += 1
+    share = (server_seconds() - before) / (time.monotonic() - begin)
+    before = server_seconds()
+    last: Any = None
+    for rank, client in enumerate(clients):
+        last = client.beat(Report(rank, stage=1))
+    assert last.stage == 1, "all ranks have reached the barrier"
+    barrier = server_seconds() - before
+    for client in clients:
+        client.close()
+    connection.send("end")
+    process.join()
+    return {"beats a second": beats / seconds, "share of a core, %": 100 * share, "barrier, s": barrier}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", default="64,256,1024")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    flags = parser.parse_args()
+    figures = {ranks: measure(ranks, flags.seconds) for ranks in map(int, flags.ranks.split(","))}
+    print("| ranks | " + " | ".join(next(iter(figures.values()))) + " |")
+    print("|---" * (1 + len(next(iter(figures.values())))) + "|")
+    for ranks, row in figures.items():
+        print(f"| {ranks:,} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""How much a slow worker holds up a run: ranks of different speeds, against the time of ideally divided work.
+
+    python -m scripts.uneven_workers --clips 200 --seconds 0.1,0.3 --bs 1
+
+Runs the job itself with ranks that are threads. Clips are rendered, decoded and leased as in any run; the captioner
+waits so many seconds for each clip, on each rank its own. Printed are the seconds from the first clip to the last
+caption, as a ratio to the ideal, and what dealing equal shares out once would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from pipeline.captioning import job
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.base import Caption, Captioner, CaptionerSource
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End, EndReason, Engine, Event, Request
+from pipeline.captioning.options import JobOptions
+from scripts.clip_world import draw_clip, write_clips
+from scripts.thread_ranks import run_ranks
+
+
+class _WaitingEngine:
+    """Ends the oldest of its requests after so many seconds for each clip, as slots on one device share it."""
+
+    wanted, waiting = 1, 0
+
+    def __init__(self, slots: int, source: _WaitingSource) -> None:
+        self._slots, self._source = slots, source
+        self._keys: list[Any] = []
+
+    @property
+    def free(self) -> int:
+        return self._slots - len(self._keys)
+
+    @property
+    def active(self) -> int:
+        return len(self._keys)
+
+    def add(self, request: Request) -> None:
+        self._keys.append(request.key)
+
+    def cancel(self, key: Any) -> bool:
+        raise NotImplementedError
+
+    def step(self) -> list[Event]:
+        if not self._keys:
+            return []
+        time.sleep(self._source.seconds)
+        self._source.ended.append(time.monotonic())
+        return [End(self._keys.pop(0), [0], EndReason.STOP)]
+
+
+class _WaitingSource(CaptionerSource):
+    """seconds: for a clip. began, ended: when the first clip came, and when each caption was there."""
+
+    num_frames = 4
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.began: list[float] = []
+        self.ended: list[float] = []
+
+    @staticmethod
+    def frame_transform(images: Sequence[Any]) -> np.ndarray:
+        return np.stack([np.asarray(image) for image in images])
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return {"prompt": "none"}
+
+    def describe(self) -> list[str]:
+        return []
+
+    def check_weights(self) -> None:
+        pass
+
+    def load(self, backend: Backend) -> Captioner:
+        return _WaitingCaptioner(self)
+
+
+class _WaitingCaptioner(Captioner):
+    clips_together = 1000
+
+    def __init__(self, source: _WaitingSource) -> None:
+        self._source = source
+
+    def engine(self, slots: int) -> Engine:
+        return _WaitingEngine(slots, self._source)
+
+    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+        if clips and not self._source.began:
+            self._source.began.append(time.monotonic())
+        nothing: Any = np.zeros((1, 0))
+        return [Request(clip.row, nothing, np.zeros(1, int), 1, GenerationOptions(), frozenset()) for clip in clips]
+
+    def caption(self, end: End) -> Caption:
+        return Caption(f"row {end.key}", 1, False)
+
+    def most_slots(self) -> int:
+        return 1
+
+    def stages(self) -> Mapping[str, float]:
+        return {}
+
+
+def measure(clips: int, seconds: Sequence[float], slots: int) -> dict[str, float]:
+    """seconds: that a clip takes, on each rank."""
+    with TemporaryDirectory() as name:
+        meta = write_clips(Path(name), (draw_clip(3, number) for number in range(clips)))
+        options = JobOptions(
+            meta_path=meta, output=meta.with_name("out.csv"), batch_size=slots, pad_length=4096, limit=None,
+            skip_if_existing=False, restart=False, decode_timeout=60, decode_workers=1, max_failure_rate=1,
+            stall_timeout=1800, framework=None, device=None, dtype=None,
+        )  # fmt: skip
+        sources = [_WaitingSource(one) for one in seconds]
+        backend = Backend("torch", "cpu", "float32")
+        codes = run_ranks(
+            len(seconds), lambda world: job.run_in_world(options, sources[world.rank], lambda: backend, world)
+        )
+        assert codes == [0] * len(seconds), codes
+    begin = min(source.began[0] for source in sources)
+    took = max(source.ended[-1] for source in sources) - begin
+    ideal = clips / sum(1 / one for one in seconds)
+    return {
+        "clips of each rank": [len(source.ended) for source in sources],  # type: ignore[dict-item]
+        "seconds": took,
+        "ideal": ideal,
+        "ratio": took / ideal,
+        "ratio, dealt once": clips / len(seconds) * max(seconds) / ideal,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--seconds", default="0.1,0.3", help="for a clip, on each rank")
+    parser.add_argument("--bs", type=int, default=1)
+    flags = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    for name, value in measure(flags.clips, [float(one) for one in flags.seconds.split(",")], flags.bs).items():
+        print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()

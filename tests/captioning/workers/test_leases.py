@@ -1,0 +1,59 @@
+"""Rows are leased in blocks that become smaller; every row once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.captioning.workers.leases import MOST_ROWS, PENDING, RETRIES, Lease, LeasedRows, RowPool
+
+
+@given(rows=st.integers(0, 3000), world_size=st.integers(1, 40), order=st.randoms(use_true_random=False))
+def test_every_row_is_leased_once_whoever_asks(rows: int, world_size: int, order) -> None:  # type: ignore[no-untyped-def]
+    pool = RowPool([f"{row}.mp4" for row in range(rows)], {PENDING: range(rows)}, world_size)
+    numbers, leased = [0] * world_size, []
+    while True:
+        rank = order.randrange(world_size)
+        numbers[rank] += 1
+        lease = pool.lease(rank, numbers[rank], PENDING)
+        assert len(lease.rows) <= MOST_ROWS
+        if not lease.rows:
+            break
+        leased += lease.rows
+    assert leased == [(row, f"{row}.mp4") for row in range(rows)]
+
+
+@pytest.mark.parametrize("speeds", [[3, 1], [1, 1], [8, 8, 8, 1], [1] * 16])
+def test_ranks_end_together_however_fast_they_are(speeds: Sequence[int]) -> None:
+    """Ranks that take `1 / speed` for a row: the run ends within 1.1 times the ideal time."""
+    rows = 400
+    pool = RowPool(["x"] * rows, {PENDING: range(rows)}, len(speeds))
+    busy_until, numbers = [0.0] * len(speeds), [0] * len(speeds)
+    while True:
+        rank = min(range(len(speeds)), key=lambda rank: busy_until[rank])
+        numbers[rank] += 1
+        lease = pool.lease(rank, numbers[rank], PENDING)
+        if not lease.rows:
+            break
+        busy_until[rank] += len(lease.rows) / speeds[rank]
+    assert max(busy_until) <= 1.1 * rows / sum(speeds)
+
+
+def test_kinds_are_leased_apart_and_an_answer_twice_if_it_was_lost() -> None:
+    pool = RowPool(list("abcd"), {PENDING: [0, 2], RETRIES: [3]}, 1)
+    first = pool.lease(0, 1, PENDING)
+    assert first.rows == [(0, "a"), (2, "c")] and pool.lease(0, 1, PENDING) is first
+    assert pool.lease(0, 2, PENDING).rows == [] and pool.lease(0, 3, RETRIES).rows == [(3, "d")]
+    assert Lease.from_json(first.to_json()) == first
+
+
+def test_a_rank_asks_when_it_has_no_row_and_notes_what_it_gets() -> None:
+    leases = iter([Lease([(4, "e"), (5, "f")], 9), Lease([(6, "g")], 2), Lease([], 2)])
+    noted: list[Sequence[int]] = []
+    rows = LeasedRows(lambda: next(leases), noted.append)
+    assert next(rows) == (4, "e") and noted == [[4, 5]] and rows.worth_ahead() == 9
+    assert list(rows) == [(5, "f"), (6, "g")] and noted == [[4, 5], [6]]
+    assert not rows.has_rows and rows.worth_ahead() == 2
