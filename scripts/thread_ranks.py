@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,7 @@ def run_ranks(world_size: int, rank_main: Callable[[World], Any], patience: floa
         try:
             results[rank] = rank_main(World(collectives, Heartbeat(rank, state), state if rank == 0 else None, None))
         except BaseException as error:
+            time.sleep(0.5)  # the others may still be on their way out of the last collective
             barrier.abort()
             results[rank] = error
 
