@@ -14,6 +14,7 @@ from .backends import Backend, Choice
 from .captioners.base import CaptionerSource
 from .errors import EXIT_BROKEN, EXIT_DONE, UsageError
 from .meta import journal
+from .meta.files import backup_of
 from .options import JobOptions
 from .planning import COMPUTING_TYPE, RankPlan, plan_run
 from .progress_log import ProgressLog
@@ -203,12 +204,16 @@ def _announce(options: JobOptions, plan: RankPlan) -> None:
         plan.total_rows,
         "".join(f"; {part}" for part in parts),
     )
-    for count, place in (
-        (plan.lead.replaced_captions, f"{options.output} holds %d captions, which are made again"),
-        (plan.lead.replaced_texts, f"column 'text' of {options.meta_path} holds %d texts, which captions replace"),
+    backup = backup_of(options.output).name
+    for count, message in (
+        (
+            plan.lead.replaced_captions,
+            f"{options.output} holds %d captions, which this run replaces ({backup} keeps them)",
+        ),
+        (plan.lead.replaced_texts, f"column 'text' of {options.meta_path} holds %d texts, which the output replaces"),
     ):
         if count and plan.total_rows:
-            logger.warning(f"{place}; --skip_if_existing keeps them", count)
+            logger.warning(f"{message}; --skip_if_existing takes them over", count)
     if plan.is_done:
         logger.info("nothing is left to caption; %s stays as it is", options.output)
 

@@ -105,10 +105,10 @@ def test_what_a_new_run_replaces_is_told_first(
     options = replace(_meta(tmp_path, clips[:4], ["mine", "", "mine too", ""]), limit=3)
     with caplog.at_level("INFO"):
         assert _run(options, FakeSource()) == [0]
-        assert "column 'text' of" in caplog.text and "holds 2 texts, which captions replace" in caplog.text
+        assert "column 'text' of" in caplog.text and "holds 2 texts, which the output replaces" in caplog.text
         caplog.clear()
         assert _run(replace(options, limit=None), FakeSource()) == [0]
-        assert "out.csv holds 3 captions, which are made again; --skip_if_existing keeps them" in caplog.text
+        assert "out.csv holds 3 captions, which this run replaces (out.csv.bak keeps them)" in caplog.text
         caplog.clear()
         assert _run(replace(options, limit=None, skip_if_existing=True), FakeSource()) == [0]
         assert "holds" not in caplog.text
