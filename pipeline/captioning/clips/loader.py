@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -10,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from ..limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decoder import Decoder
-from .killable import DecoderLimits
+from .killable import DecoderLimits, StartError
+
+logger = logging.getLogger(__name__)
 
 
 class ClipLoader:
@@ -44,10 +48,15 @@ class ClipLoader:
         self.left = len(rows)
         """Clips that `next_clip` has still to give."""
         self._rows = iter(rows)
+        self._given_back: list[tuple[int, str]] = []  # by a process that could not be started
+        self._start_error: StartError | None = None
         self._lock = threading.Lock()  # of the rows and the figures
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue(maxsize=max(1, prefetch))
         self._stopping = threading.Event()
-        self._decoders = [Decoder(num_frames, frame_transform, limits) for _ in range(max(1, min(workers, len(rows))))]
+        self._warnings = LimitedLog(logger, "the failures of their rows")
+        self._decoders = [
+            Decoder(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, min(workers, len(rows))))
+        ]
         self._running = len(self._decoders)
         self._threads = [
             threading.Thread(target=self._load, args=(decoder,), name=f"clip-loader-{number}", daemon=True)
@@ -57,7 +66,11 @@ class ClipLoader:
             thread.start()
 
     def next_clip(self, wait: float | None = None) -> Clip | LoadFailure | None:
-        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever)."""
+        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever).
+
+        Raises:
+            StartError: no decoding process can be started.
+        """
         if not self.left:
             return None
         begin = time.monotonic()
@@ -83,31 +96,48 @@ class ClipLoader:
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=10)
+        self._warnings.close()
 
     def _load(self, decoder: Decoder) -> None:
+        problem: BaseException | None = None
         try:
-            while not self._stopping.is_set():
-                with self._lock:
-                    row, path = next(self._rows, (None, ""))
-                if row is None:
-                    break
-                begin = time.monotonic()
-                frames, reply = decoder.decode(path, self._stopping)
-                with self._lock:
-                    self.decode_seconds += time.monotonic() - begin
-                if frames is None:
-                    self._put(LoadFailure(row, path, reply.stage, reply.messages))
-                else:
-                    self._put(Clip(row, path, frames, reply.frame_index))
-        except BaseException as error:  # a defect of ours; the consumer must not wait for ever
-            self._put(error)
-        finally:
-            decoder.kill()
+            self._load_rows(decoder)
+        except BaseException as error:  # the consumer must not wait for ever
+            problem = error
+        decoder.kill()
+        with self._lock:
+            self._running -= 1
+            running = self._running
+            if running == 0 and self._given_back:  # the other processes have ended by now
+                problem = problem or self._start_error
+            elif running and isinstance(problem, StartError):
+                self._start_error = problem
+                logger.warning("%s; going on with %d decoding processes", problem, running)
+                problem = None
+        if problem is not None:
+            self._put(problem)
+        if running == 0:
+            self._put(None)
+
+    def _load_rows(self, decoder: Decoder) -> None:
+        while not self._stopping.is_set():
             with self._lock:
-                self._running -= 1
-                is_last = self._running == 0
-            if is_last:
-                self._put(None)
+                row, path = self._given_back.pop() if self._given_back else next(self._rows, (None, ""))
+            if row is None:
+                return
+            begin = time.monotonic()
+            try:
+                frames, reply = decoder.decode(path, self._stopping)
+            except StartError:
+                with self._lock:
+                    self._given_back.append((row, path))
+                raise
+            with self._lock:
+                self.decode_seconds += time.monotonic() - begin
+            if frames is None:
+                self._put(LoadFailure(row, path, reply.stage, reply.messages))
+            else:
+                self._put(Clip(row, path, frames, reply.frame_index))
 
     def _put(self, clip: Clip | LoadFailure | BaseException | None) -> None:
         while not self._stopping.is_set():
