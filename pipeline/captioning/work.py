@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .backends import Backend
@@ -170,7 +170,7 @@ class RankWorker:
                 try:
                     _add_all(engine, captioner.prepare(clips))
                     events = engine.step() if not (clips and engine.wanted) else []
-                    results = [_result(captioner, event) for event in events if isinstance(event, End)]
+                    results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
                 except Exception as error:
                     problem = _text(error), self.backend.is_out_of_memory(error)
                 self.tally.device_seconds += time.monotonic() - begin
@@ -275,13 +275,13 @@ class RankWorker:
             )
 
 
-def _result(captioner: Captioner, end: End) -> RowResult:
+def _result(captioner: Captioner, end: End, in_flight: Mapping[int, Clip]) -> RowResult:
     assert isinstance(end.key, int), "requests of a run have rows for keys"
     if end.is_error:
         stage = "prompt" if end.reason is EndReason.TOO_LONG else "caption"
         return RowResult.failed(end.key, stage, [end.message])
     caption = captioner.caption(end)
-    return caption_result(end.key, caption.text, caption.tokens, caption.truncated)
+    return caption_result(end.key, caption.text, caption.tokens, caption.truncated, in_flight[end.key].partial)
 
 
 def _add_all(engine: Engine, requests: Iterable[Request]) -> None:

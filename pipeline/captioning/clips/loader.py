@@ -137,7 +137,7 @@ class ClipLoader:
             if frames is None:
                 self._put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                self._put(Clip(row, path, frames, reply.frame_index))
+                self._put(Clip(row, path, frames, reply.frame_index, reply.partial))
 
     def _put(self, clip: Clip | LoadFailure | BaseException | None) -> None:
         while not self._stopping.is_set():
