@@ -46,7 +46,7 @@ HARMLESS = [("launcher", signal.SIGTERM), ("decoder", signal.SIGKILL), ("worker"
 LEAVE_SECONDS = 10
 PATIENCE = 600
 """Forming a cluster on a loaded machine has taken MindSpore minutes."""
-OUTPUTS = (launched.OUTPUT, "meta_caption_failures.csv")
+OUTPUTS = (launched.OUTPUT, "meta_caption_failures.csv", "meta_caption_outcomes.jsonl")
 STARTING = 0.2
 """Share of the kills before the first caption."""
 

@@ -14,6 +14,8 @@ from typing import Any
 from .errors import RunError
 from .meta import journal
 from .meta.files import atomic_write
+from .meta.outcomes import write_outcomes
+from .meta.output_names import failures_path, outcomes_path, report_path
 from .meta.results import Failure, RowResult
 from .planning import LeadPlan, RankPlan
 from .workers.gather import words_of
@@ -38,6 +40,10 @@ class Delivered:
         """Words, as spaces divide them: the least, the median, the most."""
         words = sorted((result.caption or "").count(" ") + 1 for result in self.captions.values())
         return {"least": words[0], "median": words[len(words) // 2], "most": words[-1]} if words else {}
+
+    def partial_rows(self) -> list[int]:
+        """Captioned rows whose clips could be decoded in part only."""
+        return [row for row, result in self.captions.items() if result.partial]
 
     def failure_examples(self) -> dict[str, tuple[int, Failure]]:
         """The first failed row of each stage."""
@@ -117,17 +123,11 @@ def fitted_record(record: bytes, pad_length: int) -> bytes:
     return record
 
 
-def failures_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_failures.csv")
-
-
-def report_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}_report.json")
-
-
 def write_outputs(output: Path, lead: LeadPlan, delivered: Delivered, report: Mapping[str, Any]) -> None:
-    """Write failures and report, and the captioned table last: once it is there, all is."""
-    _write_failures(failures_path(output), lead.table.paths, delivered.failures)
+    """Write failures, outcomes and report, and the captioned table last: once it is there, all is."""
+    paths = lead.table.paths
+    _write_failures(failures_path(output), paths, delivered.failures)
+    write_outcomes(outcomes_path(output), paths, lead.plan, delivered.captions, delivered.failures)
     with atomic_write(report_path(output)) as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     captions = dict(lead.plan.kept) | {row: result.caption or "" for row, result in delivered.captions.items()}

@@ -18,6 +18,7 @@ from .work import WorkTally
 
 STUCK_SHARE = 0.05
 """One caption on a larger share of the rows than this is worth a warning."""
+MOST_PARTIAL_EXAMPLES = 5
 
 
 def make_report(
@@ -33,6 +34,7 @@ def make_report(
     tokens = sum(tally.tokens for tally in tallies)
     device = sum(tally.device_seconds for tally in tallies)
     wait = sum(tally.decode_wait_seconds for tally in tallies)
+    partial = delivered.partial_rows()
     return {
         "run": plan.run,
         "rows": len(plan.lead.table.paths),
@@ -41,6 +43,10 @@ def make_report(
         "kept": len(plan.lead.plan.kept),
         "truncated": sum(result.truncated for result in delivered.captions.values()),
         "looping": sum(result.looping for result in delivered.captions.values()),
+        "partial": len(partial),
+        "partial_examples": [
+            {"row": row, "path": plan.lead.table.paths[row]} for row in partial[:MOST_PARTIAL_EXAMPLES]
+        ],
         "words_per_caption": delivered.words_per_caption(),
         "most_repeated_captions": delivered.most_repeated_captions(),
         "failures_by_stage": delivered.failures_by_stage(),
@@ -84,6 +90,13 @@ def last_page(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield logging.WARNING, f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
     if report["looping"]:
         yield logging.WARNING, f"{report['looping']} captions loop, saying the same again and again"
+    if report["partial"]:
+        share, example = report["partial"] / report["captioned"], report["partial_examples"][0]
+        yield (
+            logging.WARNING,
+            f"{report['partial']} captions ({share:.1%}) are of videos that could be decoded in part only, for example "
+            f"row {example['row']} ({example['path']})",
+        )
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / report["captioned"]
         level = logging.WARNING if share > STUCK_SHARE and repeated["rows"] > 2 else logging.INFO

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .backends import Backend
@@ -19,7 +20,9 @@ from .clips.loader import ClipLoader
 from .errors import RunError
 from .generation.requests import End, EndReason, Engine, Request
 from .interruption import interruption
+from .limited_log import LimitedLog
 from .meta.journal import Journal
+from .meta.output_names import failures_path
 from .meta.results import RowResult, caption_result
 from .options import JobOptions
 from .planning import RankPlan
@@ -106,6 +109,8 @@ class RankWorker:
         self._device_failures = 0
         self._captioner: Captioner | None = None
         self._has_stepped = False
+        where = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
+        self._warnings = LimitedLog(logger, where)
 
     def run(self, plan: RankPlan) -> WorkTally:
         """Caption what rank 0 leases, until no row is left; every result is in the journal when this returns.
@@ -114,8 +119,17 @@ class RankWorker:
             MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
                 DEVICE_FAILURES clips in a row failed in the captioner.
         """
+        with contextlib.closing(self._warnings):
+            self._run(plan)
         backend = self.backend
         self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
+        if self._captioner is not None:
+            self.tally.stages = dict(self._captioner.stages())
+        self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
+        self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return self.tally
+
+    def _run(self, plan: RankPlan) -> None:
         for kind in (PENDING, RETRIES):
             rows = LeasedRows(functools.partial(self.world.lease, kind), self.journal.lease)
             if rows.has_rows:
@@ -131,11 +145,6 @@ class RankWorker:
         if plan.suspects:
             with self._loader(plan.suspects, plan, lambda: AUTO_PREFETCH) as loader:
                 self.caption(loader, self._loaded_captioner(), together=1)
-        if self._captioner is not None:
-            self.tally.stages = dict(self._captioner.stages())
-        self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
-        self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return self.tally
 
     def _loaded_captioner(self) -> Captioner:
         if self._captioner is None:
@@ -187,7 +196,7 @@ class RankWorker:
                 try:
                     _add_all(engine, captioner.prepare(clips))
                     events = engine.step() if in_flight and not (clips and engine.wanted) else []
-                    results = [_result(captioner, event) for event in events if isinstance(event, End)]
+                    results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
                 except Exception as error:
                     problem = _text(error), self.backend.is_out_of_memory(error)
                 self.tally.device_seconds += time.monotonic() - begin
@@ -274,7 +283,7 @@ class RankWorker:
         self.journal.finish([result])
         failed = result.failure is not None
         if failed:
-            logger.warning("row %d (%s): %s", result.row, path, result.failure)
+            self._warnings.warning("row %d (%s): %s", result.row, path, result.failure)
         self._recent.append(failed)
         in_captioner = result.failure is not None and result.failure.stage == "caption"
         self._device_failures = self._device_failures + 1 if in_captioner else 0
@@ -307,13 +316,13 @@ class RankWorker:
             )
 
 
-def _result(captioner: Captioner, end: End) -> RowResult:
+def _result(captioner: Captioner, end: End, in_flight: Mapping[int, Clip]) -> RowResult:
     assert isinstance(end.key, int), "requests of a run have rows for keys"
     if end.is_error:
         stage = "prompt" if end.reason is EndReason.TOO_LONG else "caption"
         return RowResult.failed(end.key, stage, [end.message])
     caption = captioner.caption(end)
-    return caption_result(end.key, caption.text, caption.tokens, caption.truncated)
+    return caption_result(end.key, caption.text, caption.tokens, caption.truncated, in_flight[end.key].partial)
 
 
 def _add_all(engine: Engine, requests: Iterable[Request]) -> None:

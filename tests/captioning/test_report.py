@@ -32,7 +32,9 @@ def _caption(clip: Clip) -> Caption:
 def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "text.mp4").write_text("no video")
-    paths = [str(render_clip(tmp_path / f"{i}.mp4", i)) for i in range(len(CAPTIONS))]
+    paths = [str(render_clip(tmp_path / f"{i}.mkv", i, frames=40)) for i in range(len(CAPTIONS))]
+    for path in map(Path, paths[1:3]):
+        path.write_bytes(path.read_bytes()[:-600])
     options = _meta(tmp_path, [*paths, "/nowhere.mp4", str(tmp_path / "text.mp4")])
     assert _run(options, FakeSource(caption=_caption), workers=2) == [0, 0]
     report = json.loads((tmp_path / "out_report.json").read_text())
@@ -48,6 +50,8 @@ def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCapture
     words = sorted(len(text.split()) for text in texts)
     assert report["words_per_caption"] == {"least": words[0], "median": words[len(words) // 2], "most": words[-1]}
     assert (report["truncated"], report["looping"]) == (1, 1)
+    assert report["partial"] == 2
+    assert report["partial_examples"] == [{"row": 1, "path": paths[1]}, {"row": 2, "path": paths[2]}]
     assert report["failure_examples"]["path"]["path"] == "/nowhere.mp4"
     assert report["tokens"] == sum(len(text.split()) + 1 for text in texts)
     page = caplog.text
@@ -55,6 +59,7 @@ def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCapture
         "failed at decode: 1, for example row 6",
         "1 captions (20.0%) were cut off by --max_new_tokens",
         "1 captions loop",
+        f"2 captions (40.0%) are of videos that could be decoded in part only, for example row 1 ({paths[1]})",
         "3 rows (60.0%) share one caption: A dog runs.",
         "words in a caption: 3 to 9, median 3",
         "5 captions in",

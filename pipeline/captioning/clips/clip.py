@@ -14,12 +14,14 @@ class Clip:
     row: index in the meta table.
     frames: what the captioner's FrameTransform made of the distinct frames, first axis frames.
     frame_index: for each sampled frame in time order, its place in `frames`.
+    partial: the file could be decoded in part only, and the frames are of that part.
     """
 
     row: int
     path: str
     frames: np.ndarray
     frame_index: tuple[int, ...]
+    partial: bool = False
 
 
 @dataclass(frozen=True)

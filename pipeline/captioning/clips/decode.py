@@ -11,9 +11,11 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from PIL import Image, ImageOps
 
+from .cut_short import is_cut_short
 from .decode_pyav import decode_pyav
 from .frames import SampledFrames, check_size, distinct_frames
 from .sampling import frame_indices
@@ -58,6 +60,8 @@ def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) ->
 
     decoders: names out of `available_decoders(path)`, tried in order; all of them by default.
 
+    A video that is cut short gives frames spread over the part that can be decoded, and is marked as partial.
+
     Raises:
         DecodeError: no decoder could.
     """
@@ -65,7 +69,8 @@ def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) ->
     messages = []
     for name in available_decoders(path) if decoders is None else decoders:
         try:
-            return _DECODERS[name](path, num_frames)
+            sampled = _DECODERS[name](path, num_frames)
+            return replace(sampled, partial=True) if is_cut_short(path) else sampled
         except Exception as error:  # decoders raise whatever they like; every message is kept
             messages.append(f"{name}: {_one_line(error)}")
     raise DecodeError(messages or ["no decoder left to try"])

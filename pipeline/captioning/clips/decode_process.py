@@ -25,10 +25,14 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodeReply:
-    """Either prepared frames, in the FrameMemory, and their index, or the stage that failed and every message."""
+    """Either prepared frames, in the FrameMemory, and their index, or the stage that failed and every message.
+
+    partial: see `SampledFrames`.
+    """
 
     frames: FramesInMemory | None = None
     frame_index: tuple[int, ...] = ()
+    partial: bool = False
     stage: str = ""
     messages: tuple[str, ...] = ()
 
@@ -49,6 +53,7 @@ def answer(
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
     try:
-        return DecodeReply(frames=memory.put(frame_transform(sampled.images)), frame_index=sampled.index)
+        frames = memory.put(frame_transform(sampled.images))
+        return DecodeReply(frames=frames, frame_index=sampled.index, partial=sampled.partial)
     except Exception as error:  # whatever a transform may raise costs this clip alone
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))

@@ -27,11 +27,13 @@ class _Packets:
     count: frames shown.
     times: presentation times of the frames in order, in the stream's time base; empty if not all differ.
     keys: those of the frames at which decoding can start.
+    is_broken: reading ended with an error; what came before it counts.
     """
 
     count: int
     times: Sequence[int]
     keys: Sequence[int]
+    is_broken: bool
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,12 @@ class VideoInfo:
 
 
 class _EndedEarly(ValueError):
-    def __init__(self, frames: int) -> None:
+    """Fewer frames than packets. is_broken: decoding ended with an error."""
+
+    def __init__(self, frames: int, is_broken: bool) -> None:
         super().__init__(f"the video ended after {frames} frames")
         self.frames = frames
+        self.is_broken = is_broken
 
 
 class _TimesDeceive(Exception):
@@ -60,19 +65,22 @@ class _TimesDeceive(Exception):
 
 
 def decode_pyav(path: str, num_frames: int) -> SampledFrames:
-    """Sample `num_frames` frames. Raises whatever PyAV raises, ValueError for videos without frames."""
+    """Sample `num_frames` frames. Raises whatever PyAV raises, ValueError for videos without frames.
+
+    The frames of a video that breaks off are spread over what comes before the break.
+    """
     packets = _read_packets(path)
     distinct, index = distinct_frames(frame_indices(packets.count, num_frames))
     if _skips_something(packets, distinct):
         try:
-            return SampledFrames(tuple(_jump(path, packets, distinct)), index)
+            return SampledFrames(tuple(_jump(path, packets, distinct)), index, packets.is_broken)
         except Exception:  # whatever jumping may raise: decoding from the start has the last word
             pass
     try:
-        return SampledFrames(tuple(_walk(path, distinct)), index)
+        return SampledFrames(tuple(_walk(path, distinct)), index, packets.is_broken)
     except _EndedEarly as ended:  # packets without a picture: what was decoded is the truth
         distinct, index = distinct_frames(frame_indices(ended.frames, num_frames))
-        return SampledFrames(tuple(_walk(path, distinct)), index)
+        return SampledFrames(tuple(_walk(path, distinct)), index, packets.is_broken or ended.is_broken)
 
 
 def video_info(path: str) -> VideoInfo:
@@ -101,16 +109,23 @@ def _span(packets: _Packets, stream: Any) -> float:
 
 
 def _read_packets(path: str) -> _Packets:
+    import av
+
+    shown = []
+    is_broken = False
     with _opened(path) as (container, stream):
-        shown = [
-            (packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
+        try:
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    shown.append((packet.pts, packet.is_keyframe))
+        except av.FFmpegError as error:
+            if not shown or not _is_damage(error):
+                raise
+            is_broken = True
     times = {time for time, _ in shown}
     if None in times or len(times) < len(shown):
-        return _Packets(len(shown), (), ())
-    return _Packets(len(shown), sorted(times), sorted(time for time, is_key in shown if is_key))
+        return _Packets(len(shown), (), (), is_broken)
+    return _Packets(len(shown), sorted(times), sorted(time for time, is_key in shown if is_key), is_broken)
 
 
 def _skips_something(packets: _Packets, wanted: Sequence[int]) -> bool:
@@ -144,17 +159,33 @@ def _jump(path: str, packets: _Packets, wanted: Sequence[int]) -> Iterator[Image
 
 def _walk(path: str, wanted: Sequence[int]) -> Iterator[Image.Image]:
     """The frames `wanted`, counted from the start."""
+    import av
+
     ahead = iter(wanted)
     next_wanted = next(ahead)
     number = -1
     with _opened(path) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
+        frames = enumerate(container.decode(stream))
+        while True:
+            try:
+                number, frame = next(frames)
+            except StopIteration:
+                raise _EndedEarly(number + 1, is_broken=False) from None
+            except av.FFmpegError as error:
+                if number < 0 or not _is_damage(error):
+                    raise
+                raise _EndedEarly(number + 1, is_broken=True) from error
             if number == next_wanted:
                 yield _upright(frame)
                 next_wanted = next(ahead, -1)
                 if next_wanted < 0:
                     return
-    raise _EndedEarly(number + 1)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the file is damaged. A disk that fails is no property of the file: another run may read it whole."""
+    # FFmpeg's "try again" comes from a file that ends where it should not.
+    return not isinstance(error, OSError) or isinstance(error, BlockingIOError)
 
 
 @contextmanager

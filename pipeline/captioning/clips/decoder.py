@@ -6,24 +6,21 @@ goes wrong costs that clip alone.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..limited_log import LimitedLog
 from .decode import available_decoders
 from .decode_process import DecodeReply, DecodeRequest, answer
 from .frame_memory import FrameMemory
 from .killable import DecoderLimits, KillableProcess, serve
-
-logger = logging.getLogger(__name__)
+from .process_start import make_process
 
 
 class Decoder(KillableProcess):
@@ -34,8 +31,10 @@ class Decoder(KillableProcess):
         num_frames: int,
         frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
         limits: DecoderLimits,
+        warnings: LimitedLog,
     ) -> None:
         super().__init__(limits)
+        self._warnings = warnings
         self._arguments = (num_frames, frame_transform)
         self._memory: FrameMemory | None = None
 
@@ -50,7 +49,7 @@ class Decoder(KillableProcess):
             if stopping.is_set():
                 break
             if reply is None:
-                logger.warning("%s: %s: %s", path, decoder, problem)
+                self._warnings.warning("%s: %s: %s", path, decoder, problem)
                 messages.append(f"{decoder}: {problem}")
             elif reply.stage == "decode":
                 messages += reply.messages
@@ -65,32 +64,13 @@ class Decoder(KillableProcess):
 
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
         self._memory = FrameMemory()
-        return context.Process(
-            target=_serve,
-            args=(connection, _Inherited(self._memory.fd), *self._arguments),
-            name="clip-decoder",
-            daemon=True,
-        )
+        return make_process(context, connection, self._memory.fd, _serve, *self._arguments)
 
     def kill(self) -> None:
         super().kill()
         memory, self._memory = self._memory, None
         if memory is not None:
             memory.close()
-
-
-class _Inherited:
-    """A file descriptor that a spawned process gets too: pickled while it is being started."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
-        return _detach, (DupFd(self._fd),)
-
-
-def _detach(inherited: Any) -> int:
-    return int(inherited.detach())
 
 
 def _serve(

@@ -18,10 +18,12 @@ class SampledFrames:
     images: distinct frames in time order, RGB.
     index: for each sampled frame, in time order, its place in `images`; a still image or a short
         clip has fewer images than sampled frames.
+    partial: the file could be decoded in part only; the frames are spread over that part.
     """
 
     images: tuple[Image.Image, ...]
     index: tuple[int, ...]
+    partial: bool = False
 
 
 def check_size(width: int, height: int) -> None:

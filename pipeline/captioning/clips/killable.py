@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -17,12 +18,16 @@ from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from ..errors import RunError
 from ..orphans import die_with_parent
+from .process_start import StartProblem
 
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
 """For a new process to import its decoders, at least; a longer deadline for clips is one for this too."""
+START_PAUSES = (1.0, 3.0)
+"""Seconds before each further attempt to start a process: a host may lack memory for a moment."""
 _POLL_SECONDS = 0.1
 _KILLED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit codes of a process that did not die of itself."""
@@ -40,6 +45,10 @@ class DecoderLimits:
     timeout: float
     clips: int = 1000
     memory: int = 4 * 2**30
+
+
+class StartError(RunError):
+    """A process could not be started, for a reason that is no clip's."""
 
 
 class KillableProcess(ABC):
@@ -68,6 +77,9 @@ class KillableProcess(ABC):
 
         A process that somebody else killed, such as the kernel for want of memory, says nothing of the
         request, which is then put to a new one, once.
+
+        Raises:
+            StartError: there is no process, and none can be started.
         """
         for _ in range(2):
             try:
@@ -81,14 +93,9 @@ class KillableProcess(ABC):
     def _ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
         """As `ask`; raises EOFError or OSError if the process dies of itself."""
         if self._process is None:
-            self._start()
-            # The deadline is for the clip; a new process first imports its decoders.
-            patience = max(_START_SECONDS, self._limits.timeout)
-            problem = self._wait(patience, "it did not start", stopping)
-            if problem:
-                return None, problem
-            assert self._connection is not None
-            self._connection.recv()
+            self._start(stopping)
+            if stopping.is_set():
+                return None, "stopped"
         assert self._connection is not None
         self._connection.send(request)
         problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
@@ -119,13 +126,43 @@ class KillableProcess(ABC):
             self.kill()
         return problem
 
-    def _start(self) -> None:
+    def _start(self, stopping: threading.Event) -> None:
+        """Start a process and wait until it has imported what it needs.
+
+        Raises:
+            StartError: it can't be started, in several attempts.
+        """
+        problem = _main_module_problem()
+        for pause in (0.0, *START_PAUSES) if not problem else ():
+            if stopping.wait(pause):
+                return
+            problem = self._try_to_start(stopping)
+            if not problem or stopping.is_set():
+                return
+            self.kill()
+        raise StartError(f"a decoding process can't be started: {problem}")
+
+    def _try_to_start(self, stopping: threading.Event) -> str:
+        """What went wrong, if anything did."""
         context = multiprocessing.get_context("spawn")
-        self._connection, child_end = context.Pipe()
-        self._process = self._make_process(context, child_end)
-        self._process.start()
+        try:
+            self._connection, child_end = context.Pipe()
+            with child_end:
+                process = self._make_process(context, child_end)
+                process.start()
+        except Exception as error:  # no memory, no descriptors, forbidden, a transform that can't be pickled
+            return " ".join(f"{type(error).__name__}: {error}".split())
+        self._process = process
         self._clips = 0
-        child_end.close()
+        # The deadline is for the clip; a new process first imports its decoders.
+        problem = self._wait(max(_START_SECONDS, self._limits.timeout), "it did not start", stopping)
+        if problem:
+            return problem
+        try:
+            first = self._connection.recv()
+        except (EOFError, OSError):
+            return f"it died while it was starting ({_exit_text(self._bury())}); standard error may say why"
+        return first.message if isinstance(first, StartProblem) else ""
 
     def recycle(self) -> None:
         """Replace a process that has done its share, or has grown."""
@@ -152,6 +189,16 @@ class KillableProcess(ABC):
             process.join(timeout=5)
         if connection is not None:
             connection.close()
+
+
+def _main_module_problem() -> str:
+    """Why no process can be spawned from this program, if that is so."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    # A spawned process imports the main module again, unless that was run by its name (python -m).
+    if getattr(main, "__spec__", None) is not None or path is None or os.path.exists(path):
+        return ""
+    return f"it has to import the main program, and there is no file {path}; save the program as a file and run that"
 
 
 def serve(connection: Connection, answer: Callable[[Any], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import sys
 import threading
@@ -11,9 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from ..limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decoder import Decoder
-from .killable import DecoderLimits
+from .killable import DecoderLimits, StartError
+
+logger = logging.getLogger(__name__)
 
 
 class ClipLoader:
@@ -47,13 +51,16 @@ class ClipLoader:
         self.has_ended = False
         """Whether `next_clip` has given all clips."""
         self._rows, self._worth_ahead = iter(rows), ahead
+        self._given_back: list[tuple[int, str]] = []  # by a process that could not be started
+        self._start_error: StartError | None = None
         self._most_ahead = max(1, prefetch) + max(1, workers)
         self._ahead = 0  # clips that are being decoded, or wait for the consumer
         self._taking = threading.Lock()  # to take a row may take a while
-        self._changed = threading.Condition()  # of the figures
+        self._changed = threading.Condition()  # of the figures and of the rows given back
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
-        self._decoders = [Decoder(num_frames, frame_transform, limits) for _ in range(max(1, workers))]
+        self._warnings = LimitedLog(logger, "the failures of their rows")
+        self._decoders = [Decoder(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))]
         self._running = len(self._decoders)
         self._threads = [
             threading.Thread(target=self._load, args=(decoder,), name=f"clip-loader-{number}", daemon=True)
@@ -63,7 +70,11 @@ class ClipLoader:
             thread.start()
 
     def next_clip(self, wait: float | None = None) -> Clip | LoadFailure | None:
-        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever)."""
+        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever).
+
+        Raises:
+            StartError: no decoding process can be started.
+        """
         if self.has_ended:
             return None
         begin = time.monotonic()
@@ -92,28 +103,46 @@ class ClipLoader:
         self._add_ahead(0)
         for thread in self._threads:
             thread.join(timeout=10)
+        self._warnings.close()
 
     def _load(self, decoder: Decoder) -> None:
+        problem: BaseException | None = None
         try:
-            while (taken := self._take()) is not None:
-                row, path = taken
-                begin = time.monotonic()
+            self._load_rows(decoder)
+        except BaseException as error:  # the consumer must not wait for ever
+            problem = error
+        decoder.kill()
+        with self._changed:
+            self._running -= 1
+            running = self._running
+            if running == 0 and self._given_back:  # the other processes have ended by now
+                problem = problem or self._start_error
+            elif running and isinstance(problem, StartError):
+                self._start_error = problem
+                logger.warning("%s; going on with %d decoding processes", problem, running)
+                problem = None
+        if problem is not None:
+            self._clips.put(problem)
+        if running == 0:
+            self._clips.put(None)
+
+    def _load_rows(self, decoder: Decoder) -> None:
+        while (taken := self._take()) is not None:
+            row, path = taken
+            begin = time.monotonic()
+            try:
                 frames, reply = decoder.decode(path, self._stopping)
+            except StartError:
                 with self._changed:
-                    self.decode_seconds += time.monotonic() - begin
-                if frames is None:
-                    self._clips.put(LoadFailure(row, path, reply.stage, reply.messages))
-                else:
-                    self._clips.put(Clip(row, path, frames, reply.frame_index))
-        except BaseException as error:  # a defect of ours; the consumer must not wait for ever
-            self._clips.put(error)
-        finally:
-            decoder.kill()
+                    self._given_back.append(taken)
+                self._add_ahead(-1)
+                raise
             with self._changed:
-                self._running -= 1
-                is_last = self._running == 0
-            if is_last:
-                self._clips.put(None)
+                self.decode_seconds += time.monotonic() - begin
+            if frames is None:
+                self._clips.put(LoadFailure(row, path, reply.stage, reply.messages))
+            else:
+                self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial))
 
     def _take(self) -> tuple[int, str] | None:
         """The next row, when another clip may be decoded ahead; None if there is none, or the loader is closed."""
@@ -121,7 +150,8 @@ class ClipLoader:
             with self._changed:
                 while not self._stopping.is_set() and self._ahead >= min(self._most_ahead, self._worth_ahead()):
                     self._changed.wait(0.5)
-            row = None if self._stopping.is_set() else next(self._rows, None)
+                given_back = self._given_back.pop() if self._given_back else None
+            row = None if self._stopping.is_set() else given_back or next(self._rows, None)
             if row is not None:
                 self._add_ahead(1)
             return row

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..clips.killable import DecoderLimits
 from ..errors import EXIT_BROKEN, UsageError, exit_code_of
-from ..options import number, positive_int, whole_number
+from ..meta.output_names import gallery_path
+from ..options import _Parser, number, positive_int, whole_number
 from ..work import default_decode_workers
 from .entries import MARKS, Entries, Entry, read_entries, read_report
 from .filmstrips import MOST_FRAMES, make_filmstrips
@@ -38,16 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     parser = _make_parser()
-    flags = parser.parse_args(arguments)
     try:
-        return exit_code_of(parser.prog, lambda: _run(flags))
+        return exit_code_of(parser.prog, lambda: _run(parser.parse_args(arguments)))
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; no page was written", file=sys.stderr)
         return EXIT_BROKEN
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("table", type=Path, help="the captioned table; its failures and report are found beside it")
@@ -80,7 +80,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _run(flags: argparse.Namespace) -> None:
     table: Path = flags.table
-    output: Path = flags.output or table.with_name(f"{table.stem}_gallery.html")
+    output: Path = flags.output or gallery_path(table)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {output} must end in .html")
     if not output.parent.is_dir():

@@ -118,8 +118,10 @@ function makeCard(row, place) {
   const labels = element("p", "badges");
   badges(labels, row);
   const about = element("p", "about");
-  marked(about, `row ${row.row} · ${row.path.split("/").pop()}`);
-  for (const i of shownColumns) about.append(element("br"), `${data.columns[i]}: ${row.cells[i]}`);
+  const name = element("span", "line");
+  marked(name, `row ${row.row} · ${row.path.split("/").pop()}`);
+  about.append(name);
+  for (const i of shownColumns) about.append(element("span", "line", `${data.columns[i]}: ${row.cells[i]}`));
   text.append(caption, labels, about);
   card.append(text);
   card.addEventListener("click", () => showDialog(card.place));

@@ -45,6 +45,10 @@ function turnRound() {
   setDirection();
   update();
 }
+function fold(isOpen) {
+  $("choices").classList.toggle("open", isOpen); // counts on narrow screens only
+  $("fold").setAttribute("aria-expanded", isOpen);
+}
 function play() {
   playing = !playing;
   $("play").setAttribute("aria-pressed", playing);
@@ -102,6 +106,7 @@ $("operator").addEventListener("change", () => { state.operator = $("operator").
 $("sort").addEventListener("change", () => { state.sort = Number($("sort").value); update(); });
 $("direction").addEventListener("click", turnRound);
 $("play").addEventListener("click", play);
+$("fold").addEventListener("click", () => fold(!$("choices").classList.contains("open")));
 $("reset").addEventListener("click", reset);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
@@ -157,6 +162,7 @@ if (data.run.length) {
 }
 recall();
 update();
+fold(columnCounts() || state.sort > 0 || state.down); // a choice that the address holds must be seen
 document.addEventListener("DOMContentLoaded", () => {
   stripsAreRead();
   if (open >= 0) showDialog(open);

@@ -24,7 +24,7 @@ function showDialog(place) {
   $("dialog-text").className = row.text ? "" : "message";
   $("dialog-text").replaceChildren();
   marked($("dialog-text"), row.text || failureText(row));
-  const facts = [["words", row.words], ...data.columns.map((name, i) => [name, row.cells[i]])];
+  const facts = [["path", row.path], ["words", row.words], ...data.columns.map((name, i) => [name, row.cells[i]])];
   $("facts").replaceChildren(...named(facts));
   if (row.link) {
     const link = element("a", "", "open the clip");

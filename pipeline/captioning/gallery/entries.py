@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..delivery import failures_path, report_path
 from ..errors import UsageError
+from ..meta.outcomes import read_outcomes
+from ..meta.output_names import failures_path, outcomes_path, report_path
 from ..meta.repetition import caption_words, is_looping
 from ..meta.table import MetaTable, read_csv_cells
 
@@ -24,7 +25,7 @@ MARKS = {
     "repeated": "its caption stands in other rows too",
     "looping": "says the same again and again",
     "short": "has few words",
-    "unfinished": "does not end as a sentence does",
+    "unfinished": "was cut off by --max_new_tokens; where that is unknown: does not end as a sentence does",
 }
 """What may be wrong with a row, in the order in which it is told."""
 _ENDED = re.compile(r"""[.!?…。！？।؟][\s"'”’»」』)\]]*$""")  # noqa: RUF001
@@ -73,7 +74,7 @@ class Entries:
 
 
 def read_entries(output: Path, only: Collection[str], sample: int, seed: int, short_words: int) -> Entries:
-    """Read a captioned table and its failures.
+    """Read a captioned table, its failures and its outcomes.
 
     only: marks of which a row must have one; empty for all rows.
     sample: at most so many rows, drawn at random by `seed`, in the order of the table.
@@ -88,6 +89,7 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
         raise UsageError(f"{output} has no 'text' column; give the table that captioning wrote, <meta>_caption")
     captions = [text.strip() for text in texts]
     failures = _read_failures(failures_path(output), table.paths)
+    truncated = _read_truncated(outcomes_path(output), table.paths)
     times = Counter(caption for caption in captions if caption)
 
     def words(row: int) -> int:
@@ -103,7 +105,7 @@ def read_entries(output: Path, only: Collection[str], sample: int, seed: int, sh
             return is_looping(caption)
         if mark == "short":
             return words(row) < short_words
-        return not _ENDED.search(caption)
+        return truncated[row] if row in truncated else not _ENDED.search(caption)
 
     rows: Sequence[int] = range(len(captions))
     if only:
@@ -153,6 +155,23 @@ def _read_failures(path: Path, paths: Sequence[str]) -> dict[int, tuple[str, str
     if len(failures) < len(cells) - 1:
         logger.warning("%d rows of %s are not those of the table any more", len(cells) - 1 - len(failures), path)
     return failures
+
+
+def _read_truncated(path: Path, paths: Sequence[str]) -> dict[int, bool]:
+    """Whether the caption of a row was cut off; nothing of a row that the run did not caption, or whose path is
+    another now."""
+    truncated = {}
+    try:
+        for record in read_outcomes(path):
+            row = record["row"]
+            if "truncated" in record and 0 <= row < len(paths) and paths[row] == record["path"]:
+                truncated[row] = record["truncated"] is True
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s can't be read: %s", path, error)
+        return {}
+    return truncated
 
 
 def read_report(output: Path) -> Mapping[str, Any]:

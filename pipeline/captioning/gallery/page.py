@@ -118,6 +118,8 @@ def _about(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "captioned in this run", f"{report['captioned_in_this_run']:,} in {duration(report['seconds'])}"
     yield "speed", f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
     yield "cut off by --max_new_tokens", f"{report['truncated']:,}"
+    if "partial" in report:  # reports of earlier versions have none
+        yield "videos decoded in part only", f"{report['partial']:,}"
     yield "workers", f"{report['workers']}, {', '.join(report['backends'])}"
     for name in ("checkpoint", "prompt", "frames", "pooling shape", "generation"):
         if name in fingerprint:

@@ -32,6 +32,7 @@ class RowResult:
     tokens: number of generated tokens, the end-of-sequence token included.
     truncated: generation stopped at `max_new_tokens`, not at an end-of-sequence token.
     looping: the caption says the same again and again (`repetition.is_looping`).
+    partial: the clip could be decoded in part only (`Clip.partial`).
     """
 
     row: int
@@ -40,6 +41,7 @@ class RowResult:
     tokens: int = 0
     truncated: bool = False
     looping: bool = False
+    partial: bool = False
 
     def __post_init__(self) -> None:
         assert (self.caption is None) != (self.failure is None), "either a caption or a failure"
@@ -52,7 +54,7 @@ class RowResult:
                 ensure_ascii=False,
             )
         record = {"row": self.row, "caption": self.caption, "tokens": self.tokens}
-        record |= {name: True for name in ("truncated", "looping") if getattr(self, name)}
+        record |= {name: True for name in ("truncated", "looping", "partial") if getattr(self, name)}
         return json.dumps(record, ensure_ascii=False)
 
     @classmethod
@@ -69,6 +71,7 @@ class RowResult:
             tokens=record["tokens"],
             truncated=record.get("truncated", False),
             looping=record.get("looping", False),
+            partial=record.get("partial", False),
         )
 
     @classmethod
@@ -76,9 +79,9 @@ class RowResult:
         return cls(row=row, failure=Failure(stage, tuple(messages)))
 
 
-def caption_result(row: int, text: str, tokens: int, truncated: bool) -> RowResult:
+def caption_result(row: int, text: str, tokens: int, truncated: bool, partial: bool = False) -> RowResult:
     """The result of a generated `text`: newlines become spaces, an empty caption is a failure."""
     caption = " ".join(text.split())
     if not caption:
         return RowResult.failed(row, "text", [f"the model generated no text ({tokens} tokens)"])
-    return RowResult(row, caption, tokens=tokens, truncated=truncated, looping=is_looping(caption))
+    return RowResult(row, caption, tokens=tokens, truncated=truncated, looping=is_looping(caption), partial=partial)

@@ -166,5 +166,4 @@ def test_pyav_takes_over(tmp_path: Path) -> None:
     path = tmp_path / "wrong_extension.dat"
     shutil.copy(VIDEOS / "carphone_pristine.mp4", path)
     assert len(decode(str(path), 4).images) == 4
-    with pytest.raises(DecodeError):
-        decode(str(VIDEOS / "corrupted.mp4"), 4)
+    assert decode(str(VIDEOS / "corrupted.mp4"), 4).partial  # 28 of its 50 frames come before the damage

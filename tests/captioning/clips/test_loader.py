@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decoder import Decoder
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.limited_log import LimitedLog
 from tests.fakes import mean_colour, render_clip
 
 
@@ -95,7 +97,7 @@ def test_a_kill_from_outside_says_nothing_of_the_clip(tmp_path: Path, caplog: py
 
 
 def test_a_process_killed_while_idle_is_missed_by_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    decoder = Decoder(2, mean_colour, DecoderLimits(20))
+    decoder = Decoder(2, mean_colour, DecoderLimits(20), LimitedLog(logging.getLogger(), "no file"))
     path = _rows(tmp_path)[0][1]
     try:
         for _ in range(2):

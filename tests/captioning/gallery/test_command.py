@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.captioning.gallery import __main__ as gallery
@@ -69,6 +70,8 @@ def test_nothing_in_the_data_can_end_its_element() -> None:
     ("flags", "message"),
     [
         (["nowhere.csv"], "meta file nowhere.csv does not exist"),
+        (["{table}", "--sample", "0"], "argument --sample: 0 is less than 1 (see --help)"),
+        ([], "the following arguments are required: table (see --help)"),
         (["{table}", "--output", "page.txt"], "--output page.txt must end in .html"),
         (["{table}", "--output", "/no/folder/page.html"], "the folder of --output, /no/folder, does not exist"),
     ],
@@ -91,3 +94,10 @@ def test_an_interruption_leaves_the_earlier_page(
     assert gallery.main([str(table), "--output", str(page)]) == 1
     assert page.read_text() == "earlier" and "no page was written" in capsys.readouterr().err
     assert not [path for path in table.parent.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_pages_of_tables_of_one_name_differ(table: Path) -> None:
+    parquet = table.with_suffix(".parquet")
+    pd.read_csv(table).to_parquet(parquet)
+    assert gallery.main([str(table)]) == gallery.main([str(parquet)]) == 0
+    assert len(list(table.parent.glob("meta_caption*_gallery.html"))) == 2

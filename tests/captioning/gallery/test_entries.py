@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.captioning.errors import UsageError
 from pipeline.captioning.gallery.entries import Entries, read_entries
+from pipeline.captioning.meta.output_names import failures_path, outcomes_path
 
 ROWS = [
     ("a.mp4", "A dog runs over a meadow.", "1.5"),
@@ -35,7 +37,7 @@ def table(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     else:
         frame.to_parquet(path)
     failures = [["row", "path", "stage", "message"], ["2", "c.mp4", "decode", "decord: <no>; PyAV: no"]]
-    with (tmp_path / "meta_caption_failures.csv").open("w", newline="") as file:
+    with failures_path(path).open("w", newline="") as file:
         csv.writer(file).writerows([*failures, ["3", "x.mp4", "decode", "of another table"]])
     return path
 
@@ -72,6 +74,25 @@ def test_only_and_sample(table: Path) -> None:
     assert rows != [entry.row for entry in other.entries]
     repeated = _read(table, sample=1, only=["repeated"])  # counted over the whole table, not the sample
     assert repeated.entries[0].times == 2
+
+
+def test_unfinished_is_what_was_cut_off(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As the outcomes have it; by the last character only for rows of which they tell nothing."""
+    captioned = {"outcome": "captioned", "looping": False, "partial": False, "tokens": 9}
+    records = [
+        {"row": 0, "path": "a.mp4", **captioned, "truncated": True},  # though it ends with a full stop
+        {"row": 1, "path": "b.mp4", **captioned, "truncated": False},  # though it does not
+        {"row": 2, "path": "c.mp4", "outcome": "failed", "stage": "decode", "message": "no"},
+        {"row": 3, "path": "another.mp4", **captioned, "truncated": True},  # the table was sorted since
+        {"row": 4, "path": "e.mp4", "outcome": "kept"},
+        {"row": 7, "path": "h.mp4", **captioned, "truncated": True},
+    ]
+    outcomes_path(table).write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [entry.row for entry in _read(table, only=["unfinished"]).entries] == [0]
+    with outcomes_path(table).open("a") as file:
+        file.write("{")
+    assert [entry.row for entry in _read(table, only=["unfinished"]).entries] == [1]
+    assert f"{outcomes_path(table)} can't be read" in caplog.text
 
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:

@@ -290,3 +290,52 @@ def test_on_a_phone_light_and_dark(demo: Path, open_page: Opener, scheme: str) -
     assert page.locator("#dialog").bounding_box()["width"] <= 390  # type: ignore[index]
     page.tap("#next")
     expect(page.locator("#dialog-title")).to_contain_text("row 3 ·")
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of a long name, with paths of 5,000 characters that can and can't be broken, and long columns."""
+    folder = tmp_path_factory.mktemp("long")
+    table = folder / f"{'long_name' * 24}.csv"
+    paths = ["short.mp4", "/data/" + "p" * 4994, "x/" * 2497 + "a b.mp4", "w " * 2500]
+    rows = [[path, "A dog runs over the meadow.", "n" * 900] for path in paths]
+    pd.DataFrame(rows, columns=["path", "text", "notes"]).to_csv(table, index=False)
+    write_page(folder / "page.html", table, read_entries(table, [], 10, 0, 5), {}, {}, {})
+    return folder / "page.html"
+
+
+@pytest.mark.parametrize("screen", [PHONE, {}], ids=["phone", "desktop"])
+def test_long_paths_do_not_stretch_the_page(long_names: Path, open_page: Opener, screen: dict) -> None:
+    page = open_page(long_names, **screen)
+    width, height = page.viewport_size["width"], page.viewport_size["height"]  # type: ignore[index]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    heights = [card.bounding_box()["height"] for card in page.locator(".card").all()]  # type: ignore[index]
+    assert len(heights) == 4 and max(heights) < heights[0] + 50 < height / 2
+    assert page.locator("header").bounding_box()["height"] < 120  # type: ignore[index]
+    assert len(page.locator("h1").get_attribute("title") or "") > 200  # whole there
+    page.locator(".card").nth(1).click()
+    assert page.locator("#dialog .bar").bounding_box()["height"] < 80  # type: ignore[index]
+    assert page.locator("#close").bounding_box()["y"] < height / 4  # type: ignore[index]
+    assert "p" * 4994 in page.inner_text("#facts")
+    page.click("#close")
+    page.evaluate("document.querySelector('#shown input').click()")
+    expect(page.locator(".about").first).to_contain_text("notes: nnn")
+    heights = [card.bounding_box()["height"] for card in page.locator(".card").all()]  # type: ignore[index]
+    assert max(heights) < height / 2
+
+
+def test_the_header_folds_on_a_phone(demo: Path, open_page: Opener) -> None:
+    page = open_page(demo, **PHONE)
+    assert page.locator(".card").first.bounding_box()["y"] < 200  # type: ignore[index]
+    expect(page.locator("#sort")).to_be_hidden()
+    expect(page.locator("#search")).to_be_visible()
+    page.tap("#fold")
+    expect(page.locator("#fold")).to_have_attribute("aria-expanded", "true")
+    page.select_option("#sort", label="words")
+    page.reload()  # the order is another one now, and the page shows why
+    expect(page.locator("#sort")).to_be_visible()
+    page.tap("#fold")
+    expect(page.locator("#sort")).to_be_hidden()
+    wide = open_page(demo)
+    expect(wide.locator("#fold")).to_be_hidden()
+    expect(wide.locator("#sort")).to_be_visible()

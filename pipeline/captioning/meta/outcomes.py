@@ -1,0 +1,67 @@
+"""The outcomes file: one JSON object for each row of a run, for filters and later commands.
+
+Knows no model and no framework. docs/outputs.md describes the fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import atomic_write
+from .plan import Plan
+from .results import Failure, RowResult
+
+
+def write_outcomes(
+    path: Path, paths: Sequence[str], plan: Plan, captions: Mapping[int, RowResult], failures: Mapping[int, Failure]
+) -> None:
+    """Write the outcome of every row, in the order of the table, one line at a time.
+
+    paths: of all rows. captions, failures: of the rows that the run had to caption.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
+        for row, clip in enumerate(paths):
+            outcome = _outcome(row, plan, captions, failures)
+            file.write(json.dumps({"row": row, "path": clip, **outcome}, ensure_ascii=False) + "\n")
+
+
+def _outcome(
+    row: int, plan: Plan, captions: Mapping[int, RowResult], failures: Mapping[int, Failure]
+) -> dict[str, str | int]:
+    if row in plan.kept:
+        return {"outcome": "kept"}
+    if row in captions:
+        result = captions[row]
+        return {
+            "outcome": "captioned",
+            "tokens": result.tokens,
+            "truncated": result.truncated,
+            "looping": result.looping,
+            "partial": result.partial,
+        }
+    if row in failures:
+        failure = failures[row]
+        return {"outcome": "failed", "stage": failure.stage, "message": "; ".join(failure.messages)}
+    assert row in plan.excluded, f"row {row} has no outcome"
+    return {"outcome": "excluded"}
+
+
+def read_outcomes(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of an outcomes file, in order.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: a line is not such an object.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            record = json.loads(line)
+            if not isinstance(record, dict) or not record.keys() >= {"row", "path", "outcome"}:
+                raise ValueError(f"line {number} has no row, path and outcome")
+            yield record

@@ -1,0 +1,139 @@
+"""Videos that are cut short or damaged are decoded as far as they go, and are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.captioning.clips import decode_pyav
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.cut_short import is_cut_short
+from pipeline.captioning.clips.decode import DecodeError, decode
+from pipeline.captioning.clips.killable import DecoderLimits
+from pipeline.captioning.clips.loader import ClipLoader
+from tests.fakes import mean_colour, render_clip
+
+FRAMES = 60
+FORMATS = {
+    "fast.mp4": {"movflags": "faststart"},
+    "fragments.mp4": {"movflags": "frag_keyframe+empty_moov"},
+    "a.mov": {"movflags": "faststart"},
+    "a.mkv": {},
+    "a.webm": {},
+    "a.avi": {},
+    "a.ts": {},
+}
+
+
+def _render(path: Path) -> bytes:
+    """Frames of noise, the brighter the later; returns the file."""
+    noise = np.random.default_rng(0)
+    codec = "libvpx-vp9" if path.suffix == ".webm" else "libx264"
+    with av.open(str(path), "w", options=FORMATS.get(path.name, {})) as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(FRAMES):
+            image = noise.integers(0, 60, (64, 96, 3), np.uint8) + np.uint8(number * 3)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def _times(images: tuple[Image.Image, ...]) -> list[float]:
+    """The number of each frame, by its brightness."""
+    return [(np.asarray(image).mean() - 30) / 3 for image in images]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_frames_are_spread_over_what_is_there(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    whole = _render(path)
+    assert not is_cut_short(str(path)) and not decode(str(path), 4).partial
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    sampled = decode(str(path), 4)
+    assert sampled.partial and len(sampled.images) == 4
+    times = _times(sampled.images)
+    assert times == sorted(times)
+    assert times[0] < 0.2 * FRAMES and 0.3 * FRAMES < times[-1] < 0.7 * FRAMES
+
+
+def test_a_hole_ends_the_video(tmp_path: Path) -> None:
+    """Zeros from some place on, as an interrupted download leaves them: not an error, but what comes before."""
+    path = tmp_path / "fast.mp4"
+    whole = _render(path)
+    kept = len(whole) * 6 // 10
+    path.write_bytes(whole[:kept] + bytes(len(whole) - kept))
+    sampled = decode(str(path), 4)
+    assert sampled.partial and 0.3 * FRAMES < _times(sampled.images)[-1] < 0.7 * FRAMES
+
+
+def test_nothing_to_decode_is_a_failure_still(tmp_path: Path) -> None:
+    path = render_clip(tmp_path / "a.mp4", frames=40)  # its index is at the end
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DecodeError, match="PyAV"):
+        decode(str(path), 4)
+
+
+def test_a_failing_disk_is_not_a_damaged_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run may read the whole file, so the caption of a part must not stand for it."""
+
+    class Failing:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def demux(self, stream: Any) -> Any:
+            return self._container.demux(stream)
+
+        def decode(self, stream: Any) -> Iterator[Any]:
+            for number, frame in enumerate(self._container.decode(stream)):
+                if number == 5:
+                    raise av.error.OSError(5, "Input/output error")
+                yield frame
+
+    opened = decode_pyav._opened
+
+    @contextmanager
+    def failing(path: str) -> Iterator[tuple[Any, Any]]:
+        with opened(path) as (container, stream):
+            yield Failing(container), stream
+
+    monkeypatch.setattr(decode_pyav, "_opened", failing)
+    with pytest.raises(DecodeError, match="Input/output error"):
+        decode(str(render_clip(tmp_path / "a.mkv", frames=40)), 4, ["PyAV"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00\x00\x00\x18ftypisom",
+        b"\x00\x00\x00\x00mdat" + b"x" * 100,  # to the end of the file
+        b"\x00\x00\x00\x10ftypisom\0\0\0\0" + b"\xff" * 40,  # something appended
+        b"\x1a\x45\xdf\xa3\x84abcd\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"x" * 50,  # written to a stream
+        b"\x1a\x45\xdf\xa3\x00",
+        b"RIFF\xff\xff\xff\xffAVI LIST",
+        b"RIFF\x00\x01\x00\x00WEBP",
+        b"G" * 100,
+        b"GIF89a" + b"G" * 300 + b"x" * 900,
+    ],
+)
+def test_sizes_that_say_nothing(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    assert not is_cut_short(str(path))
+
+
+def test_the_mark_comes_back_from_the_decoding_process(tmp_path: Path) -> None:
+    whole, cut = (render_clip(tmp_path / f"{name}.mkv", frames=40) for name in ("whole", "cut"))
+    cut.write_bytes(cut.read_bytes()[:-600])
+    rows = [(0, str(whole)), (1, str(cut))]
+    with ClipLoader(rows, 4, mean_colour, DecoderLimits(30), prefetch=2) as loader:
+        clips = list(loader)
+    assert [isinstance(clip, Clip) and clip.partial for clip in clips] == [False, True]

@@ -1,0 +1,174 @@
+"""When decoding processes can't be started the run ends, and says why; no clip is blamed for it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.captioning.clips import decoder, killable
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.killable import DecoderLimits, StartError
+from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.errors import RunError
+from tests.captioning.clips.test_loader import _memory_files
+from tests.captioning.test_job import _meta, _run
+from tests.fakes import FakeSource, mean_colour, render_clip
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killable, "START_PAUSES", (0.0, 0.0))
+
+
+def _load(rows: Sequence[tuple[int, str]], transform: Any = mean_colour, workers: int = 1) -> list[object]:
+    with ClipLoader(rows, 2, transform, DecoderLimits(30), prefetch=8, workers=workers) as loader:
+        return list(loader)
+
+
+@dataclass(frozen=True)
+class _Unimportable:
+    """A transform that the worker has and the decoding process can't import."""
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return mean_colour(images)
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _import_what_is_missing, ()
+
+
+def _import_what_is_missing() -> None:
+    import no_such_package  # noqa: F401
+
+
+def test_what_can_not_be_imported_is_named(tmp_path: Path) -> None:
+    rows = [(0, str(render_clip(tmp_path / "a.mp4")))]
+    with pytest.raises(StartError, match=r"can't be started: ModuleNotFoundError: No module named 'no_such_package'$"):
+        _load(rows, _Unimportable())
+    assert _memory_files() == 0
+
+
+def test_what_can_not_be_sent_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"can't be started: .*pickle"):
+        _load([(0, "a.mp4")], lambda images: mean_colour(images))
+
+
+def _refuse(times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The system refuses new processes, so many times."""
+    refused: list[int] = []
+    make = decoder.make_process
+
+    def make_process(*arguments: Any) -> Any:
+        if len(refused) < times:
+            refused.append(1)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return make(*arguments)
+
+    monkeypatch.setattr(decoder, "make_process", make_process)
+    return refused
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_system_that_refuses_processes_ends_the_loader(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refuse(99, monkeypatch)
+    rows = [(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(3)]
+    with pytest.raises(StartError, match=r"can't be started: BlockingIOError: .*temporarily unavailable"):
+        _load(rows, workers=workers)
+    assert _memory_files() == 0
+
+
+def test_a_passing_refusal_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = _refuse(2, monkeypatch)
+    assert all(isinstance(clip, Clip) for clip in _load([(0, str(render_clip(tmp_path / "a.mp4")))]))
+    assert len(refused) == 2 and not caplog.records
+
+
+def test_other_processes_take_the_clips_of_one_that_can_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first: list[object] = []
+    start = decoder.Decoder._start
+
+    def _start(self: decoder.Decoder, *arguments: Any) -> None:
+        first.append(self)
+        if self is first[0]:
+            raise StartError("a decoding process can't be started: no memory")
+        start(self, *arguments)
+
+    monkeypatch.setattr(decoder.Decoder, "_start", _start)
+    rows = [(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(5)]
+    clips = _load(rows, workers=2)
+    assert sorted(clip.row for clip in clips if isinstance(clip, Clip)) == [0, 1, 2, 3, 4]
+    assert "no memory; going on with 1 decoding process" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_the_run_ends_with_the_cause(tmp_path: Path) -> None:
+    options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
+    (error,) = _run(options, FakeSource(frame_transform=_Unimportable()))
+    assert isinstance(error, RunError) and "No module named 'no_such_package'" in str(error)
+    assert not options.output.exists()
+
+
+PROGRAM = """
+import resource, sys
+from pipeline.captioning.clips import killable
+from pipeline.captioning.clips.killable import DecoderLimits, StartError
+from pipeline.captioning.clips.loader import ClipLoader
+from tests.fakes import mean_colour
+
+if __name__ == "__main__":
+    killable.START_PAUSES = (0.0,)
+    if "few" in sys.argv:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+    try:
+        with ClipLoader([(0, sys.argv[1])], 2, mean_colour, DecoderLimits(30), prefetch=1) as loader:
+            print([type(clip).__name__ for clip in loader])
+    except StartError as error:
+        print(error)
+"""
+
+
+def _run_program(arguments: Sequence[str], given: str = "") -> str:
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, input=given, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_programs_that_are_no_files(tmp_path: Path) -> None:
+    """From standard input a program can't be imported again; `python -c` need not be."""
+    clip = str(render_clip(tmp_path / "a.mp4"))
+    printed = _run_program(["-", clip], given=PROGRAM)
+    assert "there is no file <stdin>; save the program as a file" in printed
+    assert _run_program(["-c", PROGRAM, clip]) == "['Clip']\n"
+
+
+def test_no_descriptors_left(tmp_path: Path) -> None:
+    printed = _run_program(["-c", PROGRAM, str(render_clip(tmp_path / "a.mp4")), "few"])
+    assert "can't be started: OSError: [Errno 24] Too many open files" in printed
+
+
+def test_a_program_without_a_guard_ends(tmp_path: Path) -> None:
+    """Its decoding process runs it again; both end, and the message says where to look."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace('if __name__ == "__main__":', "if True:"))
+    printed = _run_program([str(program), str(render_clip(tmp_path / "a.mp4"))])
+    assert "An attempt has been made to start a new process" in printed or "standard error may say why" in printed

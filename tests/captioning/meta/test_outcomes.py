@@ -1,0 +1,89 @@
+"""The outcomes file: one line for each row, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.captioners.base import Caption
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.errors import RunError
+from pipeline.captioning.meta.outcomes import read_outcomes, write_outcomes
+from pipeline.captioning.meta.plan import make_plan
+from tests.captioning.test_job import _meta, _run
+from tests.fakes import FakeSource, render_clip
+
+LOOP = "on and on and on and on and on"
+
+
+def _caption(clip: Clip) -> Caption:
+    return {
+        1: Caption("A dog runs.", 4, False),
+        2: Caption("A dog runs over", 9, True),
+        3: Caption(LOOP, 12, False),
+    }.get(clip.row, Caption("A part.", 3, False))
+
+
+def _every_kind(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths and texts of a table whose rows come to every kind of end."""
+    whole = [str(render_clip(folder / f"{i}, ü.mkv", i, frames=40)) for i in range(5)]
+    cut = folder / "cut.mkv"
+    cut.write_bytes(Path(whole[0]).read_bytes()[:-600])
+    paths = [whole[0], whole[1], whole[2], whole[3], "/nowhere.mkv", str(cut), whole[4]]
+    return paths, ["mine", "", "", "", "", "", ""]
+
+
+def test_every_row_has_its_outcome(tmp_path: Path) -> None:
+    paths, texts = _every_kind(tmp_path)
+    written = set()
+    for workers in (1, 3):
+        options = replace(_meta(tmp_path, paths, texts), skip_if_existing=True, limit=5)
+        assert _run(options, FakeSource(caption=_caption), workers) == [0] * workers
+        written.add((tmp_path / "out_outcomes.jsonl").read_bytes())
+        options.output.unlink()
+    assert len(written) == 1  # the same for any number of workers
+    (data,) = written
+    captioned = {"outcome": "captioned", "truncated": False, "looping": False, "partial": False}
+    assert [json.loads(line) for line in data.decode().splitlines()] == [
+        {"row": 0, "path": paths[0], "outcome": "kept"},
+        {"row": 1, "path": paths[1], **captioned, "tokens": 4},
+        {"row": 2, "path": paths[2], **captioned, "tokens": 9, "truncated": True},
+        {"row": 3, "path": paths[3], **captioned, "tokens": 12, "looping": True},
+        {"row": 4, "path": paths[4], "outcome": "failed", "stage": "path", "message": "no such file"},
+        {"row": 5, "path": paths[5], **captioned, "tokens": 3, "partial": True},
+        {"row": 6, "path": paths[6], "outcome": "excluded"},
+    ]
+
+
+def test_the_table_is_written_after_it(tmp_path: Path) -> None:
+    """Once the table is there, all is; so without outcomes there is no table."""
+    options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
+    (tmp_path / "out_outcomes.jsonl").mkdir()
+    (error,) = _run(options, FakeSource())
+    assert isinstance(error, RunError) and "can't write" in str(error) and "out_outcomes.jsonl" in str(error)
+    assert not options.output.exists()
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    rows = 30_000
+    paths = [f"clips/{row}.mp4" for row in range(rows)]
+    plan = make_plan(rows, kept=dict.fromkeys(range(rows), ""), finished=(), deaths={})
+    tracemalloc.start()
+    try:
+        write_outcomes(tmp_path / "o.jsonl", paths, plan, {}, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "o.jsonl").stat().st_size > 1_500_000 > 5 * peak
+
+
+def test_what_is_no_outcomes_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    for text in ("not json\n", "[1]\n", '{"row": 1}\n'):
+        path.write_text('{"row": 0, "path": "a", "outcome": "kept"}\n' + text)
+        with pytest.raises(ValueError):
+            list(read_outcomes(path))
