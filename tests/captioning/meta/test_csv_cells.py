@@ -5,11 +5,16 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.captioning.errors import UsageError
+from pipeline.captioning.meta.csv_cells import open_bytes
 from pipeline.captioning.meta.table import MetaTable
 
 TABLE = 'path,note\na.mp4,"two\nlines"\nb.mp4,"x\r\ny"\nü.mp4,"z\rz"\n'
@@ -115,3 +120,29 @@ def test_odd_tables_that_can_be_read(tmp_path: Path) -> None:
     assert table.other_cells([0, 1]) == [["1", ""], ["x" * 200_000, "2"]]
     assert _written(tmp_path, b"path,n\n") == b"path,n,text\n"
     assert _written(tmp_path, b"path,n\na;b.mp4,{}\n") == b"path,n,text\na;b.mp4,{},c\n"
+
+
+CELLS = st.text(st.sampled_from("a,\"'\r\n ;\té日\ufeff\\#NA"), max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS), max_size=5),
+    line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+    bom=st.sampled_from(["", "\ufeff"]),
+    suffix=st.sampled_from([".csv", ".csv.gz"]),
+)
+def test_any_cells_come_through(rows: list[tuple[str, str]], line_end: str, bom: str, suffix: str) -> None:
+    with TemporaryDirectory() as name:
+        source, output = Path(name) / "m.csv", Path(name) / f"out{suffix}"
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer, lineterminator=line_end, quoting=csv.QUOTE_ALL).writerows([("path", "n"), *rows])
+        source.write_bytes((bom + buffer.getvalue()).encode())
+        table = MetaTable.read(source)
+        table.write(output, {0: "c"})
+        with open_bytes(output) as file:
+            text = file.read().decode()
+        found = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
+        assert text.startswith(bom) and text.endswith(line_end)
+        assert found == [["path", "n", "text"], *([*row, "" if i else "c"] for i, row in enumerate(rows))]
+        assert table.is_same_but_for_text(MetaTable.read(output))
