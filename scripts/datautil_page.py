@@ -21,7 +21,8 @@ A table of the videos (or images) in a folder and all folders in it, with `path`
 python -m pipeline.datasets.convert video /path/to/folder --output meta.csv
 ```
 
-One or many tables, CSV or Parquet, patterns too, merged and worked on:
+One or many tables, `.csv`, `.csv.gz` or `.parquet`, patterns too, merged and worked on
+([tables.md](tables.md) describes the formats):
 
 ```bash
 python -m pipeline.datasets.datautil 'DATA_caption_part*.csv' --output DATA_caption.csv

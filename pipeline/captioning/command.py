@@ -58,7 +58,7 @@ def _run(
     flags = parser.parse_args(arguments)
     job_options = options.job_options(flags)
     if launch.rank == 0:  # on other hosts there need be no meta table
-        MetaTable.check(job_options.meta_path)
+        MetaTable.check(job_options.meta_path, job_options.output)
     source = make_source(flags)
     choice = backends.choose(
         job_options.framework, job_options.device, launch.launcher, launch.local_rank, launch.world_size

@@ -13,9 +13,10 @@ from typing import Any
 
 from .errors import RunError
 from .meta import journal
+from .meta.csv_cells import NUL, NUL_STANDS_AS
 from .meta.files import atomic_write
+from .meta.names import failures_path, outcomes_path, report_path
 from .meta.outcomes import write_outcomes
-from .meta.output_names import failures_path, outcomes_path, report_path
 from .meta.results import Failure, RowResult
 from .planning import LeadPlan, RankPlan
 from .workers.gather import words_of
@@ -142,4 +143,5 @@ def _write_failures(path: Path, paths: Sequence[str], failures: Mapping[int, Fai
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["row", "path", "stage", "message"])
         for row, failure in failures.items():
-            writer.writerow([row, paths[row], failure.stage, "; ".join(failure.messages)])
+            message = "; ".join(failure.messages).replace(NUL, NUL_STANDS_AS)
+            writer.writerow([row, paths[row], failure.stage, message])

@@ -6,17 +6,17 @@ Free of frameworks, so that wrong use is told at once. A family's command adds f
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from .arguments import CommandParser, number, positive_int, whole_number
 from .backends import DEVICES, DTYPES, FRAMEWORKS
 from .captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, TEMPLATES, check_prompt_part
 from .errors import UsageError
 from .generation.options import GenerationOptions
-from .meta.table import is_parquet
+from .meta.files import backup_of
+from .meta.names import check_output, default_output, failures_path, outcomes_path, report_path
 
 MIN_PAD_LENGTH = 64
 """int32 words; a failure with its messages cut must fit."""
@@ -56,14 +56,17 @@ class JobOptions:
     dtype: str | None
 
     def __post_init__(self) -> None:
-        if self.output.resolve() == self.meta_path.resolve():
+        meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises for a link to itself
+        if os.path.realpath(self.output) == meta_file:
             raise UsageError(f"--output {self.output} is the meta file itself; it is never written over")
-        if is_parquet(self.output) != is_parquet(self.meta_path):
-            raise UsageError(f"--output {self.output} must have the kind (CSV or Parquet) of {self.meta_path}")
-        if self.output.is_dir():
-            raise UsageError(f"--output {self.output} is a folder; name a file")
-        if not self.output.parent.is_dir():
-            raise UsageError(f"the folder of --output, {self.output.parent}, does not exist")
+        check_output(self.output)
+        names = (failures_path, report_path, outcomes_path, backup_of)
+        for other in (name(self.output) for name in names):
+            if os.path.realpath(other) == meta_file:
+                raise UsageError(
+                    f"--output {self.output} would replace the meta file: the run writes {other.name} beside its "
+                    "output; give --output another name"
+                )
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,16 @@ class PromptOptions:
         check_prompt_part("--system", self.system)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises UsageError instead of leaving, so that one of many workers speaks."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
-
-
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser with the flags that all captioning commands share."""
-    parser = _Parser(
+    parser = CommandParser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("meta_path", type=Path, help="meta table: CSV or Parquet with a 'path' column")
+    parser.add_argument("meta_path", type=Path, help="meta table: .csv, .csv.gz or .parquet, with a 'path' column")
 
     prompt = parser.add_argument_group("prompt")
     prompt.add_argument("--question", default=DEFAULT_QUESTION, help="what is asked about every clip")
@@ -142,7 +138,11 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         default=1,
         help="clips captioned at once on each worker; auto for as many as suit the device and its memory",
     )
-    run.add_argument("--output", type=Path, help="captioned table; by default <meta>_caption beside the meta table")
+    run.add_argument(
+        "--output",
+        type=Path,
+        help="captioned table, .csv, .csv.gz or .parquet; by default <meta>_caption beside the meta table",
+    )
     run.add_argument(
         "--skip_if_existing",
         action="store_true",
@@ -197,6 +197,8 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         )
     if flags.pad_length < MIN_PAD_LENGTH:
         raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
+    if flags.output is None and not os.path.isdir(flags.meta_path.parent):
+        raise UsageError(f"meta file {flags.meta_path} does not exist, nor does its folder")
     return JobOptions(
         meta_path=flags.meta_path,
         output=flags.output or default_output(flags.meta_path),
@@ -232,28 +234,6 @@ def generation_options(flags: argparse.Namespace) -> GenerationOptions:
     )
 
 
-def default_output(meta_path: Path) -> Path:
-    return meta_path.with_name(f"{meta_path.stem}_caption{meta_path.suffix}")
-
-
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """An argparse type: a whole number from `minimum`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
-        return value
-
-    return parse
-
-
-positive_int = whole_number(1)
-
-
 def batch_size(text: str) -> int | str:
     """An argparse type: a whole number from 1, or `auto`."""
     if text == AUTO:
@@ -262,23 +242,6 @@ def batch_size(text: str) -> int | str:
         return positive_int(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, nor is it {AUTO}") from None
-
-
-def number(minimum: float, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:
-    """An argparse type: a number within bounds. above: `minimum` itself is not allowed."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        too_small = value <= minimum if above else value < minimum
-        if too_small or value > maximum or not math.isfinite(value):
-            bounds = f"{'above' if above else 'from'} {minimum:g}" + (f" to {maximum:g}" if maximum < math.inf else "")
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {bounds}")
-        return value
-
-    return parse
 
 
 def pooling_shape(text: str) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .delivery import report_path
+from .arguments import CommandParser, number
 from .errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
 from .journal_view import JournalView, RunView, as_json
 from .meta.journal import journal_folder, planned_at
-from .options import default_output, number
+from .meta.names import default_output, report_path
 from .progress_log import duration
 
 MOST_RANKS = 16
@@ -52,9 +53,7 @@ ENDED = ("finished", "gone")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="progress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="progress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("meta", type=Path, help="the meta table that is being captioned")
     parser.add_argument("--output", type=Path, help="as given to the captioning command")
     parser.add_argument("--watch", choices=("on", "off"), help="go on showing; default: on in a terminal")
@@ -68,20 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=120.0,
         help="seconds after which a rank counts as silent (default: 120)",
     )
-    flags = parser.parse_args(arguments)
-    output = flags.output or default_output(flags.meta)
-    watches = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
-    looker = JournalView(journal_folder(output))
     try:
+        flags = parser.parse_args(arguments)
+        output = flags.output or default_output(flags.meta)
+        watches = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
+        looker = JournalView(journal_folder(output))
         figures = look(looker, output, flags.silent)
-        if figures["state"] == "waiting" and not (watches and flags.meta.is_file()):
+        if figures["state"] == "waiting" and not (watches and os.path.isfile(flags.meta)):
             raise UsageError(
                 f"no run to be seen: neither {journal_folder(output)} with journals nor {report_path(output)}. "
-                f"{'Has it begun' if flags.meta.is_file() else 'Is it the meta table that is being captioned'}, "
+                f"{'Has it begun' if os.path.isfile(flags.meta) else 'Is it the meta table that is being captioned'}, "
                 "and was it given an --output?"
             )
     except UsageError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_WRONG_USE
     try:
         if flags.json:

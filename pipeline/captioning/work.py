@@ -22,7 +22,7 @@ from .generation.requests import End, EndReason, Engine, Request
 from .interruption import interruption
 from .limited_log import LimitedLog
 from .meta.journal import Journal
-from .meta.output_names import failures_path
+from .meta.names import failures_path
 from .meta.results import RowResult, caption_result
 from .options import JobOptions
 from .planning import RankPlan

@@ -8,15 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from pipeline.captioning.arguments import number, positive_int
+
 from . import captions, info, paths, rows
 from .operation import Operation
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
 
 
 def _caption_file(text: str) -> str:
@@ -27,7 +22,7 @@ def _caption_file(text: str) -> str:
 
 def _filter(name: str, column: str, what: str, example: str, keep: Callable[[str], rows.Filter]) -> Operation:
     """A filter by the number in a column."""
-    return Operation(name, (column,), keep(column), f"keep rows {what}", f"--{name} {example}", float, "N")
+    return Operation(name, (column,), keep(column), f"keep rows {what}", f"--{name} {example}", number(), "N")
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -144,7 +139,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _filter("fsmax", "filesize", "whose file has at most N MiB", "200", rows.at_most),
     Operation(
         "hwmax", ("height", "width"), rows.pixels_at_most, "keep rows of at most N pixels, height times width",
-        "--hwmax 2073600", float, "N",
+        "--hwmax 2073600", number(), "N",
     ),
     _filter("aesmin", "aes", "with an aesthetic score of at least N", "4.5", rows.at_least),
     _filter("matchmin", "match", "with a matching score of at least N", "20", rows.at_least),
@@ -161,6 +156,6 @@ OPERATIONS: tuple[Operation, ...] = (
         "sort-ascending", (), rows.sort_by(True), "smallest of COLUMN first", "--sort-ascending path", str, "COLUMN"
     ),
     Operation("shuffle", (), rows.shuffle, "any order, the same for the same --seed", "--shuffle"),
-    Operation("sample", (), rows.sample, "N rows by chance, in their order", "--sample 1000", _count, "N"),
-    Operation("head", (), rows.head, "the first N rows", "--head 100", _count, "N"),
+    Operation("sample", (), rows.sample, "N rows by chance, in their order", "--sample 1000", positive_int, "N"),
+    Operation("head", (), rows.head, "the first N rows", "--head 100", positive_int, "N"),
 )  # fmt: skip

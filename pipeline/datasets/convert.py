@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.captioning.arguments import CommandParser
 from pipeline.captioning.clips.decode import IMAGE_SUFFIXES
 from pipeline.captioning.errors import UsageError, exit_code_of
+from pipeline.captioning.meta.names import check_output
 
 from .tables import STRING, write_table
 
@@ -29,22 +31,18 @@ KINDS = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, required=True, help="CSV or Parquet, by its suffix")
-    flags = parser.parse_args(arguments)
-    return exit_code_of(parser.prog, lambda: _run(flags))
+    parser.add_argument("--output", type=Path, required=True, help="table to write: .csv, .csv.gz or .parquet")
+    return exit_code_of(parser.prog, lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(flags: argparse.Namespace) -> None:
-    frame = folder_table(flags.folder, KINDS[flags.kind])
+    check_output(flags.output)
     if flags.output.exists():
         raise UsageError(f"--output {flags.output} exists already; remove it, or take another name")
-    if not flags.output.absolute().parent.is_dir():
-        raise UsageError(f"--output {flags.output}: there is no folder {flags.output.parent}")
+    frame = folder_table(flags.folder, KINDS[flags.kind])
     write_table(frame, flags.output)
     print(f"wrote {flags.output}: {len(frame):,} {flags.kind}s")
 

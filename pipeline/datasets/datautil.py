@@ -16,20 +16,21 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.captioning.arguments import CommandParser, number, positive_int, whole_number
 from pipeline.captioning.errors import UsageError, exit_code_of
+from pipeline.captioning.meta.csv_cells import PLAIN_CSV, csv_style
+from pipeline.captioning.meta.files import backup_of
+from pipeline.captioning.meta.names import SUFFIXES, check_output, is_parquet, stem_of, suffix_of
 
 from .catalogue import OPERATIONS
 from .operation import Operation, Settings
 from .tables import expand, merge, read_table, write_table
 
-SUFFIXES = (".csv", ".parquet", ".pq")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = make_parser()
-    flags = parser.parse_args(arguments)
-    return exit_code_of(parser.prog, lambda: run(flags))
+    return exit_code_of(parser.prog, lambda: run(parser.parse_args(arguments)))
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -46,15 +47,16 @@ def run(flags: argparse.Namespace) -> None:
     for path in files:
         frames.append(read_table(path))
         print(f"{path}: {len(frames[-1]):,} rows")
+    style = PLAIN_CSV if is_parquet(files[0]) else csv_style(files[0])
     frame = merge(frames)
     if len(files) > 1:
         print(f"together: {len(frame):,} rows")
     frames.clear()
     frame = operate(frame, flags.operations or [], settings)
     rows = len(frame)
-    for number, path in enumerate(outputs):
-        part = frame.iloc[rows * number // len(outputs) : rows * (number + 1) // len(outputs)]
-        write_table(part, path)
+    for shard, path in enumerate(outputs):
+        part = frame.iloc[rows * shard // len(outputs) : rows * (shard + 1) // len(outputs)]
+        write_table(part, path, style)
         print(f"wrote {path}: {len(part):,} rows")
 
 
@@ -70,25 +72,36 @@ def operate(frame: pd.DataFrame, operations: Sequence[tuple[Operation, Any]], se
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="datautil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("input", nargs="+", help="CSV or Parquet files, or patterns for them; several are merged")
-    parser.add_argument("--output", help="file to write, CSV or Parquet by its suffix")
+    parser.add_argument(
+        "input", nargs="+", help="tables (.csv, .csv.gz, .parquet), or patterns for them; several are merged"
+    )
+    parser.add_argument("--output", help="table to write: .csv, .csv.gz or .parquet")
     parser.add_argument(
         "--overwrite", action="store_true", help="let --output be one of the inputs; keeps a .bak of it"
     )
-    parser.add_argument("--format", choices=("csv", "parquet"), help="kind of the output, where --output has no suffix")
     parser.add_argument(
-        "--shard", "--chunk", type=int, metavar="N", help="write N files of equal length: NAME_0.csv, NAME_1.csv, …"
+        "--format", choices=("csv", "csv.gz", "parquet"), help="of the output, where --output has no suffix"
+    )
+    parser.add_argument(
+        "--shard",
+        "--chunk",
+        type=positive_int,
+        metavar="N",
+        help="write N files of equal length: NAME_0.csv, NAME_1.csv, …",
     )
     parser.add_argument("--key", default="path", help="column by which tables are compared (default: path)")
-    parser.add_argument("--seed", type=int, default=42, help="for --shuffle and --sample (default: 42)")
+    parser.add_argument("--seed", type=whole_number(0), default=42, help="for --shuffle and --sample (default: 42)")
     parser.add_argument(
-        "--num-workers", "--num_workers", type=int, default=len(os.sched_getaffinity(0)),
+        "--num-workers", "--num_workers", type=positive_int, default=len(os.sched_getaffinity(0)),
         help="processes or threads that read files (default: the cores)",
     )  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for looking at one file (default: 60)")
+    parser.add_argument(
+        "--timeout", type=number(minimum=0, above=True), default=60.0,
+        help="seconds for looking at one file (default: 60)",
+    )  # fmt: skip
     group = parser.add_argument_group("operations, carried out in the order in which they are given")
     for operation in OPERATIONS:
         names = [spelling for name in (operation.name, *operation.aliases) for spelling in _spellings(name)]
@@ -126,27 +139,35 @@ def _outputs(flags: argparse.Namespace) -> list[Path]:
     if flags.output is None:
         raise UsageError("--output says where to write; nothing is written over by default")
     output = Path(flags.output)
-    if output.suffix.lower() not in SUFFIXES:
-        if flags.format is None:
-            raise UsageError(f"--output {output}: the suffix tells the kind, .csv or .parquet; or give --format")
+    suffix = suffix_of(output).lower().replace(".pq", ".parquet")
+    if not suffix and flags.format is not None:
         output = output.with_name(f"{output.name}.{flags.format}")
-    elif flags.format is not None and (output.suffix.lower() == ".csv") != (flags.format == "csv"):
+    elif not suffix:
+        raise UsageError(
+            f"--output {output}: the suffix selects the format, but '{output.suffix}' is none of "
+            f"{', '.join(SUFFIXES)}; use one of them, or give --format"
+        )
+    elif flags.format is not None and suffix != f".{flags.format}":
         raise UsageError(f"--output {output} and --format {flags.format} contradict each other")
     if flags.shard is None:
         return [output]
-    if flags.shard < 1:
-        raise UsageError(f"--shard {flags.shard} is less than 1")
-    return [output.with_name(f"{output.stem}_{number}{output.suffix}") for number in range(flags.shard)]
+    return [output.with_name(f"{stem_of(output)}_{shard}{suffix_of(output)}") for shard in range(flags.shard)]
 
 
 def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], flags: argparse.Namespace) -> None:
-    others = [Path(value) for operation, value in flags.operations or [] if operation.metavar == "TABLE"]
+    tables = [value for operation, value in flags.operations or [] if operation.metavar == "TABLE"]
+    others = [*inputs, *(path for path in map(Path, tables) if path.exists())]
     for output in outputs:
-        if not output.parent.is_dir():
-            raise UsageError(f"--output {output}: there is no folder {output.parent}")
-        for path in (*inputs, *others):
-            if path.exists() and output.exists() and output.samefile(path) and not flags.overwrite:
+        check_output(output)
+        if not output.exists():
+            continue
+        for path in others:
+            if output.samefile(path) and not flags.overwrite:
                 raise UsageError(f"--output {output} is an input; another name, or --overwrite, which keeps a .bak")
+            if backup_of(output).exists() and backup_of(output).samefile(path):
+                raise UsageError(
+                    f"--output {output} exists and would be kept as {path}, which is an input; give another name"
+                )
 
 
 if __name__ == "__main__":

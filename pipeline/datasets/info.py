@@ -17,6 +17,7 @@ from pipeline.captioning.clips.decode import IMAGE_SUFFIXES, DecodeError, check_
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.frames import check_size
 from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
+from pipeline.captioning.errors import RunError
 
 from .operation import Settings
 from .tables import as_text, with_column
@@ -59,11 +60,16 @@ _MOST_MESSAGES = 20
 
 
 def look_at(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """COLUMNS of each file that can be read, and what is wrong with each of the others, by path."""
+    """COLUMNS of each file that can be read, and what is wrong with each of the others, by path.
+
+    Raises:
+        RunError: no process can be started to look into files.
+    """
     distinct = list(dict.fromkeys(paths))
     waiting: Iterator[str] = iter(distinct)
     found: dict[str, dict[str, Any]] = {}
     problems: dict[str, str] = {}
+    broken: list[RunError] = []
     lock, stopping = threading.Lock(), threading.Event()
 
     def work(bar: tqdm) -> None:
@@ -83,6 +89,9 @@ def look_at(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dict[st
                     bar.update()
                 if answer is not None:
                     prober.recycle()
+        except RunError as error:
+            broken.append(error)
+            stopping.set()
         finally:
             prober.kill()
 
@@ -98,6 +107,8 @@ def look_at(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dict[st
                 thread.join()
         finally:
             stopping.set()
+    if broken:
+        raise broken[0]
     return found, problems
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.captioning.errors import UsageError
+from pipeline.captioning.meta.names import column_list
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Operation:
             if name not in frame:
                 makers = [other.flag for other in catalogue if name in other.makes]
                 hint = f" ({' or '.join(makers)} makes it)" if makers else ""
-                columns = ", ".join(map(str, frame.columns)) or "none"
-                raise UsageError(f"{self.flag} needs a column '{name}'{hint}; the table's columns: {columns}")
+                raise UsageError(
+                    f"{self.flag} needs a column '{name}'{hint}; the table's columns: {column_list(frame.columns)}"
+                )
         return self.function(frame, value, settings)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from pipeline.captioning.errors import UsageError
+from pipeline.captioning.meta.names import column_list
 
 from .operation import Settings
 from .tables import STRING, as_numbers, as_text, expand, read_tables
@@ -31,7 +32,7 @@ def _done(pattern: str, key: str) -> pd.DataFrame:
     """The rows of a table that have a caption; all of them if it has no `text`."""
     other = read_tables(expand([pattern]))
     if key not in other:
-        raise UsageError(f"table {pattern} has no column '{key}'; its columns: {', '.join(map(str, other.columns))}")
+        raise UsageError(f"table {pattern} has no column '{key}'; its columns: {column_list(other.columns)}")
     return other[as_text(other["text"]).str.strip() != ""] if "text" in other else other
 
 
@@ -60,7 +61,7 @@ def sort_by(ascending: bool) -> Callable[[pd.DataFrame, str, Settings], pd.DataF
     def sort(frame: pd.DataFrame, column: str, _: Settings) -> pd.DataFrame:
         if column not in frame:
             raise UsageError(
-                f"can't sort by '{column}': no such column; the table's columns: {', '.join(map(str, frame.columns))}"
+                f"can't sort by '{column}': no such column; the table's columns: {column_list(frame.columns)}"
             )
         cells = frame[column]
         if cells.dtype == STRING:

@@ -15,8 +15,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.captioning.errors import UsageError
+from pipeline.captioning.meta.csv_cells import PLAIN_CSV, CsvStyle, read_csv_cells, write_csv
 from pipeline.captioning.meta.files import atomic_write
-from pipeline.captioning.meta.table import is_parquet, read_csv_cells, write_csv
+from pipeline.captioning.meta.names import check_is_file, is_gzip, is_parquet
+from pipeline.captioning.meta.parquet_cells import read_parquet, texts_of
 
 STRING = pd.StringDtype("pyarrow")
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -62,53 +64,56 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """One file, CSV or Parquet by its suffix.
+    """One file; Parquet by its suffix, else CSV.
 
     Raises:
         UsageError: no such file, unreadable, or columns of the same name.
     """
-    if not path.is_file():
-        raise UsageError(f"table {path} {'is not a file' if path.exists() else 'does not exist'}")
+    check_is_file(path, "table")
     return _read_parquet(path) if is_parquet(path) else _read_csv(path)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     cells = read_csv_cells(path, dtype=STRING)
-    _check_names(path, [str(name) for name in cells.iloc[0]])
+    names = [str(name) for name in cells.iloc[0]]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"table {path} has several columns named '{repeated[0]}'; keep one")
     frame = cells.iloc[1:].reset_index(drop=True)
-    frame.columns = pd.Index([str(name) for name in cells.iloc[0]])
+    frame.columns = pd.Index(names)
     return frame
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"table {path} can't be read as Parquet: {error}") from error
-    _check_names(path, table.column_names)
     strings = (pa.string(), pa.large_string())
-    return table.to_pandas(types_mapper=lambda kind: STRING if kind in strings else pd.ArrowDtype(kind))
+    return read_parquet(path).to_pandas(types_mapper=lambda kind: STRING if kind in strings else pd.ArrowDtype(kind))
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UsageError(f"table {path} has several columns named '{repeated[0]}'; keep one")
-
-
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write whole or not at all, CSV or Parquet by the suffix; what was there is kept as `.bak`.
+def write_table(frame: pd.DataFrame, path: Path, style: CsvStyle = PLAIN_CSV) -> None:
+    """Write whole or not at all, the kind by the suffix; what was there is kept as `.bak`.
 
     Into Parquet, columns of CSV cells that are numbers go as numbers, if that loses nothing.
+
+    style: of CSV.
     """
     with atomic_write(path, keep_backup=True) as temporary:
         if is_parquet(path):
             _typed(frame).to_parquet(temporary, index=False)
         else:
-            write_csv(frame, temporary)
+            write_csv(_texts(frame), temporary, style, is_gzip(path))
+
+
+def _texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame as CSV has it."""
+    import pyarrow as pa
+
+    columns = {
+        name: pd.Series(texts_of(pa.chunked_array([pa.array(frame[name])])), index=frame.index, dtype=STRING)
+        for name in frame
+    }
+    return pd.DataFrame(columns, columns=frame.columns)
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +139,11 @@ def with_column(frame: pd.DataFrame, name: str, values: Sequence[Any], dtype: An
 
 def as_text(column: pd.Series) -> pd.Series:
     """A column as strings; missing cells are empty."""
-    return column.astype(STRING).fillna("")
+    import pyarrow as pa
+
+    if column.dtype == STRING:
+        return column.fillna("")
+    return pd.Series(texts_of(pa.chunked_array([pa.array(column)])), index=column.index, dtype=STRING)
 
 
 def as_numbers(column: pd.Series) -> pd.Series:

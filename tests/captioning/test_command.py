@@ -5,6 +5,7 @@ Only the names and shapes of weights are checked later, against the framework's 
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.golden import DATA
@@ -40,6 +42,10 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "meta.csv").write_text("path\na.mp4\n")
     (tmp_path / "no_path.csv").write_text("name\na.mp4\n")
     (tmp_path / "empty.csv").touch()
+    (tmp_path / "semicolons.csv").write_text("path;note\na.mp4;1\n")
+    (tmp_path / "lines.jsonl").write_text('{"path": "a.mp4"}\n')
+    (tmp_path / "twice.csv").write_text("path,id,id\na.mp4,1,2\n")
+    os.mkfifo(tmp_path / "fifo.csv")
     (tmp_path / "binary.csv").write_bytes(b"path\n\xff\xfe\x00\n")
     for name in ("cut", "no_tokenizer", "wrong_width", "penalty", "list", "missing_shard", "qwen"):
         shutil.copytree(DATA / "mini-a", tmp_path / name)
@@ -65,7 +71,14 @@ def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
 WRONG_USES = [
     ([], "meta_path"),
     (["nowhere.csv", *CHECKPOINT], "nowhere.csv does not exist"),
-    (["no_path.csv", *CHECKPOINT], "no 'path' column; its columns: name"),
+    (["no_path.csv", *CHECKPOINT], "no 'path' column; its columns: 'name'"),
+    (["semicolons.csv", *CHECKPOINT], "separated by semicolons, not by commas"),
+    (["lines.jsonl", *CHECKPOINT], "it is JSON; convert it: python -c"),
+    (["fifo.csv", *CHECKPOINT], "fifo.csv is not a file"),
+    (["/", *CHECKPOINT, "--output", "out.csv"], "/ is not a file"),
+    (["twice.csv", *CHECKPOINT, "--output", "out.parquet"], "Parquet can't have 2 columns named 'id'"),
+    (["meta.csv", *CHECKPOINT, "--output", "out.json"], "'.json' is none of .csv, .csv.gz, .parquet, .pq"),
+    (["meta_failures.csv", *CHECKPOINT, "--output", "meta.csv"], "would replace the meta file"),
     (["empty.csv", *CHECKPOINT], "empty.csv is empty"),
     (["binary.csv", *CHECKPOINT], "can't be read as CSV"),
     (["meta.csv", *CHECKPOINT, "--pooling_shape", "16x12"], "16-12-12"),
@@ -86,7 +99,6 @@ WRONG_USES = [
     (["meta.csv", *CHECKPOINT, "--question", "<image> what?"], "--question must not contain <image>"),
     (["meta.csv", *CHECKPOINT, "--num_beams", "2", "--do_sample"], "does not go with sampling"),
     (["meta.csv", *CHECKPOINT, "--output", "meta.csv"], "the meta file itself"),
-    (["meta.csv", *CHECKPOINT, "--output", "out.parquet"], "kind"),
     (["meta.csv", *CHECKPOINT, "--output", "nowhere/out.csv"], "does not exist"),
     (["meta.csv", *CHECKPOINT, "--device", "ascend", "--framework", "torch"], "on Ascend use mindspore"),
     (["meta.csv"], "pretrained_models/pllava does not exist"),
@@ -158,3 +170,27 @@ def test_nothing_pending_ends_without_a_framework(folder: Path) -> None:
     assert (folder / "done_caption.csv").read_text() == "path,text\na.mp4,a caption\n"
     done, _ = _run(arguments, folder)
     assert done.returncode == 0 and "nothing is left" in done.stderr
+
+
+def test_outputs_of_every_kind_are_written_and_known_again(folder: Path) -> None:
+    table = b"\xef\xbb\xbfpath,id,text\r\na.mp4,007,a caption\r\n"
+    (folder / "done.csv.gz").write_bytes(gzip.compress(table))
+    for name in (None, "out.csv", "out.parquet"):
+        arguments = ["done.csv.gz", *CHECKPOINT, "--skip_if_existing", *(["--output", name] if name else [])]
+        done, _ = _run(arguments, folder)
+        assert done.returncode == 0, done.stderr
+        done, _ = _run(arguments, folder)
+        assert done.returncode == 0 and "nothing is left" in done.stderr
+    assert gzip.decompress((folder / "done_caption.csv.gz").read_bytes()) == table
+    assert (folder / "out.csv").read_bytes() == table
+    assert pq.read_table(folder / "out.parquet").to_pylist() == [{"path": "a.mp4", "id": "007", "text": "a caption"}]
+    done, _ = _run(["out.parquet", *CHECKPOINT, "--skip_if_existing", "--output", "back.csv"], folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "back.csv").read_text() == "path,id,text\na.mp4,007,a caption\n"
+
+
+def test_a_nul_byte_leaves_no_output(folder: Path) -> None:
+    (folder / "nul.csv").write_bytes(b"path,note,text\na.mp4,1,a\nb.mp4,on\0e,b\n")
+    done, _ = _run(["nul.csv", *CHECKPOINT, "--skip_if_existing"], folder)
+    assert done.returncode == 2 and "row 1 (line 3), column 'note' holds a NUL byte" in done.stderr
+    assert not (folder / "nul_caption.csv").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import subprocess
 import sys
@@ -35,6 +36,9 @@ def test_folders_are_searched_in_a_stable_order(tmp_path: Path, capsys: pytest.C
     assert [row["relpath"] for row in rows] == ["a.mkv", "b/1.webm", "b/2.MP4", "c.d.mp4", "ü 猫/x,y.mov"]
     assert [row["id"] for row in rows] == ["a", "1", "2", "c.d", "x,y"]
     assert rows[0]["path"] == str(tmp_path / "clips" / "a.mkv")
+    packed = tmp_path / "meta.csv.gz"
+    assert convert.main(["video", str(tmp_path / "clips"), "--output", str(packed)]) == 0
+    assert gzip.decompress(packed.read_bytes()) == output.read_bytes()
     assert convert.main(["image", str(tmp_path / "clips"), "--output", str(tmp_path / "images.parquet")]) == 0
 
 
@@ -44,7 +48,7 @@ def test_folders_are_searched_in_a_stable_order(tmp_path: Path, capsys: pytest.C
         ("none", "out.csv", "not a folder"),
         ("empty", "out.csv", "holds no file"),
         ("full", "there.csv", "exists already"),
-        ("full", "none/out.csv", "no folder"),
+        ("full", "none/out.csv", "none, does not exist"),
     ],
 )
 def test_wrong_use_is_told(

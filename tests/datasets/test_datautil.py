@@ -199,7 +199,7 @@ def test_every_operation_bears_an_empty_table_and_names_what_is_missing(
         assert datautil.main(["bare.csv", *arguments, "--output", "none.csv"]) == 2
         message = capsys.readouterr().err
         needed = "path" if operation.needs[0] == "key" else operation.needs[0]
-        assert f"{operation.flag} needs a column '{needed}'" in message and "columns: other" in message
+        assert f"{operation.flag} needs a column '{needed}'" in message and "columns: 'other'" in message
         assert not (tmp_path / "none.csv").exists()
 
 

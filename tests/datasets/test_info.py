@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.decode_pyav import video_info
+from pipeline.captioning.errors import RunError
 from pipeline.datasets import info
 from pipeline.datasets.operation import Settings
 from tests.fakes import render_clip
@@ -74,6 +76,18 @@ def test_what_hangs_or_crashes_costs_itself(monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(found) == ["a", "b", "c"]
     assert "no answer within 2 s (--timeout)" in problems["hang"]
     assert "signal 11" in problems["crash"]
+
+
+def test_processes_that_can_not_be_started_end_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And lose no row silently."""
+
+    def forbidden(*_: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(killable, "START_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(info._Prober, "_make_process", forbidden)
+    with pytest.raises(RunError, match="Resource temporarily unavailable"):
+        info.look_at([str(tmp_path / "a.mp4")], Settings(workers=2, timeout=10))
 
 
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="real videos are not part of a clone")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.captioning.meta.table import MetaTable
 from pipeline.datasets import datautil
 from tests.datasets.meta_tables import HEADER, KINDS, TABLE, read, run, write
 
@@ -62,8 +66,13 @@ def test_shards_hold_every_row_once(tmp_path: Path) -> None:
         (["in.csv"], "--output says where"),
         (["in.csv", "--output", "in.csv"], "is an input"),
         (["in.csv", "--difference", "other.csv", "--output", "other.csv"], "is an input"),
-        (["in.csv", "--output", "nowhere/out.csv"], "no folder nowhere"),
-        (["in.csv", "--output", "out"], "the suffix tells the kind"),
+        (["in.csv", "--output", "nowhere/out.csv"], "the folder of --output, nowhere, does not exist"),
+        (["in.csv", "--output", "out"], "or give --format"),
+        (["in.csv", "--output", "out.json"], "'.json' is none of .csv, .csv.gz, .parquet, .pq"),
+        (["in.csv", "--output", "out.csv.gz", "--format", "csv"], "contradict"),
+        (["in.csv.bak", "--output", "in.csv"], "would be kept as in.csv.bak, which is an input"),
+        (["semicolons.csv", "--output", "out.csv"], "separated by semicolons"),
+        (["nul.csv", "--output", "out.csv"], "row 0 (line 2), column 'a' holds a NUL byte"),
         (["in.csv", "--output", "out.csv", "--format", "parquet"], "contradict"),
         (["none*.csv", "--output", "out.csv"], "no file is named or matches 'none*.csv'"),
         (["ragged.csv", "--output", "out.csv"], "line 3"),
@@ -87,6 +96,9 @@ def test_wrong_use_is_told_in_one_line(
     write(tmp_path / "other.csv", ["path"], [["a"]])
     (tmp_path / "ragged.csv").write_text("path,a\n1,2\n1,2,3\n")
     (tmp_path / "twice.csv").write_text("path,path\n1,2\n")
+    (tmp_path / "in.csv.bak").write_text("path\na\n")
+    (tmp_path / "semicolons.csv").write_text("path;a\n1;2\n")
+    (tmp_path / "nul.csv").write_text("path,a\n1,\0\n")
     (tmp_path / "text.parquet").write_text("no parquet")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert datautil.main(arguments) == 2
@@ -101,3 +113,45 @@ def test_overwriting_keeps_what_was_there(tmp_path: Path) -> None:
     assert datautil.main([str(source), "--head", "1", "--output", str(source), "--overwrite"]) == 0
     assert len(read(source)) == 1
     assert (tmp_path / "in.csv.bak").read_bytes() == before
+
+
+def test_compressed_tables_go_in_and_out(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", HEADER, TABLE)
+    plain = source.read_bytes()
+    packed = tmp_path / "packed.csv.gz"
+    assert datautil.main([str(source), "--output", str(packed)]) == 0
+    unpacked = tmp_path / "unpacked.csv"
+    assert datautil.main([str(packed), "--output", str(unpacked)]) == 0
+    assert gzip.decompress(packed.read_bytes()) == unpacked.read_bytes()
+    assert read(unpacked) == read(source)
+    assert datautil.main([str(packed), "--output", str(tmp_path / "parts"), "--format", "csv.gz", "--shard", "2"]) == 0
+    parts = [tmp_path / f"parts_{shard}.csv.gz" for shard in range(2)]
+    assert datautil.main([*map(str, parts), "--difference", str(packed), "--output", str(tmp_path / "left.csv")]) == 0
+    assert [row["text"] for row in read(tmp_path / "left.csv")] == [""]
+    assert source.read_bytes() == plain
+
+
+def test_byte_order_mark_and_line_ends_are_those_of_the_first_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfpath,n\r\na,"1\n2"\r\n')
+    (tmp_path / "b.csv").write_bytes(b"path,n\nb,3\n")
+    output = tmp_path / "out.csv"
+    assert datautil.main([str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--output", str(output)]) == 0
+    assert output.read_bytes() == b'\xef\xbb\xbfpath,n\r\na,"1\n2"\r\nb,3\r\n'
+
+
+def test_parquet_cells_become_the_same_text_as_in_captioning(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a\0", None],
+        "list": [[1, 2], None],
+        "truth": [True, None],
+        "float": [8.0, 0.1],
+        "bytes": [b"\xff", None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    assert datautil.main([str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.csv")]) == 0
+    MetaTable.read(tmp_path / "in.parquet").write(tmp_path / "other.csv", {})
+    with (tmp_path / "other.csv").open(newline="") as file:
+        others = [row[:-1] for row in csv.reader(file)]
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == others
+    assert others[1:] == [["a\ufffd", "[1, 2]", "True", "8.0", "ff"], ["", "", "", "0.1", ""]]

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..arguments import CommandParser, number, positive_int, whole_number
 from ..clips.killable import DecoderLimits
 from ..errors import EXIT_BROKEN, UsageError, exit_code_of
-from ..meta.output_names import gallery_path
-from ..options import _Parser, number, positive_int, whole_number
+from ..meta.names import gallery_path
 from ..work import default_decode_workers
 from .entries import MARKS, Entries, Entry, read_entries, read_report
 from .filmstrips import MOST_FRAMES, make_filmstrips
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("table", type=Path, help="the captioned table; its failures and report are found beside it")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..meta.names import failures_path, outcomes_path, report_path
 from ..meta.outcomes import read_outcomes
-from ..meta.output_names import failures_path, outcomes_path, report_path
 from ..meta.repetition import caption_words, is_looping
 from ..meta.table import MetaTable, read_csv_cells
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from .results import RowResult
 DEATHS_TO_FAIL = 2
 MOST_SUSPECTS = 32
 """So many rows can be captioned one by one on one rank; more, as when a host has gone down, can't."""
+_SHORT_VALUE = 60
+"""Characters of a fingerprint's entry that is told whole."""
+_CONTEXT = 20
+_LONG_EXCERPT = 160
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,39 @@ def make_plan(
 
 
 def fingerprint_difference(found: Fingerprint, wanted: Fingerprint) -> list[str]:
-    """One line per entry in which a journal's fingerprint differs from this run's."""
+    """One line per entry in which a journal's fingerprint differs from this run's; of long values what differs."""
     return [
-        f"{name}: {found.get(name, '(none)')} there, {wanted.get(name, '(none)')} now"
+        f"{name}: {_difference(found.get(name, '(none)'), wanted.get(name, '(none)'))}"
         for name in sorted(set(found) | set(wanted))
         if found.get(name) != wanted.get(name)
     ]
+
+
+def _difference(there: str, now: str) -> str:
+    if max(len(there), len(now)) <= _SHORT_VALUE:
+        return f"{there} there, {now} now"
+    begin = _common(there, now)
+    end = _common(there[begin:][::-1], now[begin:][::-1])
+    return f"{_excerpt(there, begin, end)} there, {_excerpt(now, begin, end)} now"
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two strings have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _excerpt(value: str, begin: int, end: int) -> str:
+    """What stands between the first `begin` and the last `end` characters, with some context; the middle is cut out
+    of much. Quoted, so that differences in white space are seen."""
+    start, stop = max(0, begin - _CONTEXT), min(len(value), len(value) - end + _CONTEXT)
+    part = value[start:stop]
+    if len(part) > _LONG_EXCERPT:
+        part = f"{part[: _LONG_EXCERPT // 2]} … {part[-_LONG_EXCERPT // 2 :]}"
+    return f"{'…' if start else ''}'{_visible(part)}'{'…' if stop < len(value) else ''}"
+
+
+def _visible(text: str) -> str:
+    """Line ends and runs of blanks as escapes: messages are printed as one line with single blanks."""
+    escaped = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return re.sub(" {2,}", lambda blanks: "\\x20" * len(blanks[0]), escaped)

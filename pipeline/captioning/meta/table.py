@@ -7,21 +7,19 @@ the strings they are, Parquet columns are not touched. Knows nothing of workers 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import pandas as pd
 
 from ..errors import UsageError
+from .csv_cells import NUL, NUL_STANDS_AS, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
+from .names import check_is_file, column_list, is_gzip, is_parquet
+from .parquet_cells import check_names, read_parquet, read_schema, texts_of
 
 PATH_COLUMN = "path"
 TEXT_COLUMN = "text"
-
-
-def is_parquet(path: Path) -> bool:
-    return path.suffix.lower() in (".parquet", ".pq")
 
 
 class MetaTable(ABC):
@@ -42,13 +40,45 @@ class MetaTable(ABC):
     def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
         """What these columns hold in each of `rows`, as text; empty where missing."""
 
-    @abstractmethod
     def write(self, output: Path, captions: Mapping[int, str]) -> None:
-        """Write the table to `output` with `captions` (by row) in `text`; rows without one get ''."""
+        """Write the table to `output` with `captions` (by row) in `text`; rows without one get ''.
+
+        The kind goes by the suffix of `output`; see docs/tables.md for what becomes of cells in another kind.
+
+        Raises:
+            UsageError: the columns can't be written as this kind; `check` raises it earlier.
+            RunError: the file can't be written.
+        """
+        texts = [captions.get(row, "").replace(NUL, NUL_STANDS_AS) for row in range(len(self.paths))]
+        if is_parquet(output):
+            check_names(output, self._names())
+        with atomic_write(output, keep_backup=True) as temporary:
+            if is_parquet(output):
+                self._write_parquet(temporary, texts)
+            else:
+                self._write_csv(temporary, texts, is_gzip(output))
+
+    def is_same_but_for_text(self, other: MetaTable) -> bool:
+        """Whether all other columns, their order and all rows are the same; across kinds, in their text form."""
+        own, others = ([name for name in table._names() if name != TEXT_COLUMN] for table in (self, other))
+        if own != others or len(self.paths) != len(other.paths):
+            return False
+        columns = zip(self._columns_but_text(), other._columns_but_text(), strict=True)
+        return all(ours == theirs for ours, theirs in columns)
 
     @abstractmethod
-    def is_same_but_for_text(self, other: MetaTable) -> bool:
-        """Whether all other columns, their order and all rows are the same."""
+    def _names(self) -> list[str]:
+        """The names of all columns, in order."""
+
+    @abstractmethod
+    def _columns_but_text(self) -> Iterator[list[str]]:
+        """All columns but `text`, in order, as CSV cells."""
+
+    @abstractmethod
+    def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None: ...
+
+    @abstractmethod
+    def _write_parquet(self, file: Path, texts: Sequence[str]) -> None: ...
 
     @staticmethod
     def read(path: Path) -> MetaTable:
@@ -57,29 +87,28 @@ class MetaTable(ABC):
         Raises:
             UsageError: missing, empty or unreadable file, or no `path` column.
         """
-        if not path.exists():
-            raise UsageError(f"meta file {path} does not exist")
-        if not path.is_file():
-            raise UsageError(f"meta file {path} is not a file")
+        check_is_file(path, "meta file")
         return _ParquetTable(path) if is_parquet(path) else _CsvTable(path)
 
     @staticmethod
-    def check(path: Path) -> None:
-        """Read no more than the header, for early complaints; raises as `read` does."""
-        if not path.is_file():
-            MetaTable.read(path)
-        elif is_parquet(path):
-            _check_columns(path, _parquet_schema(path).names)
-        else:
-            _check_columns(path, read_csv_cells(path, nrows=1).iloc[0].tolist())
+    def check(path: Path, output: Path | None = None) -> None:
+        """Read no more than the header, for early complaints; raises as `read` does.
+
+        output: where the table is to be written; raises as `write` does if its columns can't be.
+        """
+        check_is_file(path, "meta file")
+        names = read_schema(path).names if is_parquet(path) else read_header(path)
+        _check_columns(path, names)
+        if output is not None and is_parquet(output):
+            check_names(output, names)
 
 
 class _CsvTable(MetaTable):
     def __init__(self, path: Path) -> None:
-        # The header is read as a row, so that pandas neither renames nor reorders anything.
+        _check_columns(path, read_header(path))
         cells = read_csv_cells(path)
         self._header = [str(name) for name in cells.iloc[0]]
-        _check_columns(path, self._header)
+        self._style = csv_style(path)
         self._cells = cells.iloc[1:].reset_index(drop=True)
         self.paths = self._column(PATH_COLUMN)
 
@@ -97,41 +126,40 @@ class _CsvTable(MetaTable):
         cells: list[list[str]] = self._cells.iloc[list(rows), places].to_numpy().tolist()
         return cells
 
-    def write(self, output: Path, captions: Mapping[int, str]) -> None:
+    def _names(self) -> list[str]:
+        return self._header
+
+    def _columns_but_text(self) -> Iterator[list[str]]:
+        return (self._cells[i].tolist() for i, name in enumerate(self._header) if name != TEXT_COLUMN)
+
+    def _with(self, texts: Sequence[str]) -> pd.DataFrame:
         header, cells = list(self._header), self._cells.copy(deep=False)
         if TEXT_COLUMN not in header:
             header.append(TEXT_COLUMN)
-        cells[header.index(TEXT_COLUMN)] = [captions.get(row, "") for row in range(len(cells))]
+        cells[header.index(TEXT_COLUMN)] = texts
         cells.columns = pd.Index(header)
-        with atomic_write(output, keep_backup=True) as temporary:
-            write_csv(cells, temporary)
+        return cells
 
-    def is_same_but_for_text(self, other: MetaTable) -> bool:
-        if not isinstance(other, _CsvTable):
-            return False
-        names = [name for name in self._header if name != TEXT_COLUMN]
-        if names != [name for name in other._header if name != TEXT_COLUMN]:
-            return False
-        own, others = (
-            table._cells[[i for i, name in enumerate(table._header) if name != TEXT_COLUMN]].to_numpy()
-            for table in (self, other)
-        )
-        return bool(own.shape == others.shape and (own == others).all())
+    def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None:
+        write_csv(self._with(texts), file, self._style, compressed)
+
+    def _write_parquet(self, file: Path, texts: Sequence[str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        cells = self._with(texts)
+        pq.write_table(pa.table({name: pa.array(cells[name], pa.string()) for name in cells}), file)
 
 
 class _ParquetTable(MetaTable):
     def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
-        _check_columns(path, _parquet_schema(path).names)
-        try:
-            self._table = pq.read_table(path)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"meta file {path} can't be read as Parquet: {error}") from error
+        _check_columns(path, read_schema(path).names)
+        self._table = read_parquet(path)
         self.paths = self._column(PATH_COLUMN)
 
     def _column(self, name: str) -> list[str]:
-        return _as_texts(self._table.column(name))
+        texts: list[str] = texts_of(self._table.column(name)).to_pylist()
+        return texts
 
     def texts(self) -> list[str] | None:
         return self._column(TEXT_COLUMN) if TEXT_COLUMN in self._table.column_names else None
@@ -143,70 +171,41 @@ class _ParquetTable(MetaTable):
         import pyarrow as pa
 
         chosen = self._table.select(self.other_columns()).take(pa.array(rows, pa.int64()))
-        columns = [_as_texts(column) for column in chosen.columns]
+        columns = [texts_of(column).to_pylist() for column in chosen.columns]
         return [[column[i] for column in columns] for i in range(len(rows))]
 
-    def write(self, output: Path, captions: Mapping[int, str]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        texts = pa.array([captions.get(row, "") for row in range(len(self.paths))], pa.string())
-        names = self._table.column_names
-        if TEXT_COLUMN in names:
-            table = self._table.set_column(names.index(TEXT_COLUMN), TEXT_COLUMN, texts)
-        else:
-            table = self._table.append_column(TEXT_COLUMN, texts)
-        with atomic_write(output, keep_backup=True) as temporary:
-            pq.write_table(table, temporary)
-
     def is_same_but_for_text(self, other: MetaTable) -> bool:
+        """Between Parquet tables types count too."""
         if not isinstance(other, _ParquetTable):
-            return False
+            return super().is_same_but_for_text(other)
         own, others = (
-            table._table.select([name for name in table._table.column_names if name != TEXT_COLUMN])
-            for table in (self, other)
+            table._table.select([name for name in table._names() if name != TEXT_COLUMN]) for table in (self, other)
         )
         return bool(own.equals(others))
 
+    def _names(self) -> list[str]:
+        return list(self._table.column_names)
 
-def read_csv_cells(path: Path, nrows: int | None = None, dtype: Any = str) -> pd.DataFrame:
-    """All cells of a CSV file as strings, the header as its first row.
+    def _columns_but_text(self) -> Iterator[list[str]]:
+        return (texts_of(self._table.column(name)).to_pylist() for name in self._names() if name != TEXT_COLUMN)
 
-    Raises:
-        UsageError: empty, not UTF-8, or rows of different lengths.
-    """
-    try:
-        # pandas unquotes a leading BOM wrongly on its own; utf-8-sig takes it off.
-        return pd.read_csv(path, header=None, dtype=dtype, na_filter=False, nrows=nrows, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError as error:
-        raise UsageError(f"meta file {path} is empty; it needs a header with a '{PATH_COLUMN}' column") from error
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        cause = " ".join(str(error).split())
-        raise UsageError(f"meta file {path} can't be read as CSV (UTF-8): {cause}") from error
+    def _with(self, texts: Sequence[str]):  # type: ignore[no-untyped-def]  # pyarrow has no types
+        import pyarrow as pa
 
+        names, column = self._names(), pa.array(texts, pa.string())
+        if TEXT_COLUMN in names:
+            return self._table.set_column(names.index(TEXT_COLUMN), TEXT_COLUMN, column)
+        return self._table.append_column(TEXT_COLUMN, column)
 
-def write_csv(frame: pd.DataFrame, file: Path) -> None:
-    # The csv module before Python 3.13 leaves a lone carriage return unquoted, which splits the row.
-    has_return = any(_has_return(frame.iloc[:, i]) for i in range(frame.shape[1]))
-    quoting: Literal[0, 1] = 1 if has_return else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
-    frame.to_csv(file, index=False, lineterminator="\n", encoding="utf-8", quoting=quoting)
+    def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None:
+        table = self._with(texts)
+        cells = pd.DataFrame({name: texts_of(table.column(name)).to_pylist() for name in table.column_names}, dtype=str)
+        write_csv(cells, file, PLAIN_CSV, compressed)
 
+    def _write_parquet(self, file: Path, texts: Sequence[str]) -> None:
+        import pyarrow.parquet as pq
 
-def _has_return(column: pd.Series) -> bool:
-    return pd.api.types.is_string_dtype(column) and bool(column.str.contains("\r", regex=False).any())
-
-
-def _parquet_schema(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_schema(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"meta file {path} can't be read as Parquet: {error}") from error
-
-
-def _as_texts(column: Any) -> list[str]:
-    return ["" if value is None else str(value) for value in column.to_pylist()]
+        pq.write_table(self._with(texts), file)
 
 
 def _check_columns(path: Path, names: Sequence[object]) -> None:
@@ -215,7 +214,9 @@ def _check_columns(path: Path, names: Sequence[object]) -> None:
         if columns.count(name) > 1:
             raise UsageError(f"meta file {path} has {columns.count(name)} columns named '{name}'; keep one")
     if PATH_COLUMN not in columns:
-        raise UsageError(f"meta file {path} has no '{PATH_COLUMN}' column; its columns: {', '.join(columns)}")
+        similar = [name for name in columns if name.strip(" \t\ufeff\u00a0\"'").lower() == PATH_COLUMN]
+        fix = f"; rename {similar[0]!r} to '{PATH_COLUMN}'" if similar else ""
+        raise UsageError(f"meta file {path} has no '{PATH_COLUMN}' column; its columns: {column_list(columns)}{fix}")
 
 
 def match_occurrences(

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.captioning.errors import UsageError
 from pipeline.captioning.gallery.entries import Entries, read_entries
-from pipeline.captioning.meta.output_names import failures_path, outcomes_path
+from pipeline.captioning.meta.names import failures_path, outcomes_path
 
 ROWS = [
     ("a.mp4", "A dog runs over a meadow.", "1.5"),

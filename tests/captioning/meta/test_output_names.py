@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.captioning.meta.output_names import failures_path, gallery_path, outcomes_path, report_path
+from pipeline.captioning.meta.names import failures_path, gallery_path, outcomes_path, report_path
 from tests.captioning.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
 
@@ -23,6 +23,7 @@ def test_names() -> None:
         "s_caption_gallery.html",
     ]
     assert report_path(Path("data/s_caption.parquet")) == Path("data/s_caption.parquet_report.json")
+    assert failures_path(Path("s_caption.csv.gz")) == Path("s_caption.csv.gz_failures.csv")
     assert report_path(Path("v1.2/s.of.2024.csv")) == Path("v1.2/s.of.2024_report.json")
     tables = ["s.csv", "s.parquet", "s.pq", "s.csv.gz", "s.parquet.csv", "s.csv.gz.csv", "s.csv.csv", "s.CSV"]
     assert len({report_path(Path(table)) for table in tables}) == len(tables)

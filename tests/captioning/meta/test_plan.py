@@ -62,3 +62,17 @@ def test_fingerprint_difference_names_what_differs() -> None:
         "frames: 4 there, 8 now",
         "seed: (none) there, 1 now",
     ]
+
+
+def test_of_long_values_only_the_difference_is_told() -> None:
+    prompt = "A chat between a curious user and an assistant. " * 40
+    there, now = (f"{prompt}USER: Describe the {thing} in this video.{prompt}" for thing in ("people", "plants"))
+    (line,) = fingerprint_difference({"prompt": there}, {"prompt": now})
+    people, plants = (f"…'USER: Describe the {thing} in this video.A cha'…" for thing in ("people", "plants"))
+    assert line == f"prompt: {people} there, {plants} now"
+    (line,) = fingerprint_difference({"prompt": there}, {})
+    assert line.endswith("there, '(none)' now") and len(line) < 250
+    (line,) = fingerprint_difference({"prompt": prompt}, {"prompt": prompt[:-1] + "\n " + "other words " * 100})
+    assert "an assistant. '" in line and "an assistant.\\n other words" in line and len(line) < 350
+    (line,) = fingerprint_difference({"prompt": prompt + "a  b"}, {"prompt": prompt + "a b"})
+    assert "a\\x20\\x20b' there" in line and "a b' now" in line, "white space that differs is seen"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import resource
 from pathlib import Path
 
@@ -48,14 +49,6 @@ def test_text_keeps_its_place(tmp_path: Path) -> None:
     assert table.texts() == ["old", ""]
     table.write(tmp_path / "out.csv", {1: "new"})
     assert _read_csv(tmp_path / "out.csv") == [["text", "path"], ["", "a"], ["new", "b"]]
-
-
-def test_bom_and_crlf(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
-    path.write_bytes('\ufeffpath,n\r\na.mp4,"x\r\ny"\r\n'.encode())
-    table = MetaTable.read(path)
-    table.write(tmp_path / "out.csv", {})
-    assert _read_csv(tmp_path / "out.csv") == [["path", "n", "text"], ["a.mp4", "x\r\ny", ""]]
 
 
 def test_a_lone_carriage_return_does_not_split_a_row(tmp_path: Path) -> None:
@@ -147,3 +140,24 @@ def test_a_file_that_can_not_be_written_leaves_the_earlier_one(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"] and output.read_text() == "earlier"
     with pytest.raises(RunError, match=r"can't write .*gone"), atomic_write(tmp_path / "gone" / "out.csv"):
         pass
+
+
+def test_what_is_no_file_or_out_of_reach_is_a_usage_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    for name, message in (
+        ("fifo.csv", "fifo.csv is not a file"),
+        ("loop.csv", "loop.csv does not exist"),
+        ("x" * 300 + ".csv", "can't be read: File name too long"),
+    ):
+        for read in (MetaTable.read, MetaTable.check):
+            with pytest.raises(UsageError, match=message):
+                read(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_table_without_permission_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path\na\n")
+    (tmp_path / "m.csv").chmod(0)
+    with pytest.raises(UsageError, match="Permission denied"):
+        MetaTable.check(tmp_path / "m.csv")

@@ -1,0 +1,57 @@
+"""The argument parser and the argument types that all commands share. Knows no flag of any command."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+from .errors import UsageError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print the usage and exit.
+
+    So every usage error is one line, and one of many workers prints it. Parse inside of `errors.exit_code_of`.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
+        return value
+
+    return parse
+
+
+positive_int = whole_number(1)
+
+
+def number(minimum: float = -math.inf, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """An argparse type: a finite number within bounds. above: `minimum` itself is not allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        too_small = value <= minimum if above else value < minimum
+        if too_small or value > maximum or not math.isfinite(value):
+            lower = f"{'above' if above else 'from'} {minimum:g}" if minimum > -math.inf else "a finite number"
+            raise argparse.ArgumentTypeError(
+                f"{text} is out of bounds: {lower}" + (f" to {maximum:g}" if maximum < math.inf else "")
+            )
+        return value
+
+    return parse
