@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from . import memory_errors
 
 if TYPE_CHECKING:
     import torch
@@ -135,9 +136,8 @@ class Backend:
         return int(device.max_memory_allocated()) - before
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether `error` says that the device's memory is used up."""
-        text = str(error).lower()
-        return isinstance(error, MemoryError) or "out of memory" in text or "memory not enough" in text
+        """Whether `error` says that memory is used up; with fewer clips at once there may be enough."""
+        return memory_errors.is_out_of_memory(error)
 
     def release_memory(self) -> None:
         """Give cached device memory back after an error of the kind above."""
