@@ -45,6 +45,10 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
 
         mindspore_cpu.install()
         reuse_freed_memory()
+    if choice.device == "ascend" and not _has_fused_attention():
+        from . import kernels
+
+        kernels.fused_types = ()
     if dtype is None:
         dtype = "float32" if choice.device == "cpu" else _ascend_dtype()
     return Backend(
@@ -60,3 +64,11 @@ def _ascend_dtype() -> str:
 
     # The 910A and the 310P have no bfloat16; mindnlp's table leaves the latter out.
     return "bfloat16" if SUPPORT_BF16 and "310p" not in SOC else "float16"
+
+
+def _has_fused_attention() -> bool:
+    """Whether mindnlp's attention with a mask is a fused kernel: elsewhere it multiplies, rounds the scores to the
+    computing type, and its softmax is of that type too."""
+    from mindtorch.configs import ON_A2
+
+    return bool(ON_A2)
