@@ -7,7 +7,7 @@ ASCEND_OUT_OF_MEMORY = [
     "Allocate workspace memory failed",
     "Allocate dynamic workspace memory failed, alloc size:4096B",
     "Allocate continuous memory failed, device ptr list size: 3, size list size: 3",
-    "\n----\n- Memory not enough:\n----\nDevice(id:0) memory isn't enough and alloc failed, kernel name: Default/MatMul-op0",
+    "\n----\n- Memory not enough:\n----\nDevice(id:0) memory isn't enough and alloc failed, kernel name: MatMul",
     "Malloc for kernel output failed, Memory isn't enough, node:Default/MatMul-op0",
     "Memory not enough: alloc size[4096] is larger than the free memory",
     "The device memory is not enough, the free memory size is 17MB",

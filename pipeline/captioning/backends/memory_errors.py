@@ -20,15 +20,15 @@ _TEXTS = (
     # MindSpore: the heading "Memory not enough:" and "Device(id:0) memory isn't enough and alloc failed, kernel name:"
     # (libmindspore_ms_backend.so), "memory is not enough." (libmindspore_memory_pool.so, of Ascend's pools).
     r"memory (?:is not|isn't|not) enough",
-    # MindSpore: "Allocate memory failed", "Allocate workspace memory failed" (libmindspore_pyboost.so, which runs single
-    # operators), "Allocate dynamic workspace memory failed", "Allocate continuous memory failed"
-    # (libmindspore_ms_backend.so), "Allocating device memory failed" (libmindspore_res_manager.so), "Malloc device memory
-    # failed, size[" (libmindspore_ascend_res_manager.so).
+    # MindSpore: "Allocate memory failed", "Allocate workspace memory failed" (libmindspore_pyboost.so, which runs
+    # single operators), "Allocate dynamic workspace memory failed", "Allocate continuous memory failed"
+    # (libmindspore_ms_backend.so), "Allocating device memory failed" (libmindspore_res_manager.so),
+    # "Malloc device memory failed, size[" (libmindspore_ascend_res_manager.so).
     r"\b(?:m?alloc|allocate|allocating) (?:\w+ ){0,2}memory failed",
     # MindSpore: "Failed to allocate memory size" (libmindspore_ms_backend.so), "Failed to allocate weight memory."
-    # (libmindspore_ascend_res_manager.so), "Can't allocate workspace memory size:" (libmindspore_ascend.so), "Malloc Mem
-    # From Mem Pool failed" (libmindspore_ops_ascend.so). PyTorch: "DefaultCPUAllocator: can't allocate memory: you tried"
-    # (libc10.so).
+    # (libmindspore_ascend_res_manager.so), "Can't allocate workspace memory size:" (libmindspore_ascend.so),
+    # "Malloc Mem From Mem Pool failed" (libmindspore_ops_ascend.so).
+    # PyTorch: "DefaultCPUAllocator: can't allocate memory: you tried to allocate" (libc10.so).
     r"(?:failed to|can't|could not) allocate (?:\w+ ){0,2}memory|malloc mem from mem pool failed",
     # CANN, below MindSpore and torch_npu: error EL0004 and the name of 207001 in its headers.
     r"\bel0004\b|memory_allocation_failure|acl_error_rt_memory_allocation",
