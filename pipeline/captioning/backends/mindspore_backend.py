@@ -31,6 +31,9 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
         # Without an id: MindSpore deals the visible devices of a host out to the workers of msrun, and
         # a plain process gets the first.
         mindspore.set_device("Ascend")
+        if dtype == "float32":
+            # By default CANN's convolutions round float32 to HF32; its other products do not.
+            mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)
     else:
         mindspore.set_device("CPU")
     if choice.joins:
