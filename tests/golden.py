@@ -94,7 +94,7 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
             question=QUESTION,
             system="",
             pooling_shape=tuple(case["pooling_shape"]),
-            lora_alpha=LORA_ALPHA,
+            lora_alpha=None if "merged" in checkpoint else LORA_ALPHA,
         ),
         GenerationOptions(max_new_tokens=GOLDEN_TOKENS, num_beams=num_beams),
     )

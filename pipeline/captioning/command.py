@@ -61,7 +61,12 @@ def _run(
         MetaTable.check(job_options.meta_path, job_options.output)
     source = make_source(flags)
     choice = backends.choose(
-        job_options.framework, job_options.device, launch.launcher, launch.local_rank, launch.world_size
+        job_options.framework,
+        job_options.device,
+        launch.launcher,
+        launch.local_rank,
+        launch.world_size,
+        launch.local_workers,
     )
     warnings = launch_checks.warnings(launch, choice.device, os.environ)
     if launch.is_scheduler:

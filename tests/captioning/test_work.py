@@ -25,6 +25,7 @@ from pipeline.captioning.work import RankWorker
 from pipeline.captioning.workers.leases import PENDING, RowPool
 from pipeline.captioning.workers.world import solo_world
 from tests.fakes import CPU, FakeCaptioner, FakeEngine, FakeSource, render_clip
+from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
 
 @dataclass
@@ -96,10 +97,11 @@ def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
     return captions, {record["row"]: str(record) for record in finished if "caption" not in record}
 
 
-def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str]) -> None:
+@pytest.mark.parametrize("error", ASCEND_OUT_OF_MEMORY)
+def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str], error: str) -> None:
     def on_step(flying: list[Clip]) -> None:
         if len(flying) > 2 and len(source.rows_captioned) >= 2:  # not at once: some captions are out by then
-            raise RuntimeError("NPU out of memory. Tried to allocate 2 GiB")
+            raise RuntimeError(error)
 
     source = SlotSource(on_step=on_step)
     worker, plan, journal = _worker(tmp_path, source, clips, 8)

@@ -7,6 +7,7 @@ imports nothing, `Choice.activate` does. What differs between the two lives in t
 from __future__ import annotations
 
 import dataclasses
+import gc
 import glob
 import importlib.util
 import os
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from . import memory_errors
 
 if TYPE_CHECKING:
     import torch
 
 FRAMEWORKS = ("mindspore", "torch")
-DEVICES = ("ascend", "cuda", "cpu")
+DEVICES = ("ascend", "npu", "cuda", "cpu")
+"""`ascend` is MindSpore's name for an NPU, `npu` PyTorch's (through torch_npu)."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -32,6 +35,7 @@ class Choice:
     index: number of the device on its host.
     joins: the framework joins msrun's cluster as it starts.
     workers: of the run; on a CPU they share the host's memory.
+    local_workers: of them on this host, as far as is known; each needs a device of its own.
     """
 
     framework: str
@@ -40,6 +44,7 @@ class Choice:
     reason: str
     joins: bool = False
     workers: int = 1
+    local_workers: int = 1
 
     def activate(self, dtype: str | None) -> Backend:
         """Import the framework. dtype: one of DTYPES, or None for the device's own."""
@@ -92,74 +97,71 @@ class Backend:
         accelerator is busy with so many."""
         return 8192 if self.is_accelerator else 2048
 
-    def synchronize(self) -> None:
-        """Wait until an accelerator has computed all that it was given."""
+    @property
+    def _memory(self) -> Any:
+        """The module of an accelerator's memory figures; torch_npu's and mindnlp's have the names of PyTorch's."""
         import torch
 
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        elif self.device.startswith("npu"):
-            torch.npu.synchronize()  # mindnlp's
+        return torch.cuda if self.device.startswith("cuda") else torch.npu
+
+    def synchronize(self) -> None:
+        """Wait until an accelerator has computed all that it was given."""
+        if self.is_accelerator:
+            self._memory.synchronize()
 
     def available_memory(self) -> int:
         """Bytes of the device that may still be used: on a CPU a quarter of this worker's share."""
-        import torch
+        if not self.is_accelerator:
+            import psutil
 
-        if self.device.startswith("cuda"):
-            unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-            return int(torch.cuda.mem_get_info()[0] + unused)
-        if self.device.startswith("npu"):
-            return int(torch.npu.mem_get_info()[0])  # mindnlp's
-        import psutil
-
-        return int(psutil.virtual_memory().available // self.workers // 4)
+            return int(psutil.virtual_memory().available // self.workers // 4)
+        free = int(self._memory.mem_get_info()[0])
+        if self.framework == "mindspore":
+            return free
+        # PyTorch keeps what tensors have given back.
+        return free + int(self._memory.memory_reserved() - self._memory.memory_allocated())
 
     def peak_memory(self) -> int:
         """Most bytes of an accelerator that tensors have taken so far; 0 on a CPU."""
-        import torch
-
-        if self.device.startswith("cuda"):
-            return int(torch.cuda.max_memory_allocated())
-        return int(torch.npu.max_memory_allocated()) if self.device.startswith("npu") else 0
+        return int(self._memory.max_memory_allocated()) if self.is_accelerator else 0
 
     def peak_during(self, work: Callable[[], None]) -> int:
         """Most bytes of an accelerator that `work` takes beside what is taken already."""
-        import torch
-
-        device = torch.cuda if self.device.startswith("cuda") else torch.npu
         self.synchronize()
-        before = int(device.memory_allocated())
-        device.reset_peak_memory_stats()
+        before = int(self._memory.memory_allocated())
+        self._memory.reset_peak_memory_stats()
         work()
         self.synchronize()
-        return int(device.max_memory_allocated()) - before
+        return int(self._memory.max_memory_allocated()) - before
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether `error` says that the device's memory is used up."""
-        text = str(error).lower()
-        return isinstance(error, MemoryError) or "out of memory" in text or "memory not enough" in text
+        """Whether `error` says that memory is used up; with fewer clips at once there may be enough."""
+        return memory_errors.is_out_of_memory(error)
 
     def release_memory(self) -> None:
         """Give cached device memory back after an error of the kind above."""
-        import gc
-
-        import torch
-
         gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        elif self.device.startswith("npu"):
-            torch.npu.empty_cache()  # mindnlp's
+        if self.is_accelerator:
+            self._memory.empty_cache()
 
 
-def choose(framework: str | None, device: str | None, launcher: str, local_rank: int = 0, workers: int = 1) -> Choice:
+def choose(
+    framework: str | None,
+    device: str | None,
+    launcher: str,
+    local_rank: int | None = 0,
+    workers: int = 1,
+    local_workers: int | None = None,
+) -> Choice:
     """Pick framework and device; flags that are None are chosen here.
 
     launcher: `msrun`, `torchrun` or `plain`.
-    workers: of the run.
+    local_rank: among the workers of this host; None if the environment does not tell.
+    workers: of the run; local_workers: of them on this host, None if the environment does not tell.
 
     Raises:
-        UsageError: the two do not go together, or the framework is not installed.
+        UsageError: the two do not go together, the framework is not installed, or several workers would take the
+            same device.
     """
     if framework is None:
         framework, reason = _choose_framework(device, launcher)
@@ -170,13 +172,36 @@ def choose(framework: str | None, device: str | None, launcher: str, local_rank:
     if launcher == "torchrun" and framework != "torch":
         raise UsageError("--framework mindspore can't run under torchrun; start it with msrun")
     for package in ("mindspore", "mindnlp") if framework == "mindspore" else ("torch",):
-        if importlib.util.find_spec(package) is None:
+        if not _is_installed(package):
             raise UsageError(f"{package} is not installed; run scripts/setup.sh, or choose another --framework")
     if device is None:
         device = _accelerator(framework) or "cpu"
-    if (framework, device) in (("mindspore", "cuda"), ("torch", "ascend")):
-        raise UsageError(f"--device {device} does not go with {framework}; on Ascend use mindspore, on CUDA torch")
-    return Choice(framework, device, local_rank, reason, joins=launcher == "msrun", workers=workers)
+    _check_pair(framework, device)
+    if device == "npu":
+        reason += "; PyTorch on NPUs has not been proven on hardware"
+    if local_rank is None and workers > 1 and device != "cpu":
+        raise UsageError(
+            f"LOCAL_RANK is not set: all workers of a host would take its first {device} device; start {workers} "
+            "workers with torchrun, or export LOCAL_RANK for each (under Slurm it is $SLURM_LOCALID)"
+        )
+    index = local_rank or 0
+    most = max(index + 1, local_workers or 1)
+    return Choice(framework, device, index, reason, launcher == "msrun", workers, most)
+
+
+def _check_pair(framework: str, device: str) -> None:
+    refused = {
+        ("mindspore", "cuda"): "on CUDA use --framework torch",
+        ("mindspore", "npu"): "that is PyTorch's name for it: give --device ascend, or --framework torch",
+        ("torch", "ascend"): "on Ascend use mindspore, or give --device npu, which is PyTorch's name for it",
+    }
+    if (framework, device) in refused:
+        raise UsageError(f"--device {device} does not go with {framework}; {refused[framework, device]}")
+    if device == "npu" and not _is_installed("torch_npu"):
+        raise UsageError(
+            "--device npu: torch_npu, which brings PyTorch to Ascend, is not installed; install the release that goes "
+            "with the installed PyTorch, or use --framework mindspore --device ascend"
+        )
 
 
 def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:
@@ -184,9 +209,11 @@ def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:
         return "mindspore", "started by msrun"
     if launcher == "torchrun":
         return "torch", "started by torchrun"
+    if device == "npu":
+        return "torch", "--device npu"
     if device == "ascend" or (device is None and _has_ascend()):
         return "mindspore", "an Ascend device"
-    if importlib.util.find_spec("torch") is not None:
+    if _is_installed("torch"):
         return "torch", "a plain process without Ascend device; --framework mindspore for the other"
     return "mindspore", "PyTorch is not installed"
 
@@ -194,7 +221,13 @@ def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:
 def _accelerator(framework: str) -> str | None:
     if framework == "mindspore":
         return "ascend" if _has_ascend() else None
+    if _has_ascend() and _is_installed("torch_npu"):
+        return "npu"
     return "cuda" if _has_cuda() else None
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _has_ascend() -> bool:

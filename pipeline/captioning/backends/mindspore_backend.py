@@ -31,6 +31,9 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
         # Without an id: MindSpore deals the visible devices of a host out to the workers of msrun, and
         # a plain process gets the first.
         mindspore.set_device("Ascend")
+        if dtype == "float32":
+            # By default CANN's convolutions round float32 to HF32; its other products do not.
+            mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)
     else:
         mindspore.set_device("CPU")
     if choice.joins:
@@ -45,6 +48,10 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
 
         mindspore_cpu.install()
         reuse_freed_memory()
+    if choice.device == "ascend" and not _has_fused_attention():
+        from . import kernels
+
+        kernels.fused_types = ()
     if dtype is None:
         dtype = "float32" if choice.device == "cpu" else _ascend_dtype()
     return Backend(
@@ -60,3 +67,11 @@ def _ascend_dtype() -> str:
 
     # The 910A and the 310P have no bfloat16; mindnlp's table leaves the latter out.
     return "bfloat16" if SUPPORT_BF16 and "310p" not in SOC else "float16"
+
+
+def _has_fused_attention() -> bool:
+    """Whether mindnlp's attention with a mask is a fused kernel: elsewhere it multiplies, rounds the scores to the
+    computing type, and its softmax is of that type too."""
+    from mindtorch.configs import ON_A2
+
+    return bool(ON_A2)

@@ -30,6 +30,7 @@ def install() -> None:
     cpu_operators.dense = _linear  # mindnlp dispatches operators by name
     kernels.attention = _attention
     kernels.masked_attention = _masked_attention
+    kernels.fused_types = ()
     kernels.allocate = _allocate
     kernels.write = _write
     kernels.read = _read

@@ -8,8 +8,10 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +21,23 @@ from ..errors import UsageError
 
 _NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER_BYTES = 100_000_000
+MOST_SAMPLES = 2048
+SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; reading it touches its own bytes only."""
+    """A tensor in a file; reading it touches its own bytes only.
+
+    offset, size: in bytes.
+    """
 
     file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    size: int
 
     def identity(self) -> str:
         """What tells this tensor from another without reading it."""
@@ -61,6 +69,34 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
         UsageError: there is no such file, one that the index names is missing, or one is damaged.
     """
     return [tensor for file in _weight_files(folder) for tensor in read_header(file)]
+
+
+def samples(tensors: Sequence[StoredTensor]) -> Iterator[bytes]:
+    """Stored bytes of `tensors` in as many places as MOST_SAMPLES allows, each of SAMPLE_BYTES at most.
+
+    Every tensor has the same number of places, evenly spread over it; small ones are read whole, in one read. Of more
+    than MOST_SAMPLES tensors some are left out, at even distances. Files come in the order of `tensors`, and each is
+    read from its begin to its end: at most 2048 reads and 8 MiB in all, however large the files are.
+    """
+    count = min(len(tensors), MOST_SAMPLES)
+    chosen = [tensors[number * len(tensors) // count] for number in range(count)]
+    places = MOST_SAMPLES // max(1, count)
+    for file, group in itertools.groupby(chosen, key=lambda tensor: tensor.file):
+        with file.open("rb", buffering=0) as stream:
+            for tensor in sorted(group, key=lambda tensor: tensor.offset):
+                for offset, size in _places(tensor, places):
+                    stream.seek(offset)
+                    yield stream.read(size)
+
+
+def _places(tensor: StoredTensor, count: int) -> Iterator[tuple[int, int]]:
+    """Offset and size of each read."""
+    if tensor.size <= count * SAMPLE_BYTES:
+        yield tensor.offset, tensor.size
+        return
+    for number in range(count):
+        middle = (2 * number + 1) * tensor.size // (2 * count)
+        yield tensor.offset + middle - SAMPLE_BYTES // 2, SAMPLE_BYTES
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -101,8 +137,9 @@ def read_header(file: Path) -> list[StoredTensor]:
             header = json.loads(stream.read(size))
         header.pop("__metadata__", None)
         tensors = [
-            StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+            StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), 8 + size + begin, end - begin)
             for name, entry in header.items()
+            for begin, end in [entry["data_offsets"]]
         ]
         needed = 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..backends import Backend
-from ..backends.kernels import HIDDEN
+from ..backends.kernels import HIDDEN, score_mask
 from .intake import Intake
 from .kv_cache import COLUMN_MULTIPLE, CacheShape, PrefixRecorder, SlotCache
 from .prefill import next_group, padded
@@ -204,8 +204,9 @@ class SlotEngine(Intake):
             self._written[column] = self._step_number
             self._step_number += 1
             self._next_column = (column + 1) % shape.ring
-            mask[list(begun), shape.prefix + column] = 0
-            plan.append((column, self._upload(positions + ahead), self._upload(mask[:, None, None].copy())))
+            mask[:, shape.prefix + column] = 0  # of free slots too: no row sees nothing at all
+            shown = score_mask(self._upload(mask[:, None, None].copy()), self._backend.dtype)
+            plan.append((column, self._upload(positions + ahead), shown))
         return plan
 
     def _append(self, index: int, token: int) -> list[Event]:

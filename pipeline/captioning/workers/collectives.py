@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+_BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
+
 
 class Collectives(ABC):
     """rank and world_size of this process, and what the ranks do together."""
@@ -60,15 +62,14 @@ class MindSporeCollectives(Collectives):
 
 
 class TorchCollectives(Collectives):
-    """torch.distributed's: NCCL for CUDA devices, gloo otherwise."""
+    """torch.distributed's: NCCL for CUDA devices, HCCL for NPUs (torch_npu brings it), gloo otherwise."""
 
     def __init__(self, device: str) -> None:
-        import torch
         import torch.distributed as distributed
 
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        distributed.init_process_group(_BACKENDS[device.partition(":")[0]])
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
-        self._device = torch.device(device)
+        self._device = device
 
     def all_gather(self, values: np.ndarray) -> np.ndarray:
         import torch

@@ -15,16 +15,18 @@ class Launch:
 
     launcher: `msrun`, `torchrun` or `plain`.
     is_scheduler: msrun's extra process on rank 0's host, which only forms the cluster; its rank is 0 too.
-    local_rank: rank among the workers of this host.
+    local_rank: rank among the workers of this host; None if the environment does not tell.
     master: host name or address of rank 0's host.
+    local_workers: workers of this host; None if the environment does not tell.
     """
 
     launcher: str = "plain"
     is_scheduler: bool = False
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
+    local_rank: int | None = 0
     master: str = "127.0.0.1"
+    local_workers: int | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -44,8 +46,9 @@ class Launch:
                 launcher="torchrun",
                 rank=int(environment["RANK"]),
                 world_size=int(environment["WORLD_SIZE"]),
-                local_rank=int(environment.get("LOCAL_RANK", "0")),
+                local_rank=_number(environment, "LOCAL_RANK"),
                 master=environment.get("MASTER_ADDR", "127.0.0.1"),
+                local_workers=_number(environment, "LOCAL_WORLD_SIZE"),
             )
         return cls()
 
@@ -56,5 +59,11 @@ class Launch:
 
     @property
     def tells_wrong_use(self) -> bool:
-        """Wrong use may concern one host only, so one process of each tells it."""
-        return self.local_rank == 0 and not self.is_scheduler
+        """Wrong use may concern one host only, so one process of each tells it; where an environment made by hand does
+        not say who is the first there, each of them."""
+        by_hand = self.launcher == "torchrun" and None in (self.local_rank, self.local_workers)
+        return (self.local_rank == 0 or by_hand) and not self.is_scheduler
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    return int(environment[name]) if name in environment else None

@@ -25,7 +25,7 @@ def warnings(launch: Launch, device: str, environment: Mapping[str, str]) -> lis
             f"{CONNECT_TIMEOUT}={connect} is out of bounds: {CONNECT_BOUNDS[0]} to {CONNECT_BOUNDS[1]} seconds"
         )
     execute = _seconds(environment, EXEC_TIMEOUT)
-    if device != "ascend" or launch.world_size < MANY_RANKS:
+    if device not in ("ascend", "npu") or launch.world_size < MANY_RANKS:
         return []
     found = []
     if connect is None:

@@ -22,6 +22,12 @@ def expected_attention(query: Any, key: Any, value: Any, scale: float, mask: np.
     return np.asarray(weights / weights.sum(-1, keepdims=True) @ values)
 
 
+def _hiding(seen: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(np.where(seen, 0, -1e30).astype(np.float32))
+
+
 def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) -> None:
     """MindSpore's CPU has its own; both must compute the same."""
     import torch
@@ -42,7 +48,7 @@ def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) ->
             np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, seen), atol=1e-5)
         for queries, rows in ((1, 2), (7, 2), (1, 1), (7, 1)):
             query, seen = tensor(2, 6, queries, 8), rng.random((rows, 1, queries, 300)) < 0.5
-            mask = torch.from_numpy(np.where(seen, 0, -1e30).astype(np.float32))
+            mask = module.score_mask(_hiding(seen), torch.float32)
             output = module.masked_attention(query, key, value, 0.3, mask)
             np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, seen), atol=1e-5)
         cache, expected = module.allocate((3, 2, 5, 4), "cpu", torch.float32), np.zeros((3, 2, 5, 4), np.float32)
@@ -58,3 +64,62 @@ def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) ->
         copy = module.allocate((1, 2, 4, 4), "cpu", torch.float32)
         module.write(copy, 0, 1, part)  # what was read can be written elsewhere
         np.testing.assert_array_equal(copy.numpy()[:, :, 1:3], expected[[1], :, 2:4])
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("key_heads", "queries"), [(6, 1), (2, 1), (2, 7)])
+def test_scores_of_16_bit_are_not_rounded(backend: Backend, name: str, key_heads: int, queries: int) -> None:
+    """What decoding computes on accelerators, and on PyTorch's CPU: the error stays that of rounding the output."""
+    if backend.framework == "mindspore":
+        pytest.skip("its CPU computes in float32; on Ascend the kernel is mindnlp's")
+    import torch
+
+    module = default_kernels()
+    dtype, rng = getattr(torch, name), np.random.default_rng(0)
+
+    def tensor(*shape: int) -> Any:
+        return torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32)).to(dtype)
+
+    # Queries three times as large: scores that differ by much are where their rounding is seen.
+    query, key, value = tensor(3, 6, queries, 64) * 3, tensor(3, key_heads, 600, 64), tensor(3, key_heads, 600, 64)
+    seen = rng.random((3, 1, queries, 600)) < 0.5
+    expected = expected_attention(query.float(), key.float(), value.float(), 64**-0.5, seen)
+    mask = module.score_mask(_hiding(seen), dtype)
+    output = module.masked_attention(query, key, value, 64**-0.5, mask).float().numpy()
+    assert np.linalg.norm(output - expected) < 0.004 * np.linalg.norm(expected)
+    prefilled = module.attention(query, key, value, 64**-0.5, True).float().numpy()
+    causal = np.tri(queries, 600, 600 - queries, dtype=bool)
+    expected = expected_attention(query.float(), key.float(), value.float(), 64**-0.5, causal)
+    assert np.linalg.norm(prefilled - expected) < 0.004 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_row_that_sees_nothing_is_a_number(backend: Backend, name: str) -> None:
+    """Rows of free slots: what they give is cached, where not-a-number would outlast any mask."""
+    if backend.framework == "mindspore" and name != "float32":
+        pytest.skip("its CPU computes in float32")
+    import torch
+
+    module, dtype = default_kernels(), getattr(torch, name)
+    query = torch.full((2, 4, 1, 8), 60.0).to(dtype)
+    keys = torch.full((2, 2, 32, 8), -60.0).to(dtype)
+    mask = module.score_mask(_hiding(np.zeros((2, 1, 1, 32), bool)), dtype)
+    assert np.isfinite(module.masked_attention(query, keys, keys, 1.0, mask).float().numpy()).all()
+
+
+def test_npus_are_given_a_bool_mask(backend: Backend) -> None:
+    import torch
+
+    class OnNpu:
+        """A mask that says it lies on an NPU."""
+
+        def __init__(self, mask: Any) -> None:
+            self.mask, self.device = mask, type("Device", (), {"type": "npu"})()
+
+        def __gt__(self, other: float) -> Any:
+            return self.mask > other
+
+    seen = np.array([[[[True, False, True]]]])
+    mask: Any = OnNpu(_hiding(seen))
+    assert default_kernels().score_mask(mask, torch.bfloat16).numpy().tolist() == seen.tolist()
+    assert default_kernels().score_mask(mask, torch.float32) is mask

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.captioning.captioners.safetensors_files import read_header, stored_tensors
+from pipeline.captioning.captioners.safetensors_files import SAMPLE_BYTES, read_header, samples, stored_tensors
 from pipeline.captioning.errors import UsageError
 
 
@@ -43,3 +43,33 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(UsageError, match=r"no \.safetensors file \(pytorch_model\.bin is a pickle"):
         stored_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(("tensors", "size"), [(1, 70 * 10**9), (700, 10**8), (5000, 14 * 10**6), (3, 8), (0, 0)])
+def test_samples_are_few_however_large_a_checkpoint_is(tmp_path: Path, tensors: int, size: int) -> None:
+    header = {
+        str(number): {"dtype": "U8", "shape": [size], "data_offsets": [number * size, (number + 1) * size]}
+        for number in range(tensors)
+    }
+    text = json.dumps(header).encode()
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(stream.tell() + tensors * size)  # a sparse file: holes that read as zeros
+    stored = stored_tensors(tmp_path)
+    taken = list(samples(stored))
+    assert len(taken) <= 2048 and sum(map(len, taken)) <= 2048 * SAMPLE_BYTES
+    assert len(taken) >= min(tensors, 2048) and all(len(sample) >= min(size, SAMPLE_BYTES) for sample in taken)
+
+
+def test_samples_lie_in_every_part_of_a_tensor(tmp_path: Path) -> None:
+    values = np.zeros(8 * 2**20, np.uint8)
+    save_file({"w": values}, tmp_path / "model.safetensors")
+    before = list(samples(stored_tensors(tmp_path)))
+    assert b"".join(before) == values.tobytes(), "8 MiB are read whole"
+    larger = np.zeros(32 * 2**20, np.uint8)
+    for part in range(16):  # each a sixteenth of the tensor
+        larger[:] = 0
+        larger[part * 2**21 : (part + 1) * 2**21] = 1
+        save_file({"w": larger}, tmp_path / "model.safetensors")
+        assert any(1 in sample for sample in samples(stored_tensors(tmp_path)))

@@ -97,6 +97,14 @@ def test_lora_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
         CheckpointWeights(base, PLAIN, lora_alpha=2.0, needs_lora=True)
 
 
+def test_alpha_without_lora_is_a_usage_error(tmp_path: Path) -> None:
+    base = _write(tmp_path / "base", BASE)
+    with pytest.raises(UsageError, match=r"^--lora_alpha 2: no LoRA weights .* in .*base; leave it out, or give"):
+        CheckpointWeights(base, PLAIN, lora_alpha=2.0)
+    with pytest.raises(UsageError, match=r"--lora_alpha 0\.5: no LoRA weights .* in .*trained or .*base; leave it out"):
+        CheckpointWeights(base, PLAIN, _write(tmp_path / "trained", BASE), 0.5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -146,5 +154,33 @@ def test_an_adapter_on_top_of_lora_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_digest_stays_what_journals_hold() -> None:
-    assert CheckpointWeights(DATA / "mini-a", PLAIN, lora_alpha=2.0).digest() == "0ac8cf1704bd495f"
-    assert CheckpointWeights(DATA / "mini-a-merged", PLAIN).digest() == "455cfb5bcdb1683a"
+    assert CheckpointWeights(DATA / "mini-a", PLAIN, lora_alpha=2.0).digest() == "ca9746255a3fa42d"
+    assert CheckpointWeights(DATA / "mini-a-merged", PLAIN).digest() == "43b84b2daeebe75c"
+
+
+def test_the_digest_tells_fine_tunes_apart(tmp_path: Path) -> None:
+    """Their configs, names, types, shapes and sizes are the same; any tensor may be the one that was trained."""
+    rng = np.random.default_rng(1)
+    # The first is too large to be read whole.
+    arrays = {"tower.weight": rng.normal(size=(3000, 1000)).astype(np.float32), "tower.bias": np.ones(3, np.float32)}
+    digests = {CheckpointWeights(_write(tmp_path / "base", arrays), PLAIN).digest()}
+    for name, value in arrays.items():
+        tuned = arrays | {name: value + np.float32(1e-3)}
+        digests.add(CheckpointWeights(_write(tmp_path / f"tuned {name}", tuned), PLAIN).digest())
+    assert len(digests) == 3
+    again = CheckpointWeights(_write(tmp_path / "elsewhere", arrays), PLAIN).digest()
+    assert again in digests, "where a checkpoint lies does not count"
+
+
+def test_the_digest_tells_adapters_apart(tmp_path: Path) -> None:
+    base = _write(tmp_path / "base", BASE)
+    digests = set()
+    for number, name in enumerate([None, *ADAPTER]):
+        changed = ADAPTER | ({name: ADAPTER[name] * 2} if name else {})
+        adapter = _write(tmp_path / f"lora{number}", changed)
+        digests.add(CheckpointWeights(base, ADAPTERS, adapter, 3.0).digest())
+    one = BIAS.copy()
+    one[1] = 2
+    other = _write(tmp_path / "other", BASE | {"tower.bias": one})
+    digests.add(CheckpointWeights(other, ADAPTERS, tmp_path / "lora0", 3.0).digest())
+    assert len(digests) == 4

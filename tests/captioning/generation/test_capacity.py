@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.generation.options import GenerationOptions
+from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
 pytestmark = pytest.mark.model
 GIB = 2**30
@@ -35,8 +36,14 @@ SLOT, WORK = GIB, 6 * GIB
 ESTIMATE = (GIB, 2 * GIB)
 
 
-def _most(device: Device, most: int = 10**6, beams: int = 1, together: int = 3) -> tuple[int, list[int]]:
-    """Slots, and the numbers of clips rehearsed. A clip takes SLOT, a prefill WORK; beyond `most` clips it fails."""
+CUDA_OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20 MiB"
+
+
+def _most(
+    device: Device, most: int = 10**6, beams: int = 1, together: int = 3, error: str = CUDA_OUT_OF_MEMORY
+) -> tuple[int, list[int]]:
+    """Slots, and the numbers of clips rehearsed. A clip takes SLOT, a prefill WORK; beyond `most` clips it fails
+    with `error`."""
     from pipeline.captioning.generation.capacity import MemoryEstimate, most_slots
 
     tried: list[int] = []
@@ -44,7 +51,7 @@ def _most(device: Device, most: int = 10**6, beams: int = 1, together: int = 3) 
     def rehearse(clips: int) -> None:
         tried.append(clips)
         if clips > most:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20 MiB")
+            raise RuntimeError(error)
         Device.used = WORK + clips * SLOT * beams
 
     return most_slots(device, MemoryEstimate(*ESTIMATE), beams, together, rehearse), tried
@@ -68,8 +75,10 @@ def test_beams_of_two_clips_that_do_not_fit(backend: Backend) -> None:
 
 
 def test_a_rehearsal_that_does_not_fit_is_tried_with_one_clip(backend: Backend) -> None:
-    slots, tried = _most(Device("torch", "npu:0", "bfloat16"), most=2)
-    assert (slots, tried) == (int(0.92 * 64) - 6, [3, 1])
+    for error in ASCEND_OUT_OF_MEMORY:
+        ascend = Device("mindspore", "npu:0", "bfloat16")
+        assert _most(ascend, most=2, error=error) == (int(0.92 * 64) - 6, [3, 1]), error
+        assert _most(ascend, most=1, beams=4, error=error) == (1, [1, 2]), error
     with pytest.raises(RuntimeError, match="out of memory"):
         _most(Device("torch", "cuda:0", "bfloat16"), most=0)
 

@@ -19,6 +19,17 @@ def test_launchers() -> None:
     assert Launch.from_environment(torchrun) == Launch("torchrun", False, 2, 4, 0, "h")
 
 
+def test_ranks_without_a_place_on_their_host_are_told_apart() -> None:
+    """Such environments are made by hand: RANK and WORLD_SIZE are there, what torchrun adds is not."""
+    by_hand = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "h"}
+    launch = Launch.from_environment(by_hand)
+    assert launch.local_rank is None and launch.tells_wrong_use, "nobody else may tell it"
+    whole = Launch.from_environment({**by_hand, "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"})
+    assert (whole.local_rank, whole.local_workers, whole.tells_wrong_use) == (3, 4, False)
+    assert Launch.from_environment({**by_hand, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}).tells_wrong_use
+    assert Launch.from_environment(MSRUN).local_rank == 1 and not Launch.from_environment(MSRUN).tells_wrong_use
+
+
 def test_msrun_over_hosts_needs_ranks() -> None:
     with pytest.raises(UsageError, match="--node_rank"):
         Launch.from_environment({"MS_ROLE": "MS_WORKER"})
@@ -39,7 +50,7 @@ def test_connect_timeout_is_checked(value: str) -> None:
 
 def test_many_ranks_with_default_timeouts_are_warned() -> None:
     many = Launch.from_environment(MSRUN)
-    assert len(warnings(many, "ascend", {})) == 2
+    assert len(warnings(many, "ascend", {})) == len(warnings(many, "npu", {})) == 2
     assert warnings(many, "ascend", {"HCCL_CONNECT_TIMEOUT": "7200", "HCCL_EXEC_TIMEOUT": "7200"}) == []
     assert warnings(many, "cpu", {}) == []
 

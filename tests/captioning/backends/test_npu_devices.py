@@ -1,0 +1,143 @@
+"""On Ascend no operator may be given tensors of two devices. On the CPU all are of one, so nothing would show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.errors import RunError
+from pipeline.captioning.generation.options import GenerationOptions
+from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
+from tests.npu_emulation import MixedDevicesError, emulated_npu
+
+if TYPE_CHECKING:
+    from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
+
+pytestmark = [pytest.mark.model, pytest.mark.mindspore_only]
+
+TINY = Path(__file__).parents[3] / "pretrained_models" / "pllava-tiny"
+CHECKPOINTS = {"mini-a": (DATA / "mini-a", LORA_ALPHA, (4, 4, 4)), "pllava-tiny": (TINY, None, None)}
+GENERATIONS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"do_sample": True, "seed": 3},
+    "nucleus": {"do_sample": True, "top_p": 0.9, "temperature": 0.7},
+    "penalties": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+    "beams": {"num_beams": 2},
+}
+
+
+_SHAPES = ((4, 3), (2, 40), (2, 40))  # heads, tokens: queries in pairs share a key head
+
+
+def _captioner(backend: Backend, checkpoint: str, **generation: Any) -> PllavaCaptioner:
+    folder, alpha, pooling = CHECKPOINTS[checkpoint]
+    options = PllavaOptions(folder, 4, QUESTION, "", pooling, lora_alpha=alpha)
+    return PllavaSource(options, GenerationOptions(max_new_tokens=10, **generation)).load(backend)
+
+
+def _clips(captioner: PllavaCaptioner) -> list[Clip]:
+    size, rng = captioner._source.frame_processor.crop_size, np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, size, size, 3), np.uint8)
+    indices = ((0, 1, 2, 3), (0, 0, 0, 0), (0, 0, 1, 1))
+    return [Clip(row, "", frames[: index[-1] + 1], index) for row, index in enumerate(indices)]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "generation"), [("mini-a", "greedy"), *(("pllava-tiny", generation) for generation in GENERATIONS)]
+)
+def test_captions_mix_no_devices(backend: Backend, checkpoint: str, generation: str) -> None:
+    on_cpu = _captioner(backend, checkpoint, **GENERATIONS[generation])
+    expected = token_ids(on_cpu, _clips(on_cpu), slots=2)
+    with emulated_npu() as npu:
+        captioner = _captioner(npu, checkpoint, **GENERATIONS[generation])
+        assert {parameter.device.type for parameter in captioner._model.parameters()} == {"npu"}
+        found = token_ids(captioner, _clips(captioner), slots=2)
+        if generation == "greedy":
+            captioner.most_slots()  # which rehearses
+    assert found == expected
+
+
+def test_float16_mixes_no_devices(backend: Backend) -> None:
+    """With the bool mask that Ascend's fused attention is given. MindSpore's CPU has no bfloat16."""
+    with emulated_npu("float16") as npu:
+        captioner = _captioner(npu, "pllava-tiny")
+        assert all(token_ids(captioner, _clips(captioner), slots=2))
+
+
+def test_the_bool_mask_means_the_same_to_mindnlp(backend: Backend) -> None:
+    import torch
+
+    from pipeline.captioning.backends import kernels
+
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.normal(0, 1, (2, heads, size, 16)).astype(np.float16) for heads, size in _SHAPES)
+    seen = rng.random((2, 1, 3, 40)) < 0.5
+    hiding = np.where(seen, 0, kernels.HIDDEN).astype(np.float32)
+    with emulated_npu("float16") as npu:
+        tensors = [torch.from_numpy(array).to(npu.device) for array in (query, key, value)]
+        mask = kernels.score_mask(torch.from_numpy(hiding).to(npu.device), torch.float16)
+        assert mask.dtype == torch.bool
+        found = kernels.masked_attention(*tensors, 0.25, mask).to("cpu").numpy()
+    scores = query.astype(np.float64) @ np.repeat(key, 2, 1).swapaxes(2, 3).astype(np.float64) * 0.25 + hiding
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = weights / weights.sum(-1, keepdims=True) @ np.repeat(value, 2, 1)
+    assert np.linalg.norm(found - expected) < 0.004 * np.linalg.norm(expected)
+
+
+def test_what_the_detector_sees(backend: Backend) -> None:
+    """Each of these is right on the CPU, and on MindSpore's the detector is silent."""
+    import torch
+
+    def tensors(device: str) -> tuple[Any, Any]:
+        return torch.ones((3, 4)).to(device), torch.tensor([0, 2]).to(device)
+
+    def stored(cache: Any, value: Any) -> None:
+        cache[0:3] = value
+
+    operations = {
+        "add": lambda mine, other, index: mine + other,
+        "cat": lambda mine, other, index: torch.cat([mine, other]),
+        "where": lambda mine, other, index: torch.where(mine > 0, mine, other),
+        "linear": lambda mine, other, index: torch.nn.functional.linear(mine, other),
+        "getitem": lambda mine, other, index: mine[index],
+        "setitem": lambda mine, other, index: stored(mine, other),
+        "gather": lambda mine, other, index: torch.gather(mine, 1, index[None]),
+    }
+    with emulated_npu() as npu:
+        ours, index = tensors(npu.device)
+        host, host_index = tensors("cpu")
+        for name, operation in operations.items():
+            operation(ours, ours, index)
+            operation(host, host, host_index)
+            with pytest.raises(MixedDevicesError):
+                operation(ours, host, host_index)
+                pytest.fail(name)
+
+
+@pytest.mark.parametrize("what", ["masks and positions of the engine", "a weight", "a buffer", "pixels"])
+def test_a_deliberate_mix_is_found(backend: Backend, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    import torch
+
+    from pipeline.captioning.generation.engine import SlotEngine
+
+    with emulated_npu() as npu:
+        captioner = _captioner(npu, "mini-a")
+        model = captioner._model
+        if what == "masks and positions of the engine":
+            monkeypatch.setattr(SlotEngine, "_upload", lambda self, values: torch.from_numpy(values.copy()))
+        elif what == "a weight":
+            bias = model.multi_modal_projector.linear_1.bias
+            model.multi_modal_projector.linear_1.bias = torch.nn.Parameter(bias.to("cpu"))
+        elif what == "a buffer":
+            embeddings = model.vision_tower.vision_model.embeddings
+            embeddings.position_ids = embeddings.position_ids.to("cpu")
+        else:
+            monkeypatch.setattr(captioner, "_backend", backend)
+        with pytest.raises((RunError, RuntimeError), match="MixedDevicesError: "):
+            token_ids(captioner, _clips(captioner), slots=2)

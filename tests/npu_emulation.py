@@ -1,0 +1,143 @@
+"""MindSpore's CPU as an NPU of mindnlp: tensors say `npu:0`, and no operator takes tensors of two devices.
+
+mindnlp dispatches operators by name to a table for the device of their tensors. Here the table for NPUs has the names
+of the real one and the CPU's kernels. What it does not show: the kernels of an NPU, their types and their speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.backends import Backend
+
+
+class MixedDevicesError(Exception):
+    """An operator was given tensors of several devices."""
+
+
+@contextlib.contextmanager
+def emulated_npu(dtype_name: str = "float32") -> Iterator[Backend]:
+    """A backend on the emulated NPU, with the kernels that Ascend runs. The framework must have been activated."""
+    import mindtorch
+    from mindtorch import dispatcher, npu
+
+    from pipeline.captioning.backends import kernels
+    from tests.golden import KERNELS, default_kernels
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*KERNELS, "fused_types"):
+            patch.setattr(kernels, name, getattr(default_kernels(), name))
+        patch.setitem(dispatcher.api_map, "npu", _Table())
+        patch.setattr(dispatcher.Dispatcher, "dispatch", _checked(dispatcher.Dispatcher.dispatch, has_name=True))
+        tensor = mindtorch.Tensor
+        # mindnlp relabels values that lie elsewhere, and reads indices of any device.
+        patch.setattr(tensor, "__getitem__", _checked(tensor.__getitem__, "getitem"))
+        patch.setattr(tensor, "__setitem__", _checked(_as_on_cpu(tensor.__setitem__), "setitem"))
+        patch.setattr(tensor, "_move_to", _moving(tensor._move_to))
+        for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+            patch.setattr(npu, name, lambda: None)
+        patch.setattr(npu, "mem_get_info", lambda: (2**34, 2**35))
+        for name in ("memory_allocated", "max_memory_allocated"):
+            patch.setattr(npu, name, lambda: 2**20)
+        yield Backend("mindspore", "npu:0", dtype_name)
+
+
+class _Table:
+    """The operators of mindnlp's table for NPUs, computed by those for CPUs."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        from mindtorch._apis import cpu, npu
+
+        own = {"index": _index, "index_select": _index_select}
+        if not inspect.isfunction(getattr(npu, name, None)):
+            raise AttributeError(name)
+        found: Callable[..., Any] = own.get(name) or getattr(cpu, name)
+        return found
+
+
+def _index(input: Any, indices: list[Any]) -> Any:
+    import mindtorch
+
+    index = tuple(slice(None) if _is_placeholder(tensor) else tensor.asnumpy() for tensor in indices)
+    return mindtorch.from_numpy(np.ascontiguousarray(input.asnumpy()[index]))
+
+
+def _index_select(input: Any, dim: int, index: Any) -> Any:
+    import mindtorch
+
+    return mindtorch.from_numpy(np.take(input.asnumpy(), index.asnumpy(), dim))
+
+
+def _as_on_cpu(original: Callable[..., None]) -> Callable[..., None]:
+    """Writing as the CPU does it: an NPU writes into a view, which the CPU's kernels do not make."""
+    import mindtorch
+
+    def write(self: Any, index: Any, value: Any) -> None:
+        tensors = list(_tensors([self, index, value]))
+        devices = [tensor.device for tensor in tensors]
+        for tensor in tensors:
+            tensor._device = mindtorch.device("cpu")
+        try:
+            original(self, index, value)
+        finally:
+            for tensor, device in zip(tensors, devices, strict=True):
+                tensor._device = device
+
+    return write
+
+
+def _is_placeholder(tensor: Any) -> bool:
+    """Whether it is one of mindnlp's own, which stand for dimensions without an index."""
+    from mindtorch.ops import array
+
+    return any(tensor is own for own in (array.empty_tensor_9d, array.empty_tensor_1d, array.tensor_1d))
+
+
+def _checked(original: Callable[..., Any], name: str = "", has_name: bool = False) -> Callable[..., Any]:
+    """`original`, but an error for tensors of several devices anywhere in its arguments.
+
+    has_name: the argument after `self` is the operator's name.
+    """
+
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tensors = list(_tensors([args[1:], kwargs] if has_name else [self, args, kwargs]))
+        if len({str(tensor.device) for tensor in tensors}) > 1:
+            found = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in tensors)
+            raise MixedDevicesError(f"{args[0] if has_name else name}: {found}")
+        return original(self, *args, **kwargs)
+
+    return checked
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    import mindtorch
+
+    if isinstance(value, mindtorch.Tensor):
+        if not _is_placeholder(value):
+            yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, slice):
+        yield from _tensors([value.start, value.stop, value.step])
+
+
+def _moving(original: Callable[..., Any]) -> Callable[..., Any]:
+    import mindtorch
+
+    def move_to(self: Any, device: Any, non_blocking: bool = False) -> Any:
+        if device.type != "npu" or self.device == device:
+            return original(self, device, non_blocking)
+        moved = mindtorch.Tensor(self.asnumpy().copy())
+        moved._device = device
+        return moved
+
+    return move_to
