@@ -132,7 +132,7 @@ def test_each_costs_its_own_row(tmp_path: Path) -> None:
     options = JobOptions(
         meta_path=tmp_path / "meta.csv", output=tmp_path / "out.csv", batch_size=4, pad_length=4096,
         skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=2,
-        max_failure_rate=1, framework=None, device=None, dtype=None,
+        max_failure_rate=1, stall_timeout=1800, framework=None, device=None, dtype=None,
     )  # fmt: skip
     assert run_ranks(1, lambda world: job.run_in_world(options, FakeSource(), lambda: CPU, world)) == [0]
     with options.output.open(newline="") as file:
