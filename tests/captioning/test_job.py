@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path: Path, clips: lis
 
     options = _meta(tmp_path, clips)
     results = _run(options, Unfit(), workers)
-    assert all(isinstance(result, UsageError) for result in results)
+    assert all(isinstance(result, UsageError) for result in results), results
     assert not journal_folder(options.output).exists()
     first = _interrupt_after(1, FakeSource())
     _run(options, first)

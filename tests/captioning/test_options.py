@@ -19,7 +19,6 @@ def _options(*arguments: str) -> JobOptions:
     [
         ("x.csv", "x.csv"),
         ("x_failures.csv", "x.csv"),  # which a run without failures removes
-        ("x_failures.csv", "x.csv.gz"),
         ("x.csv.bak", "x.csv"),
         ("link.csv", "x.csv"),
         ("x.csv", "loop.csv"),

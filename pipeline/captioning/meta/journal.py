@@ -74,8 +74,12 @@ def journal_path(folder: Path, rank: int) -> Path:
 
 
 def journals(folder: Path) -> list[Path]:
-    """The journals of all ranks in a folder; none if it is absent."""
-    return sorted(path for path in folder.glob("rank-*.jsonl") if _JOURNAL.fullmatch(path.name))
+    """The journals of all ranks in a folder; none if it is absent, or is being removed."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names) if _JOURNAL.fullmatch(name)]
 
 
 def planned_at(folder: Path) -> float | None:
