@@ -47,10 +47,12 @@ def read_csv_cells(path: Path, dtype: Any = str) -> pd.DataFrame:
     Raises:
         UsageError: not CSV, empty, not UTF-8, with NUL bytes, or rows longer than the header.
     """
-    read_header(path)
+    header, last_line = _first_record(path)
     with _explained(path):
         if _holds_nul(path):  # pandas cuts the cell there
             raise _unreadable(path, _found(path, csv_faults.nul_fault))
+        if _line_end(last_line) == "\r":
+            return _read_slowly(path, len(header), dtype)
         # The header is read as a row, so that pandas neither renames nor reorders anything. pandas does not unquote
         # the cell behind a byte order mark; utf-8-sig removes the mark first.
         return pd.read_csv(
@@ -68,9 +70,7 @@ def csv_style(path: Path) -> CsvStyle:
     """The style of a file; its line ends are those of the header."""
     with _explained(path), open_bytes(path) as file:
         has_bom = file.read(len(_BOM)) == _BOM
-    last_line = _first_record(path)[1]
-    line_end = next((end for end in ("\r\n", "\r") if last_line.endswith(end)), "\n")
-    return CsvStyle(has_bom, line_end)
+    return CsvStyle(has_bom, _line_end(_first_record(path)[1]))
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -129,6 +129,20 @@ def _first_record(path: Path) -> tuple[list[str], str]:
         if fault:
             raise _unreadable(path, fault)
         return header, last
+
+
+def _line_end(line: str) -> str:
+    return next((end for end in ("\r\n", "\r") if line.endswith(end)), "\n")
+
+
+def _read_slowly(path: Path, columns: int, dtype: Any) -> pd.DataFrame:
+    """As pandas, which misreads spaces and quotes behind line ends that are a lone carriage return."""
+    with open_bytes(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        rows = [record.cells for record in csv_faults.records(lines)]
+    if max(map(len, rows)) > columns:
+        raise pd.errors.ParserError
+    return pd.DataFrame([row + [""] * (columns - len(row)) for row in rows], dtype=dtype)
 
 
 def _holds_nul(path: Path) -> bool:

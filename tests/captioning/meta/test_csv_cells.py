@@ -122,6 +122,17 @@ def test_odd_tables_that_can_be_read(tmp_path: Path) -> None:
     assert _written(tmp_path, b"path,n\na;b.mp4,{}\n") == b"path,n,text\na;b.mp4,{},c\n"
 
 
+def test_lone_carriage_returns_end_rows_too(tmp_path: Path) -> None:
+    """pandas misreads spaces and quotes behind them."""
+    (tmp_path / "m.csv").write_bytes(b'path,n\r a.mp4,1\r"b.mp4"\r')
+    table = MetaTable.read(tmp_path / "m.csv")
+    assert (table.paths, table.other_cells([0, 1])) == ([" a.mp4", "b.mp4"], [["1"], [""]])
+    for cells, message in ((b"a,1,2\r", "row 0 .* has 3 cells"), (b"\xff,1\r", "is not UTF-8")):
+        (tmp_path / "m.csv").write_bytes(b"path,n\r" + cells)
+        with pytest.raises(UsageError, match=message):
+            MetaTable.read(tmp_path / "m.csv")
+
+
 CELLS = st.text(st.sampled_from("a,\"'\r\n ;\té日\ufeff\\#NA"), max_size=6)
 
 
