@@ -176,9 +176,7 @@ class RankWorker:
         """
         engine: Engine | None = None
         slots, in_flight = 0, dict[int, Clip]()
-        groups = [
-            _Group(together)
-        ]  # the first is filled by the loader, others by errors; the last one's turn comes first
+        groups = [_Group(together)]  # the loader fills the first, errors the others; the last one comes first
         with interruption.postponed():
             while groups:
                 group, source = groups[-1], loader if len(groups) == 1 else None
@@ -240,9 +238,9 @@ class RankWorker:
         most = min(engine.free, captioner.clips_together)
         given_back = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
         fresh: list[Clip] = []
-        while (
-            loader is not None and not (loader.has_ended or interruption.requested) and len(given_back + fresh) < most
-        ):
+        while len(given_back + fresh) < most and not interruption.requested:
+            if loader is None or loader.has_ended:
+                break
             must_wait = len(given_back + fresh) < engine.wanted
             loaded = loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
