@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +37,7 @@ class _WaitingEngine:
 
     def __init__(self, slots: int, source: _WaitingSource) -> None:
         self._slots, self._source = slots, source
+        self.on_token: Callable[[], None] = lambda: None
         self._keys: list[Any] = []
 
     @property

@@ -101,6 +101,7 @@ class _WholeBatches:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._fills = engine, True
+        self.on_token = engine.on_token
         self.add, self.cancel = engine.add, engine.cancel
 
     @property

@@ -113,6 +113,7 @@ class FakeEngine:
     and those that it returns end."""
 
     waiting = 0
+    on_token: Any = None
 
     def __init__(self, slots: int, generate: Callable[[list[int], int], list[int]]) -> None:
         self._slots, self._generate = slots, generate

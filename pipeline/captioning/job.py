@@ -205,15 +205,12 @@ def _announce(options: JobOptions, plan: RankPlan) -> None:
         "".join(f"; {part}" for part in parts),
     )
     backup = backup_of(options.output).name
-    for count, message in (
-        (
-            plan.lead.replaced_captions,
-            f"{options.output} holds %d captions, which this run replaces ({backup} keeps them)",
-        ),
-        (plan.lead.replaced_texts, f"column 'text' of {options.meta_path} holds %d texts, which the output replaces"),
+    for count, place, message in (
+        (plan.lead.replaced_captions, options.output, f"captions, which this run replaces ({backup} keeps them)"),
+        (plan.lead.replaced_texts, f"column 'text' of {options.meta_path}", "texts, which the output replaces"),
     ):
         if count and plan.total_rows:
-            logger.warning(f"{message}; --skip_if_existing takes them over", count)
+            logger.warning("%s holds %d %s; --skip_if_existing takes them over", place, count, message)
     if plan.is_done:
         logger.info("nothing is left to caption; %s stays as it is", options.output)
 

@@ -32,6 +32,7 @@ class RankView:
     host: of its worker. is_locked: whether the worker could lock the journal.
     is_open: whether a process on this host holds the lock; None where that can't be told.
     released: nothing is in flight any more. waits: for the other ranks, before rows that come last.
+    has_loaded: it captions.
     """
 
     rank: int
@@ -47,6 +48,7 @@ class RankView:
     is_open: bool | None = None
     released: bool = False
     waits: bool = False
+    has_loaded: bool = False
 
     @property
     def is_known(self) -> bool:
@@ -131,7 +133,7 @@ class _Follower:
                 is_locked=record["locked"],
             )
         elif "loaded" in record:
-            view.started = _seconds(record["loaded"])
+            view.started, view.has_loaded = _seconds(record["loaded"]), True
         elif "forget_failures" in record:
             self._forgets_failures = True
         view.released = view.released or "released" in record
@@ -236,7 +238,8 @@ class JournalView:
                 view.examples.setdefault(stage, example)
             if follower.run == newest:
                 view.ranks.append(follower.view)
-                self._speeds.setdefault(follower.view.rank, Speed()).note(time.time(), follower.view.done)
+                if follower.view.has_loaded:
+                    self._speeds.setdefault(follower.view.rank, Speed()).note(time.time(), follower.view.done)
         return view
 
     def _read(self) -> None:

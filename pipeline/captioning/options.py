@@ -172,9 +172,10 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
     )
     run.add_argument(
         "--stall_timeout",
-        type=number(minimum=0, above=True),
+        type=number(minimum=2, maximum=1e6),
         default=1800.0,
-        help="end a worker that has made no progress for so many seconds; loading and waiting for others do not count",
+        help="end a worker that has made no progress for so many seconds; loading and waiting for other ranks do not "
+        "count, and clips have the time of their own deadlines",
     )
 
     device = parser.add_argument_group("device")

@@ -113,6 +113,11 @@ def _digest_of_paths(table: MetaTable) -> str:
 
 def _check_fingerprints(found: Sequence[journal.Fingerprint], wanted: journal.Fingerprint, folder: Path) -> None:
     for fingerprint in found:
+        if COMPUTING_TYPE not in fingerprint:
+            raise UsageError(
+                f"the journals in {folder} were written by an earlier version of this program. Finish that run with "
+                "that version, or give --restart to discard its captions"
+            )
         known = {name: value for name, value in fingerprint.items() if name != COMPUTING_TYPE}
         difference = fingerprint_difference(known, wanted)
         if difference:

@@ -38,6 +38,10 @@ AUTO_PREFETCH = 64
 MOST_DECODE_WORKERS = 8
 RETRY_SHARE = 8
 """Clips that were in flight at a death with many others come again in batches so many times smaller."""
+FIRST_STEP_SECONDS = 7200.0
+"""The first step may compile for long."""
+START_SECONDS = 300.0
+"""For a decoding process to start, whatever it takes."""
 _WAIT_SECONDS = 0.2
 """Between two looks at whether to stop."""
 DEVICE_FAILURES = 8
@@ -108,7 +112,8 @@ class RankWorker:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._device_failures = 0
         self._captioner: Captioner | None = None
-        self._has_stepped = False
+        decoders = 2  # one after the other, each with the whole deadline
+        self._clip_seconds = START_SECONDS + decoders * self.options.decode_timeout
         where = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
         self._warnings = LimitedLog(logger, where)
 
@@ -155,6 +160,8 @@ class RankWorker:
             self.tally.slots = self.options.batch_size or self._captioner.most_slots()
             self.journal.loaded()
             self._report()
+            self.world.watch.progress()
+            self.world.watch.allow(FIRST_STEP_SECONDS)
         return self._captioner
 
     def _loader(self, rows: Iterable[tuple[int, str]], plan: RankPlan, ahead: Callable[[], int]) -> ClipLoader:
@@ -203,8 +210,7 @@ class RankWorker:
                     self._recover(groups, in_flight, slots, *problem)
                     continue
                 if events:
-                    self._has_stepped = True  # what is compiled for the first step may take long
-                    self._progress()
+                    self.world.watch.progress()
                 for result in results:
                     self._finish(result, in_flight.pop(result.row).path)
         self.tally.decode_wait_seconds += loader.wait_seconds
@@ -214,7 +220,9 @@ class RankWorker:
         """A new engine of `most` slots, or fewer where memory does not suffice, and their number."""
         slots = min(most, self.tally.slots)
         try:
-            return captioner.engine(slots), slots
+            engine = captioner.engine(slots)
+            engine.on_token = self.world.watch.progress
+            return engine, slots
         except Exception as error:
             if slots == 1 or not self.backend.is_out_of_memory(error):
                 raise RunError(f"the captioner broke before it took a clip: {_text(error)}") from error
@@ -247,9 +255,10 @@ class RankWorker:
                 self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)
             elif loaded is not None:
                 fresh.append(loaded)
-                self._progress()
             elif not must_wait:
                 break
+            else:
+                self.world.watch.allow(self._clip_seconds)
         if fresh:
             self.journal.start([clip.row for clip in fresh], is_retry)
         return given_back + fresh
@@ -288,17 +297,13 @@ class RankWorker:
         self.tally.failed += failed
         self.tally.captioned += not failed
         self.tally.tokens += result.tokens
-        self._progress()
+        self.world.watch.progress()
         self._report()
         self._check_failure_rate()
 
     def _report(self) -> None:
         """What this rank has done, for all: rows count when they are on disk."""
         self.world.report(self.journal.durable, self.tally.failed, 1)
-
-    def _progress(self) -> None:
-        if self._has_stepped:
-            self.world.watch.progress()
 
     def _check_failure_rate(self) -> None:
         if self._device_failures >= DEVICE_FAILURES:

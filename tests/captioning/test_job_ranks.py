@@ -112,3 +112,24 @@ def test_what_a_new_run_replaces_is_told_first(
         caplog.clear()
         assert _run(replace(options, limit=None, skip_if_existing=True), FakeSource()) == [0]
         assert "holds" not in caplog.text
+
+
+def test_journals_of_an_earlier_version_are_called_so(tmp_path: Path, clips: list[str]) -> None:
+    options = _meta(tmp_path, clips)
+    _run(options, _interrupt_after(1, FakeSource()))
+    journal = journal_folder(options.output) / "rank-00000.jsonl"
+    journal.write_text(journal.read_text().replace(', "computing type": "float32"', ""))
+    result = _run(options, FakeSource())[0]
+    assert isinstance(result, UsageError) and "an earlier version of this program" in str(result)
+    assert _run(replace(options, restart=True), FakeSource()) == [0]
+
+
+def test_signs_of_formats_in_names_are_names(
+    tmp_path: Path, clips: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "a%20b %s"
+    folder.mkdir()
+    options = _meta(folder, clips[:1])
+    for _ in range(2):
+        assert _run(options, FakeSource()) == [0]
+    assert f"{options.output} holds 1 captions" in caplog.text

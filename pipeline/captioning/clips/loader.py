@@ -20,6 +20,10 @@ from .killable import DecoderLimits, StartError
 logger = logging.getLogger(__name__)
 
 
+_LEAVE_SECONDS = 10.0
+"""For all decoding processes together to end."""
+
+
 class ClipLoader:
     """Gives the clips of `rows`, each once, as they are ready; a context manager that ends its processes.
 
@@ -31,7 +35,7 @@ class ClipLoader:
     limits: of each process.
     prefetch: clips decoded ahead of the consumer at most, beside one that each worker is decoding.
     workers: decoding processes.
-    ahead: clips worth having decoded ahead at present, at most.
+    ahead: clips worth having decoded ahead at present, at most; one for each worker are always allowed.
     """
 
     def __init__(
@@ -101,8 +105,9 @@ class ClipLoader:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._add_ahead(0)
+        deadline = time.monotonic() + _LEAVE_SECONDS
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._warnings.close()
 
     def _load(self, decoder: Decoder) -> None:
@@ -148,13 +153,16 @@ class ClipLoader:
         """The next row, when another clip may be decoded ahead; None if there is none, or the loader is closed."""
         with self._taking:
             with self._changed:
-                while not self._stopping.is_set() and self._ahead >= min(self._most_ahead, self._worth_ahead()):
+                while not self._stopping.is_set() and self._ahead >= self._most_now():
                     self._changed.wait(0.5)
                 given_back = self._given_back.pop() if self._given_back else None
             row = None if self._stopping.is_set() else given_back or next(self._rows, None)
             if row is not None:
                 self._add_ahead(1)
             return row
+
+    def _most_now(self) -> int:
+        return min(self._most_ahead, max(len(self._decoders), self._worth_ahead()))
 
     def _add_ahead(self, clips: int) -> None:
         with self._changed:

@@ -6,15 +6,15 @@ Driven like the engine of slots; knows no video and no tokenizer.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from .engine import EngineTally
 from .intake import Intake
-from .requests import End, EndReason, Event, Request, Token
+from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
 from .text_model import TextModel
 
 
@@ -61,17 +61,20 @@ class BatchEngine(Intake):
         begin = time.monotonic()
         answers = self._generate(batch)
         self.tally.decode_seconds += time.monotonic() - begin
-        self.tally.decode_tokens += sum(map(len, answers))
+        self.tally.decode_tokens += sum(len(ids) for ids, _ in answers)
         self._take(batch)
         events: list[Event] = []
-        for request, ids in zip(batch, answers, strict=True):
+        for request, (ids, is_wrong) in zip(batch, answers, strict=True):
+            if is_wrong:
+                events.append(End(request.key, [], EndReason.NOT_A_NUMBER, OVERFLOW_MESSAGE))
+                continue
             events += [Token(request.key, token) for token in ids]
             reason = EndReason.STOP if ids[-1] in request.stop_ids else EndReason.LENGTH
             events.append(End(request.key, ids, reason))
         return events
 
-    def _generate(self, batch: Sequence[Request]) -> list[list[int]]:
-        """New token ids of each prompt's best beam, up to and including the first stop id."""
+    def _generate(self, batch: Sequence[Request]) -> list[tuple[list[int], bool]]:
+        """For each prompt the new token ids of its best beam, to its first stop id, and whether a score was wrong."""
         embeddings = torch.stack([request.embeddings for request in batch])
         options, stop_ids = batch[0].options, sorted(batch[0].stop_ids)
         config = GenerationConfig(
@@ -83,13 +86,36 @@ class BatchEngine(Intake):
             eos_token_id=stop_ids or None,
             pad_token_id=stop_ids[0] if stop_ids else 0,
         )
+        watch = _StepWatch(len(batch), self.on_token)
         with torch.no_grad():
             generated = self._model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device),
                 generation_config=config,
+                logits_processor=LogitsProcessorList([watch]),
             )
-        return [_until_stop(ids, batch[0].stop_ids) for ids in generated.cpu().numpy().tolist()]
+        answers = [_until_stop(ids, batch[0].stop_ids) for ids in generated.cpu().numpy().tolist()]
+        return [(ids, is_wrong) for ids, is_wrong in zip(answers, watch.is_wrong(), strict=True)]
+
+
+class _StepWatch(LogitsProcessor):
+    """Sees every step of `generate`: notes which prompts get scores that are not numbers, and tells of progress."""
+
+    def __init__(self, prompts: int, on_token: Callable[[], None]) -> None:
+        self._prompts, self._on_token = prompts, on_token
+        self._wrong: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # The beams of a prompt stand together; scores of -infinity are numbers here.
+        wrong = torch.isnan(scores).reshape(self._prompts, -1).any(-1)
+        self._wrong = wrong if self._wrong is None else self._wrong | wrong
+        self._on_token()
+        return scores
+
+    def is_wrong(self) -> list[bool]:
+        """For each prompt, whether a score was not a number."""
+        assert self._wrong is not None
+        return [bool(wrong) for wrong in self._wrong.cpu().numpy()]
 
 
 def _kind(request: Request) -> tuple[object, ...]:

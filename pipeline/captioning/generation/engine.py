@@ -19,7 +19,7 @@ from ..backends.kernels import HIDDEN, score_mask
 from .intake import Intake
 from .kv_cache import COLUMN_MULTIPLE, CacheShape, PrefixRecorder, SlotCache
 from .prefill import next_group, padded
-from .requests import End, EndReason, Event, Request, Token
+from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
 from .slots import NextTokens, Slot
 from .text_model import TextModel
 
@@ -27,7 +27,6 @@ _SHRINK_AFTER = 16
 """Rounds of decoding with half of the slots free before the cache gives their memory back."""
 _FAR_TOO_LARGE = 4
 """A room with so many times the columns that are needed becomes smaller: each decoding step reads all of them."""
-_OVERFLOW_MESSAGE = "the model's output is not a number; a --dtype of wider range may hold what overflows"
 
 
 @dataclass
@@ -219,7 +218,7 @@ class SlotEngine(Intake):
         self._slots[index] = None
         if reason is EndReason.NOT_A_NUMBER:
             self._cache.clear(index)
-            return [End(key, slot.ids, reason, _OVERFLOW_MESSAGE)]
+            return [End(key, slot.ids, reason, OVERFLOW_MESSAGE)]
         return [Token(key, token), End(key, slot.ids, reason)]
 
     def _make_room(self, group: Sequence[Request]) -> list[int]:

@@ -5,7 +5,7 @@ Knows no model and no cache.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from .requests import End, Event, Request, refusal
 
@@ -19,6 +19,7 @@ class Intake:
 
     def __init__(self, most: int, max_positions: int) -> None:
         self._most, self._max_positions = most, max_positions
+        self.on_token: Callable[[], None] = _nothing
         self._keys: set[Hashable] = set()
         self._refused: list[End] = []
         self._waiting: list[Request] = []
@@ -65,3 +66,7 @@ class Intake:
 
     def _forget_ended(self, events: Sequence[Event]) -> None:
         self._keys -= {event.key for event in events if isinstance(event, End)}
+
+
+def _nothing() -> None:
+    pass

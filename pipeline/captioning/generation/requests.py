@@ -6,7 +6,7 @@ Knows no clip and no tokenizer: a prompt is embeddings, an answer is token ids.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +16,10 @@ from .options import GenerationOptions
 
 if TYPE_CHECKING:
     import torch
+
+
+OVERFLOW_MESSAGE = "the model's output is not a number; a --dtype of wider range may hold what overflows"
+"""Why an answer ends with NOT_A_NUMBER."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +110,12 @@ def refusal(request: Request, prompt_tokens: int, max_positions: int) -> End | N
 
 
 class Engine(Protocol):
-    """Generates token ids for many requests at once; driven step by step, from one thread."""
+    """Generates token ids for many requests at once; driven step by step, from one thread.
+
+    on_token: called during a step that generates many tokens, whenever it has generated one.
+    """
+
+    on_token: Callable[[], None]
 
     def add(self, request: Request) -> None:
         """Take a request; its events come from the following steps.

@@ -53,7 +53,8 @@ def texts_of(column: Any) -> Any:
 
     Null is empty. Strings are themselves, but for NUL characters, which CSV does not have: U+FFFD stands for them.
     Numbers, dates and times are as Arrow writes them, with `.0` behind whole numbers in a column of floating point
-    numbers; truth values are `True` and `False`; bytes are in hexadecimal; all else is JSON.
+    numbers; truth values are `True` and `False`; bytes are in hexadecimal; lists and structs are JSON; what Arrow can't
+    write is as Python writes it.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -68,11 +69,23 @@ def texts_of(column: Any) -> Any:
     elif types.is_nested(kind) or any(is_kind(kind) for is_kind in binary):
         texts = pa.chunked_array([pa.array(map(_json, column.to_pylist()), pa.string())])
     else:
-        texts = column.cast(pa.large_string() if types.is_large_string(kind) else pa.string())
+        texts = _cast_texts(column)
     if types.is_floating(kind):
         is_whole = pc.match_substring_regex(texts, r"^-?\d+$")
         texts = pc.if_else(is_whole, pc.binary_join_element_wise(texts, ".0", ""), texts)
     return pc.replace_substring(pc.fill_null(texts, ""), NUL, NUL_STANDS_AS)
+
+
+def _cast_texts(column: Any) -> Any:
+    import pyarrow as pa
+
+    if not isinstance(column.type, pa.BaseExtensionType):
+        try:
+            return column.cast(pa.large_string() if pa.types.is_large_string(column.type) else pa.string())
+        except pa.ArrowException:  # a time zone that is an offset
+            pass
+    texts = [None if value is None else str(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string())])
 
 
 def _json(value: Any) -> str | None:

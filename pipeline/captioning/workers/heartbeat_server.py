@@ -27,17 +27,20 @@ _SPARE_FILES = 256
 class HeartbeatServer:
     """Serves a state of the run to the run's own ranks, from a thread.
 
-    It listens on all interfaces: the name by which other hosts know this one may mean the loopback address here.
+    It listens on all interfaces, of both versions of IP: the name by which other hosts know this one may mean the
+    loopback address here.
     """
 
-    def __init__(self, state: RunState, world_size: int, host: str = "") -> None:
+    def __init__(self, state: RunState, world_size: int) -> None:
         self.token = secrets.token_hex(16)
         self._state = state
         self._answer = (Snapshot(), b"")
         _allow_files(world_size + _SPARE_FILES)
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
-        listener = socket.create_server((host, 0), backlog=_BACKLOG)
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        dual = family == socket.AF_INET6
+        listener = socket.create_server(("", 0), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
         self.port: int = listener.getsockname()[1]
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=listener))
         state.on_change(self._notify)
@@ -86,7 +89,7 @@ class HeartbeatServer:
         if snapshot.version == known:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)
-            snapshot = self._state.beat(Report.from_json(report))
+            snapshot = self._state.snapshot
         if self._answer[0] is not snapshot:
             self._answer = snapshot, _line(snapshot.to_json())
         return self._answer[1]

@@ -36,16 +36,16 @@ class Launch:
             return cls(
                 launcher="msrun",
                 is_scheduler=environment["MS_ROLE"] == "MS_SCHED",
-                rank=int(environment["RANK_ID"]),
-                world_size=int(environment.get("MS_WORKER_NUM", "1")),
-                local_rank=int(environment.get("DEVICE_ID", "0")),
+                rank=_needed(environment, "RANK_ID"),
+                world_size=_needed(environment, "MS_WORKER_NUM", 1),
+                local_rank=_needed(environment, "DEVICE_ID", 0),
                 master=environment.get("MS_SCHED_HOST", "127.0.0.1"),
             )
         if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(environment):
             return cls(
                 launcher="torchrun",
-                rank=int(environment["RANK"]),
-                world_size=int(environment["WORLD_SIZE"]),
+                rank=_needed(environment, "RANK"),
+                world_size=_needed(environment, "WORLD_SIZE"),
                 local_rank=_number(environment, "LOCAL_RANK"),
                 master=environment.get("MASTER_ADDR", "127.0.0.1"),
                 local_workers=_number(environment, "LOCAL_WORLD_SIZE"),
@@ -66,4 +66,18 @@ class Launch:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
-    return int(environment[name]) if name in environment else None
+    text = environment.get(name)
+    if text is None:
+        return None
+    if not text.strip().isdigit():
+        raise UsageError(f"{name}={text!r} is not a whole number; the launcher sets it")
+    return int(text)
+
+
+def _needed(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    number = _number(environment, name)
+    if number is not None:
+        return number
+    if default is None:
+        raise UsageError(f"{name} is not set; the launcher sets it")
+    return default

@@ -59,11 +59,11 @@ class RowPool:
     def lease(self, rank: int, number: int, kind: str) -> Lease:
         """The next rows of a kind.
 
-        number: of this rank's leases; the same number again gets the same rows, because an answer may be lost on
-            its way.
+        number: of this rank's leases. The last number again, or an earlier one that comes late, gets the last rows
+            again, because an answer may be lost on its way.
         """
         last_number, last = self._last.get(rank, (-1, None))
-        if last is not None and last_number == number:
+        if last is not None and number <= last_number:
             return last
         rows, taken = self._rows.get(kind, ()), self._taken.get(kind, 0)
         left = len(rows) - taken

@@ -139,6 +139,11 @@ class RunState:
         """Call `listener`, from any thread, whenever the version has changed."""
         self._listeners.append(listener)
 
+    @property
+    def snapshot(self) -> Snapshot:
+        with self._changed:
+            return self._snapshot
+
     def beat(self, report: Report, known: int | None = None, seconds: float = 0.0) -> Snapshot:
         with self._changed:
             self._note(report)
@@ -148,6 +153,8 @@ class RunState:
 
     def _note(self, report: Report) -> None:
         rank = self._ranks[report.rank]
+        if report.stage < rank.report.stage:
+            return  # it comes late, by a connection that was given up
         before, rank.report, rank.heard = rank.report, report, time.monotonic()
         if report.counts != before.counts:
             missing = len(report.counts) - len(self._counts)

@@ -12,13 +12,14 @@ import struct
 import time
 
 _EXACTLY = 1.0
-"""The deadline is moved once in so many seconds at most."""
+"""The deadline is moved once in so many seconds at most, or once in a quarter of a short timeout."""
 _NONE = 0.0
 _STDERR = 2
+_SOON = 0.001
 
 
 class ProgressWatch:
-    """When a worker last made progress. Loading, compiling and waiting for other ranks are paused times.
+    """When a worker last made progress. Loading and waiting for other ranks are paused times.
 
     Made before the supervisor starts its worker, it is shared by the two.
 
@@ -31,17 +32,33 @@ class ProgressWatch:
         self.timeout = float("inf")
         """Seconds that a worker may be without progress."""
         self._last: float | None = None
+        self._allowed = 0.0
 
     def progress(self) -> None:
         """Note that something was done: a step on the device, a clip loaded, a result in the journal."""
         now = time.monotonic()
-        if self._last is not None and now - self._last < _EXACTLY:
+        is_new = self._last is None or self._allowed > self.timeout
+        if not is_new and now - (self._last or 0.0) < min(_EXACTLY, self.timeout / 4):
             return
-        self._last = now
-        if self._enforces and self.timeout < float("inf"):
-            self._set_deadline(now + self.timeout)
+        self._last, self._allowed = now, self.timeout
+        self._arm()
+
+    def allow(self, seconds: float) -> None:
+        """Let what is going on take so many seconds since the last progress, or the timeout if that is longer.
+
+        Does nothing while paused.
+        """
+        if self._last is not None and seconds > self._allowed:
+            self._allowed = seconds
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._enforces and self._last is not None and self._allowed < float("inf"):
+            deadline = self._last + self._allowed
+            self._set_deadline(deadline)
             # A thread in C, which needs no lock of the interpreter.
-            faulthandler.dump_traceback_later(self.timeout, exit=True, file=_STDERR)
+            left = max(_SOON, deadline - time.monotonic())
+            faulthandler.dump_traceback_later(left, exit=True, file=_STDERR)
 
     def pause(self) -> None:
         """Until the next progress, no time counts."""
@@ -53,7 +70,7 @@ class ProgressWatch:
     def stalled(self) -> tuple[float, float] | None:
         """Seconds since the last progress, and how many are allowed; None while paused."""
         last = self._last
-        return None if last is None or self.timeout == float("inf") else (time.monotonic() - last, self.timeout)
+        return None if last is None or self._allowed == float("inf") else (time.monotonic() - last, self._allowed)
 
     def overdue(self) -> float:
         """Seconds since the deadline, as the supervisor sees it; 0 before it."""

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips import loader as loader_module
 from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decoder import Decoder
 from pipeline.captioning.clips.killable import DecoderLimits
@@ -197,3 +198,12 @@ def test_leaving_early_leaves_no_process(tmp_path: Path) -> None:
     left = {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
     assert not left - before
     assert _memory_files() == 0
+
+
+def test_leaving_takes_one_deadline_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that do not come, as when rank 0 is out of reach, hold nobody up for long."""
+    monkeypatch.setattr(loader_module, "_LEAVE_SECONDS", 0.5)
+    begin = time.monotonic()
+    with ClipLoader(iter(lambda: time.sleep(60), 0), 2, mean_colour, DecoderLimits(20), prefetch=1, workers=4):  # type: ignore[arg-type]
+        time.sleep(0.1)
+    assert time.monotonic() - begin < 5

@@ -95,3 +95,19 @@ def test_cancelled_unknown_and_unfit_requests(model: Any) -> None:
     (end,) = engine.step()
     assert isinstance(end, End) and end.reason is EndReason.TOO_LONG and "--max_new_tokens 6" in end.message
     assert engine.active == 0 and engine.step() == []
+
+
+def test_a_prompt_whose_scores_are_not_numbers_ends_alone(model: Any) -> None:
+    from pipeline.captioning.generation.beams import BatchEngine
+
+    engine = BatchEngine(model, 3)
+    good, bad = _request(0, 5), _request(1, 5)
+    bad.embeddings[2, 3] = float("nan")
+    steps: list[int] = []
+    engine.on_token = lambda: steps.append(len(steps))
+    for request in (bad, good):
+        engine.add(request)
+    ends = {event.key: event for event in engine.step() if isinstance(event, End)}
+    assert ends[1].reason is EndReason.NOT_A_NUMBER and "--dtype" in ends[1].message and not ends[1].ids
+    assert ends[0].ids == _expected(model, good)
+    assert len(steps) >= 2, "a batch that takes long tells of its progress"

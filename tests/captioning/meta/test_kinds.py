@@ -24,6 +24,11 @@ COLUMNS = {
         pa.array([datetime.datetime(2024, 5, 6, 7), None, None], pa.timestamp("ms")),
         ["2024-05-06 07:00:00.000", "", ""],
     ),
+    "zone": (
+        pa.array([datetime.datetime(2024, 5, 6, 7), None, None], pa.timestamp("us", "+02:00")),
+        ["2024-05-06 09:00:00+02:00", "", ""],
+    ),
+    "own": (pa.array([b"0123456789abcdef", None, None], pa.uuid()), ["30313233-3435-3637-3839-616263646566", "", ""]),
     "day": (pa.array([datetime.date(2024, 5, 6), None, None]), ["2024-05-06", "", ""]),
     "price": (pa.array([decimal.Decimal("1.50"), None, None]), ["1.50", "", ""]),
     "list": (pa.array([[1, 2], [], None]), ["[1, 2]", "[]", ""]),

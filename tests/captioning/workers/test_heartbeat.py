@@ -123,6 +123,12 @@ def test_heartbeats_tell_for_how_long_there_was_no_progress() -> None:
         assert watch.stalled() is None, "waiting for others is no stall"
 
 
+def test_a_report_that_comes_late_takes_nothing_back() -> None:
+    state = RunState(1)
+    assert state.beat(Report(0, stage=2)).stage == 2
+    assert state.beat(Report(0, stage=1)).stage == 2
+
+
 def test_rank_zero_out_of_reach() -> None:
     with _served(RunState(2)) as server:
         remote = _remote(server)
@@ -173,5 +179,7 @@ def test_a_lost_connection_is_made_again_and_loses_no_row() -> None:
 def test_the_server_is_reached_by_any_address_of_its_host() -> None:
     """The master's name may mean 127.0.1.1 on its own host, and another address elsewhere."""
     with _served(RunState(1)) as server:
-        remote = RemoteRunState("127.0.1.1", server.port, server.token)
-        assert remote.beat(Report(0)).stage == 0
+        for address in ("127.0.1.1", "127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])):
+            remote = RemoteRunState(address, server.port, server.token)
+            assert remote.beat(Report(0)).stage == 0
+            remote.close()

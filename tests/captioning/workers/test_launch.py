@@ -30,6 +30,13 @@ def test_ranks_without_a_place_on_their_host_are_told_apart() -> None:
     assert Launch.from_environment(MSRUN).local_rank == 1 and not Launch.from_environment(MSRUN).tells_wrong_use
 
 
+@pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", ""), ("RANK", "first"), ("WORLD_SIZE", "4.0")])
+def test_numbers_of_the_environment_are_numbers(name: str, value: str) -> None:
+    torchrun = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "h", name: value}
+    with pytest.raises(UsageError, match=f"{name}='{value}' is not a whole number"):
+        Launch.from_environment(torchrun)
+
+
 def test_msrun_over_hosts_needs_ranks() -> None:
     with pytest.raises(UsageError, match="--node_rank"):
         Launch.from_environment({"MS_ROLE": "MS_WORKER"})

@@ -50,6 +50,14 @@ def test_kinds_are_leased_apart_and_an_answer_twice_if_it_was_lost() -> None:
     assert Lease.from_json(first.to_json()) == first
 
 
+def test_a_request_that_comes_late_takes_no_rows() -> None:
+    """Its rank has given the connection up and asked again: nobody waits for the answer."""
+    pool = RowPool(list("abcdef"), {PENDING: range(6)}, 2)
+    for number in (1, 2, 1):
+        lease = pool.lease(0, number, PENDING)
+    assert lease.rows == [(1, "b")] and pool.lease(1, 1, PENDING).rows == [(2, "c")]
+
+
 def test_a_rank_asks_when_it_has_no_row_and_notes_what_it_gets() -> None:
     leases = iter([Lease([(4, "e"), (5, "f")], 9), Lease([(6, "g")], 2), Lease([], 2)])
     noted: list[Sequence[int]] = []
