@@ -63,7 +63,7 @@ def clips_per_second(folder: Path, workers: int) -> tuple[float, float]:
     arguments = launched.plain(*FLAGS)[1:]
     subprocess.run([*command, *arguments], cwd=folder, env=environment, check=True, capture_output=True)
     report = json.loads((folder / "meta_caption_report.json").read_text(encoding="utf-8"))
-    # Of all workers together; they take as long as each other, for rows are dealt out in turns.
+    # Of all workers together; they take as long as each other, for rows are leased.
     captioning = (report["device_seconds"] + report["decode_wait_seconds"]) / workers
     return report["captioned_in_this_run"] / captioning, report["clips_per_second"]
 

@@ -17,7 +17,7 @@ from pipeline.captioning import command, options
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.errors import UsageError
 
-_EPILOG = "Exit code 0: done, 1: the run broke or nothing could be captioned (its journals stay), 2: wrong use."
+_EPILOG = "Exit code 0: done, 1: the run broke or nothing could be captioned (its journals stay), 2: usage error."
 
 
 def make_parser() -> argparse.ArgumentParser:

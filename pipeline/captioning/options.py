@@ -1,6 +1,6 @@
 """Flags shared by all captioning commands, validated into frozen dataclasses.
 
-Free of frameworks, so that wrong use is told at once. A family's command adds flags of its own.
+Free of frameworks, so that a usage error is reported at once. A family's command adds flags of its own.
 """
 
 from __future__ import annotations

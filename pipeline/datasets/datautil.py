@@ -37,7 +37,7 @@ def run(flags: argparse.Namespace) -> None:
     """Read, operate, write.
 
     Raises:
-        UsageError: wrong use, or a table that can't be read.
+        UsageError: contradicting flags, or a table that can't be read.
     """
     outputs = _outputs(flags)
     files = expand(flags.input)

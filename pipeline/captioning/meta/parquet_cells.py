@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,16 @@ def _cast_texts(column: Any) -> Any:
 def _json(value: Any) -> str | None:
     if value is None:
         return None
-    return value.hex() if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, default=_plain)
+    return value.hex() if isinstance(value, bytes) else json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _plain(value: Any) -> str:

@@ -32,6 +32,8 @@ COLUMNS = {
     "day": (pa.array([datetime.date(2024, 5, 6), None, None]), ["2024-05-06", "", ""]),
     "price": (pa.array([decimal.Decimal("1.50"), None, None]), ["1.50", "", ""]),
     "list": (pa.array([[1, 2], [], None]), ["[1, 2]", "[]", ""]),
+    "floats": (pa.array([[0.5, float("nan")], None, None]), ["[0.5, null]", "", ""]),
+    "map": (pa.array([[("a", 1)], None, None], pa.map_(pa.string(), pa.int8())), ['[["a", 1]]', "", ""]),
     "struct": (pa.array([{"ü": b"\xff"}, None, None]), ['{"ü": "ff"}', "", ""]),
     "bytes": (pa.array([b"\x00\xff", b"", None]), ["00ff", "", ""]),
     "kind": (pa.array(["x", None, "x"]).dictionary_encode(), ["x", "", "x"]),
