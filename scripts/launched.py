@@ -70,7 +70,7 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 def workers(folder: Path) -> dict[int, psutil.Process]:
-    """msrun's workers by rank: the processes that caption, not their attendants."""
+    """msrun's workers by rank: the processes that caption, not their supervisors."""
     found: dict[int, psutil.Process] = {}
     for process in processes(folder):
         with contextlib.suppress(psutil.Error):

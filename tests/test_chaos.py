@@ -1,4 +1,4 @@
-"""Runs killed at random moments lose nothing; `python -m scripts.chaos` is the long form of this."""
+"""A run whose worker is killed at a random moment loses nothing; `python -m scripts.chaos` is the long form of this."""
 
 from __future__ import annotations
 
@@ -16,4 +16,3 @@ def test_killed_runs_write_what_an_undisturbed_one_writes(tmp_path: Path) -> Non
     chaos = Chaos(tmp_path, seed=7, clips=16)
     chaos.prepare()
     chaos.disturb(0, "worker", signal.SIGKILL, short=True)
-    chaos.disturb(1, "launcher", signal.SIGKILL, short=True)

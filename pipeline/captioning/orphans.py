@@ -1,7 +1,7 @@
 """No process outlives its launcher, though nothing tells it: msrun's workers live in sessions of their own.
 
-What a launcher starts stays behind as an attendant, and the work is done in its child. The attendant can be
-relied upon to wake up; the child can't, for MindSpore holds the interpreter's lock while it waits for others.
+What a launcher starts becomes a supervisor, and its child does the work. The supervisor always wakes up in time; the
+child may not, because MindSpore holds the interpreter's lock while it waits for others.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def go_on_in_a_child(is_worker: bool, watch: ProgressWatch) -> int | None:
     watch: of the child's progress. A child that should have ended itself for want of progress is killed; if even that
         does not end it, because a disk or a driver holds it in the kernel, it is left behind.
     """
-    attendant, launcher = os.getpid(), os.getppid()
+    supervisor, launcher = os.getpid(), os.getppid()
     watched = _waits(launcher)
     child = os.fork()
     if child == 0:
-        die_with_parent(attendant)
-        os.setpgid(0, 0)  # Ctrl-C reaches it through the attendant alone: a second one would cut it short
+        die_with_parent(supervisor)
+        os.setpgid(0, 0)  # Ctrl-C reaches it through the supervisor alone: a second one would cut it short
         return None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(child, number))

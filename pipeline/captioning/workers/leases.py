@@ -17,9 +17,9 @@ RETRIES = "retries"
 """The two kinds of rows that any rank may caption. Rows that are captioned alone stay with rank 0."""
 
 MOST_ROWS = 256
-"""In one lease: a rank that asks more often costs nothing that can be measured."""
+"""In one lease at most. Another request is cheap, so larger leases would bring nothing."""
 SHARES = 8
-"""A lease is at most one of so many shares of what each rank would get of the rows that are left."""
+"""A lease is 1 / SHARES of what a rank would get if the rows that are left were divided equally."""
 LEAST_AHEAD = 2
 """Clips that may be decoded ahead near the end of a run: one that takes long does not hold up the other."""
 

@@ -1,6 +1,7 @@
 """What rank 0 knows of all ranks: how far each has come, when it was last heard, and which rows nobody has yet.
 
-Every call costs the same for any number of ranks, except once a second: rank 0 also feeds a device. Knows no network.
+A call takes the same time for any number of ranks, because rank 0 also feeds a device; all ranks are looked at once a
+second. Knows no network.
 """
 
 from __future__ import annotations
