@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.captioning import delivery, job
+from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Captioner, CaptionerSource
 from pipeline.captioning.meta.journal import Journal, journal_folder
 from pipeline.captioning.meta.results import RowResult
@@ -104,8 +105,8 @@ def _timed(module: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _run(options: JobOptions, ranks: int) -> list[Any]:
-    def activate() -> Any:
-        return None
+    def activate() -> Backend:
+        return Backend("torch", "cpu", "float32")
 
     return run_ranks(ranks, lambda world: job.run_in_world(options, _NoCaptioner(), activate, world), patience=600)
 

@@ -20,6 +20,7 @@ from .planning import COMPUTING_TYPE, RankPlan, plan_run
 from .progress_log import ProgressLog
 from .report import last_page, make_report
 from .work import MassFailure, RankWorker, WorkTally
+from .workers.heartbeat import BrokenElsewhere
 from .workers.launch import Launch
 from .workers.stall import ProgressWatch
 from .workers.world import World, join_world, solo_world
@@ -49,7 +50,8 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
         with contextlib.ExitStack() as books:
             exit_code = _run(options, source, activate, world, books)
     except BaseException as error:
-        world.report_broken(f"{type(error).__name__}: {error}")
+        if not isinstance(error, BrokenElsewhere):
+            world.report_broken(f"{type(error).__name__}: {error}")
         world.close(in_order=False)
         raise
     world.close(in_order=True)

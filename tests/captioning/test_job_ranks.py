@@ -133,3 +133,15 @@ def test_signs_of_formats_in_names_are_names(
     for _ in range(2):
         assert _run(options, FakeSource()) == [0]
     assert f"{options.output} holds 1 captions" in caplog.text
+
+
+def test_one_cause_is_told_however_many_ranks_there_are(tmp_path: Path, clips: list[str]) -> None:
+    def rank_main(world):  # type: ignore[no-untyped-def]
+        if world.rank == 1:
+            world.report_broken("MassFailure: the disk is gone")
+        return job.run_in_world(options, FakeSource(), lambda: CPU, world)
+
+    options = _meta(tmp_path, clips)
+    results = run_ranks(6, rank_main)
+    told = {str(result) for result in results if isinstance(result, RunError)}  # threads in a collective: no text
+    assert told == {"the run broke on rank 1: MassFailure: the disk is gone"}

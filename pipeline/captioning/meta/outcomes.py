@@ -12,7 +12,7 @@ from typing import Any
 
 from .files import atomic_write
 from .plan import Plan
-from .results import Failure, RowResult
+from .results import Failure, RowResult, as_json
 
 
 def write_outcomes(
@@ -28,7 +28,7 @@ def write_outcomes(
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         for row, clip in enumerate(paths):
             outcome = _outcome(row, plan, captions, failures)
-            file.write(json.dumps({"row": row, "path": clip, **outcome}, ensure_ascii=False) + "\n")
+            file.write(as_json({"row": row, "path": clip, **outcome}) + "\n")
 
 
 def _outcome(

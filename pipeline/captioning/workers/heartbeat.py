@@ -28,6 +28,10 @@ def beat_seconds(world_size: int) -> float:
     return max(1.0, world_size / RANKS_PER_SECOND)
 
 
+class BrokenElsewhere(RunError):
+    """Another rank has told the cause already."""
+
+
 class Heartbeat:
     """A rank's side: reports from a thread, waits, asks for rows.
 
@@ -122,7 +126,7 @@ class Heartbeat:
         """
         snapshot = self.snapshot
         if snapshot.broken:
-            raise RunError("the run broke on " + "; ".join(snapshot.broken))
+            raise BrokenElsewhere("the run broke on " + "; ".join(snapshot.broken))
         if snapshot.silent:
             raise RunError(f"rank {_listed(snapshot.silent)} has been silent for {self._silence:g} s")
         if snapshot.stuck:

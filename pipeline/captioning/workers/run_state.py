@@ -6,6 +6,7 @@ second. Knows no network.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -166,10 +167,13 @@ class RunState:
             self._at_stage.update({report.stage: 1, before.stage: -1})
             self._at_stage = +self._at_stage
         stage = min(self._at_stage)
-        if report.broken and not before.broken:
+        is_new = bool(report.broken and not before.broken)
+        if is_new:
             self._broken[report.rank] = report.broken
-        if stage != self._snapshot.stage or len(self._broken) != len(self._snapshot.broken):
-            broken = tuple(f"rank {number}: {message}" for number, message in sorted(self._broken.items()))
+        if stage != self._snapshot.stage or is_new:
+            # The first to break have the cause.
+            first = itertools.islice(self._broken.items(), _MOST_NAMED)
+            broken = tuple(f"rank {number}: {message}" for number, message in first)
             self._publish(stage=stage, broken=broken)
         if rank.heard - self._refreshed > _REFRESH_SECONDS:
             self._refresh(rank.heard)
