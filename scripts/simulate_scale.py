@@ -25,11 +25,12 @@ from typing import Any
 
 from pipeline.captioning import delivery, job
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Captioner, CaptionerSource
+from pipeline.captioning.captioners.base import Captioner
 from pipeline.captioning.meta.journal import Journal, journal_folder
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.options import JobOptions
 from scripts.thread_ranks import run_ranks
+from scripts.without_model import SourceWithoutModel
 
 WORDS = [
     "the", "a", "man", "woman", "dog", "walks", "slowly", "through", "green",
@@ -43,20 +44,11 @@ class _Planned(Exception):
     """Raised instead of loading a model."""
 
 
-class _NoCaptioner(CaptionerSource):
+class _NoCaptioner(SourceWithoutModel):
     num_frames = 4
 
     def frame_transform(self, images: Any) -> Any:
         raise NotImplementedError
-
-    def fingerprint(self) -> Mapping[str, str]:
-        return {"prompt": "none"}
-
-    def describe(self) -> list[str]:
-        return []
-
-    def check_weights(self) -> None:
-        pass
 
     def load(self, backend: Any) -> Captioner:
         raise NotImplementedError

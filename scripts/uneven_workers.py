@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,48 +21,32 @@ import numpy as np
 
 from pipeline.captioning import job
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner, CaptionerSource
+from pipeline.captioning.captioners.base import Caption, Captioner
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End, EndReason, Engine, Event, Request
+from pipeline.captioning.generation.requests import End, Engine, Request
 from pipeline.captioning.options import JobOptions
 from scripts.clip_world import draw_clip, write_clips
 from scripts.thread_ranks import run_ranks
+from scripts.without_model import EngineWithoutModel, SourceWithoutModel
 
 
-class _WaitingEngine:
+class _WaitingEngine(EngineWithoutModel):
     """Ends the oldest of its requests after so many seconds for each clip, as slots on one device share it."""
 
-    wanted, waiting = 1, 0
+    wanted = 1
 
     def __init__(self, slots: int, source: _WaitingSource) -> None:
-        self._slots, self._source = slots, source
-        self.on_token: Callable[[], None] = lambda: None
-        self._keys: list[Any] = []
+        super().__init__(slots, self._wait)
+        self._source = source
 
-    @property
-    def free(self) -> int:
-        return self._slots - len(self._keys)
-
-    @property
-    def active(self) -> int:
-        return len(self._keys)
-
-    def add(self, request: Request) -> None:
-        self._keys.append(request.key)
-
-    def cancel(self, key: Any) -> bool:
-        raise NotImplementedError
-
-    def step(self) -> list[Event]:
-        if not self._keys:
-            return []
+    def _wait(self, keys: list[int], slots: int) -> list[int]:
         time.sleep(self._source.seconds)
         self._source.ended.append(time.monotonic())
-        return [End(self._keys.pop(0), [0], EndReason.STOP)]
+        return keys[:1]
 
 
-class _WaitingSource(CaptionerSource):
+class _WaitingSource(SourceWithoutModel):
     """seconds: for a clip. began, ended: when the first clip came, and when each caption was there."""
 
     num_frames = 4
@@ -75,15 +59,6 @@ class _WaitingSource(CaptionerSource):
     @staticmethod
     def frame_transform(images: Sequence[Any]) -> np.ndarray:
         return np.stack([np.asarray(image) for image in images])
-
-    def fingerprint(self) -> Mapping[str, str]:
-        return {"prompt": "none"}
-
-    def describe(self) -> list[str]:
-        return []
-
-    def check_weights(self) -> None:
-        pass
 
     def load(self, backend: Backend) -> Captioner:
         return _WaitingCaptioner(self)

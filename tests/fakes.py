@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner, CaptionerSource
+from pipeline.captioning.captioners.base import Caption, Captioner
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End, EndReason, Engine, Event, Request
+from pipeline.captioning.generation.requests import End, Engine, Request
+from scripts.without_model import EngineWithoutModel, SourceWithoutModel
 
 CPU = Backend("torch", "cpu", "float32")
 
@@ -43,7 +44,7 @@ def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
 
 
 @dataclass
-class FakeSource(CaptionerSource):
+class FakeSource(SourceWithoutModel):
     """Captions that tell the clip's colours; no model.
 
     on_batch: called with every batch before it is captioned; may raise.
@@ -60,12 +61,6 @@ class FakeSource(CaptionerSource):
     def fingerprint(self) -> Mapping[str, str]:
         return self.settings
 
-    def describe(self) -> list[str]:
-        return []
-
-    def check_weights(self) -> None:
-        pass
-
     def load(self, backend: Backend) -> Captioner:
         self.loads += 1
         return FakeCaptioner(self)
@@ -81,7 +76,7 @@ class FakeCaptioner(Captioner):
         self._clips: dict[int, Clip] = {}
 
     def engine(self, slots: int) -> Engine:
-        return FakeEngine(slots, self._generate)
+        return EngineWithoutModel(slots, self._generate)
 
     def _generate(self, waiting: list[int], slots: int) -> list[int]:
         rows = waiting[:slots]
@@ -106,40 +101,3 @@ class FakeCaptioner(Captioner):
 
     def stages(self) -> Mapping[str, float]:
         return {"vision_seconds": 0.25}
-
-
-class FakeEngine:
-    """Waits until its slots are full; then each step calls `generate` with the keys of all requests and the slots,
-    and those that it returns end."""
-
-    waiting = 0
-    on_token: Any = None
-
-    def __init__(self, slots: int, generate: Callable[[list[int], int], list[int]]) -> None:
-        self._slots, self._generate = slots, generate
-        self._keys: list[int] = []
-
-    @property
-    def free(self) -> int:
-        return self._slots - len(self._keys)
-
-    @property
-    def active(self) -> int:
-        return len(self._keys)
-
-    @property
-    def wanted(self) -> int:
-        return self.free
-
-    def add(self, request: Request) -> None:
-        self._keys.append(request.key)
-
-    def cancel(self, key: int) -> bool:
-        raise NotImplementedError
-
-    def step(self) -> list[Event]:
-        if not self._keys:
-            return []
-        ended = self._generate(list(self._keys), self._slots)
-        self._keys = [key for key in self._keys if key not in ended]
-        return [End(key, [0], EndReason.STOP) for key in ended]

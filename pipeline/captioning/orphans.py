@@ -70,9 +70,10 @@ def go_on_in_a_child(is_worker: bool, watch: ProgressWatch) -> int | None:
             if watch.overdue():
                 logger.error("the worker made no progress for too long (--stall_timeout) and was ended; see its stacks")
             return max(EXIT_BROKEN, os.waitstatus_to_exitcode(status)) if status else 0
-        if watch.overdue() > _STALL_GRACE_SECONDS:
+        overdue = watch.overdue()
+        if overdue > _STALL_GRACE_SECONDS:
             os.kill(child, signal.SIGKILL)
-        if watch.overdue() > 2 * _STALL_GRACE_SECONDS:
+        if overdue > 2 * _STALL_GRACE_SECONDS:
             logger.error("the worker makes no progress and cannot be killed: its disk or its device hangs; leaving it")
             return EXIT_BROKEN
         if leaving is None and watched and os.getppid() != launcher:

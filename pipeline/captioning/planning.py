@@ -132,7 +132,8 @@ def _is_written(table: MetaTable, output: Path) -> bool:
 
 
 def _lead(table: MetaTable, options: JobOptions, report: journal.JournalReport) -> LeadPlan:
-    texts, captions = _captions(table, table), _earlier_captions(table, options)
+    texts = {row: text for row, text in enumerate(table.texts() or []) if text.strip()}
+    captions = _earlier_captions(table, options)
     # Captions of the earlier output go before the table's own texts.
     kept = texts | captions if options.skip_if_existing else {}
     plan = make_plan(len(table.paths), kept, report.finished, report.deaths, report.retried, options.limit)
@@ -145,17 +146,13 @@ def _earlier_captions(table: MetaTable, options: JobOptions) -> dict[int, str]:
     if not options.output.exists():
         return {}
     try:
-        return _captions(table, MetaTable.read(options.output))
+        earlier = MetaTable.read(options.output)
+        texts = earlier.texts()
+        return {} if texts is None else match_occurrences(table.paths, earlier.paths, texts)
     except UsageError:
         if options.skip_if_existing:
             raise
         return {}  # whatever it is, it becomes the backup
-
-
-def _captions(table: MetaTable, earlier: MetaTable) -> dict[int, str]:
-    """By row of `table`, what stands in `text` of `earlier`."""
-    texts = earlier.texts()
-    return {} if texts is None else match_occurrences(table.paths, earlier.paths, texts)
 
 
 def _gather_reports(world: World, folder: Path, restart: bool, is_reporter: bool) -> journal.JournalReport:

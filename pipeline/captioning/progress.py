@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .arguments import CommandParser, number
-from .errors import EXIT_DONE, EXIT_WRONG_USE, UsageError
+from .errors import UsageError, exit_code_of
 from .journal_view import JournalView, RunView, as_json
 from .meta.journal import journal_folder, planned_at
 from .meta.names import default_output, report_path
@@ -67,21 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=120.0,
         help="seconds after which a rank counts as silent (default: 120)",
     )
-    try:
-        flags = parser.parse_args(arguments)
-        output = flags.output or default_output(flags.meta)
-        watches = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
-        looker = JournalView(journal_folder(output))
-        figures = look(looker, output, flags.silent)
-        if figures["state"] == "waiting" and not (watches and os.path.isfile(flags.meta)):
-            raise UsageError(
-                f"no run to be seen: neither {journal_folder(output)} with journals nor {report_path(output)}. "
-                f"{'Has it begun' if os.path.isfile(flags.meta) else 'Is it the meta table that is being captioned'}, "
-                "and was it given an --output?"
-            )
-    except UsageError as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_WRONG_USE
+    return exit_code_of(parser.prog, lambda: _run(parser.parse_args(arguments)))
+
+
+def _run(flags: argparse.Namespace) -> None:
+    output = flags.output or default_output(flags.meta)
+    watches = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
+    looker = JournalView(journal_folder(output))
+    figures = look(looker, output, flags.silent)
+    if figures["state"] == "waiting" and not (watches and os.path.isfile(flags.meta)):
+        raise UsageError(
+            f"no run to be seen: neither {journal_folder(output)} with journals nor {report_path(output)}. "
+            f"{'Has it begun' if os.path.isfile(flags.meta) else 'Is it the meta table that is being captioned'}, "
+            "and was it given an --output?"
+        )
     try:
         if flags.json:
             _print_json(looker, output, flags, figures, watches)
@@ -89,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show(looker, output, flags, figures, watches)
     except (KeyboardInterrupt, BrokenPipeError):
         pass
-    return EXIT_DONE
 
 
 def look(looker: JournalView, output: Path, silent_seconds: float) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from pipeline.captioning.planning import RankPlan
 from pipeline.captioning.work import RankWorker
 from pipeline.captioning.workers.leases import PENDING, RowPool
 from pipeline.captioning.workers.world import solo_world
-from tests.fakes import CPU, FakeCaptioner, FakeEngine, FakeSource, render_clip
+from scripts.without_model import EngineWithoutModel
+from tests.fakes import CPU, FakeCaptioner, FakeSource, render_clip
 from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
 
@@ -49,7 +50,7 @@ class _SlotCaptioner(FakeCaptioner):
 
     def engine(self, slots: int) -> Engine:
         self._slots.slots.append(slots)
-        return FakeEngine(slots, self._generate)
+        return EngineWithoutModel(slots, self._generate)
 
     def _generate(self, waiting: list[int], slots: int) -> list[int]:
         self._slots.on_step([self._clips[row] for row in waiting])

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..meta.csv_cells import read_csv_cells
 from ..meta.names import failures_path, outcomes_path, report_path
 from ..meta.outcomes import read_outcomes
 from ..meta.repetition import caption_words, is_looping
-from ..meta.table import MetaTable, read_csv_cells
+from ..meta.table import MetaTable
 
 logger = logging.getLogger(__name__)
 
