@@ -130,7 +130,7 @@ class Journal:
     that fails, every later call raises RunError.
 
     run: name of the run, the same on all ranks; rows: to be captioned in the run, on all ranks; ranks: how many keep a
-    journal. These are for whoever looks on.
+    journal. These are for `progress`.
 
     Raises:
         RunError: another process has it open, or it can't be written.

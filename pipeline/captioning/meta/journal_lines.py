@@ -12,7 +12,7 @@ from ..errors import RunError
 
 ROW, SESSION, FORGET_FAILURES = b'{"row":', b'{"session":', b'{"forget_failures":'
 """How such lines begin; a million of them need not all be parsed."""
-_FOR_LOOKERS = ('{"lease":', '{"loaded":')
+_FOR_PROGRESS = ('{"lease":', '{"loaded":')
 """Lines that no plan and no result depends on."""
 
 
@@ -24,13 +24,13 @@ def read_records(path: Path) -> Iterator[tuple[int, dict]]:
     """Stream a journal's records with their line numbers, those for `progress` alone left out.
 
     Raises:
-        RunError: the journal can't be read, or a line is damaged; a torn last line is none.
+        RunError: the journal can't be read, or a line is damaged. An unfinished last line is ignored.
     """
     with reading(path), path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith("\n"):
                 return  # torn: the worker died while writing it
-            if line.startswith(_FOR_LOOKERS):
+            if line.startswith(_FOR_PROGRESS):
                 continue
             try:
                 record = json.loads(line)
