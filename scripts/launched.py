@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.captioning.meta.journal import journal_folder
+from pipeline.captioning.journal.folder import journal_folder
 
 COMMAND = str(Path(__file__).resolve().parent.parent / "pipeline" / "captioning" / "caption_pllava.py")
 OUTPUT = "meta_caption.csv"

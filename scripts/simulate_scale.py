@@ -23,12 +23,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.captioning import delivery, job
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Captioner
-from pipeline.captioning.meta.journal import Journal, journal_folder
+from pipeline.captioning.journal.folder import journal_folder
+from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.results import RowResult
-from pipeline.captioning.options import JobOptions
+from pipeline.captioning.meta.table import MetaTable
+from pipeline.captioning.run import delivery, job
+from pipeline.captioning.run.options import JobOptions
 from scripts.thread_ranks import run_ranks
 from scripts.without_model import SourceWithoutModel
 
@@ -78,9 +80,9 @@ def write_journals(folder: Path, rows: int, ranks: int, fingerprint: Mapping[str
 
 
 @contextmanager
-def _timed(module: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Adds up how long `module.name` takes on the rank that takes longest."""
-    original: Callable[..., Any] = getattr(module, name)
+def _timed(owner: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Adds up how long `owner.name` takes on the rank that takes longest."""
+    original: Callable[..., Any] = getattr(owner, name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         begin = time.monotonic()
@@ -89,11 +91,11 @@ def _timed(module: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
         finally:
             seconds[name] = max(seconds.get(name, 0.0), time.monotonic() - begin)
 
-    setattr(module, name, timed)
+    setattr(owner, name, timed)
     try:
         yield
     finally:
-        setattr(module, name, original)
+        setattr(owner, name, original)
 
 
 def _run(options: JobOptions, ranks: int) -> list[Any]:
@@ -114,9 +116,9 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
             restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
             framework=None, device=None, dtype=None,
         )  # fmt: skip
-        with _timed(job, "plan_run", seconds), _no_work():
+        with _timed(MetaTable, "read", seconds), _timed(job, "plan_run", seconds), _no_work():
             _run(options, ranks)
-        fresh = seconds.pop("plan_run")
+        fresh = seconds.pop("read") + seconds.pop("plan_run")
         folder = journal_folder(options.output)
         first = next(folder.glob("rank-*.jsonl"))
         fingerprint = json.loads(first.read_text().splitlines()[0])["fingerprint"]
@@ -125,6 +127,7 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
         journals = time.monotonic() - begin
         begin = time.monotonic()
         with (
+            _timed(MetaTable, "read", seconds),
             _timed(job, "plan_run", seconds),
             _timed(delivery, "gather_results", seconds),
             _timed(delivery, "write_outputs", seconds),
@@ -138,7 +141,7 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
     return {
         "plan of a fresh table": fresh,
         "journals": journals,
-        "plan with journals": seconds["plan_run"],
+        "plan with journals": seconds["read"] + seconds["plan_run"],
         "gather": seconds["gather_results"],
         "write": seconds["write_outputs"],
         "second run in all": total,
@@ -152,13 +155,13 @@ def _no_work() -> Iterator[None]:
     original = job._caption
 
     def caption(
-        options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, books: Any, prepare_seconds: float
+        options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, journals: Any, *others: Any
     ) -> Any:
-        Journal(journal_folder(options.output), world.rank, plan.fingerprint)._file.close()
+        Journal(journals.folder, world.rank, plan.fingerprint)._file.close()
         world.barrier()
         raise _Planned
 
-    job._caption = caption
+    job._caption = caption  # type: ignore[assignment]
     try:
         yield
     finally:

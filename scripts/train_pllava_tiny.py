@@ -49,12 +49,7 @@ from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.decode import decode
 from scripts.clip_world import Scene, draw_clip, write_clips
 from scripts.tiny_checkpoint import BARE_PROMPT, DEFAULT_PROMPT, write_folder, write_lora, write_weights
-from scripts.tiny_training_data import (
-    SideTasks,
-    TrainingBatch,
-    draw_batch,
-    last_and_first_frames,
-)
+from scripts.tiny_training_data import SideTasks, TrainingBatch, draw_batch, last_and_first_frames
 
 logger = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.captioning import job
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
-from pipeline.captioning.options import JobOptions
+from pipeline.captioning.run import job
+from pipeline.captioning.run.options import JobOptions
 from scripts.clip_world import draw_clip, write_clips
 from scripts.thread_ranks import run_ranks
 from scripts.without_model import EngineWithoutModel, SourceWithoutModel

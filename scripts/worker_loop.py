@@ -12,8 +12,8 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.generation.requests import End, Engine, Event, Request
 from pipeline.captioning.meta.results import RowResult
-from pipeline.captioning.options import JobOptions
-from pipeline.captioning.work import RankWorker
+from pipeline.captioning.run.options import JobOptions
+from pipeline.captioning.run.work import RankWorker
 from pipeline.captioning.workers.world import solo_world
 
 

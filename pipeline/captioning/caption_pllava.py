@@ -13,9 +13,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # run by path, as msrun does: make the packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from pipeline.captioning import command, options
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
-from pipeline.captioning.errors import UsageError
+from pipeline.captioning.process.errors import UsageError
+from pipeline.captioning.run import command, options
 
 _EPILOG = "Exit code 0: done, 1: the run broke or nothing could be captioned (its journals stay), 2: usage error."
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 
 import pandas as pd
 
-from pipeline.captioning.errors import UsageError
+from pipeline.captioning.process.errors import UsageError
 
 from .operation import Settings
 from .tables import as_numbers, as_text, with_column

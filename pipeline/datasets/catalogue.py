@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pipeline.captioning.arguments import number, positive_int
+from pipeline.captioning.process.arguments import number, positive_int
 
 from . import captions, info, paths, rows
 from .operation import Operation

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.captioning.arguments import CommandParser
 from pipeline.captioning.clips.decode import IMAGE_SUFFIXES
-from pipeline.captioning.errors import UsageError, exit_code_of
 from pipeline.captioning.meta.names import check_output
+from pipeline.captioning.process.arguments import CommandParser
+from pipeline.captioning.process.errors import UsageError, exit_code_of
 
 from .tables import STRING, write_table
 

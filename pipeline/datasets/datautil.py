@@ -16,11 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.captioning.arguments import CommandParser, number, positive_int, whole_number
-from pipeline.captioning.errors import UsageError, exit_code_of
 from pipeline.captioning.meta.csv_cells import PLAIN_CSV, csv_style
 from pipeline.captioning.meta.files import backup_of
 from pipeline.captioning.meta.names import SUFFIXES, check_output, is_parquet, stem_of, suffix_of
+from pipeline.captioning.process.arguments import CommandParser, number, positive_int, whole_number
+from pipeline.captioning.process.errors import UsageError, exit_code_of
 
 from .catalogue import OPERATIONS
 from .operation import Operation, Settings

@@ -17,7 +17,7 @@ from pipeline.captioning.clips.decode import IMAGE_SUFFIXES, DecodeError, check_
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.frames import check_size
 from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
-from pipeline.captioning.errors import RunError
+from pipeline.captioning.process.errors import RunError
 
 from .operation import Settings
 from .tables import as_text, with_column

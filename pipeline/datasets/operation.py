@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.names import column_list
+from pipeline.captioning.process.errors import UsageError
 
 
 @dataclass(frozen=True)

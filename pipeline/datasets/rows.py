@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.names import column_list
+from pipeline.captioning.process.errors import UsageError
 
 from .operation import Settings
 from .tables import STRING, as_numbers, as_text, expand, read_tables

@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.csv_cells import PLAIN_CSV, CsvStyle, read_csv_cells, write_csv
 from pipeline.captioning.meta.files import atomic_write
 from pipeline.captioning.meta.names import check_is_file, is_gzip, is_parquet
 from pipeline.captioning.meta.parquet_cells import read_parquet, texts_of
+from pipeline.captioning.process.errors import UsageError
 
 STRING = pd.StringDtype("pyarrow")
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")

@@ -51,7 +51,7 @@ def test_folders_are_searched_in_a_stable_order(tmp_path: Path, capsys: pytest.C
         ("full", "none/out.csv", "none, does not exist"),
     ],
 )
-def test_wrong_use_is_told(
+def test_usage_error_is_told(
     tmp_path: Path, folder: str, output: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.decode_pyav import video_info
-from pipeline.captioning.errors import RunError
+from pipeline.captioning.process.errors import RunError
 from pipeline.datasets import info
 from pipeline.datasets.operation import Settings
 from tests.fakes import render_clip

@@ -84,7 +84,7 @@ def test_shards_hold_every_row_once(tmp_path: Path) -> None:
         (["in.csv", "--shard", "0", "--output", "out.csv"], "less than 1"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(
+def test_usage_error_is_told_in_one_line(
     tmp_path: Path,
     arguments: list[str],
     message: str,

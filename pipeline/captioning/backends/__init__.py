@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from . import memory_errors
 
 if TYPE_CHECKING:

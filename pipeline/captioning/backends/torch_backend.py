@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from .host_memory import reuse_freed_memory
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
 from ..generation.options import GenerationOptions
+from ..process.errors import UsageError
 
 _GENERATION_CONFIG = "generation_config.json"
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ..errors import RunError
+from ..process.errors import RunError
 from .weights import CheckpointWeights
 
 Config = TypeVar("Config")

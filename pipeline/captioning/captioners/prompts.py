@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 
 IMAGE_PLACEHOLDER = "<image>"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from .checkpoint_config import read_settings
 from .prompts import ConversationTemplate, template_for
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from .safetensors_files import StoredTensor, samples, stored_tensors
 
 _LORA = re.compile(r"(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight")

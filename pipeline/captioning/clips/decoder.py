@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 from PIL import Image
 
-from ..limited_log import LimitedLog
+from ..process.limited_log import LimitedLog
 from .decode import available_decoders
 from .decode_process import DecodeReply, DecodeRequest, answer
 from .frame_memory import FrameMemory

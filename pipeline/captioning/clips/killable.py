@@ -18,8 +18,8 @@ from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ..errors import RunError
-from ..orphans import die_with_parent
+from ..process.errors import RunError
+from ..process.supervisor import die_with_parent
 from .process_start import StartProblem
 
 logger = logging.getLogger(__name__)

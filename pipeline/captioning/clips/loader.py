@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import sys
 import threading
@@ -12,16 +13,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from ..limited_log import LimitedLog
+from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decoder import Decoder
 from .killable import DecoderLimits, StartError
 
 logger = logging.getLogger(__name__)
 
-
+MOST_DECODE_WORKERS = 8
 _LEAVE_SECONDS = 10.0
 """For all decoding processes together to end."""
+
+
+def default_decode_workers(host_workers: int) -> int:
+    """Decoding processes of a worker that shares its host's cores with others: two at least, so that one
+    clip that takes long does not hold up the rest, and no more than a device can use."""
+    return max(2, min(MOST_DECODE_WORKERS, len(os.sched_getaffinity(0)) // host_workers - 1))
 
 
 class ClipLoader:

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, cast
 
 import pandas as pd
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from . import csv_faults
 from .names import is_gzip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 """Of tables that are written. A table with any other suffix is read as CSV."""

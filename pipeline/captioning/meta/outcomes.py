@@ -7,34 +7,39 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .files import atomic_write
-from .plan import Plan
 from .results import Failure, RowResult, as_json
 
 
 def write_outcomes(
-    path: Path, paths: Sequence[str], plan: Plan, captions: Mapping[int, RowResult], failures: Mapping[int, Failure]
+    path: Path,
+    paths: Sequence[str],
+    kept: Container[int],
+    captions: Mapping[int, RowResult],
+    failures: Mapping[int, Failure],
 ) -> None:
     """Write the outcome of every row, in the order of the table, one line at a time.
 
-    paths: of all rows. captions, failures: of the rows that the run had to caption.
+    paths: of all rows.
+    kept: rows that keep the caption they had. captions, failures: of the rows that the run had to caption. All other
+        rows are excluded.
 
     Raises:
         RunError: the file can't be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         for row, clip in enumerate(paths):
-            fields = _outcome(row, plan, captions, failures)
+            fields = _outcome(row, kept, captions, failures)
             file.write(f'{{"row": {row}, "path": {as_json(clip)}, {fields[1:]}\n')
 
 
-def _outcome(row: int, plan: Plan, captions: Mapping[int, RowResult], failures: Mapping[int, Failure]) -> str:
+def _outcome(row: int, kept: Container[int], captions: Mapping[int, RowResult], failures: Mapping[int, Failure]) -> str:
     """The outcome as an object in JSON."""
-    if row in plan.kept:
+    if row in kept:
         return as_json({"outcome": "kept"})
     if row in captions:
         result = captions[row]
@@ -42,7 +47,6 @@ def _outcome(row: int, plan: Plan, captions: Mapping[int, RowResult], failures: 
     if row in failures:
         failure = failures[row]
         return as_json({"outcome": "failed", "stage": failure.stage, "message": "; ".join(failure.messages)})
-    assert row in plan.excluded, f"row {row} has no outcome"
     return as_json({"outcome": "excluded"})
 
 

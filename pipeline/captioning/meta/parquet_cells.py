@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_STANDS_AS
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_STANDS_AS, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
 from .names import check_is_file, column_list, is_gzip, is_parquet

@@ -11,10 +11,10 @@ import threading
 import time
 from dataclasses import replace
 
-from ..errors import RunError
+from ..process.errors import RunError
+from ..process.stall import ProgressWatch
 from .leases import Lease
 from .run_state import SILENCE_SECONDS, Report, RunStateLike, Snapshot
-from .stall import ProgressWatch
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def beat_seconds(world_size: int) -> float:
     return max(1.0, world_size / RANKS_PER_SECOND)
 
 
-class BrokenElsewhere(RunError):
+class FailedElsewhere(RunError):
     """Another rank has told the cause already."""
 
 
@@ -126,7 +126,7 @@ class Heartbeat:
         """
         snapshot = self.snapshot
         if snapshot.broken:
-            raise BrokenElsewhere("the run broke on " + "; ".join(snapshot.broken))
+            raise FailedElsewhere("the run broke on " + "; ".join(snapshot.broken))
         if snapshot.silent:
             raise RunError(f"rank {_listed(snapshot.silent)} has been silent for {self._silence:g} s")
         if snapshot.stuck:
@@ -139,7 +139,7 @@ class Heartbeat:
         with self._guard:
             self._report = replace(self._report, counts=counts)
 
-    def report_broken(self, message: str) -> None:
+    def report_failure(self, message: str) -> None:
         """Tell the others that this rank gives up."""
         with self._guard:
             text = "".join(c if c.isprintable() else " " for c in message)[:1000]

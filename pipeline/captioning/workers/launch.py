@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Launch:
         return cls()
 
     @property
-    def speaks(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process speaks to people: one of them has to."""
         return self.rank == 0 and not self.is_scheduler
 
     @property
-    def tells_wrong_use(self) -> bool:
+    def reports_usage_errors(self) -> bool:
         """Wrong use may concern one host only, so one process of each tells it; where an environment made by hand does
         not say who is the first there, each of them."""
         by_hand = self.launcher == "torchrun" and None in (self.local_rank, self.local_workers)

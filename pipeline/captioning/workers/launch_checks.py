@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import UsageError
+from ..process.errors import UsageError
 from .launch import Launch
 
 CONNECT_TIMEOUT = "HCCL_CONNECT_TIMEOUT"

@@ -6,13 +6,15 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from ..errors import RunError
+from ..process.errors import RunError
+from ..process.stall import ProgressWatch
 from .collectives import Collectives, MindSporeCollectives, SoloCollectives, TorchCollectives
 from .gather import gather_records
 from .heartbeat import Heartbeat, beat_seconds
@@ -20,7 +22,6 @@ from .heartbeat_server import HeartbeatServer, RemoteRunState
 from .launch import Launch
 from .leases import Lease, RowPool
 from .run_state import RunState, Snapshot
-from .stall import ProgressWatch
 
 _TOKEN_WORDS = 8
 _LEAVE_SECONDS = 5.0
@@ -47,7 +48,7 @@ class World:
         self._server = server
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -62,14 +63,19 @@ class World:
         self.barrier()
         return gather_records(self._collectives, itertools.chain(first, own), is_wanted=is_wanted)
 
-    def share(self, records: Iterable[bytes]) -> Iterator[bytes]:
+    def broadcast(self, records: Iterable[bytes]) -> Iterator[bytes]:
         """Rank 0's records, on every rank; what the others pass is ignored."""
-        return self.gather(records if self.leads else ())
+        return self.gather(records if self.is_leader else ())
 
     def gather_json(self, value: Any) -> list[Any]:
         """One value of every rank, in order of rank, on every rank."""
         record = json.dumps([self.rank, value]).encode()
         return [value for _, value in sorted(map(json.loads, self.gather([record])), key=lambda pair: pair[0])]
+
+    def host_workers(self) -> int:
+        """Ranks on this host, this one included. Collective."""
+        hosts = self.gather_json(socket.gethostname())
+        return int(hosts.count(hosts[self.rank]))
 
     def offer(self, pool: RowPool) -> None:
         """Let all ranks lease these rows; on rank 0, before they learn the plan."""
@@ -104,9 +110,9 @@ class World:
         self.barrier()
         return self._heartbeat.exit_code()
 
-    def report_broken(self, message: str) -> None:
+    def report_failure(self, message: str) -> None:
         """Tell the other ranks that this one gives up."""
-        self._heartbeat.report_broken(message)
+        self._heartbeat.report_failure(message)
 
     def close(self, in_order: bool) -> None:
         """Leave the run. in_order: all ranks are leaving now; otherwise this one gives up."""

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.captioning import backends
 from pipeline.captioning.backends import choose
-from pipeline.captioning.errors import UsageError
+from pipeline.captioning.process.errors import UsageError
 
 TORCH_NPU = """
 import types

@@ -11,8 +11,8 @@ import pytest
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.clips.clip import Clip
-from pipeline.captioning.errors import RunError
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.process.errors import RunError
 from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
 from tests.npu_emulation import MixedDevicesError, emulated_npu
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.captioning.captioners.checkpoint_config import describe_penalties, read_config, with_checkpoint_defaults
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.process.errors import UsageError
 
 ASKED = GenerationOptions()
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.safetensors_files import StoredTensor
 from pipeline.captioning.captioners.weights import CheckpointWeights, WeightNames
-from pipeline.captioning.errors import RunError, UsageError
+from pipeline.captioning.process.errors import RunError, UsageError
 
 pytestmark = pytest.mark.model
 

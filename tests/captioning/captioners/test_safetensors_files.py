@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.captioning.captioners.safetensors_files import SAMPLE_BYTES, read_header, samples, stored_tensors
-from pipeline.captioning.errors import UsageError
+from pipeline.captioning.process.errors import UsageError
 
 
 def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.captioning.captioners.prompts import TEMPLATES
 from pipeline.captioning.captioners.tokenizer import CheckpointTokenizer
-from pipeline.captioning.errors import UsageError
+from pipeline.captioning.process.errors import UsageError
 from tests.golden import DATA
 
 IMAGE = 500

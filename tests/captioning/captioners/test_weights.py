@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from pipeline.captioning.captioners.safetensors_files import StoredTensor
 from pipeline.captioning.captioners.weights import CheckpointWeights, WeightNames
-from pipeline.captioning.errors import UsageError
+from pipeline.captioning.process.errors import UsageError
 from tests.golden import DATA
 
 Arrays = dict[str, np.ndarray]

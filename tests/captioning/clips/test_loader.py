@@ -22,7 +22,7 @@ from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decoder import Decoder
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
-from pipeline.captioning.limited_log import LimitedLog
+from pipeline.captioning.process.limited_log import LimitedLog
 from tests.fakes import mean_colour, render_clip
 
 

@@ -20,9 +20,9 @@ from pipeline.captioning.clips import decoder, killable
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
-from pipeline.captioning.errors import RunError
+from pipeline.captioning.process.errors import RunError
 from tests.captioning.clips.test_loader import _memory_files
-from tests.captioning.test_job import _meta, _run
+from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, mean_colour, render_clip
 
 ROOT = Path(__file__).parents[3]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.process.errors import UsageError
 
 SHARES = [0.5, 0.3, 0.15, 0.05]
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.csv_cells import open_bytes
 from pipeline.captioning.meta.table import MetaTable
+from pipeline.captioning.process.errors import UsageError
 
 TABLE = 'path,note\na.mp4,"two\nlines"\nb.mp4,"x\r\ny"\nü.mp4,"z\rz"\n'
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.table import MetaTable
+from pipeline.captioning.process.errors import UsageError
 
 COLUMNS = {
     "path": (pa.array(["a.mp4", None, "c\0.mp4"]), ["a.mp4", "", "c\ufffd.mp4"]),

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.meta.names import (
     check_output,
     column_list,
@@ -21,7 +20,8 @@ from pipeline.captioning.meta.names import (
     report_path,
     stem_of,
 )
-from tests.captioning.test_job import _meta, _run
+from pipeline.captioning.process.errors import UsageError
+from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
 
 

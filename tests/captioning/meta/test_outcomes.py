@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.captioning.captioners.base import Caption
 from pipeline.captioning.clips.clip import Clip
-from pipeline.captioning.errors import RunError
 from pipeline.captioning.meta.outcomes import read_outcomes, write_outcomes
-from pipeline.captioning.meta.plan import make_plan
-from tests.captioning.test_job import _meta, _run
+from pipeline.captioning.process.errors import RunError
+from pipeline.captioning.run.plan import make_plan
+from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
 
 LOOP = "on and on and on and on and on"
@@ -74,7 +74,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     plan = make_plan(rows, kept=dict.fromkeys(range(rows), ""), finished=(), deaths={})
     tracemalloc.start()
     try:
-        write_outcomes(tmp_path / "o.jsonl", paths, plan, {}, {})
+        write_outcomes(tmp_path / "o.jsonl", paths, plan.kept, {}, {})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.captioning.errors import RunError, UsageError
 from pipeline.captioning.meta.files import atomic_write, backup_of
 from pipeline.captioning.meta.table import MetaTable, match_occurrences
+from pipeline.captioning.process.errors import RunError, UsageError
 
 AWKWARD = [
     ["id", "path", "note", "id", "score"],
@@ -106,7 +106,7 @@ def test_earlier_output_is_kept_as_backup(tmp_path: Path) -> None:
         (b"path\na\nb,c,d\n", "can't be read as CSV"),
     ],
 )
-def test_unfit_csv_is_wrong_use(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_unfit_csv_is_usage_error(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "m.csv"
     if content is not None:
         path.write_bytes(content)
@@ -114,7 +114,7 @@ def test_unfit_csv_is_wrong_use(tmp_path: Path, content: bytes | None, message: 
         MetaTable.read(path)
 
 
-def test_unfit_parquet_and_folder_are_wrong_use(tmp_path: Path) -> None:
+def test_unfit_parquet_and_folder_are_usage_error(tmp_path: Path) -> None:
     (tmp_path / "m.parquet").write_bytes(b"not parquet")
     with pytest.raises(UsageError, match="Parquet"):
         MetaTable.read(tmp_path / "m.parquet")

@@ -27,7 +27,7 @@ def test_all_records_arrive_on_all_ranks(records: list[list[bytes]], round_bytes
 
 
 def test_shared_records_are_rank_zeros() -> None:
-    results = run_ranks(3, lambda world: list(world.share([b"zero"] if world.leads else [b"not mine"])))
+    results = run_ranks(3, lambda world: list(world.broadcast([b"zero"] if world.is_leader else [b"not mine"])))
     assert results == [[b"zero"]] * 3
 
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.captioning.errors import RunError
+from pipeline.captioning.process.errors import RunError
+from pipeline.captioning.process.stall import ProgressWatch
 from pipeline.captioning.workers.heartbeat import Heartbeat, beat_seconds
 from pipeline.captioning.workers.heartbeat_server import HeartbeatServer, RemoteRunState
 from pipeline.captioning.workers.leases import PENDING, RowPool
 from pipeline.captioning.workers.run_state import STALL_GRACE_SECONDS, Report, RunState
-from pipeline.captioning.workers.stall import ProgressWatch
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_a_silent_rank_is_taken_for_dead() -> None:
 def test_a_broken_rank_ends_the_wait() -> None:
     state = RunState(2)
     with _heartbeat(0, state) as waiting, _heartbeat(1, state) as broken:
-        broken.report_broken("RunError: disk full")
+        broken.report_failure("RunError: disk full")
         with pytest.raises(RunError, match="rank 1: RunError: disk full"):
             waiting.barrier()
 
@@ -146,7 +146,7 @@ def test_neither_odd_messages_nor_idle_connections_stop_the_server() -> None:
         odd.sendall(server.token.encode() + b'\n["lease"]\nno json\n')
         with _heartbeat(1, _remote(server)) as broken:
             begin = time.monotonic()
-            broken.report_broken("died:\x1b[31m red \0")
+            broken.report_failure("died:\x1b[31m red \0")
             assert time.monotonic() - begin < 5
             assert broken.snapshot.broken == ("rank 1: died: [31m red  ",)
         idle.close()

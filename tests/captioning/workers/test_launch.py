@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.captioning.errors import UsageError
-from pipeline.captioning.orphans import waits
+from pipeline.captioning.process.errors import UsageError
+from pipeline.captioning.process.supervisor import waits
 from pipeline.captioning.workers.launch import Launch
 from pipeline.captioning.workers.launch_checks import warnings
 
@@ -23,11 +23,11 @@ def test_ranks_without_a_place_on_their_host_are_told_apart() -> None:
     """Such environments are made by hand: RANK and WORLD_SIZE are there, what torchrun adds is not."""
     by_hand = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "h"}
     launch = Launch.from_environment(by_hand)
-    assert launch.local_rank is None and launch.tells_wrong_use, "nobody else may tell it"
+    assert launch.local_rank is None and launch.reports_usage_errors, "nobody else may tell it"
     whole = Launch.from_environment({**by_hand, "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"})
-    assert (whole.local_rank, whole.local_workers, whole.tells_wrong_use) == (3, 4, False)
-    assert Launch.from_environment({**by_hand, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}).tells_wrong_use
-    assert Launch.from_environment(MSRUN).local_rank == 1 and not Launch.from_environment(MSRUN).tells_wrong_use
+    assert (whole.local_rank, whole.local_workers, whole.reports_usage_errors) == (3, 4, False)
+    assert Launch.from_environment({**by_hand, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}).reports_usage_errors
+    assert Launch.from_environment(MSRUN).local_rank == 1 and not Launch.from_environment(MSRUN).reports_usage_errors
 
 
 @pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", ""), ("RANK", "first"), ("WORLD_SIZE", "4.0")])
@@ -44,9 +44,9 @@ def test_msrun_over_hosts_needs_ranks() -> None:
 
 def test_one_process_speaks() -> None:
     speaking = {**MSRUN, "RANK_ID": "0"}
-    assert Launch.from_environment(speaking).speaks
-    assert not Launch.from_environment(MSRUN).speaks
-    assert not Launch.from_environment({**speaking, "MS_ROLE": "MS_SCHED"}).speaks
+    assert Launch.from_environment(speaking).is_leader
+    assert not Launch.from_environment(MSRUN).is_leader
+    assert not Launch.from_environment({**speaking, "MS_ROLE": "MS_SCHED"}).is_leader
 
 
 @pytest.mark.parametrize("value", ["119", "7201", "-1", "2h", ""])

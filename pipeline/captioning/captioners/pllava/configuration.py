@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 
 DEFAULT_POOLING_SHAPE = (16, 12, 12)

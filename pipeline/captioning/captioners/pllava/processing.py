@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...errors import UsageError
+from ...process.errors import UsageError
 from ..checkpoint_config import read_settings
 
 MAX_RESIZED_PIXELS = 64 * 2**20

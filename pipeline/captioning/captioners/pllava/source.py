@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...backends import Backend
-from ...errors import UsageError
 from ...generation.options import GenerationOptions
+from ...process.errors import UsageError
 from ..base import CaptionerSource
 from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
 from ..tokenizer import CheckpointTokenizer, Prompt

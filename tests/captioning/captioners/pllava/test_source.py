@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.captioners.safetensors_files import StoredTensor
-from pipeline.captioning.errors import UsageError
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.process.errors import UsageError
 from tests.golden import DATA, LORA_ALPHA, QUESTION
 
 Arrays = dict[str, np.ndarray]

@@ -1,0 +1,114 @@
+"""Reads journals: results, and the report for the next plan (finished rows, rows in flight at deaths)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .lines import FORGET_FAILURES, ROW, damaged, read_records, reading
+
+Fingerprint = Mapping[str, str]
+
+
+@dataclass
+class JournalReport:
+    """What the journals of one folder say.
+
+    fingerprints: the distinct fingerprints found.
+    finished: rows with a result that counts.
+    deaths: for rows without one, how often a worker died with the row in flight, retries apart.
+    retried: rows without one that were in flight at a death while they were being retried in a batch.
+    """
+
+    fingerprints: list[Fingerprint] = field(default_factory=list)
+    finished: set[int] = field(default_factory=set)
+    deaths: Counter[int] = field(default_factory=Counter)
+    retried: set[int] = field(default_factory=set)
+
+
+def report_journals(paths: list[Path]) -> JournalReport:
+    """Read journals into one report.
+
+    Raises:
+        RunError: a journal can't be read, or a line is damaged.
+    """
+    report = JournalReport()
+    for path in paths:
+        _add_journal(path, report)
+    for row in report.finished:
+        report.deaths.pop(row, None)
+    report.retried -= report.finished
+    return report
+
+
+def _add_journal(path: Path, report: JournalReport) -> None:
+    in_flight: set[int] = set()
+    in_retry: set[int] = set()
+    failed: set[int] = set()
+    for number, record in read_records(path):
+        if not _is_whole(record):
+            raise damaged(path, number, "a part of the record is missing")
+        if "fingerprint" in record:
+            if record["fingerprint"] not in report.fingerprints:
+                report.fingerprints.append(record["fingerprint"])
+        elif "session" in record:
+            report.deaths.update(in_flight)
+            report.retried |= in_retry
+            in_flight, in_retry = set(), set()
+        elif "start" in record:
+            (in_retry if record.get("retry") else in_flight).update(record["start"])
+        elif "row" in record:
+            in_flight.discard(record["row"])
+            in_retry.discard(record["row"])
+            (report.finished if "caption" in record else failed).add(record["row"])
+        elif "released" in record:
+            in_flight, in_retry = set(), set()
+        elif "forget_failures" in record:
+            failed = set()
+    report.deaths.update(in_flight)
+    report.retried |= in_retry
+    report.finished |= failed
+
+
+def _is_whole(record: dict) -> bool:
+    """Whether a record has all that later steps rely on; the end of a run is too late to find out."""
+    if "row" in record:
+        if "stage" in record:
+            return _is_row(record["row"]) and isinstance(record.get("messages"), list)
+        is_caption = isinstance(record.get("caption"), str) and isinstance(record.get("tokens"), int)
+        return _is_row(record["row"]) and is_caption
+    if "start" in record:
+        return isinstance(record["start"], list) and all(map(_is_row, record["start"]))
+    if "fingerprint" in record:
+        return isinstance(record["fingerprint"], dict)
+    return True
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def read_result_lines(path: Path) -> Iterator[bytes]:
+    """Stream the results of one journal that count, as they were written, without line ends; a row may come twice.
+
+    Raises:
+        RunError: the journal can't be read, or a line that must be looked into is damaged.
+    """
+    with reading(path), path.open("rb") as lines:
+        forgotten = max((n for n, line in enumerate(lines) if line.startswith(FORGET_FAILURES)), default=-1)
+        lines.seek(0)
+        for number, line in enumerate(lines):
+            if not line.endswith(b"\n"):
+                return  # torn: the worker died while writing it
+            if line.startswith(ROW) and (number > forgotten or _has_caption(path, number, line)):
+                yield line[:-1]
+
+
+def _has_caption(path: Path, number: int, line: bytes) -> bool:
+    try:
+        return "caption" in json.loads(line)
+    except ValueError as error:
+        raise damaged(path, number + 1, error) from error

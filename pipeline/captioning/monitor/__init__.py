@@ -1,0 +1,1 @@
+"""Looking at runs from outside: progress from the journals, speed, the gallery of captions."""

@@ -1,0 +1,69 @@
+"""Tells people how a run is getting on: lines that read well in a terminal and in a log file."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from ..workers.run_state import Snapshot
+from .speed import Speed, seconds_left
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 10.0
+
+
+class ProgressLog:
+    """Logs progress every INTERVAL_SECONDS from a thread. A context manager.
+
+    total: rows to caption in this run.
+    snapshot: gives the state of the run, whose counts are (done, failed, ranks that caption).
+    """
+
+    def __init__(self, total: int, snapshot: Callable[[], Snapshot], interval: float = INTERVAL_SECONDS) -> None:
+        self._total = total
+        self._snapshot = snapshot
+        self._interval = interval
+        self._speed = Speed()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressLog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._interval):
+            snapshot = self._snapshot()
+            if snapshot.counts and self._total:
+                logger.info("%s", self.line(time.monotonic(), snapshot))
+
+    def line(self, now: float, snapshot: Snapshot) -> str:
+        """One line: done, failed, speed over the last two minutes, time left; ranks whose progress is late."""
+        done, failed, captioning = snapshot.counts
+        if captioning:  # loading is not captioning
+            self._speed.note(now, done)
+        rate = self._speed.per_second()
+        left = seconds_left(self._total - done, rate)
+        failures = f", {failed} failed" if failed else ""
+        late = "".join(f"; rank {rank}: no progress for {duration(seconds)}" for rank, seconds in snapshot.late)
+        return (
+            f"{done}/{self._total} clips ({done / max(1, self._total):.0%}){failures}, {rate:.2f} clips/s, "
+            f"time left {'unknown' if left is None else duration(left)}{late}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: `45 s`, `12 min 30 s`, `3 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

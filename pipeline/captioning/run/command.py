@@ -1,0 +1,94 @@
+"""What every captioning command does around its job: speak once, check early, leave with the right code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .. import backends
+from ..captioners.base import CaptionerSource
+from ..meta.table import MetaTable
+from ..process import supervisor
+from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError
+from ..process.signals import interruption
+from ..process.stall import ProgressWatch
+from ..workers import launch_checks
+from ..workers.launch import Launch
+from ..workers.world import run_scheduler
+from . import job, options
+
+logger = logging.getLogger(__name__)
+
+
+def main(
+    parser: argparse.ArgumentParser,
+    make_source: Callable[[argparse.Namespace], CaptionerSource],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run a captioning command; returns its exit code."""
+    launch, watch = Launch(), ProgressWatch(enforces=True)
+    try:
+        launch = Launch.from_environment()
+        _set_up_logging(launch)
+        if launch.launcher != "plain":
+            exit_code = supervisor.supervise(is_worker=not launch.is_scheduler, watch=watch)
+            if exit_code is not None:
+                return exit_code
+        return _run(parser, make_source, arguments, launch, watch)
+    except UsageError as error:
+        if launch.reports_usage_errors:
+            print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USAGE_ERROR
+    except RunError as error:
+        logger.error("%s; run the same command again to go on", error)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        logger.error("interrupted; finished rows are in the journal: run the same command again to go on")
+        return EXIT_FAILED
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    make_source: Callable[[argparse.Namespace], CaptionerSource],
+    arguments: Sequence[str] | None,
+    launch: Launch,
+    watch: ProgressWatch,
+) -> int:
+    flags = parser.parse_args(arguments)
+    job_options = options.job_options(flags)
+    if launch.rank == 0:  # on other hosts there need be no meta table
+        MetaTable.check(job_options.meta_path, job_options.output)
+    source = make_source(flags)
+    choice = backends.choose(
+        job_options.framework,
+        job_options.device,
+        launch.launcher,
+        launch.local_rank,
+        launch.world_size,
+        launch.local_workers,
+    )
+    warnings = launch_checks.warnings(launch, choice.device, os.environ)
+    if launch.is_scheduler:
+        run_scheduler()
+        return EXIT_DONE
+    interruption.install()
+    watch.timeout = job_options.stall_timeout
+    if launch.is_leader:
+        for warning in warnings:
+            logger.warning("%s", warning)
+    return job.run(job_options, source, choice, launch, watch)
+
+
+def _set_up_logging(launch: Launch) -> None:
+    rank = "" if launch.launcher == "plain" else f" rank {launch.rank}"
+    logging.basicConfig(
+        level=logging.WARNING,
+        format=f"%(asctime)s{rank} %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+    )
+    # Libraries stay at warnings; ours speaks on rank 0, and every rank logs its own troubles.
+    logging.getLogger("pipeline.captioning").setLevel(logging.INFO if launch.is_leader else logging.WARNING)

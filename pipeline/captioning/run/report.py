@@ -1,0 +1,148 @@
+"""The report of a run, in figures; knows no model and no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..monitor.progress_log import duration
+from .delivery import Delivered
+from .options import JobOptions
+from .planning import LeaderPlan, RankPlan
+from .work import WorkTally
+
+STUCK_SHARE = 0.05
+"""One caption on a larger share of the rows than this is worth a warning."""
+MOST_PARTIAL_EXAMPLES = 5
+
+
+def make_report(
+    options: JobOptions,
+    plan: RankPlan,
+    leader: LeaderPlan,
+    delivered: Delivered,
+    tallies: Sequence[WorkTally],
+    seconds: float,
+) -> dict[str, Any]:
+    """What `<meta>_caption_report.json` holds; times are in seconds, added up over the workers.
+
+    decode_seconds are those of the decoders, beside the device; decode_wait_seconds those that the
+    device waited for clips.
+    """
+    now = sum(tally.captioned for tally in tallies)
+    tokens = sum(tally.tokens for tally in tallies)
+    device = sum(tally.device_seconds for tally in tallies)
+    wait = sum(tally.decode_wait_seconds for tally in tallies)
+    partial = delivered.partial_rows()
+    return {
+        "run": plan.run,
+        "rows": len(leader.table.paths),
+        "captioned": len(delivered.captions),
+        "failed": len(delivered.failures),
+        "kept": len(leader.plan.kept),
+        "truncated": sum(result.truncated for result in delivered.captions.values()),
+        "looping": sum(result.looping for result in delivered.captions.values()),
+        "partial": len(partial),
+        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MOST_PARTIAL_EXAMPLES]],
+        "words_per_caption": delivered.words_per_caption(),
+        "most_repeated_captions": delivered.most_repeated_captions(),
+        "failures_by_stage": delivered.failures_by_stage(),
+        "failure_examples": {
+            stage: {"row": row, "path": leader.table.paths[row], "message": "; ".join(failure.messages)}
+            for stage, (row, failure) in delivered.failure_examples().items()
+        },
+        "captioned_in_this_run": now,
+        "failed_in_this_run": sum(tally.failed for tally in tallies),
+        "seconds": round(seconds, 3),
+        "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
+        "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
+        "tokens": tokens,
+        "workers": len(tallies),
+        "backends": sorted({tally.backend for tally in tallies if tally.backend}),
+        "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
+        "clips_at_once": max(tally.slots for tally in tallies),
+        "device_seconds": round(device, 3),
+        "decode_wait_seconds": round(wait, 3),
+        "decode_wait_share": round(wait / (device + wait), 4) if wait else 0.0,
+        "decode_seconds": round(sum(tally.decode_seconds for tally in tallies), 3),
+        "stages": _stages(tallies),
+        "peak_memory_mib_per_worker": round(max(tally.peak_memory_mib for tally in tallies)),
+        "peak_device_memory_mib": round(max(tally.peak_device_memory_mib for tally in tallies)),
+        "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
+        "fingerprint": dict(plan.fingerprint),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The report in words: (logging level, line) pairs."""
+    for stage, count in report["failures_by_stage"].items():
+        example = report["failure_examples"][stage]
+        yield (
+            logging.WARNING,
+            f"failed at {stage}: {count}, for example row {example['row']} ({example['path']}): {example['message']}",
+        )
+    if report["truncated"]:
+        share = report["truncated"] / report["captioned"]
+        yield logging.WARNING, f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
+    if report["looping"]:
+        yield logging.WARNING, f"{report['looping']} captions loop, saying the same again and again"
+    if report["partial"]:
+        share, example = report["partial"] / report["captioned"], report["partial_examples"][0]
+        yield (
+            logging.WARNING,
+            f"{report['partial']} captions ({share:.1%}) are of videos that could be decoded in part only, for example "
+            f"row {example['row']} ({example['path']})",
+        )
+    for repeated in report["most_repeated_captions"][:1]:
+        share = repeated["rows"] / report["captioned"]
+        level = logging.WARNING if share > STUCK_SHARE and repeated["rows"] > 2 else logging.INFO
+        yield level, f"{repeated['rows']} rows ({share:.1%}) share one caption: {repeated['caption'][:200]}"
+    if report["words_per_caption"]:
+        yield (
+            logging.INFO,
+            "words in a caption: {least} to {most}, median {median}".format(**report["words_per_caption"]),
+        )
+    yield logging.INFO, f"device time: {timeline(report)}"
+    yield (
+        logging.INFO,
+        f"{report['captioned']} captions in {duration(report['seconds'])} ({report['clips_per_second']:.2f} clips/s, "
+        f"{report['tokens_per_second']:.1f} tokens/s), {report['failed']} failures",
+    )
+
+
+def timeline(report: Mapping[str, Any]) -> str:
+    """Where the device's time went, in words."""
+    suffix = "_seconds"
+    stages = {name: value for name, value in report["stages"].items() if name.endswith(suffix)}
+    parts = [f"{name.removesuffix(suffix)} {duration(value)}" for name, value in stages.items()]
+    wait, share = report["decode_wait_seconds"], report["decode_wait_share"]
+    return ", ".join([*parts, f"waiting for clips {duration(wait)} ({share:.1%})"])
+
+
+def _stages(tallies: Sequence[WorkTally]) -> dict[str, float]:
+    """The stages on the device: seconds, tokens and steps of all workers."""
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally.stages)
+    return {name: round(value, 3) for name, value in total.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,103 @@
+"""The gallery command: what it writes where, and wrong use."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.captioning.monitor.gallery import command as gallery
+from pipeline.captioning.monitor.gallery.page import embedded_json
+from tests.fakes import render_clip
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    folder = tmp_path / "my clips #1"
+    folder.mkdir()
+    paths = [render_clip(folder / f"clip {i}%.mp4", i) for i in range(3)]
+    path = tmp_path / "meta_caption.csv"
+    path.write_text("path,text\n" + "".join(f"{clip},A square moves.\n" for clip in paths) + "/nowhere.mp4,\n")
+    return path
+
+
+def _data(page: Path) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_page_beside_the_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = {"fingerprint": {"frames": "2"}, "options": {}, "versions": {}, "backends": [], "workers": 1}
+    report |= {"captioned_in_this_run": 3, "seconds": 2.0, "clips_per_second": 1.5, "tokens_per_second": 9.0}
+    report_path = table.with_name("meta_caption_report.json")
+    report_path.write_text(json.dumps({**report, "truncated": 0}))
+    assert gallery.main([str(table)]) == 0
+    page = table.with_name("meta_caption_gallery.html")
+    assert capsys.readouterr().out.startswith(f"{page}: 4 rows, 3 clips with frames, ")
+    data = _data(page)
+    assert [strip[0] for strip in data["strips"]] == [2, 2, 2]  # as many frames as the model saw
+    assert [row["strip"] for row in data["rows"]] == [0, 1, 2, None]
+    assert data["rows"][1]["link"] == "./my%20clips%20%231/clip%201%25.mp4"
+    assert data["rows"][3]["problem"] == "path: no such file"
+    assert ["speed", "1.50 clips/s, 9.0 tokens/s"] in data["run"]
+    report_path.write_text('{"of": "another program"}')
+    assert gallery.main([str(table)]) == 0
+    assert _data(page)["run"] == []
+
+
+def test_a_sample_of_some_rows(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = table.with_name("few.html")
+    flags = ["--output", str(page), "--only", "repeated", "--sample", "2", "--num_frames", "3"]
+    assert gallery.main([str(table), *flags]) == 0
+    assert "2 of 3 rows, drawn at random" in capsys.readouterr().out
+    data = _data(page)
+    assert len(data["rows"]) == 2 and {strip[0] for strip in data["strips"]} == {3}
+    assert (data["captioned"], data["failed"], data["chosen"]) == (3, 1, 3)
+
+
+def test_nothing_in_the_data_can_end_its_element() -> None:
+    data = {"<!--": ["</script><script>alert(1)</script>", "\u2028 ]]> & \ud800"]}
+    text = embedded_json(data)
+    assert not re.search(r"[<>&\u2028]", text)
+    assert json.loads(text) == data
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["nowhere.csv"], "meta file nowhere.csv does not exist"),
+        (["{table}", "--sample", "0"], "argument --sample: 0 is less than 1 (see --help)"),
+        ([], "the following arguments are required: table (see --help)"),
+        (["{table}", "--output", "page.txt"], "--output page.txt must end in .html"),
+        (["{table}", "--output", "/no/folder/page.html"], "the folder of --output, /no/folder, does not exist"),
+    ],
+)
+def test_usage_error_is_told(table: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gallery.main([flag.replace("{table}", str(table)) for flag in flags]) == 2
+    assert capsys.readouterr().err == f"gallery: {message}\n"
+
+
+def test_an_interruption_leaves_the_earlier_page(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = table.with_name("page.html")
+    page.write_text("earlier")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gallery, "make_filmstrips", interrupt)
+    assert gallery.main([str(table), "--output", str(page)]) == 1
+    assert page.read_text() == "earlier" and "no page was written" in capsys.readouterr().err
+    assert not [path for path in table.parent.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_pages_of_tables_of_one_name_differ(table: Path) -> None:
+    parquet = table.with_suffix(".parquet")
+    pd.read_csv(table).to_parquet(parquet)
+    assert gallery.main([str(table)]) == gallery.main([str(parquet)]) == 0
+    assert len(list(table.parent.glob("meta_caption*_gallery.html"))) == 2

@@ -1,0 +1,117 @@
+"""A worker that makes no progress is ended, with the stacks of its threads in its log."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.process.stall import ProgressWatch
+from tests.fakes import render_clip
+
+ROOT = Path(__file__).resolve().parents[3]
+
+HANGS = """
+import ctypes, sys
+from pipeline.captioning.run import command, options
+from tests.fakes import FakeSource
+
+def on_batch(clips):
+    if clips[0].row == 1:
+        hang_with_the_interpreter_locked()
+
+def hang_with_the_interpreter_locked():
+    ctypes.PyDLL(None).sleep(600)
+
+sys.exit(command.main(options.make_parser("caption", ""), lambda flags: FakeSource(on_batch=on_batch), sys.argv[1:]))
+"""
+
+SUPERVISED = """
+import faulthandler, signal, sys, time
+from pipeline.captioning.process import supervisor
+from pipeline.captioning.process.stall import ProgressWatch
+
+supervisor._STALL_GRACE_SECONDS = 1.0
+watch = ProgressWatch(enforces=True)
+code = supervisor.supervise(is_worker=True, watch=watch)
+if code is None:
+    watch.timeout = 0.5
+    watch.progress()
+    faulthandler.cancel_dump_traceback_later()  # the process can't end itself
+    time.sleep(600)
+sys.exit(code)
+"""
+
+
+def _run(script: str, *arguments: str, folder: Path) -> tuple[int, str, float]:
+    begin = time.monotonic()
+    command = [sys.executable, "-c", script, *arguments]
+    ended = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=120
+    )
+    return ended.returncode, ended.stderr, time.monotonic() - begin
+
+
+def test_a_device_that_hangs_ends_its_run_and_shows_where(tmp_path: Path) -> None:
+    """Though the interpreter is locked; finished rows are kept."""
+    clips = [render_clip(tmp_path / f"{number}.mp4", number) for number in range(3)]
+    (tmp_path / "meta.csv").write_text("path\n" + "".join(f"{clip}\n" for clip in clips))
+    flags = ["meta.csv", "--decode_workers", "1", "--framework", "torch", "--device", "cpu"]
+    code, log, seconds = _run(HANGS, *flags, "--stall_timeout", "3", folder=tmp_path)
+    assert code == 1 and seconds < 60
+    assert "hang_with_the_interpreter_locked" in log and "Timeout (0:00:0" in log
+    journal = (tmp_path / "meta_caption.csv.journal" / "rank-00000.jsonl").read_text()
+    assert '{"row": 0, "caption"' in journal and '{"start": [1]}' in journal and '{"row": 1' not in journal
+
+
+def test_a_supervisor_ends_a_worker_that_cannot_end_itself(tmp_path: Path) -> None:
+    code, log, seconds = _run(SUPERVISED, folder=tmp_path)
+    assert code != 0 and seconds < 30
+    assert "--stall_timeout" in log
+
+
+def test_time_counts_from_the_last_progress_and_not_while_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch = ProgressWatch()
+    watch.timeout = 30.0
+    assert watch.stalled() is None
+    watch.progress()
+    now[0] += 12
+    assert watch.stalled() == (12.0, 30.0)
+    watch.progress()
+    now[0] += 3
+    assert watch.stalled() == (3.0, 30.0)
+    watch.pause()
+    now[0] += 1000
+    assert watch.stalled() is None and watch.overdue() == 0
+
+
+def test_what_is_known_to_take_long_is_allowed_until_the_next_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch = ProgressWatch()
+    watch.timeout = 30.0
+    watch.allow(500.0)
+    assert watch.stalled() is None, "paused"
+    watch.progress()
+    for _ in range(3):  # as often as one likes: the time counts from the last progress
+        now[0] += 20
+        watch.allow(500.0)
+    assert watch.stalled() == (60.0, 500.0)
+    watch.progress()
+    assert watch.stalled() == (0.0, 30.0)
+
+
+def test_a_deadline_is_seen_through_the_shared_memory() -> None:
+    watch = ProgressWatch(enforces=True)
+    watch.timeout = 3600.0
+    watch.progress()
+    assert watch.overdue() == 0
+    watch._set_deadline(time.monotonic() - 5)
+    assert 5 <= watch.overdue() < 60
+    watch.pause()
+    assert watch.overdue() == 0

@@ -1,0 +1,54 @@
+"""What a launcher has started does not outlive it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.captioning.process.supervisor import LEAVE_SECONDS
+from scripts import launched
+
+SCHEDULER = """
+import sys, time
+from pipeline.captioning.process.supervisor import supervise
+from pipeline.captioning.workers.stall import ProgressWatch
+code = supervise(is_worker=False, watch=ProgressWatch())
+if code is None:
+    print("at work", flush=True)
+    time.sleep(600)
+"""
+LAUNCHER = f"""
+import subprocess, sys, time
+log = open("logs/scheduler.log", "w")
+subprocess.Popen([sys.executable, "-c", {SCHEDULER!r}], stdout=log, stderr=log, start_new_session=True)
+subprocess.Popen(["tail", "-f", "logs/worker_0.log"])
+time.sleep(600)
+"""
+
+
+def test_the_scheduler_and_the_log_of_a_worker_that_has_ended(tmp_path: Path) -> None:
+    """msrun shows logs by `tail -f`, and is killed when only its scheduler is left."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "worker_0.log").touch()
+    (tmp_path / "other.log").touch()
+    somebody_else = subprocess.Popen(["tail", "-f", str(tmp_path / "other.log")])
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, "--join=True"], cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 60
+        log = tmp_path / "logs" / "scheduler.log"
+        while not log.exists() or "at work" not in log.read_text() or len(launched.processes(tmp_path)) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        launcher.kill()
+        launcher.wait()
+        deadline = time.monotonic() + LEAVE_SECONDS + 3
+        while left := launched.processes(tmp_path):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+        assert somebody_else.poll() is None
+    finally:
+        for process in (launcher, somebody_else):
+            process.kill()
+            process.wait()

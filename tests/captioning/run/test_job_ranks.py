@@ -1,0 +1,147 @@
+"""Runs of several ranks: rows are leased, journals may lie on different hosts, ranks must agree."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.journal.folder import journal_folder
+from pipeline.captioning.process.errors import RunError, UsageError
+from pipeline.captioning.run import job, work
+from pipeline.captioning.run.options import JobOptions
+from scripts.thread_ranks import run_ranks
+from tests.captioning.run.test_job import _interrupt_after, _meta, _rows, _run
+from tests.fakes import CPU, FakeSource, render_clip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("clips")
+    return [str(render_clip(folder / f"{i}.mp4", i)) for i in range(7)]
+
+
+def test_mass_failure_on_one_rank_is_forgotten_on_all(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
+    # Every other row is rank 1's: its clips are there, but for one that fails for the same cause.
+    paths = [str(tmp_path / f"gone {i}.mp4") for i in range(16)]
+    for i in range(3, 16, 2):
+        (tmp_path / f"gone {i}.mp4").symlink_to(clips[i % 7])
+    options = _meta(tmp_path, paths)
+    assert all(isinstance(result, RunError) for result in _run(options, FakeSource(), 2))
+    for i in (*range(0, 16, 2), 1):
+        (tmp_path / f"gone {i}.mp4").symlink_to(clips[i % 7])
+    assert _run(options, FakeSource(), 2) == [0, 0]
+    assert all(row["text"] for row in _rows(options.output))
+
+
+def test_hosts_without_shared_folders(tmp_path: Path, clips: list[str]) -> None:
+    """Two ranks that keep their journals in folders of their own: nothing is lost, also after an interruption."""
+    options = _meta(tmp_path, clips)
+    (tmp_path / "host").mkdir()
+    sources = [_interrupt_after(1, FakeSource()), _interrupt_after(1, FakeSource())]
+
+    def rank_main(world):  # type: ignore[no-untyped-def]
+        own = options if world.rank == 0 else replace(options, output=tmp_path / "host" / "out.csv")
+        return job.run_in_world(own, sources[world.rank], lambda: CPU, world)
+
+    assert all(isinstance(result, BaseException) for result in run_ranks(2, rank_main))
+    before = [row for source in sources for row in source.rows_captioned]
+    sources = [FakeSource(), FakeSource()]
+    assert run_ranks(2, rank_main) == [0, 0]
+    after = [row for source in sources for row in source.rows_captioned]
+    assert sorted(before + after) == list(range(7))
+    assert all(row["text"] for row in _rows(options.output))
+    assert not journal_folder(tmp_path / "host" / "out.csv").exists()
+
+
+def _run_in_types(options: JobOptions, source: FakeSource, dtypes: Sequence[str]) -> list[object]:
+    def rank_main(world):  # type: ignore[no-untyped-def]
+        return job.run_in_world(options, source, lambda: replace(CPU, dtype_name=dtypes[world.rank]), world)
+
+    return run_ranks(len(dtypes), rank_main)
+
+
+def test_captions_of_one_table_are_computed_in_one_type(tmp_path: Path, clips: list[str]) -> None:
+    """The type is the device's own, and known only when the framework is there."""
+    options = _meta(tmp_path, clips)
+    mixed = _run_in_types(options, FakeSource(), ["float16", "bfloat16"])
+    assert all(isinstance(result, UsageError) and "rank 1: bfloat16" in str(result) for result in mixed)
+    assert not journal_folder(options.output).exists()
+    first = _interrupt_after(1, FakeSource())
+    _run_in_types(options, first, ["float16"])
+    for dtypes in (["bfloat16"], ["bfloat16", "bfloat16"]):
+        results = _run_in_types(options, FakeSource(), dtypes)
+        assert all(isinstance(result, UsageError) and "in float16, this one" in str(result) for result in results)
+    second = FakeSource()
+    assert _run_in_types(options, second, ["float16", "float16"]) == [0, 0]
+    assert sorted(first.rows_captioned + second.rows_captioned) == list(range(7))
+    assert json.loads((tmp_path / "out_report.json").read_text())["fingerprint"]["computing type"] == "float16"
+
+
+def test_a_fast_rank_takes_rows_that_a_slow_one_has_not(tmp_path: Path, clips: list[str]) -> None:
+    options = replace(_meta(tmp_path, clips * 8), batch_size=1)
+    sources = [FakeSource(on_batch=lambda batch: time.sleep(1.0)), FakeSource()]
+
+    def rank_main(world):  # type: ignore[no-untyped-def]
+        return job.run_in_world(options, sources[world.rank], lambda: CPU, world)
+
+    assert run_ranks(2, rank_main) == [0, 0]
+    slow, fast = (source.rows_captioned for source in sources)
+    assert sorted(slow + fast) == list(range(56)), "every row once"
+    assert len(slow) < 14 and len(fast) > 42
+    assert all(row["text"] for row in _rows(options.output))
+
+
+def test_what_a_new_run_replaces_is_told_first(
+    tmp_path: Path, clips: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(_meta(tmp_path, clips[:4], ["mine", "", "mine too", ""]), limit=3)
+    with caplog.at_level("INFO"):
+        assert _run(options, FakeSource()) == [0]
+        assert "column 'text' of" in caplog.text and "holds 2 texts, which the output replaces" in caplog.text
+        caplog.clear()
+        assert _run(replace(options, limit=None), FakeSource()) == [0]
+        assert "out.csv holds 3 captions, which this run replaces (out.csv.bak keeps them)" in caplog.text
+        caplog.clear()
+        assert _run(replace(options, limit=None, skip_if_existing=True), FakeSource()) == [0]
+        assert "holds" not in caplog.text
+
+
+def test_journals_of_an_earlier_version_are_called_so(tmp_path: Path, clips: list[str]) -> None:
+    options = _meta(tmp_path, clips)
+    _run(options, _interrupt_after(1, FakeSource()))
+    journal = journal_folder(options.output) / "rank-00000.jsonl"
+    journal.write_text(journal.read_text().replace(', "computing type": "float32"', ""))
+    result = _run(options, FakeSource())[0]
+    assert isinstance(result, UsageError) and "an earlier version of this program" in str(result)
+    assert _run(replace(options, restart=True), FakeSource()) == [0]
+
+
+def test_signs_of_formats_in_names_are_names(
+    tmp_path: Path, clips: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "a%20b %s"
+    folder.mkdir()
+    options = _meta(folder, clips[:1])
+    for _ in range(2):
+        assert _run(options, FakeSource()) == [0]
+    assert f"{options.output} holds 1 captions" in caplog.text
+
+
+def test_one_cause_is_told_however_many_ranks_there_are(tmp_path: Path, clips: list[str]) -> None:
+    def rank_main(world):  # type: ignore[no-untyped-def]
+        if world.rank == 1:
+            world.report_failure("MassFailure: the disk is gone")
+        return job.run_in_world(options, FakeSource(), lambda: CPU, world)
+
+    options = _meta(tmp_path, clips)
+    results = run_ranks(6, rank_main)
+    told = {str(result) for result in results if isinstance(result, RunError)}  # threads in a collective: no text
+    assert told == {"the run broke on rank 1: MassFailure: the disk is gone"}

@@ -1,0 +1,191 @@
+"""The real command over real workers: same bytes, whatever the launcher and whoever dies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.captioning.journal.folder import journal_folder
+from scripts import launched
+from tests.fakes import render_clip
+from tests.golden import DATA, VIDEOS
+
+FLAGS = ["--pretrained_model_name_or_path", str(DATA / "mini-a"), "--lora_alpha", "2"]
+FLAGS += ["--pooling_shape", "4-6-6", "--max_new_tokens", "16"]
+pytestmark = pytest.mark.msrun
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Generated clips, bad ones, and the real videos where they are."""
+    folder = tmp_path_factory.mktemp("clips")
+    made = [str(render_clip(folder / f"clip {i}, ü.mp4", i)) for i in range(6)]
+    (folder / "empty.mp4").touch()
+    videos = sorted(str(path) for path in VIDEOS.glob("*.*") if path.suffix != ".md")
+    return [*made, str(folder / "empty.mp4"), "/nowhere.mp4", *videos]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What one plain process on PyTorch writes, clip by clip."""
+    folder = tmp_path_factory.mktemp("plain")
+    _write_meta(folder, clips)
+    assert _plain(folder, "--bs", "1").returncode == 0
+    failures = list(csv.DictReader((folder / "meta_caption_failures.csv").open()))
+    bad = [path for path in clips if Path(path).name in ("empty.mp4", "nowhere.mp4")]
+    assert [failure["path"] for failure in failures] == bad
+    return (folder / "meta_caption.csv").read_bytes()
+
+
+def _write_meta(folder: Path, clips: list[str]) -> None:
+    with (folder / "meta.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "path", "note"])
+        writer.writerows([i, path, f'a "{i}",\nü'] for i, path in enumerate(clips))
+
+
+def _plain(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = launched.plain(*FLAGS, *flags)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def _msrun(workers: int, *flags: str) -> list[str]:
+    return launched.msrun(workers, *FLAGS, *flags)
+
+
+def _torchrun(*flags: str) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617"]
+    return [*launcher, launched.COMMAND, "meta.csv", *FLAGS, *flags]
+
+
+def _decoder(folder: Path, rank: int) -> psutil.Process:
+    """A decoding process of a worker, as soon as it is there."""
+    deadline = time.monotonic() + 120
+    while not (found := launched.decoders(folder, rank)):
+        assert time.monotonic() < deadline, f"rank {rank} started no decoding process"
+        time.sleep(0.05)
+    return found[0]
+
+
+def _watch(folder: Path) -> list[dict[str, Any]]:
+    """What the progress command tells of a run until its end."""
+    command = [sys.executable, "-m", "pipeline.captioning.progress", "meta.csv", "--json", "--watch", "on"]
+    watched = subprocess.run(
+        [*command, "--interval", "0.1"], cwd=folder, capture_output=True, text=True, timeout=400, check=True
+    )
+    return [json.loads(line) for line in watched.stdout.splitlines()]
+
+
+def test_two_workers_write_what_one_process_writes(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+    """Watched all the while: what is seen of it is what the report says."""
+    _write_meta(tmp_path, clips)
+    with launched.started(_msrun(2, "--bs", "5"), tmp_path) as launcher:
+        seen = _watch(tmp_path)
+        assert launcher.wait(timeout=400) == 0
+    assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
+    report = json.loads((tmp_path / "meta_caption_report.json").read_text())
+    assert [figures["state"] for figures in (seen[0], seen[-1])] == ["waiting", "finished"]
+    of_journals = seen[1:-1]
+    assert len(of_journals) > 3 and {figures["state"] for figures in of_journals} <= {"running", "finishing"}
+    done = [figures["done"] for figures in of_journals]
+    assert done == sorted(done)
+    assert [rank["rank"] for rank in of_journals[-1]["ranks"]] == [0, 1]
+    assert of_journals[-1]["rows"] == len(clips)
+    finishing = [figures for figures in of_journals if figures["left"] == 0][-1:]  # seen unless this machine sleeps
+    for figures in (*finishing, seen[-1]):
+        assert (figures["captioned"], figures["failed"]) == (report["captioned"], report["failed"])
+        assert figures["failures_by_stage"] == report["failures_by_stage"]
+    assert seen[-1]["clips_per_second"] == report["clips_per_second"]
+    assert not journal_folder(tmp_path / "meta_caption.csv").exists()
+    log = (tmp_path / "msrun_log" / "worker_0.log").read_text()
+    assert "captions in" in log and "clips/s" in log and "device time" in log
+
+
+def test_a_rank_35_seconds_late(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+    """A collective on the CPU backend breaks after 30 s; the ranks wait outside of it."""
+    _write_meta(tmp_path, clips)
+    flags = ["--bs", "2", "--decode_workers", "1", "--decode_timeout", "200"]
+    with launched.started(_msrun(2, *flags), tmp_path) as launcher:
+        decoder = _decoder(tmp_path, 1)
+        decoder.suspend()
+        time.sleep(35)
+        decoder.resume()
+        assert launcher.wait(timeout=300) == 0
+    assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
+    assert "time left" in (tmp_path / "msrun_log" / "worker_0.log").read_text()
+
+
+def test_fewer_rows_than_workers_and_then_nothing(tmp_path: Path, clips: list[str]) -> None:
+    _write_meta(tmp_path, clips[:1])
+    assert launched.run(_torchrun("--skip_if_existing"), tmp_path) == 0
+    first = (tmp_path / "meta_caption.csv").read_bytes()
+    assert launched.run(_torchrun("--skip_if_existing"), tmp_path) == 0
+    assert "nothing is left" in (tmp_path / "launcher.log").read_text()
+    assert (tmp_path / "meta_caption.csv").read_bytes() == first
+
+
+def test_usage_error_ends_all_of_msrun(tmp_path: Path) -> None:
+    (tmp_path / "meta.csv").write_text("name\na\n")
+    assert launched.run(_msrun(2), tmp_path, timeout=120) == 1
+    assert "no 'path' column" in (tmp_path / "msrun_log" / "worker_0.log").read_text()
+    assert "path" not in (tmp_path / "msrun_log" / "scheduler.log").read_text()
+
+
+def test_torchrun_writes_the_same(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+    _write_meta(tmp_path, clips)
+    assert launched.run(_torchrun("--bs", "2"), tmp_path) == 0, (tmp_path / "launcher.log").read_text()
+    assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_plain_process_interrupted_goes_on(
+    tmp_path: Path, clips: list[str], undisturbed: bytes, signal_number: signal.Signals
+) -> None:
+    _write_meta(tmp_path, clips)
+    # On MindSpore it is slow enough to be caught in the middle.
+    command = launched.plain(*FLAGS, "--framework", "mindspore")
+    with launched.started(command, tmp_path) as launcher:
+        launched.wait_until_captioned(tmp_path, 2, launcher)
+        launcher.send_signal(signal_number)
+        assert launcher.wait(timeout=60) == 1
+    assert "run the same command again" in (tmp_path / "launcher.log").read_text()
+    done = set(launched.journaled(tmp_path))
+    assert _plain(tmp_path, "--bs", "3").returncode == 0
+    assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
+    assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - len(done)
+
+
+def test_two_hosts_that_share_nothing_and_one_goes_down(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+    """Two msrun nodes, each in a folder of its own; only node 0 has the meta table."""
+    hosts = [tmp_path / "host-0", tmp_path / "host-1"]
+    for host in hosts:
+        host.mkdir()
+    _write_meta(hosts[0], clips)
+    node = ["--local_worker_num=1", "--master_addr=127.0.0.1"]
+    commands = [
+        launched.msrun(2, *FLAGS, "--bs", "1", options=[*node, f"--node_rank={rank}"]) for rank in range(len(hosts))
+    ]
+    with launched.started(commands[0], hosts[0]) as first, launched.started(commands[1], hosts[1]) as second:
+        launched.wait_until_captioned(hosts[0], 1, first)
+        launched.wait_until_captioned(hosts[1], 1, second)
+        for process in launched.processes(hosts[1]):
+            process.kill()
+        first.wait(timeout=300)
+    assert not (hosts[0] / launched.OUTPUT).exists()
+    done = {row for host in hosts for row in launched.journaled(host)}
+    with launched.started(commands[0], hosts[0]) as first, launched.started(commands[1], hosts[1]) as second:
+        first.wait(timeout=400)
+        second.wait(timeout=60)
+    assert (hosts[0] / launched.OUTPUT).read_bytes() == undisturbed
+    assert launched.captioned_in_last_run(hosts[0]) == len(clips) - 2 - len(done)
+    assert not journal_folder(hosts[0] / launched.OUTPUT).exists()
+    assert [path.name for path in hosts[1].iterdir() if path.name.startswith("meta")] == []

@@ -1,0 +1,67 @@
+"""The report of a run says what its outputs say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.captioners.base import Caption
+from pipeline.captioning.clips.clip import Clip
+from tests.captioning.run.test_job import _meta, _rows, _run
+from tests.fakes import FakeSource, render_clip
+
+CAPTIONS = [
+    "A dog runs.",
+    "A dog runs.",
+    "on and on and on and on and on",
+    "A cat sits on a mat, and then",
+    "A dog runs.",
+]
+
+
+def _caption(clip: Clip) -> Caption:
+    text = CAPTIONS[clip.row]
+    return Caption(text, len(text.split()) + 1, truncated=text.endswith("then"))
+
+
+def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "text.mp4").write_text("no video")
+    paths = [str(render_clip(tmp_path / f"{i}.mkv", i, frames=40)) for i in range(len(CAPTIONS))]
+    for path in map(Path, paths[1:3]):
+        path.write_bytes(path.read_bytes()[:-600])
+    options = _meta(tmp_path, [*paths, "/nowhere.mp4", str(tmp_path / "text.mp4")])
+    assert _run(options, FakeSource(caption=_caption), workers=2) == [0, 0]
+    report = json.loads((tmp_path / "out_report.json").read_text())
+    rows = _rows(options.output)
+    texts = [row["text"] for row in rows if row["text"]]
+    with (tmp_path / "out_failures.csv").open(newline="") as file:
+        failures = list(csv.DictReader(file))
+    assert (report["rows"], report["captioned"], report["failed"]) == (len(rows), len(texts), len(failures))
+    assert report["failures_by_stage"] == dict(Counter(failure["stage"] for failure in failures))
+    assert report["most_repeated_captions"] == [
+        {"caption": text, "rows": count} for text, count in Counter(texts).most_common() if count > 1
+    ]
+    words = sorted(len(text.split()) for text in texts)
+    assert report["words_per_caption"] == {"least": words[0], "median": words[len(words) // 2], "most": words[-1]}
+    assert (report["truncated"], report["looping"]) == (1, 1)
+    assert report["partial"] == 2
+    assert report["partial_examples"] == [{"row": 1, "path": paths[1]}, {"row": 2, "path": paths[2]}]
+    assert report["failure_examples"]["path"]["path"] == "/nowhere.mp4"
+    assert report["tokens"] == sum(len(text.split()) + 1 for text in texts)
+    page = caplog.text
+    for line in (
+        "failed at decode: 1, for example row 6",
+        "1 captions (20.0%) were cut off by --max_new_tokens",
+        "1 captions loop",
+        f"2 captions (40.0%) are of videos that could be decoded in part only, for example row 1 ({paths[1]})",
+        "3 rows (60.0%) share one caption: A dog runs.",
+        "words in a caption: 3 to 9, median 3",
+        "5 captions in",
+    ):
+        assert line in page, line
