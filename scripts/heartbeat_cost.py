@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.captioning.workers.heartbeat import beat_seconds
 from pipeline.captioning.workers.heartbeat_server import HeartbeatServer, RemoteRunState
-from pipeline.captioning.workers.run_state import Report, RunState
+from pipeline.captioning.workers.run_state import RankStatus, RunState
 
 
 def _serve(ranks: int, connection: Connection) -> None:
@@ -46,20 +46,20 @@ def measure(ranks: int, seconds: float) -> dict[str, float]:
 
     clients = [RemoteRunState("127.0.0.1", port, token) for _ in range(ranks)]
     for rank, client in enumerate(clients):
-        client.beat(Report(rank, counts=(0, 0, 1), stalled=(0.5, 1800.0)))
+        client.beat(RankStatus(rank, counts=(0, 0, 1), stalled=(0.5, 1800.0)))
     pause = beat_seconds(ranks) / ranks
     before, begin, beats = server_seconds(), time.monotonic(), 0
     while (now := time.monotonic() - begin) < seconds:
         if beats * pause > now:
             time.sleep(beats * pause - now)
         rank = beats % ranks
-        clients[rank].beat(Report(rank, counts=(beats // ranks, 0, 1), stalled=(0.5, 1800.0)))
+        clients[rank].beat(RankStatus(rank, counts=(beats // ranks, 0, 1), stalled=(0.5, 1800.0)))
         beats += 1
     share = (server_seconds() - before) / (time.monotonic() - begin)
     before = server_seconds()
     last: Any = None
     for rank, client in enumerate(clients):
-        last = client.beat(Report(rank, stage=1))
+        last = client.beat(RankStatus(rank, stage=1))
     assert last.stage == 1, "all ranks have reached the barrier"
     barrier = server_seconds() - before
     for client in clients:

@@ -51,7 +51,7 @@ def answers(
     source: Any = None  # the captioner is loaded
     journal: Any = _NoJournal()
     worker = RankWorker(options, source, backend, journal, solo_world())
-    worker.tally.slots = slots
+    worker.stats.slots = slots
     recorder, clips = _Recorder(captioner, refill), loader
     worker.caption(clips, recorder, slots)  # type: ignore[arg-type]
     return recorder.ids

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from .cut_short import is_cut_short
 from .decode_pyav import decode_pyav
 from .frames import SampledFrames, check_size, distinct_frames
+from .incomplete import is_incomplete
 from .sampling import frame_indices
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -70,7 +70,7 @@ def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) ->
     for name in available_decoders(path) if decoders is None else decoders:
         try:
             sampled = _DECODERS[name](path, num_frames)
-            return replace(sampled, partial=True) if is_cut_short(path) else sampled
+            return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise whatever they like; every message is kept
             messages.append(f"{name}: {_one_line(error)}")
     raise DecodeError(messages or ["no decoder left to try"])

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from .engine import EngineTally
-from .intake import Intake
+from .base_engine import BaseEngine
+from .engine import EngineStats
 from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
 from .text_model import TextModel
 
 
-class BatchEngine(Intake):
+class BatchEngine(BaseEngine):
     """Generates for up to `slots` requests at once; see `requests.Engine`. One step ends all of them.
 
     Prompts of different lengths or options come one after the other, because `generate` has one length for a
@@ -28,10 +28,10 @@ class BatchEngine(Intake):
     model: a causal model of transformers.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, tally: EngineTally | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int, stats: EngineStats | None = None) -> None:
         super().__init__(slots, TextModel.of(model).max_positions)
         self._model, self._slots = model, slots
-        self.tally = tally or EngineTally()
+        self.stats = stats or EngineStats()
 
     @property
     def waiting(self) -> int:
@@ -60,8 +60,8 @@ class BatchEngine(Intake):
         batch = [request for request in self._waiting if _kind(request) == kind][: self._slots]
         begin = time.monotonic()
         answers = self._generate(batch)
-        self.tally.decode_seconds += time.monotonic() - begin
-        self.tally.decode_tokens += sum(len(ids) for ids, _ in answers)
+        self.stats.decode_seconds += time.monotonic() - begin
+        self.stats.decode_tokens += sum(len(ids) for ids, _ in answers)
         self._take(batch)
         events: list[Event] = []
         for request, (ids, is_wrong) in zip(batch, answers, strict=True):

@@ -16,7 +16,7 @@ import torch
 
 from ..backends import Backend
 from ..backends.kernels import HIDDEN, score_mask
-from .intake import Intake
+from .base_engine import BaseEngine
 from .kv_cache import COLUMN_MULTIPLE, CacheShape, PrefixRecorder, SlotCache
 from .prefill import next_group, padded
 from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
@@ -30,7 +30,7 @@ _FAR_TOO_LARGE = 4
 
 
 @dataclass
-class EngineTally:
+class EngineStats:
     """What the engine did; seconds are those of the device, waited for at the end of each stage.
 
     steps: decoding steps; slot_steps: the same times the slots they ran over; decode_tokens: those of
@@ -59,13 +59,13 @@ class EngineSettings:
     prefill_tokens: int = 2048
 
 
-class SlotEngine(Intake):
+class SlotEngine(BaseEngine):
     """Generates token ids for requests, each in a slot of the cache; see `requests.Engine`.
 
     model: with the attention of `attention`.
     prefix: embeddings (1, tokens, width) that requests may begin with, at positions from 0. Their keys and
         values are computed once. None for none.
-    tally: counts on in an existing one.
+    stats: counts on in an existing one.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class SlotEngine(Intake):
         backend: Backend,
         settings: EngineSettings,
         prefix: torch.Tensor | None = None,
-        tally: EngineTally | None = None,
+        stats: EngineStats | None = None,
     ) -> None:
         super().__init__(settings.slots, model.max_positions)
         self._model, self._backend, self._settings = model, backend, settings
-        self.tally = tally or EngineTally()
+        self.stats = stats or EngineStats()
         self._slots: list[Slot | None] = []
         self._cache: SlotCache | None = None
         self._no_position = self._upload(np.zeros(1, np.int64))  # transformers asks for one, ours need none
@@ -150,8 +150,8 @@ class SlotEngine(Intake):
         slots = [Slot(request, self._step_number) for request in group]
         _, reported = NextTokens(slots, self._model.vocabulary, 1, self._upload).choose(self._logits(torch.cat(last)))
         tokens = reported.cpu().numpy().tolist()
-        self.tally.prefill_seconds += time.monotonic() - begin
-        self.tally.prefill_tokens += sum(request.length for request in group)
+        self.stats.prefill_seconds += time.monotonic() - begin
+        self.stats.prefill_tokens += sum(request.length for request in group)
         events: list[Event] = []
         for index, slot, token in zip(indices, slots, tokens, strict=True):
             self._slots[index] = slot
@@ -172,14 +172,14 @@ class SlotEngine(Intake):
             tokens, reported = chosen.choose(self._logits(hidden[:, -1]))
             generated.append(reported)
         rows = torch.stack(generated).cpu().numpy().tolist()
-        self.tally.decode_seconds += time.monotonic() - begin
-        self.tally.steps += steps
-        self.tally.slot_steps += steps * len(self._slots)
+        self.stats.decode_seconds += time.monotonic() - begin
+        self.stats.steps += steps
+        self.stats.slot_steps += steps * len(self._slots)
         events: list[Event] = []
         for row in rows:
             for index, token in enumerate(row):
                 if self._slots[index] is not None:
-                    self.tally.decode_tokens += 1
+                    self.stats.decode_tokens += 1
                     events += self._append(index, token)
         return events
 

@@ -34,7 +34,7 @@ def repeating_tokens(ids: Sequence[int], size: int) -> list[int]:
     return [ids[start + size - 1] for start in starts if list(ids[start : start + size - 1]) == tail]
 
 
-class Chooser:
+class Sampler:
     """Chooses the next token of each row of a batch by the row's own options.
 
     options: of each row; None for rows that nobody reads.

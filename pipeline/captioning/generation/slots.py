@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .requests import EndReason, Request
-from .sampling import BANNED, Chooser, Upload, repeating_tokens, uniforms
+from .sampling import BANNED, Sampler, Upload, repeating_tokens, uniforms
 
 NOT_A_NUMBER = -1
 """Reported instead of a token where the logits are not numbers."""
@@ -63,7 +63,7 @@ class NextTokens:
 
     def __init__(self, slots: Sequence[Slot | None], vocabulary: int, steps: int, upload: Upload) -> None:
         options = [slot.options if slot else None for slot in slots]
-        self._chooser = Chooser(options, upload)
+        self._chooser = Sampler(options, upload)
         self._step = 0
         self._wrong = upload(np.full(len(slots), NOT_A_NUMBER, np.int64))
         self._uniforms = self._seen = self._banned = None

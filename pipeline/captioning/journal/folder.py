@@ -11,7 +11,7 @@ from pathlib import Path
 from .folder_id import ID_FILE
 from .lines import FORGET_FAILURES, SESSION, add_records, reading, writing
 from .lock import lock
-from .reader import JournalReport, report_journals
+from .reader import JournalContents, contents_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ def planned_at(folder: Path) -> float | None:
         return None
 
 
-def read_report(folder: Path) -> JournalReport:
+def read_contents(folder: Path) -> JournalContents:
     """Read all journals of `folder`; an absent folder reports nothing.
 
     Raises:
         RunError: a journal can't be read, or a line is damaged.
     """
-    return report_journals(journals(folder))
+    return contents_of(journals(folder))
 
 
 def ask_to_forget_failures(folder: Path, rank: int) -> None:

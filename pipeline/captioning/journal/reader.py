@@ -1,4 +1,4 @@
-"""Reads journals: results, and the report for the next plan (finished rows, rows in flight at deaths)."""
+"""Reads journals: results, and what the next plan needs (finished rows, rows in flight at deaths)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Fingerprint = Mapping[str, str]
 
 
 @dataclass
-class JournalReport:
+class JournalContents:
     """What the journals of one folder say.
 
     fingerprints: the distinct fingerprints found.
@@ -29,22 +29,22 @@ class JournalReport:
     retried: set[int] = field(default_factory=set)
 
 
-def report_journals(paths: list[Path]) -> JournalReport:
-    """Read journals into one report.
+def contents_of(paths: list[Path]) -> JournalContents:
+    """Read journals, together.
 
     Raises:
         RunError: a journal can't be read, or a line is damaged.
     """
-    report = JournalReport()
+    contents = JournalContents()
     for path in paths:
-        _add_journal(path, report)
-    for row in report.finished:
-        report.deaths.pop(row, None)
-    report.retried -= report.finished
-    return report
+        _add_journal(path, contents)
+    for row in contents.finished:
+        contents.deaths.pop(row, None)
+    contents.retried -= contents.finished
+    return contents
 
 
-def _add_journal(path: Path, report: JournalReport) -> None:
+def _add_journal(path: Path, contents: JournalContents) -> None:
     in_flight: set[int] = set()
     in_retry: set[int] = set()
     failed: set[int] = set()
@@ -52,25 +52,25 @@ def _add_journal(path: Path, report: JournalReport) -> None:
         if not _is_whole(record):
             raise damaged(path, number, "a part of the record is missing")
         if "fingerprint" in record:
-            if record["fingerprint"] not in report.fingerprints:
-                report.fingerprints.append(record["fingerprint"])
+            if record["fingerprint"] not in contents.fingerprints:
+                contents.fingerprints.append(record["fingerprint"])
         elif "session" in record:
-            report.deaths.update(in_flight)
-            report.retried |= in_retry
+            contents.deaths.update(in_flight)
+            contents.retried |= in_retry
             in_flight, in_retry = set(), set()
         elif "start" in record:
             (in_retry if record.get("retry") else in_flight).update(record["start"])
         elif "row" in record:
             in_flight.discard(record["row"])
             in_retry.discard(record["row"])
-            (report.finished if "caption" in record else failed).add(record["row"])
+            (contents.finished if "caption" in record else failed).add(record["row"])
         elif "released" in record:
             in_flight, in_retry = set(), set()
         elif "forget_failures" in record:
             failed = set()
-    report.deaths.update(in_flight)
-    report.retried |= in_retry
-    report.finished |= failed
+    contents.deaths.update(in_flight)
+    contents.retried |= in_retry
+    contents.finished |= failed
 
 
 def _is_whole(record: dict) -> bool:

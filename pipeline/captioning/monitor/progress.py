@@ -28,7 +28,7 @@ from ..journal.folder import journal_folder, planned_at
 from ..meta.names import default_output, report_path
 from ..process.arguments import CommandParser, number
 from ..process.errors import UsageError, exit_code_of
-from .journal_view import JournalMonitor, RunProgress, as_json
+from .journal_monitor import JournalMonitor, RunProgress, as_json
 from .progress_log import duration
 
 MOST_RANKS = 16
@@ -93,7 +93,7 @@ def _run(flags: argparse.Namespace) -> None:
 def look(looker: JournalMonitor, output: Path, silent_seconds: float) -> dict[str, Any]:
     """The figures of the run that writes `output`: from its journals, or after its end from its report.
 
-    Besides the states of `journal_view.state_of`: `finished`; `waiting`: it has not begun; `gone`: it was seen, but
+    Besides the states of `journal_monitor.state_of`: `finished`; `waiting`: it has not begun; `gone`: it was seen, but
     its journals are there no more, and the output is on another host.
     """
     view = looker.look()

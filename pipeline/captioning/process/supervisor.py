@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from .errors import EXIT_FAILED
-from .stall import ProgressWatch
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +44,14 @@ def waits(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     return joins or "TORCHELASTIC_RUN_ID" in environment
 
 
-def supervise(is_worker: bool, watch: ProgressWatch) -> int | None:
+def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
     """Returns None in a child process; in this one, when that has ended, its exit code.
 
     Signals are passed on to the child. It dies with this process. If the launcher dies, and is one that waits,
     a worker is told so by SIGTERM, and whatever is left after LEAVE_SECONDS is killed. msrun's scheduler is
     given these seconds too: without it workers abort.
 
-    watch: of the child's progress. A child that should have ended itself for want of progress is killed; if even that
+    watchdog: of the child. A child that should have ended itself for want of progress is killed; if even that
         does not end it, because a disk or a driver holds it in the kernel, it is left behind.
     """
     supervisor, launcher = os.getpid(), os.getppid()
@@ -67,10 +67,10 @@ def supervise(is_worker: bool, watch: ProgressWatch) -> int | None:
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            if watch.overdue():
+            if watchdog.overdue():
                 logger.error("the worker made no progress for too long (--stall_timeout) and was ended; see its stacks")
             return max(EXIT_FAILED, os.waitstatus_to_exitcode(status)) if status else 0
-        overdue = watch.overdue()
+        overdue = watchdog.overdue()
         if overdue > _STALL_GRACE_SECONDS:
             os.kill(child, signal.SIGKILL)
         if overdue > 2 * _STALL_GRACE_SECONDS:

@@ -14,7 +14,7 @@ from ..meta.table import MetaTable
 from ..process import supervisor
 from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError
 from ..process.signals import interruption
-from ..process.stall import ProgressWatch
+from ..process.watchdog import Watchdog
 from ..workers import launch_checks
 from ..workers.launch import Launch
 from ..workers.world import run_scheduler
@@ -29,15 +29,15 @@ def main(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a captioning command; returns its exit code."""
-    launch, watch = Launch(), ProgressWatch(enforces=True)
+    launch, watchdog = Launch(), Watchdog(enforces=True)
     try:
         launch = Launch.from_environment()
         _set_up_logging(launch)
         if launch.launcher != "plain":
-            exit_code = supervisor.supervise(is_worker=not launch.is_scheduler, watch=watch)
+            exit_code = supervisor.supervise(is_worker=not launch.is_scheduler, watchdog=watchdog)
             if exit_code is not None:
                 return exit_code
-        return _run(parser, make_source, arguments, launch, watch)
+        return _run(parser, make_source, arguments, launch, watchdog)
     except UsageError as error:
         if launch.reports_usage_errors:
             print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -55,7 +55,7 @@ def _run(
     make_source: Callable[[argparse.Namespace], CaptionerSource],
     arguments: Sequence[str] | None,
     launch: Launch,
-    watch: ProgressWatch,
+    watchdog: Watchdog,
 ) -> int:
     flags = parser.parse_args(arguments)
     job_options = options.job_options(flags)
@@ -75,11 +75,11 @@ def _run(
         run_scheduler()
         return EXIT_DONE
     interruption.install()
-    watch.timeout = job_options.stall_timeout
+    watchdog.timeout = job_options.stall_timeout
     if launch.is_leader:
         for warning in warnings:
             logger.warning("%s", warning)
-    return job.run(job_options, source, choice, launch, watch)
+    return job.run(job_options, source, choice, launch, watchdog)
 
 
 def _set_up_logging(launch: Launch) -> None:

@@ -14,7 +14,7 @@ from ..meta.files import backup_of
 from ..meta.table import MetaTable
 from ..monitor.progress_log import ProgressLog
 from ..process.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from ..process.stall import ProgressWatch
+from ..process.watchdog import Watchdog
 from ..workers.heartbeat import FailedElsewhere
 from ..workers.launch import Launch
 from ..workers.world import World, join_world, solo_world
@@ -23,25 +23,25 @@ from .journals import RunJournals
 from .options import JobOptions
 from .planning import COMPUTING_TYPE, LeaderPlan, RankPlan, plan_run
 from .report import make_report, summary
-from .work import MassFailure, RankWorker, WorkTally
+from .work import MassFailure, RankStats, RankWorker
 
 logger = logging.getLogger(__name__)
 
 
-def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch, watch: ProgressWatch) -> int:
+def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch, watchdog: Watchdog) -> int:
     """Caption the meta table; returns the exit code.
 
-    watch: notes this rank's progress.
+    watchdog: notes this rank's progress.
 
     Raises:
         UsageError, RunError: see their docstrings; the other ranks have been told.
     """
     if launch.launcher == "plain":
         # One process needs the framework only when there is something to caption.
-        return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world(watch=watch))
+        return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world(watchdog=watchdog))
     logger.info("started by %s: waiting for all %d workers", launch.launcher, launch.world_size)
     backend = choice.activate(options.dtype)
-    return run_in_world(options, source, lambda: backend, join_world(launch, backend.device, watch))
+    return run_in_world(options, source, lambda: backend, join_world(launch, backend.device, watchdog))
 
 
 def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
@@ -85,11 +85,11 @@ def _run(
             _announce(options, plan, plan.leader)
         with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
             seconds = time.monotonic() - planned
-            tally = _caption(options, source, backend, world, plan, journals, resources, seconds)
-            tallies = [WorkTally(**values) for values in world.gather_json(dataclasses.asdict(tally))]
+            stats = _caption(options, source, backend, world, plan, journals, resources, seconds)
+            rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
         delivered = delivery.gather_results(journals, plan.leader, options.pad_length)
         if plan.leader is not None and delivered is not None:
-            world.decide(_conclude(options, plan, plan.leader, delivered, tallies, time.monotonic() - begin))
+            world.decide(_conclude(options, plan, plan.leader, delivered, rank_stats, time.monotonic() - begin))
         exit_code = world.exit_code()
         if exit_code != EXIT_DONE:
             journals.forget_failures()
@@ -159,22 +159,22 @@ def _caption(
     journals: RunJournals,
     resources: contextlib.ExitStack,
     prepare_seconds: float,
-) -> WorkTally:
+) -> RankStats:
     if backend is None:
         if plan.has_isolated:
             world.barrier()
-        return WorkTally()
+        return RankStats()
     journal = resources.enter_context(journals.open(plan.fingerprint, plan.run, plan.total_rows, plan.ranks))
     try:
         worker = RankWorker(options, source, backend, journal, world)
-        worker.tally.load_seconds = prepare_seconds
-        tally = worker.run(plan)
+        worker.stats.load_seconds = prepare_seconds
+        stats = worker.run(plan)
     except MassFailure:
         journals.ask_to_forget_failures()
         raise
     journal.release()
-    world.report(journal.durable, tally.failed, 1)
-    return tally
+    world.report_counts(journal.durable, stats.failed, 1)
+    return stats
 
 
 def _describe(source: CaptionerSource, backend: Backend | None) -> None:
@@ -220,7 +220,7 @@ def _conclude(
     plan: RankPlan,
     leader: LeaderPlan,
     delivered: delivery.Delivered,
-    tallies: list[WorkTally],
+    rank_stats: list[RankStats],
     seconds: float,
 ) -> int:
     """Write the outputs and the summary, on rank 0; returns the run's exit code."""
@@ -235,7 +235,7 @@ def _conclude(
             failure,
         )
         return EXIT_FAILED
-    report = make_report(options, plan, leader, delivered, tallies, seconds)
+    report = make_report(options, plan, leader, delivered, rank_stats, seconds)
     delivery.write_outputs(options.output, leader, delivered, report)
     for level, line in summary(report):
         logger.log(level, "%s", line)

@@ -1,4 +1,4 @@
-"""The journals of all ranks on all hosts, used as one: opened, reported, gathered, forgotten and removed.
+"""The journals of all ranks on all hosts, used as one: opened, read, gathered, forgotten and removed.
 
 Ranks of one host, and hosts with a shared file system, keep their journals in the same folder. The first of these ranks
 is the keeper of the folder: it does what is to be done once. Knows no meta table and no captioner.
@@ -15,7 +15,7 @@ from typing import Any
 from ..journal import folder as folders
 from ..journal.folder_id import folder_id
 from ..journal.journal import Journal
-from ..journal.reader import Fingerprint, JournalReport, read_result_lines
+from ..journal.reader import Fingerprint, JournalContents, read_result_lines
 from ..meta.results import RowResult
 from ..workers.gather import words_of
 from ..workers.world import World
@@ -24,7 +24,7 @@ _ROWS_PER_RECORD = 2000
 
 
 class RunJournals:
-    """This rank's view of the journals of a run. Constructing it, `report` and `results` are collective: every rank
+    """This rank's view of the journals of a run. Constructing it, `contents` and `results` are collective: every rank
     of the run must call them.
 
     is_keeper: whether this rank does what is to be done once for its folder.
@@ -40,10 +40,10 @@ class RunJournals:
         self._ranks = [rank for rank, found in enumerate(ids) if found == ids[world.rank]]
         self.is_keeper = world.rank == min(self._ranks)
 
-    def report(self, restart: bool) -> JournalReport:
-        """What the journals on all hosts say, on rank 0; an empty report on the others.
+    def contents(self, restart: bool) -> JournalContents:
+        """What the journals on all hosts hold, on rank 0; nothing on the others.
 
-        restart: report nothing. The journals are removed later, when no usage error is possible any more.
+        restart: read nothing. The journals are removed later, when no usage error is possible any more.
 
         Raises:
             RunError: a journal can't be read, or a line is damaged.
@@ -52,14 +52,14 @@ class RunJournals:
         # A run that failed for another cause than its clips may have noted this on one rank only.
         if any(self._world.gather_json(reads and folders.asks_to_forget_failures(self.folder))) and reads:
             folders.forget_failures(self.folder)
-        own = folders.read_report(self.folder) if reads else JournalReport()
-        report = JournalReport()
-        for record in map(json.loads, self._world.gather(_report_records(own), is_wanted=self._world.is_leader)):
-            report.fingerprints += [f for f in record["fingerprints"] if f not in report.fingerprints]
-            report.finished.update(record["finished"])
-            report.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
-            report.retried.update(record["retried"])
-        return report
+        own = folders.read_contents(self.folder) if reads else JournalContents()
+        contents = JournalContents()
+        for record in map(json.loads, self._world.gather(_contents_records(own), is_wanted=self._world.is_leader)):
+            contents.fingerprints += [f for f in record["fingerprints"] if f not in contents.fingerprints]
+            contents.finished.update(record["finished"])
+            contents.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
+            contents.retried.update(record["retried"])
+        return contents
 
     def open(self, fingerprint: Fingerprint, run: str, rows: int, ranks: int) -> Journal:
         """This rank's journal; see `Journal`."""
@@ -132,9 +132,9 @@ def fitted_record(record: bytes, pad_length: int) -> bytes:
     return record
 
 
-def _report_records(report: JournalReport) -> Iterator[bytes]:
-    yield _packed(report.fingerprints, [], report.deaths, sorted(report.retried))
-    finished = sorted(report.finished)
+def _contents_records(contents: JournalContents) -> Iterator[bytes]:
+    yield _packed(contents.fingerprints, [], contents.deaths, sorted(contents.retried))
+    finished = sorted(contents.finished)
     for start in range(0, len(finished), _ROWS_PER_RECORD):
         yield _packed([], finished[start : start + _ROWS_PER_RECORD], {}, [])
 

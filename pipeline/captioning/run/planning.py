@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..journal.reader import Fingerprint, JournalReport
+from ..journal.reader import Fingerprint, JournalContents
 from ..meta.table import MetaTable, match_occurrences
 from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool
@@ -81,15 +81,15 @@ def plan_run(
         UsageError: on rank 0: the journals are those of another run, or the earlier output can't be read.
     """
     host_workers = world.host_workers()
-    report = journals.report(options.restart)
+    contents = journals.contents(options.restart)
     leader, shared = None, b""
     if table is not None:
         fingerprint = {**captioner_fingerprint, "meta paths": _digest_of_paths(table)}
-        _check_fingerprints(report.fingerprints, fingerprint, journals.folder)
-        leader = _leader_plan(table, options, report)
+        _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
+        leader = _leader_plan(table, options, contents)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
         world.offer(RowPool(table.paths, rows, world.world_size))
-        types = {found[COMPUTING_TYPE] for found in report.fingerprints if COMPUTING_TYPE in found}
+        types = {found[COMPUTING_TYPE] for found in contents.fingerprints if COMPUTING_TYPE in found}
         shared = json.dumps(
             {
                 "fingerprint": fingerprint,
@@ -132,12 +132,12 @@ def _is_written(table: MetaTable, output: Path) -> bool:
     return output.exists() and table.is_same_but_for_text(MetaTable.read(output))
 
 
-def _leader_plan(table: MetaTable, options: JobOptions, report: JournalReport) -> LeaderPlan:
+def _leader_plan(table: MetaTable, options: JobOptions, contents: JournalContents) -> LeaderPlan:
     texts = {row: text for row, text in enumerate(table.texts() or []) if text.strip()}
     captions = _earlier_captions(table, options)
     # Captions of the earlier output take precedence over the table's own texts.
     kept = texts | captions if options.skip_if_existing else {}
-    plan = make_plan(len(table.paths), kept, report.finished, report.deaths, report.retried, options.limit)
+    plan = make_plan(len(table.paths), kept, contents.finished, contents.deaths, contents.retried, options.limit)
     if options.skip_if_existing:
         return LeaderPlan(table, plan, 0, 0)
     return LeaderPlan(table, plan, len(captions), len(texts))

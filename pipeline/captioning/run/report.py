@@ -14,7 +14,7 @@ from ..monitor.progress_log import duration
 from .delivery import Delivered
 from .options import JobOptions
 from .planning import LeaderPlan, RankPlan
-from .work import WorkTally
+from .work import RankStats
 
 STUCK_SHARE = 0.05
 """One caption on a larger share of the rows than this is worth a warning."""
@@ -26,7 +26,7 @@ def make_report(
     plan: RankPlan,
     leader: LeaderPlan,
     delivered: Delivered,
-    tallies: Sequence[WorkTally],
+    rank_stats: Sequence[RankStats],
     seconds: float,
 ) -> dict[str, Any]:
     """What `<meta>_caption_report.json` holds; times are in seconds, added up over the workers.
@@ -34,10 +34,10 @@ def make_report(
     decode_seconds are those of the decoders, beside the device; decode_wait_seconds those that the
     device waited for clips.
     """
-    now = sum(tally.captioned for tally in tallies)
-    tokens = sum(tally.tokens for tally in tallies)
-    device = sum(tally.device_seconds for tally in tallies)
-    wait = sum(tally.decode_wait_seconds for tally in tallies)
+    now = sum(stats.captioned for stats in rank_stats)
+    tokens = sum(stats.tokens for stats in rank_stats)
+    device = sum(stats.device_seconds for stats in rank_stats)
+    wait = sum(stats.decode_wait_seconds for stats in rank_stats)
     partial = delivered.partial_rows()
     return {
         "run": plan.run,
@@ -57,22 +57,22 @@ def make_report(
             for stage, (row, failure) in delivered.failure_examples().items()
         },
         "captioned_in_this_run": now,
-        "failed_in_this_run": sum(tally.failed for tally in tallies),
+        "failed_in_this_run": sum(stats.failed for stats in rank_stats),
         "seconds": round(seconds, 3),
         "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
         "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
         "tokens": tokens,
-        "workers": len(tallies),
-        "backends": sorted({tally.backend for tally in tallies if tally.backend}),
-        "load_seconds": round(max(tally.load_seconds for tally in tallies), 3),
-        "clips_at_once": max(tally.slots for tally in tallies),
+        "workers": len(rank_stats),
+        "backends": sorted({stats.backend for stats in rank_stats if stats.backend}),
+        "load_seconds": round(max(stats.load_seconds for stats in rank_stats), 3),
+        "clips_at_once": max(stats.slots for stats in rank_stats),
         "device_seconds": round(device, 3),
         "decode_wait_seconds": round(wait, 3),
         "decode_wait_share": round(wait / (device + wait), 4) if wait else 0.0,
-        "decode_seconds": round(sum(tally.decode_seconds for tally in tallies), 3),
-        "stages": _stages(tallies),
-        "peak_memory_mib_per_worker": round(max(tally.peak_memory_mib for tally in tallies)),
-        "peak_device_memory_mib": round(max(tally.peak_device_memory_mib for tally in tallies)),
+        "decode_seconds": round(sum(stats.decode_seconds for stats in rank_stats), 3),
+        "stages": _stages(rank_stats),
+        "peak_memory_mib_per_worker": round(max(stats.peak_memory_mib for stats in rank_stats)),
+        "peak_device_memory_mib": round(max(stats.peak_device_memory_mib for stats in rank_stats)),
         "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
         "fingerprint": dict(plan.fingerprint),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -125,11 +125,11 @@ def timeline(report: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"waiting for clips {duration(wait)} ({share:.1%})"])
 
 
-def _stages(tallies: Sequence[WorkTally]) -> dict[str, float]:
+def _stages(rank_stats: Sequence[RankStats]) -> dict[str, float]:
     """The stages on the device: seconds, tokens and steps of all workers."""
     total: Counter[str] = Counter()
-    for tally in tallies:
-        total.update(tally.stages)
+    for stats in rank_stats:
+        total.update(stats.stages)
     return {name: round(value, 3) for name, value in total.items()}
 
 

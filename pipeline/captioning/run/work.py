@@ -47,7 +47,7 @@ DEVICE_FAILURES = 8
 
 
 @dataclass
-class WorkTally:
+class RankStats:
     """What a rank did in this run.
 
     tokens: generated, end-of-sequence tokens included.
@@ -98,7 +98,7 @@ class RankWorker:
     backend: Backend
     journal: Journal
     world: World
-    tally: WorkTally = field(default_factory=WorkTally)
+    stats: RankStats = field(default_factory=RankStats)
 
     def __post_init__(self) -> None:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
@@ -109,7 +109,7 @@ class RankWorker:
         where = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
         self._warnings = LimitedLog(logger, where)
 
-    def run(self, plan: RankPlan) -> WorkTally:
+    def run(self, plan: RankPlan) -> RankStats:
         """Caption what rank 0 leases, until no row is left; every result is in the journal when this returns.
 
         Raises:
@@ -119,12 +119,12 @@ class RankWorker:
         with contextlib.closing(self._warnings):
             self._run(plan)
         backend = self.backend
-        self.tally.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
+        self.stats.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
         if self._captioner is not None:
-            self.tally.stages = dict(self._captioner.stages())
-        self.tally.peak_device_memory_mib = backend.peak_memory() / 2**20
-        self.tally.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return self.tally
+            self.stats.stages = dict(self._captioner.stages())
+        self.stats.peak_device_memory_mib = backend.peak_memory() / 2**20
+        self.stats.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return self.stats
 
     def _run(self, plan: RankPlan) -> None:
         for kind in (PENDING, RETRIES):
@@ -134,7 +134,7 @@ class RankWorker:
                 with self._loader(rows, plan, rows.worth_ahead) as loader:
                     captioner = self._loaded_captioner()
                     is_retry = kind == RETRIES
-                    together = max(1, self.tally.slots // RETRY_SHARE) if is_retry else self.tally.slots
+                    together = max(1, self.stats.slots // RETRY_SHARE) if is_retry else self.stats.slots
                     self.caption(loader, captioner, together, is_retry)
         if plan.has_isolated:
             self.journal.wait()
@@ -147,13 +147,13 @@ class RankWorker:
         if self._captioner is None:
             begin = time.monotonic()
             self._captioner = self.source.load(self.backend)
-            self.tally.load_seconds += time.monotonic() - begin
-            logger.info("model loaded in %.1f s", self.tally.load_seconds)
-            self.tally.slots = self.options.batch_size or self._captioner.most_slots()
+            self.stats.load_seconds += time.monotonic() - begin
+            logger.info("model loaded in %.1f s", self.stats.load_seconds)
+            self.stats.slots = self.options.batch_size or self._captioner.most_slots()
             self.journal.loaded()
             self._report()
-            self.world.watch.progress()
-            self.world.watch.allow(FIRST_STEP_SECONDS)
+            self.world.watchdog.progress()
+            self.world.watchdog.allow(FIRST_STEP_SECONDS)
         return self._captioner
 
     def _loader(self, rows: Iterable[tuple[int, str]], plan: RankPlan, ahead: Callable[[], int]) -> ClipLoader:
@@ -196,24 +196,24 @@ class RankWorker:
                     results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
                 except Exception as error:
                     problem = _text(error), self.backend.is_out_of_memory(error)
-                self.tally.device_seconds += time.monotonic() - begin
+                self.stats.device_seconds += time.monotonic() - begin
                 if problem is not None:
                     engine = None
                     self._recover(groups, in_flight, slots, *problem)
                     continue
                 if events:
-                    self.world.watch.progress()
+                    self.world.watchdog.progress()
                 for result in results:
                     self._finish(result, in_flight.pop(result.row).path)
-        self.tally.decode_wait_seconds += loader.wait_seconds
-        self.tally.decode_seconds += loader.decode_seconds
+        self.stats.decode_wait_seconds += loader.wait_seconds
+        self.stats.decode_seconds += loader.decode_seconds
 
     def _engine(self, captioner: Captioner, most: int) -> tuple[Engine, int]:
         """A new engine of `most` slots, or fewer where memory does not suffice, and their number."""
-        slots = min(most, self.tally.slots)
+        slots = min(most, self.stats.slots)
         try:
             engine = captioner.engine(slots)
-            engine.on_token = self.world.watch.progress
+            engine.on_token = self.world.watchdog.progress
             return engine, slots
         except Exception as error:
             if slots == 1 or not self.backend.is_out_of_memory(error):
@@ -223,7 +223,7 @@ class RankWorker:
 
     def _halve_slots(self, slots: int) -> None:
         self.backend.release_memory()
-        self.tally.slots = slots // 2
+        self.stats.slots = slots // 2
         logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
 
     def _load(
@@ -250,7 +250,7 @@ class RankWorker:
             elif not must_wait:
                 break
             else:
-                self.world.watch.allow(self._clip_seconds)
+                self.world.watchdog.allow(self._clip_seconds)
         if fresh:
             self.journal.start([clip.row for clip in fresh], is_retry)
         return given_back + fresh
@@ -286,16 +286,16 @@ class RankWorker:
         self._recent.append(failed)
         in_captioner = result.failure is not None and result.failure.stage == "caption"
         self._device_failures = self._device_failures + 1 if in_captioner else 0
-        self.tally.failed += failed
-        self.tally.captioned += not failed
-        self.tally.tokens += result.tokens
-        self.world.watch.progress()
+        self.stats.failed += failed
+        self.stats.captioned += not failed
+        self.stats.tokens += result.tokens
+        self.world.watchdog.progress()
         self._report()
         self._check_failure_rate()
 
     def _report(self) -> None:
         """What this rank has done, for all: rows count when they are on disk."""
-        self.world.report(self.journal.durable, self.tally.failed, 1)
+        self.world.report_counts(self.journal.durable, self.stats.failed, 1)
 
     def _check_failure_rate(self) -> None:
         if self._device_failures >= DEVICE_FAILURES:

@@ -12,9 +12,9 @@ import time
 from dataclasses import replace
 
 from ..process.errors import RunError
-from ..process.stall import ProgressWatch
+from ..process.watchdog import Watchdog
 from .leases import Lease
-from .run_state import SILENCE_SECONDS, Report, RunStateLike, Snapshot
+from .run_state import SILENCE_SECONDS, RankStatus, RunStateLike, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class FailedElsewhere(RunError):
 class Heartbeat:
     """A rank's side: reports from a thread, waits, asks for rows.
 
-    watch: knows how long this rank has made no progress.
+    watchdog: knows how long this rank has made no progress.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Heartbeat:
         state: RunStateLike,
         seconds: float = 1.0,
         silence: float = SILENCE_SECONDS,
-        watch: ProgressWatch | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._state, self._seconds, self._silence = state, seconds, silence
-        self.watch = watch or ProgressWatch()
-        self._report = Report(rank)
+        self.watchdog = watchdog or Watchdog()
+        self._report = RankStatus(rank)
         self._leases = 0
         self._snapshot = Snapshot()
         self._answered = time.monotonic()
@@ -70,7 +70,7 @@ class Heartbeat:
             RunError: a rank broke, has been silent or without progress for too long, or rank 0 is out of reach.
         """
         wanted = self._next_stage()
-        self.watch.pause()
+        self.watchdog.pause()
         begin, told = time.monotonic(), 0.0
         self._beat()
         while (snapshot := self.snapshot).stage < wanted:
@@ -134,7 +134,7 @@ class Heartbeat:
         if time.monotonic() - self._answered > self._silence:
             raise RunError(f"rank 0 has been out of reach for {self._silence:g} s")
 
-    def report(self, *counts: int) -> None:
+    def report_counts(self, *counts: int) -> None:
         """Set this rank's counts, which are summed over all ranks."""
         with self._guard:
             self._report = replace(self._report, counts=counts)
@@ -164,9 +164,9 @@ class Heartbeat:
             time.sleep(min(0.2, self._seconds))  # do not ask at once again
 
     def _beat(self, known: int | None = None, seconds: float = 0.0) -> bool:
-        """Report; whether rank 0 has answered. For how long it has not is noticed by `check`."""
+        """RankStatus; whether rank 0 has answered. For how long it has not is noticed by `check`."""
         with self._guard:
-            report = replace(self._report, stalled=self.watch.stalled())
+            report = replace(self._report, stalled=self.watchdog.stalled())
         try:
             snapshot = self._state.beat(report, known, seconds)
         except (OSError, ValueError) as error:  # the network's, or a broken answer

@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 from .leases import Lease
-from .run_state import Report, RunState, Snapshot
+from .run_state import RankStatus, RunState, Snapshot
 
 CALL_SECONDS = 10.0
 """For an answer of rank 0, beside the time that it may wait."""
@@ -85,7 +85,7 @@ class HeartbeatServer:
         if kind == "lease":
             return _line(self._state.lease(*values).to_json())
         report, known, seconds = values
-        snapshot = self._state.beat(Report.from_json(report))
+        snapshot = self._state.beat(RankStatus.from_json(report))
         if snapshot.version == known:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)
@@ -106,7 +106,7 @@ class RemoteRunState:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
-    def beat(self, report: Report, known: int | None = None, seconds: float = 0.0) -> Snapshot:
+    def beat(self, report: RankStatus, known: int | None = None, seconds: float = 0.0) -> Snapshot:
         return Snapshot.from_json(self._call(["beat", report.to_json(), known, seconds], seconds))
 
     def lease(self, rank: int, number: int, kind: str) -> Lease:

@@ -25,7 +25,7 @@ _MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
-class Report:
+class RankStatus:
     """What a rank says of itself.
 
     stage: barriers that it has reached.
@@ -44,7 +44,7 @@ class Report:
         return [self.rank, self.stage, self.counts, self.broken, self.stalled]
 
     @classmethod
-    def from_json(cls, value: Any) -> Report:
+    def from_json(cls, value: Any) -> RankStatus:
         rank, stage, counts, broken, stalled = value
         return cls(rank, stage, tuple(counts), broken, tuple(stalled) if stalled else None)
 
@@ -94,7 +94,7 @@ class Snapshot:
 class RunStateLike(Protocol):
     """The state of the run on rank 0, near or far."""
 
-    def beat(self, report: Report, known: int | None = None, seconds: float = 0.0) -> Snapshot:
+    def beat(self, report: RankStatus, known: int | None = None, seconds: float = 0.0) -> Snapshot:
         """Note a report; returns the state, at the latest after `seconds`, at once if its version is not `known`."""
 
     def lease(self, rank: int, number: int, kind: str) -> Lease:
@@ -103,7 +103,7 @@ class RunStateLike(Protocol):
 
 @dataclass
 class _Rank:
-    report: Report
+    report: RankStatus
     heard: float = field(default_factory=time.monotonic)
 
 
@@ -112,7 +112,7 @@ class RunState:
 
     def __init__(self, world_size: int, silence: float = SILENCE_SECONDS) -> None:
         self._silence = silence
-        self._ranks = [_Rank(Report(rank)) for rank in range(world_size)]
+        self._ranks = [_Rank(RankStatus(rank)) for rank in range(world_size)]
         self._at_stage = Counter({0: world_size})
         self._counts: list[int] = []
         self._broken: dict[int, str] = {}
@@ -146,14 +146,14 @@ class RunState:
         with self._changed:
             return self._snapshot
 
-    def beat(self, report: Report, known: int | None = None, seconds: float = 0.0) -> Snapshot:
+    def beat(self, report: RankStatus, known: int | None = None, seconds: float = 0.0) -> Snapshot:
         with self._changed:
             self._note(report)
             if known is not None:
                 self._changed.wait_for(lambda: self._snapshot.version != known, seconds)
             return self._snapshot
 
-    def _note(self, report: Report) -> None:
+    def _note(self, report: RankStatus) -> None:
         rank = self._ranks[report.rank]
         if report.stage < rank.report.stage:
             return  # it comes late, by a connection that was given up

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..process.errors import RunError
-from ..process.stall import ProgressWatch
+from ..process.watchdog import Watchdog
 from .collectives import Collectives, MindSporeCollectives, SoloCollectives, TorchCollectives
 from .gather import gather_records
 from .heartbeat import Heartbeat, beat_seconds
@@ -30,7 +30,7 @@ _LEAVE_SECONDS = 5.0
 class World:
     """This process among the ranks. `rank` 0 leads: it plans, leases rows, writes, and speaks to people.
 
-    watch: when this rank last made progress.
+    watchdog: when this rank last made progress.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class World:
         server: HeartbeatServer | None,
     ) -> None:
         self.rank, self.world_size = collectives.rank, collectives.world_size
-        self.watch = heartbeat.watch
+        self.watchdog = heartbeat.watchdog
         self._collectives = collectives
         self._heartbeat = heartbeat
         self._state = state
@@ -86,13 +86,13 @@ class World:
         """Rows for this rank to caption; see Heartbeat.lease."""
         return self._heartbeat.lease(kind)
 
-    def report(self, *counts: int) -> None:
+    def report_counts(self, *counts: int) -> None:
         """Set this rank's counts for `snapshot`.
 
         Raises:
             RunError: the run cannot continue; see Heartbeat.check.
         """
-        self._heartbeat.report(*counts)
+        self._heartbeat.report_counts(*counts)
         self._heartbeat.check()
 
     @property
@@ -116,7 +116,7 @@ class World:
 
     def close(self, in_order: bool) -> None:
         """Leave the run. in_order: all ranks are leaving now; otherwise this one gives up."""
-        self.watch.pause()
+        self.watchdog.pause()
         if in_order:
             with contextlib.suppress(RunError):  # the work is done and written
                 self.barrier()
@@ -130,24 +130,24 @@ class World:
             self._collectives.close()
 
 
-def solo_world(collectives: Collectives | None = None, watch: ProgressWatch | None = None) -> World:
+def solo_world(collectives: Collectives | None = None, watchdog: Watchdog | None = None) -> World:
     """The world of a single process, a plain one unless it has collectives."""
     state = RunState(1)
-    return World(collectives or SoloCollectives(), Heartbeat(0, state, watch=watch), state, None)
+    return World(collectives or SoloCollectives(), Heartbeat(0, state, watchdog=watchdog), state, None)
 
 
-def join_world(launch: Launch, device: str, watch: ProgressWatch) -> World:
+def join_world(launch: Launch, device: str, watchdog: Watchdog) -> World:
     """Join the other ranks; blocks until all are there. The framework must have been activated.
 
     device: where the model goes, in torch's notation.
     """
     collectives = MindSporeCollectives() if launch.launcher == "msrun" else TorchCollectives(device)
     if collectives.world_size == 1:
-        return solo_world(collectives, watch)
-    return _join_heartbeat(collectives, launch.master, watch)
+        return solo_world(collectives, watchdog)
+    return _join_heartbeat(collectives, launch.master, watchdog)
 
 
-def _join_heartbeat(collectives: Collectives, master: str, watch: ProgressWatch) -> World:
+def _join_heartbeat(collectives: Collectives, master: str, watchdog: Watchdog) -> World:
     """Start or reach rank 0's heartbeat server. Its port and token travel by collective: all ranks are here now."""
     words = np.zeros(1 + _TOKEN_WORDS, np.int32)
     state = server = None
@@ -159,9 +159,9 @@ def _join_heartbeat(collectives: Collectives, master: str, watch: ProgressWatch)
     leader = collectives.all_gather(words)[0]
     seconds = beat_seconds(collectives.world_size)
     if state is not None:
-        return World(collectives, Heartbeat(0, state, seconds, watch=watch), state, server)
+        return World(collectives, Heartbeat(0, state, seconds, watchdog=watchdog), state, server)
     remote = RemoteRunState(master, int(leader[0]), leader[1:].tobytes().decode("ascii"))
-    return World(collectives, Heartbeat(collectives.rank, remote, seconds, watch=watch), None, None)
+    return World(collectives, Heartbeat(collectives.rank, remote, seconds, watchdog=watchdog), None, None)
 
 
 def run_scheduler() -> None:

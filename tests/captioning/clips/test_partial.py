@@ -14,8 +14,8 @@ from PIL import Image
 
 from pipeline.captioning.clips import decode_pyav
 from pipeline.captioning.clips.clip import Clip
-from pipeline.captioning.clips.cut_short import is_cut_short
 from pipeline.captioning.clips.decode import DecodeError, decode
+from pipeline.captioning.clips.incomplete import is_incomplete
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from tests.fakes import mean_colour, render_clip
@@ -55,7 +55,7 @@ def _times(images: tuple[Image.Image, ...]) -> list[float]:
 def test_frames_are_spread_over_what_is_there(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     whole = _render(path)
-    assert not is_cut_short(str(path)) and not decode(str(path), 4).partial
+    assert not is_incomplete(str(path)) and not decode(str(path), 4).partial
     path.write_bytes(whole[: len(whole) * 6 // 10])
     sampled = decode(str(path), 4)
     assert sampled.partial and len(sampled.images) == 4
@@ -127,7 +127,7 @@ def test_a_failing_disk_is_not_a_damaged_video(tmp_path: Path, monkeypatch: pyte
 def test_sizes_that_say_nothing(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a"
     path.write_bytes(data)
-    assert not is_cut_short(str(path))
+    assert not is_incomplete(str(path))
 
 
 def test_the_mark_comes_back_from_the_decoding_process(tmp_path: Path) -> None:

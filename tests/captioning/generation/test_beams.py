@@ -77,7 +77,7 @@ def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
         assert end.ids == _expected(model, request), request.key
         assert end.reason is (EndReason.STOP if end.ids[-1] in STOPS else EndReason.LENGTH)
     assert engine.step() == [] and engine.wanted == engine.free == 2
-    assert engine.tally.decode_tokens == sum(len(end.ids) for end in answers.values())
+    assert engine.stats.decode_tokens == sum(len(end.ids) for end in answers.values())
 
 
 def test_cancelled_unknown_and_unfit_requests(model: Any) -> None:

@@ -16,11 +16,11 @@ def _draws(row: int, **options: float) -> np.ndarray:
     """4000 draws of one row from the same logits."""
     import torch
 
-    from pipeline.captioning.generation.sampling import Chooser, uniforms
+    from pipeline.captioning.generation.sampling import Sampler, uniforms
 
     generation = GenerationOptions(max_new_tokens=4000, do_sample=True, **options)  # type: ignore[arg-type]
     logits = torch.from_numpy(np.tile(np.log(np.array(SHARES, np.float32)), (4000, 1)))
-    chooser = Chooser([generation] * 4000, torch.from_numpy)
+    chooser = Sampler([generation] * 4000, torch.from_numpy)
     return chooser.choose(logits, torch.from_numpy(uniforms(row, generation))).numpy()
 
 

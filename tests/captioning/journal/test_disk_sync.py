@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.captioning.journal import disk_sync as journal_sync
-from pipeline.captioning.journal.folder import journal_path, read_report
+from pipeline.captioning.journal.folder import journal_path, read_contents
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.process.errors import RunError
@@ -77,7 +77,7 @@ def test_finish_does_not_wait_for_a_slow_disk(tmp_path: Path, disk: _Disk) -> No
         assert _wait_until(lambda: disk.asked > asked)
         book.finish([_caption(3)])  # while the disk is at work
         assert time.monotonic() - begin < 5
-        assert read_report(tmp_path).finished == {1, 2, 3}, "a kill of this process must not lose them"
+        assert read_contents(tmp_path).finished == {1, 2, 3}, "a kill of this process must not lose them"
         assert book.durable == 0
         disk.answers.set()
         assert _wait_until(lambda: book.durable == 3)
@@ -131,7 +131,7 @@ def test_an_error_of_the_disk_is_raised_by_the_next_call_and_stays(tmp_path: Pat
             with pytest.raises(RunError, match=told):
                 call()
         assert book.durable == 0
-    assert read_report(tmp_path).finished == {1, 2}
+    assert read_contents(tmp_path).finished == {1, 2}
 
 
 def test_an_error_of_the_disk_does_not_hide_what_ended_the_run(tmp_path: Path, disk: _Disk) -> None:
@@ -160,7 +160,7 @@ def test_a_disk_that_never_answers_holds_finish_back(
         held = len(rows)
         time.sleep(0.2)
         assert 1 <= held == len(rows) < 300
-        assert held in read_report(tmp_path).finished, "it is written before finish waits"
+        assert held in read_contents(tmp_path).finished, "it is written before finish waits"
         disk.answers.set()
         worker.join(60)
         assert len(rows) == 300
@@ -203,7 +203,7 @@ def test_a_journal_nobody_uses_any_more_lets_go_of_its_lock(tmp_path: Path) -> N
     assert _wait_until(lambda: not _sync_threads())
     with Journal(tmp_path, 0, {}):
         pass
-    assert read_report(tmp_path).deaths == {3: 1}
+    assert read_contents(tmp_path).deaths == {3: 1}
 
 
 def test_a_journal_removed_again_and_again_while_results_are_written_loses_nothing(tmp_path: Path, disk: _Disk) -> None:
@@ -226,7 +226,7 @@ def test_a_journal_removed_again_and_again_while_results_are_written_loses_nothi
         ends.set()
         remover.join()
     assert removed > 3
-    assert read_report(folder).finished == set(range(300))
+    assert read_contents(folder).finished == set(range(300))
 
 
 _SCRIPT = """
@@ -250,7 +250,7 @@ if sys.argv[2] == "killed":
 def test_the_end_of_the_process_is_not_held_up_and_loses_nothing(tmp_path: Path, end: str, exit_code: int) -> None:
     process = subprocess.run([sys.executable, "-c", _SCRIPT, str(tmp_path), end], capture_output=True, timeout=60)
     assert (process.returncode, process.stderr) == (exit_code, b"")
-    report = read_report(tmp_path)
+    report = read_contents(tmp_path)
     assert (report.finished, report.deaths) == ({1}, {2: 1})
 
 

@@ -16,7 +16,7 @@ from pipeline.captioning.journal.folder import (
     ask_to_forget_failures,
     asks_to_forget_failures,
     forget_failures,
-    read_report,
+    read_contents,
     remove_folder,
     remove_journals,
 )
@@ -84,7 +84,7 @@ def test_one_rank_asks_to_forget_failures_for_all(tmp_path: Path) -> None:
     ask_to_forget_failures(tmp_path, 1)
     assert asks_to_forget_failures(tmp_path)
     forget_failures(tmp_path)
-    assert read_report(tmp_path).finished == set()
+    assert read_contents(tmp_path).finished == set()
     assert not asks_to_forget_failures(tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_results_come_back(tmp_path: Path) -> None:
     with Journal(tmp_path, 3, FINGERPRINT) as book:
         book.start([1, 2])
         book.finish([_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])])
-    report = read_report(tmp_path)
+    report = read_contents(tmp_path)
     assert (report.fingerprints, report.finished, report.deaths) == ([FINGERPRINT], {1, 2}, {})
     assert _results(book.path) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
 
@@ -103,11 +103,11 @@ def test_a_death_during_a_retry_is_no_second_death(tmp_path: Path) -> None:
         book.start([4, 5, 6], retry)
         book.finish([_caption(4)])
         _die(book)
-    report = read_report(tmp_path)
+    report = read_contents(tmp_path)
     assert (report.deaths, report.retried, report.finished) == ({5: 1, 6: 1}, {5, 6}, {4})
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([_caption(5)])
-    assert read_report(tmp_path).retried == {6}
+    assert read_contents(tmp_path).retried == {6}
 
 
 def test_a_journal_removed_while_it_is_written_comes_back_whole(tmp_path: Path) -> None:
@@ -117,12 +117,12 @@ def test_a_journal_removed_while_it_is_written_comes_back_whole(tmp_path: Path) 
         shutil.rmtree(folder)
         book.finish([_caption(2)])
         book.sync()
-        assert read_report(folder).finished == {1, 2}
+        assert read_contents(folder).finished == {1, 2}
         with pytest.raises(RunError, match="another run"):
             Journal(folder, 0, FINGERPRINT)
         shutil.rmtree(folder)
         book.finish([_caption(3)])
-    assert read_report(folder).finished == {1, 2, 3}
+    assert read_contents(folder).finished == {1, 2, 3}
 
 
 def _fill_disk(limit: int) -> None:
@@ -147,11 +147,11 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, small_disk: Calla
             book.start([row])
             book.finish([_caption(row)])
     small_disk(resource.RLIM_INFINITY)
-    finished = read_report(tmp_path).finished
+    finished = read_contents(tmp_path).finished
     assert finished == set(range(len(finished))) and len(finished) > 5
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([_caption(99)])
-    assert read_report(tmp_path).finished == finished | {99}
+    assert read_contents(tmp_path).finished == finished | {99}
 
 
 def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:
@@ -160,14 +160,14 @@ def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:
         book.start([4, 5])
         book.finish([_caption(4)])
         _die(book)
-    assert read_report(tmp_path).deaths == {5: 2}
-    assert read_report(tmp_path).finished == {4}
+    assert read_contents(tmp_path).deaths == {5: 2}
+    assert read_contents(tmp_path).finished == {4}
 
 
 def test_rows_given_up_in_good_order_are_no_deaths(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.start([4])
-    assert read_report(tmp_path).deaths == {}
+    assert read_contents(tmp_path).deaths == {}
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     whole = book.path.read_bytes()
     for cut in range(1, 20):
         book.path.write_bytes(whole[:-cut])
-        assert read_report(tmp_path).finished == {1}
+        assert read_contents(tmp_path).finished == {1}
         with Journal(tmp_path, 0, FINGERPRINT) as again:
             again.finish([_caption(3)])
-        assert read_report(tmp_path).finished == {1, 3}
-        assert read_report(tmp_path).fingerprints == [FINGERPRINT]
+        assert read_contents(tmp_path).finished == {1, 3}
+        assert read_contents(tmp_path).fingerprints == [FINGERPRINT]
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
@@ -189,18 +189,18 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     book.finish([_caption(1)])
     book.path.write_bytes(book.path.read_bytes().replace(b"caption 1", b'"'))
     with pytest.raises(RunError, match="line 3 is damaged"):
-        read_report(tmp_path)
+        read_contents(tmp_path)
 
 
 def test_failures_can_be_forgotten(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
     forget_failures(tmp_path)
-    assert read_report(tmp_path).finished == {1}
+    assert read_contents(tmp_path).finished == {1}
     assert [result.row for result in _results(book.path)] == [1]
     with Journal(tmp_path, 0, FINGERPRINT) as book:
         book.finish([RowResult.failed(2, "decode", ["y"])])
-    assert read_report(tmp_path).finished == {1, 2}
+    assert read_contents(tmp_path).finished == {1, 2}
 
 
 def test_folder_ids_tell_folders_apart(tmp_path: Path) -> None:

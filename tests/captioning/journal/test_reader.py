@@ -13,7 +13,7 @@ from pipeline.captioning.journal.folder import (
     forget_failures,
     journal_path,
     journals,
-    read_report,
+    read_contents,
     remove_journals,
 )
 from pipeline.captioning.journal.journal import Journal
@@ -39,7 +39,7 @@ def test_leases_are_neither_results_nor_rows_in_flight(tmp_path: Path, monkeypat
     parsed: list[str] = []
     parse = json.loads
     monkeypatch.setattr(json, "loads", lambda line: parsed.append(str(line)) or parse(line))
-    report = read_report(tmp_path)
+    report = read_contents(tmp_path)
     assert (report.finished, report.deaths, report.retried) == ({4}, {}, set())
     assert [parse(line)["row"] for line in read_result_lines(book.path)] == [4]
     assert parsed and not any("lease" in line or "loaded" in line for line in parsed)
@@ -53,7 +53,7 @@ def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
         '{"row": 1, "caption": "a", "tokens": 3}',
         '{"unknown": 1}',
     )
-    report = read_report(tmp_path)
+    report = read_contents(tmp_path)
     assert (report.fingerprints, report.finished, report.deaths) == ([{"a": "b"}], {1}, {2: 1})
     assert len(list(read_result_lines(path))) == 1
     with Journal(tmp_path, 0, {}), pytest.raises(RunError, match="another run is writing"):
@@ -81,7 +81,7 @@ def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
 def test_a_damaged_record_is_told_with_its_place(tmp_path: Path, line: str) -> None:
     path = _write(tmp_path, line)
     with pytest.raises(RunError, match=rf"journal {path}, line 2 is damaged .*; remove that line, or give --restart"):
-        read_report(tmp_path)
+        read_contents(tmp_path)
 
 
 def test_a_damaged_result_before_forgotten_failures_is_told(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_journal_that_can_not_be_read_or_written_is_told(tmp_path: Path, make:
     path = journal_path(tmp_path, 0)
     make(path)
     for use in (
-        lambda: read_report(tmp_path),
+        lambda: read_contents(tmp_path),
         lambda: list(read_result_lines(path)),
         lambda: asks_to_forget_failures(tmp_path),
         lambda: forget_failures(tmp_path),
@@ -110,4 +110,4 @@ def test_only_names_of_ranks_are_journals(tmp_path: Path) -> None:
     _write(tmp_path)
     (tmp_path / "rank-notes.jsonl").write_text("my own notes\n")
     assert journals(tmp_path) == [journal_path(tmp_path, 0)]
-    assert read_report(tmp_path).fingerprints == [{"a": "b"}]
+    assert read_contents(tmp_path).fingerprints == [{"a": "b"}]

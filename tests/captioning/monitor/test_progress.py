@@ -17,7 +17,7 @@ from pipeline.captioning.journal.folder_id import folder_id
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.monitor import progress
-from pipeline.captioning.monitor.journal_view import JournalMonitor
+from pipeline.captioning.monitor.journal_monitor import JournalMonitor
 from pipeline.captioning.run import delivery
 from pipeline.captioning.run.delivery import report_path
 from tests.captioning.run.test_job import _meta, _run

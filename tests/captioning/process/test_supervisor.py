@@ -13,8 +13,8 @@ from scripts import launched
 SCHEDULER = """
 import sys, time
 from pipeline.captioning.process.supervisor import supervise
-from pipeline.captioning.workers.stall import ProgressWatch
-code = supervise(is_worker=False, watch=ProgressWatch())
+from pipeline.captioning.process.watchdog import Watchdog
+code = supervise(is_worker=False, watchdog=Watchdog())
 if code is None:
     print("at work", flush=True)
     time.sleep(600)

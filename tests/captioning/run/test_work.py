@@ -107,11 +107,11 @@ def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str
 
     source = SlotSource(on_step=on_step)
     worker, plan, journal = _worker(tmp_path, source, clips, 8)
-    tally = worker.run(plan)
+    stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in range(9)} and not failures
-    assert source.slots[:3] == [8, 4, 2] and tally.slots == 2
-    assert (tally.captioned, tally.tokens, tally.stages["decode_seconds"]) == (9, 27, 1.0)
+    assert source.slots[:3] == [8, 4, 2] and stats.slots == 2
+    assert (stats.captioned, stats.tokens, stats.stages["decode_seconds"]) == (9, 27, 1.0)
 
 
 def test_a_clip_that_fits_no_memory_fails_alone(tmp_path: Path, clips: list[str]) -> None:
@@ -133,10 +133,10 @@ def test_an_error_is_pinned_down_on_its_clip(tmp_path: Path, clips: list[str]) -
 
     source = SlotSource(on_step=on_step)
     worker, plan, journal = _worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
-    tally = worker.run(plan)
+    stats = worker.run(plan)
     captions, failures = _results(journal)
     assert sorted(failures) == [2, 4, 6] and "ValueError: kernel broke" in failures[2]
-    assert len(captions) == 6 and tally.slots == 5
+    assert len(captions) == 6 and stats.slots == 5
 
 
 def test_a_captioner_that_takes_no_clip_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
@@ -262,12 +262,12 @@ def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, cli
             return captioner
 
     worker, plan, journal = _worker(tmp_path, Steady(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
-    tally = worker.run(plan)
+    stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in (0, 1, 3, 4, 6, 8)}
     assert sorted(failures) == [2, 5, 7]
     assert "'prompt'" in failures[2] and "4000 tokens" in failures[2] and "'caption'" in failures[5]
-    assert (tally.captioned, tally.failed, tally.slots) == (6, 3, 4)
+    assert (stats.captioned, stats.failed, stats.slots) == (6, 3, 4)
 
 
 def test_prompts_that_are_too_long_are_not_the_devices_fault(tmp_path: Path, clips: list[str]) -> None:

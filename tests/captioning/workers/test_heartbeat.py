@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.captioning.process.errors import RunError
-from pipeline.captioning.process.stall import ProgressWatch
+from pipeline.captioning.process.watchdog import Watchdog
 from pipeline.captioning.workers.heartbeat import Heartbeat, beat_seconds
 from pipeline.captioning.workers.heartbeat_server import HeartbeatServer, RemoteRunState
 from pipeline.captioning.workers.leases import PENDING, RowPool
-from pipeline.captioning.workers.run_state import STALL_GRACE_SECONDS, Report, RunState
+from pipeline.captioning.workers.run_state import STALL_GRACE_SECONDS, RankStatus, RunState
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def test_a_barrier_opens_at_once_for_ranks_that_beat_seldom() -> None:
         thread.start()
         time.sleep(0.3)
         begin = time.monotonic()
-        state.beat(Report(0, stage=1))
+        state.beat(RankStatus(0, stage=1))
         thread.join()
         assert time.monotonic() - begin < 5
 
@@ -99,34 +99,34 @@ def test_a_rank_that_no_supervisor_has_ended_ends_the_run() -> None:
     """Its thread still beats, but what it does stands still."""
     state = RunState(2)
     with _heartbeat(0, state) as waiting:
-        state.beat(Report(1, stalled=(20.0, 30.0)))
+        state.beat(RankStatus(1, stalled=(20.0, 30.0)))
         time.sleep(1.1)
         waiting.report(0)
         assert waiting._beat() and waiting.snapshot.late == ((1, 20),)
         waiting.check()
-        state.beat(Report(1, stalled=(31.0 + STALL_GRACE_SECONDS, 30.0)))
+        state.beat(RankStatus(1, stalled=(31.0 + STALL_GRACE_SECONDS, 30.0)))
         with pytest.raises(RunError, match="rank 1 makes no progress"):
             waiting.barrier()
 
 
 def test_heartbeats_tell_for_how_long_there_was_no_progress() -> None:
-    state, watch = RunState(1), ProgressWatch()
-    watch.timeout = 60.0
-    with _heartbeat(0, state, watch=watch) as heartbeat:
-        assert watch.stalled() is None, "loading is no stall"
-        watch.progress()
+    state, watchdog = RunState(1), Watchdog()
+    watchdog.timeout = 60.0
+    with _heartbeat(0, state, watchdog=watchdog) as heartbeat:
+        assert watchdog.stalled() is None, "loading is no stall"
+        watchdog.progress()
         time.sleep(0.2)
         heartbeat._beat()
         report = state._ranks[0].report
         assert report.stalled is not None and 0.2 <= report.stalled[0] < 5 and report.stalled[1] == 60.0
         heartbeat.barrier()
-        assert watch.stalled() is None, "waiting for others is no stall"
+        assert watchdog.stalled() is None, "waiting for others is no stall"
 
 
 def test_a_report_that_comes_late_takes_nothing_back() -> None:
     state = RunState(1)
-    assert state.beat(Report(0, stage=2)).stage == 2
-    assert state.beat(Report(0, stage=1)).stage == 2
+    assert state.beat(RankStatus(0, stage=2)).stage == 2
+    assert state.beat(RankStatus(0, stage=1)).stage == 2
 
 
 def test_rank_zero_out_of_reach() -> None:
@@ -157,8 +157,8 @@ def test_strangers_are_turned_away() -> None:
     state = RunState(1)
     with _served(state) as server:
         with pytest.raises(ConnectionError):
-            RemoteRunState("127.0.0.1", server.port, "guess").beat(Report(0, stage=9))
-        assert state.beat(Report(0)).stage == 0
+            RemoteRunState("127.0.0.1", server.port, "guess").beat(RankStatus(0, stage=9))
+        assert state.beat(RankStatus(0)).stage == 0
 
 
 def test_a_lost_connection_is_made_again_and_loses_no_row() -> None:
@@ -181,5 +181,5 @@ def test_the_server_is_reached_by_any_address_of_its_host() -> None:
     with _served(RunState(1)) as server:
         for address in ("127.0.1.1", "127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])):
             remote = RemoteRunState(address, server.port, server.token)
-            assert remote.beat(Report(0)).stage == 0
+            assert remote.beat(RankStatus(0)).stage == 0
             remote.close()

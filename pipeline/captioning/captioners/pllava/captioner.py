@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,12 +14,29 @@ from ...backends import Backend
 from ...clips.clip import Clip
 from ...generation import capacity
 from ...generation.beams import BatchEngine
-from ...generation.engine import EngineSettings, EngineTally, SlotEngine
+from ...generation.engine import EngineSettings, EngineStats, SlotEngine
+from ...generation.options import GenerationOptions
 from ...generation.requests import End, EndReason, Engine, Request
 from ...generation.text_model import TextModel
 from ..base import Caption, Captioner
+from ..tokenizer import CheckpointTokenizer, Prompt
 from .modeling import PllavaForConditionalGeneration
-from .source import PllavaSource
+from .processing import FrameProcessor
+
+
+class PllavaSettings(Protocol):
+    """What a captioner needs of its source, which is `PllavaSource`."""
+
+    generation: GenerationOptions
+    prompt: Prompt
+    tokenizer: CheckpointTokenizer
+    frame_processor: FrameProcessor
+    num_frames: int
+    pooling_shape: tuple[int, int, int]
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that the text model reads for one clip."""
 
 
 class PllavaCaptioner(Captioner):
@@ -29,7 +47,7 @@ class PllavaCaptioner(Captioner):
 
     def __init__(
         self,
-        source: PllavaSource,
+        source: PllavaSettings,
         model: PllavaForConditionalGeneration,
         backend: Backend,
         share_prefix: bool = True,
@@ -39,7 +57,7 @@ class PllavaCaptioner(Captioner):
         has_beams = source.generation.num_beams > 1
         self._prefix_length = len(source.prompt.before) if share_prefix and not has_beams else 0
         self._stop_ids = frozenset(source.prompt.stop_ids)
-        self._tally = EngineTally()
+        self._stats = EngineStats()
         self._vision_seconds = 0.0
         self._frames_together = capacity.frames_together(backend, model.frame_bytes(backend.dtype.itemsize))
         prompt_tokens = source.prompt_length - self._prefix_length
@@ -48,10 +66,10 @@ class PllavaCaptioner(Captioner):
 
     def engine(self, slots: int) -> Engine:
         if self._source.generation.num_beams > 1:
-            return BatchEngine(self._model.language_model, slots, self._tally)
+            return BatchEngine(self._model.language_model, slots, self._stats)
         settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
         prefix = self._model.embed(self._source.prompt.before) if self._prefix_length else None
-        return SlotEngine(self._text, self._backend, settings, prefix, self._tally)
+        return SlotEngine(self._text, self._backend, settings, prefix, self._stats)
 
     def prepare(self, clips: Sequence[Clip]) -> list[Request]:
         if not clips:
@@ -89,8 +107,8 @@ class PllavaCaptioner(Captioner):
 
     def _rehearse(self, clips: int) -> None:
         """Caption so many clips, for as long as memory use grows; leaves no figures."""
-        tally, vision_seconds = self._tally, self._vision_seconds
-        self._tally = EngineTally()
+        stats, vision_seconds = self._stats, self._vision_seconds
+        self._stats = EngineStats()
         size, num_frames = self._source.frame_processor.crop_size, self._source.num_frames
         frames = np.zeros((num_frames, size, size, 3), np.uint8)
         never = frozenset({self._text.vocabulary})  # captions of full length
@@ -99,10 +117,10 @@ class PllavaCaptioner(Captioner):
             engine.add(dataclasses.replace(request, stop_ids=never))
         for _ in range(2):  # a prefill, and decoding steps
             engine.step()
-        self._tally, self._vision_seconds = tally, vision_seconds
+        self._stats, self._vision_seconds = stats, vision_seconds
 
     def stages(self) -> Mapping[str, float]:
-        return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._tally)}
+        return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._stats)}
 
     def prompt_embeddings(self, clips: Sequence[Clip], skipped: int = 0) -> torch.Tensor:
         """What the text model reads, without the first `skipped` tokens of the text before the clip:

@@ -108,7 +108,7 @@ def test_a_rehearsal_goes_through_prefill_and_decoding(
     monkeypatch.setattr(captioner, "visual_tokens", lambda clips: seen.append(len(clips)) or original(clips))
     monkeypatch.setattr(captioner, "engine", lambda slots: engine)
     captioner._rehearse(2)
-    assert seen == [2] and engine.tally.decode_tokens > 1
+    assert seen == [2] and engine.stats.decode_tokens > 1
     monkeypatch.undo()
     assert captioner.stages()["vision_seconds"] == 0, "the report is of clips alone"
     assert captioner.most_slots() == 32

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from .requests import End, Event, Request, refusal
 
 
-class Intake:
+class BaseEngine:
     """Keeps the keys of all requests, those that wait, and those that do not fit the model.
 
     most: requests that are worked on at once.

@@ -24,7 +24,7 @@ _TS_LOOK = 5
 """So many packets must begin with the sync byte."""
 
 
-def is_cut_short(path: str) -> bool:
+def is_incomplete(path: str) -> bool:
     """Whether the file ends before the place at which its own structure ends. False where that can't be known."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:

@@ -18,12 +18,12 @@ _STDERR = 2
 _SOON = 0.001
 
 
-class ProgressWatch:
+class Watchdog:
     """When a worker last made progress. Loading and waiting for other ranks are paused times.
 
     Made before the supervisor starts its worker, it is shared by the two.
 
-    enforces: end this process at the deadline. Without it the watch only tells the time.
+    enforces: end this process at the deadline. Without it the watchdog only tells the time.
     """
 
     def __init__(self, enforces: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.captioning.process.stall import ProgressWatch
+from pipeline.captioning.process.watchdog import Watchdog
 from tests.fakes import render_clip
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,14 +32,14 @@ sys.exit(command.main(options.make_parser("caption", ""), lambda flags: FakeSour
 SUPERVISED = """
 import faulthandler, signal, sys, time
 from pipeline.captioning.process import supervisor
-from pipeline.captioning.process.stall import ProgressWatch
+from pipeline.captioning.process.watchdog import Watchdog
 
 supervisor._STALL_GRACE_SECONDS = 1.0
-watch = ProgressWatch(enforces=True)
-code = supervisor.supervise(is_worker=True, watch=watch)
+watchdog = Watchdog(enforces=True)
+code = supervisor.supervise(is_worker=True, watchdog=watchdog)
 if code is None:
-    watch.timeout = 0.5
-    watch.progress()
+    watchdog.timeout = 0.5
+    watchdog.progress()
     faulthandler.cancel_dump_traceback_later()  # the process can't end itself
     time.sleep(600)
 sys.exit(code)
@@ -76,42 +76,42 @@ def test_a_supervisor_ends_a_worker_that_cannot_end_itself(tmp_path: Path) -> No
 def test_time_counts_from_the_last_progress_and_not_while_paused(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    watch = ProgressWatch()
-    watch.timeout = 30.0
-    assert watch.stalled() is None
-    watch.progress()
+    watchdog = Watchdog()
+    watchdog.timeout = 30.0
+    assert watchdog.stalled() is None
+    watchdog.progress()
     now[0] += 12
-    assert watch.stalled() == (12.0, 30.0)
-    watch.progress()
+    assert watchdog.stalled() == (12.0, 30.0)
+    watchdog.progress()
     now[0] += 3
-    assert watch.stalled() == (3.0, 30.0)
-    watch.pause()
+    assert watchdog.stalled() == (3.0, 30.0)
+    watchdog.pause()
     now[0] += 1000
-    assert watch.stalled() is None and watch.overdue() == 0
+    assert watchdog.stalled() is None and watchdog.overdue() == 0
 
 
 def test_what_is_known_to_take_long_is_allowed_until_the_next_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    watch = ProgressWatch()
-    watch.timeout = 30.0
-    watch.allow(500.0)
-    assert watch.stalled() is None, "paused"
-    watch.progress()
+    watchdog = Watchdog()
+    watchdog.timeout = 30.0
+    watchdog.allow(500.0)
+    assert watchdog.stalled() is None, "paused"
+    watchdog.progress()
     for _ in range(3):  # as often as one likes: the time counts from the last progress
         now[0] += 20
-        watch.allow(500.0)
-    assert watch.stalled() == (60.0, 500.0)
-    watch.progress()
-    assert watch.stalled() == (0.0, 30.0)
+        watchdog.allow(500.0)
+    assert watchdog.stalled() == (60.0, 500.0)
+    watchdog.progress()
+    assert watchdog.stalled() == (0.0, 30.0)
 
 
 def test_a_deadline_is_seen_through_the_shared_memory() -> None:
-    watch = ProgressWatch(enforces=True)
-    watch.timeout = 3600.0
-    watch.progress()
-    assert watch.overdue() == 0
-    watch._set_deadline(time.monotonic() - 5)
-    assert 5 <= watch.overdue() < 60
-    watch.pause()
-    assert watch.overdue() == 0
+    watchdog = Watchdog(enforces=True)
+    watchdog.timeout = 3600.0
+    watchdog.progress()
+    assert watchdog.overdue() == 0
+    watchdog._set_deadline(time.monotonic() - 5)
+    assert 5 <= watchdog.overdue() < 60
+    watchdog.pause()
+    assert watchdog.overdue() == 0
