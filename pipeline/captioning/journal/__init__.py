@@ -1,1 +1,1 @@
-"""Journals: every finished row on disk, so that an interrupted run can be resumed."""
+"""Journals: every finished row goes to disk, so that an interrupted run can be resumed; one file for each rank."""

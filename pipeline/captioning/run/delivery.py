@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..journal.run_journals import RunJournals
 from ..meta.csv_cells import NUL, NUL_STANDS_AS
 from ..meta.files import atomic_write
 from ..meta.names import failures_path, outcomes_path, report_path
 from ..meta.outcomes import write_outcomes
 from ..meta.results import Failure, RowResult
 from ..process.errors import RunError
-from .journals import RunJournals
 from .plan import Plan
 from .planning import LeaderPlan
 

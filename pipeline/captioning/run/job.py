@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..backends import Backend, Choice
 from ..captioners.base import CaptionerSource
+from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
 from ..meta.table import MetaTable
 from ..monitor.progress_log import ProgressLog
@@ -19,7 +20,6 @@ from ..workers.heartbeat import FailedElsewhere
 from ..workers.launch import Launch
 from ..workers.world import World, join_world, solo_world
 from . import delivery
-from .journals import RunJournals
 from .options import JobOptions
 from .planning import COMPUTING_TYPE, LeaderPlan, RankPlan, plan_run
 from .report import make_report, summary

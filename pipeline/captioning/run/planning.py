@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..journal.reader import Fingerprint, JournalContents
+from ..journal.run_journals import RunJournals
 from ..meta.table import MetaTable, match_occurrences
 from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool
 from ..workers.world import World
-from .journals import RunJournals
 from .options import JobOptions
 from .plan import Plan, fingerprint_difference, make_plan
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..journal import folder as folders
-from ..journal.folder_id import folder_id
-from ..journal.journal import Journal
-from ..journal.reader import Fingerprint, JournalContents, read_result_lines
 from ..meta.results import RowResult
 from ..workers.gather import words_of
 from ..workers.world import World
+from . import folder as folders
+from .folder_id import folder_id
+from .journal import Journal
+from .reader import Fingerprint, JournalContents, read_result_lines
 
 _ROWS_PER_RECORD = 2000
 
