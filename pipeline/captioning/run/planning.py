@@ -86,7 +86,8 @@ def plan_run(
     if table is not None:
         fingerprint = {**captioner_fingerprint, "meta paths": _digest_of_paths(table)}
         _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
-        leader = _leader_plan(table, options, contents)
+        earlier = _earlier_output(options)
+        leader = _leader_plan(table, earlier, options, contents)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
         world.offer(RowPool(table.paths, rows, world.world_size))
         types = {found[COMPUTING_TYPE] for found in contents.fingerprints if COMPUTING_TYPE in found}
@@ -98,7 +99,7 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
-                "is_done": leader.plan.is_done and _is_written(table, options.output),
+                "is_done": leader.plan.is_done and earlier is not None and table.is_same_but_for_text(earlier),
             }
         ).encode("ascii")
     (received,) = map(json.loads, world.broadcast([shared]))
@@ -128,29 +129,33 @@ def _check_fingerprints(found: Sequence[Fingerprint], wanted: Fingerprint, folde
             )
 
 
-def _is_written(table: MetaTable, output: Path) -> bool:
-    return output.exists() and table.is_same_but_for_text(MetaTable.read(output))
+def _earlier_output(options: JobOptions) -> MetaTable | None:
+    """The table that an earlier run wrote to the output; None without one.
+
+    Raises:
+        UsageError: it can't be read, and `--skip_if_existing` needs it.
+    """
+    if not options.output.exists():
+        return None
+    try:
+        return MetaTable.read(options.output)
+    except UsageError:
+        if options.skip_if_existing:
+            raise
+        return None  # whatever it is, it becomes the backup
 
 
-def _leader_plan(table: MetaTable, options: JobOptions, contents: JournalContents) -> LeaderPlan:
+def _leader_plan(
+    table: MetaTable, earlier: MetaTable | None, options: JobOptions, contents: JournalContents
+) -> LeaderPlan:
     texts = {row: text for row, text in enumerate(table.texts() or []) if text.strip()}
-    captions = _earlier_captions(table, options)
+    earlier_texts = earlier.texts() if earlier is not None else None
+    captions = {}
+    if earlier is not None and earlier_texts is not None:
+        captions = match_occurrences(table.paths, earlier.paths, earlier_texts)
     # Captions of the earlier output take precedence over the table's own texts.
     kept = texts | captions if options.skip_if_existing else {}
     plan = make_plan(len(table.paths), kept, contents.finished, contents.deaths, contents.retried, options.limit)
     if options.skip_if_existing:
         return LeaderPlan(table, plan, 0, 0)
     return LeaderPlan(table, plan, len(captions), len(texts))
-
-
-def _earlier_captions(table: MetaTable, options: JobOptions) -> dict[int, str]:
-    if not options.output.exists():
-        return {}
-    try:
-        earlier = MetaTable.read(options.output)
-        texts = earlier.texts()
-        return {} if texts is None else match_occurrences(table.paths, earlier.paths, texts)
-    except UsageError:
-        if options.skip_if_existing:
-            raise
-        return {}  # whatever it is, it becomes the backup
