@@ -101,7 +101,7 @@ class LeasedRows:
                 self._on_lease([row for row, _ in lease.rows])
         return bool(self._rows)
 
-    def worth_ahead(self) -> int:
+    def clips_ahead(self) -> int:
         """Number of clips to decode ahead now; see `Lease.ahead`."""
         return self._ahead
 

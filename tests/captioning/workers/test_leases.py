@@ -62,6 +62,6 @@ def test_a_rank_leases_rows_when_it_has_none_and_reports_each_lease() -> None:
     leases = iter([Lease([(4, "e"), (5, "f")], 9), Lease([(6, "g")], 2), Lease([], 2)])
     leased_rows: list[Sequence[int]] = []
     rows = LeasedRows(lambda: next(leases), leased_rows.append)
-    assert next(rows) == (4, "e") and leased_rows == [[4, 5]] and rows.worth_ahead() == 9
+    assert next(rows) == (4, "e") and leased_rows == [[4, 5]] and rows.clips_ahead() == 9
     assert list(rows) == [(5, "f"), (6, "g")] and leased_rows == [[4, 5], [6]]
-    assert not rows.has_rows and rows.worth_ahead() == 2
+    assert not rows.has_rows and rows.clips_ahead() == 2
