@@ -1,6 +1,6 @@
-"""Limits the warnings about single rows: some each minute, then only the number of the others.
+"""Limits the warnings about single rows: at most 20 each minute, then only the number of the others.
 
-A disk that fails for every row must not fill the log. Knows nothing about rows or clips.
+Otherwise a disk that fails for every row would fill the log. Knows nothing about rows or clips.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ends a worker that makes no progress, and writes the stacks of its threads to its log.
 
-A device or a disk that hangs may hold Python's global interpreter lock for ever. So nothing here relies on Python code
+A device or a disk that hangs may hold Python's global interpreter lock forever. So nothing here relies on Python code
 of the process that hangs: a thread of the C library writes the stacks, and the supervisor reads a deadline in shared
 memory.
 """
