@@ -102,7 +102,7 @@ def _run(options: JobOptions, ranks: int) -> list[Any]:
     def activate() -> Backend:
         return Backend("torch", "cpu", "float32")
 
-    return run_ranks(ranks, lambda world: job.run_in_world(options, _NoCaptioner(), activate, world), patience=600)
+    return run_ranks(ranks, lambda world: job.run_in_world(options, _NoCaptioner(), activate, world), timeout=600)
 
 
 def simulate(rows: int, ranks: int) -> dict[str, float]:

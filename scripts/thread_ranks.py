@@ -1,4 +1,4 @@
-"""Ranks that are threads of one process: whole runs without a launcher, for tests and simulations."""
+"""Runs ranks as threads of one process, without a launcher, for tests and simulations."""
 
 from __future__ import annotations
 
@@ -16,44 +16,48 @@ from pipeline.captioning.workers.world import World
 
 
 class ThreadCollectives(Collectives):
-    """AllGather among threads, which all get one and the same array."""
+    """AllGather among threads. All threads get the same array object.
+
+    buffers: shared by all ranks; one place for each rank's array, and a last place for the gathered array.
+    timeout: seconds to wait for the other ranks.
+    """
 
     def __init__(
-        self, rank: int, world_size: int, barrier: threading.Barrier, shelf: list[Any], patience: float
+        self, rank: int, world_size: int, barrier: threading.Barrier, buffers: list[Any], timeout: float
     ) -> None:
         self.rank, self.world_size = rank, world_size
-        self._barrier, self._shelf, self._patience = barrier, shelf, patience
+        self._barrier, self._buffers, self._timeout = barrier, buffers, timeout
 
     def all_gather(self, values: np.ndarray) -> np.ndarray:
-        self._shelf[self.rank] = values
-        if self._barrier.wait(self._patience) == 0:
-            parts = self._shelf[: self.world_size]
+        self._buffers[self.rank] = values
+        if self._barrier.wait(self._timeout) == 0:
+            parts = self._buffers[: self.world_size]
             assert len({part.shape for part in parts}) == 1, "real collectives need equal shapes"
-            self._shelf[self.world_size] = np.stack(parts)
-        self._barrier.wait(self._patience)
-        gathered: np.ndarray = self._shelf[self.world_size]
-        self._barrier.wait(self._patience)  # nobody puts the next array there before all have this one
+            self._buffers[self.world_size] = np.stack(parts)
+        self._barrier.wait(self._timeout)
+        gathered: np.ndarray = self._buffers[self.world_size]
+        self._barrier.wait(self._timeout)  # no rank may store its next array before all ranks have read this one
         return gathered
 
     def close(self) -> None:
         pass
 
 
-def run_ranks(world_size: int, rank_main: Callable[[World], Any], patience: float = 30.0) -> list[Any]:
-    """Run `rank_main` on threads that form a world; returns what each returned or raised.
+def run_ranks(world_size: int, rank_main: Callable[[World], Any], timeout: float = 30.0) -> list[Any]:
+    """Run `rank_main` in one thread for each rank; returns what each call returned or raised, in order of rank.
 
-    patience: seconds that ranks wait for each other in a collective.
+    timeout: seconds that ranks wait for each other in a collective.
     """
     state, barrier = RunState(world_size), threading.Barrier(world_size)
-    shelf: list[Any] = [None] * (world_size + 1)
+    buffers: list[Any] = [None] * (world_size + 1)
     results: list[Any] = [None] * world_size
 
     def main(rank: int) -> None:
-        collectives = ThreadCollectives(rank, world_size, barrier, shelf, patience)
+        collectives = ThreadCollectives(rank, world_size, barrier, buffers, timeout)
         try:
             results[rank] = rank_main(World(collectives, Heartbeat(rank, state), state if rank == 0 else None, None))
         except BaseException as error:
-            time.sleep(0.5)  # the others may still be on their way out of the last collective
+            time.sleep(0.5)  # the other ranks may not have returned from the last collective yet
             barrier.abort()
             results[rank] = error
 

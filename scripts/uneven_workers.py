@@ -1,10 +1,11 @@
-"""How much a slow worker holds up a run: ranks of different speeds, against the time of ideally divided work.
+"""Measures how much a slow worker delays a run: runs with ranks of different speeds, compared with the ideal time.
 
     python -m scripts.uneven_workers --clips 200 --seconds 0.1,0.3 --bs 1
 
-Runs the job itself with ranks that are threads. Clips are rendered, decoded and leased as in any run; the captioner
-waits so many seconds for each clip, on each rank its own. Printed are the seconds from the first clip to the last
-caption, as a ratio to the ideal, and what dealing equal shares out once would take.
+The ranks are threads that run the real job. Clips are rendered, decoded and leased as in any run. The captioner has no
+model: for each clip it waits a fixed time, which differs between the ranks. The script prints the time from the first
+clip to the last caption, its ratio to the ideal time in which all ranks end together, and the ratio if each rank got an
+equal share of the rows once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from scripts.without_model import EngineWithoutModel, SourceWithoutModel
 
 
 class _WaitingEngine(EngineWithoutModel):
-    """Ends the oldest of its requests after so many seconds for each clip, as slots on one device share it."""
+    """Each step waits `source.seconds` and ends the oldest request: the slots share one device."""
 
     wanted = 1
 
@@ -42,19 +43,24 @@ class _WaitingEngine(EngineWithoutModel):
 
     def _wait(self, keys: list[int], slots: int) -> list[int]:
         time.sleep(self._source.seconds)
-        self._source.ended.append(time.monotonic())
+        self._source.caption_times.append(time.monotonic())
         return keys[:1]
 
 
 class _WaitingSource(SourceWithoutModel):
-    """seconds: for a clip. began, ended: when the first clip came, and when each caption was there."""
+    """Makes captioners that wait.
+
+    seconds: for each clip.
+    start_times: when the first clip was prepared; empty before.
+    caption_times: when each caption ended.
+    """
 
     num_frames = 4
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.began: list[float] = []
-        self.ended: list[float] = []
+        self.start_times: list[float] = []
+        self.caption_times: list[float] = []
 
     @staticmethod
     def frame_transform(images: Sequence[Any]) -> np.ndarray:
@@ -74,8 +80,8 @@ class _WaitingCaptioner(Captioner):
         return _WaitingEngine(slots, self._source)
 
     def prepare(self, clips: Sequence[Clip]) -> list[Request]:
-        if clips and not self._source.began:
-            self._source.began.append(time.monotonic())
+        if clips and not self._source.start_times:
+            self._source.start_times.append(time.monotonic())
         nothing: Any = np.zeros((1, 0))
         return [Request(clip.row, nothing, np.zeros(1, int), 1, GenerationOptions(), frozenset()) for clip in clips]
 
@@ -90,7 +96,12 @@ class _WaitingCaptioner(Captioner):
 
 
 def measure(clips: int, seconds: Sequence[float], slots: int) -> dict[str, float]:
-    """seconds: that a clip takes, on each rank."""
+    """Run the job and return the figures to print, by name.
+
+    clips: number of clips.
+    seconds: for a clip, on each rank.
+    slots: of each rank.
+    """
     with TemporaryDirectory() as name:
         meta = write_clips(Path(name), (draw_clip(3, number) for number in range(clips)))
         options = JobOptions(
@@ -104,23 +115,23 @@ def measure(clips: int, seconds: Sequence[float], slots: int) -> dict[str, float
             len(seconds), lambda world: job.run_in_world(options, sources[world.rank], lambda: backend, world)
         )
         assert codes == [0] * len(seconds), codes
-    begin = min(source.began[0] for source in sources)
-    took = max(source.ended[-1] for source in sources) - begin
+    begin = min(source.start_times[0] for source in sources)
+    duration = max(source.caption_times[-1] for source in sources) - begin
     ideal = clips / sum(1 / one for one in seconds)
     return {
-        "clips of each rank": [len(source.ended) for source in sources],  # type: ignore[dict-item]
-        "seconds": took,
+        "clips of each rank": [len(source.caption_times) for source in sources],  # type: ignore[dict-item]
+        "seconds": duration,
         "ideal": ideal,
-        "ratio": took / ideal,
-        "ratio, dealt once": clips / len(seconds) * max(seconds) / ideal,
+        "ratio": duration / ideal,
+        "ratio with equal shares": clips / len(seconds) * max(seconds) / ideal,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--seconds", default="0.1,0.3", help="for a clip, on each rank")
-    parser.add_argument("--bs", type=int, default=1)
+    parser.add_argument("--clips", type=int, default=200, help="number of clips")
+    parser.add_argument("--seconds", default="0.1,0.3", help="seconds for a clip, on each rank; separated by commas")
+    parser.add_argument("--bs", type=int, default=1, help="slots of each rank")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     for name, value in measure(flags.clips, [float(one) for one in flags.seconds.split(",")], flags.bs).items():

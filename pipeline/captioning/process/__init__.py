@@ -1,1 +1,1 @@
-"""What every command of ours is as a process: arguments, errors and exit codes, signals, supervision, limited logs."""
+"""What all commands share as processes: arguments, errors and exit codes, signals, supervision, limited logs."""

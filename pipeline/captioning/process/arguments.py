@@ -1,4 +1,7 @@
-"""The argument parser and the argument types that all commands share. Knows no flag of any command."""
+"""The argument parser and the argument types that all commands share.
+
+Knows nothing about the flags of any command.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from .errors import UsageError
 class CommandParser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print the usage and exit.
 
-    So every usage error is one line, and one of many workers prints it. Parse inside of `errors.exit_code_of`.
+    So each usage error is one line, and only one of many workers prints it. Call `parse_args` inside
+    `errors.exit_code_of`.
     """
 
     def error(self, message: str) -> NoReturn:
@@ -21,7 +25,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
-    """An argparse type: a whole number from `minimum`."""
+    """An argparse type: a whole number, at least `minimum`."""
 
     def parse(text: str) -> int:
         try:
@@ -39,7 +43,10 @@ positive_int = whole_number(1)
 
 
 def number(minimum: float = -math.inf, maximum: float = math.inf, above: bool = False) -> Callable[[str], float]:
-    """An argparse type: a finite number within bounds. above: `minimum` itself is not allowed."""
+    """An argparse type: a finite number from `minimum` to `maximum`.
+
+    above: the number must be greater than `minimum`.
+    """
 
     def parse(text: str) -> float:
         try:
@@ -48,9 +55,10 @@ def number(minimum: float = -math.inf, maximum: float = math.inf, above: bool = 
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         too_small = value <= minimum if above else value < minimum
         if too_small or value > maximum or not math.isfinite(value):
-            lower = f"{'above' if above else 'from'} {minimum:g}" if minimum > -math.inf else "a finite number"
+            lower = f"{'above' if above else 'at least'} {minimum:g}" if minimum > -math.inf else "a finite number"
             raise argparse.ArgumentTypeError(
-                f"{text} is out of bounds: {lower}" + (f" to {maximum:g}" if maximum < math.inf else "")
+                f"{text} is out of bounds: must be {lower}"
+                + (f" and at most {maximum:g}" if maximum < math.inf else "")
             )
         return value
 

@@ -1,4 +1,4 @@
-"""The errors that end a run, and the exit codes they stand for."""
+"""The errors that end a run, and the exit code of each."""
 
 import sys
 from collections.abc import Callable
@@ -9,15 +9,18 @@ EXIT_USAGE_ERROR = 2
 
 
 class UsageError(Exception):
-    """Wrong use: the message names the thing, its value and the fix in one line (exit code 2)."""
+    """A usage error (exit code 2): the message names the thing, its value and the fix in one line."""
 
 
 class RunError(Exception):
-    """The run broke through no fault of the call; its journals stay for the next one (exit code 1)."""
+    """The run failed although the command is correct (exit code 1). Its journals stay, so the next run can resume."""
 
 
 def exit_code_of(prog: str, run: Callable[[], None]) -> int:
-    """Run a command of one process; says in one line what ended it."""
+    """Run a command of one process and return its exit code; print the error that ended it to stderr.
+
+    prog: name of the command, for the message.
+    """
     try:
         run()
     except UsageError as error:

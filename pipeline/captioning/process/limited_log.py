@@ -1,6 +1,6 @@
-"""Warnings about single rows, at most so many a minute, then their number: a broken disk must not fill the log.
+"""Limits the warnings about single rows: at most 20 each minute, then only the number of the others.
 
-Knows no rows and no clips.
+Otherwise a disk that fails for every row would fill the log. Knows nothing about rows or clips.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MOST_WARNINGS = 20
+MAX_WARNINGS = 20
 SECONDS = 60.0
 
 
 class LimitedLog:
-    """Logs MOST_WARNINGS warnings in SECONDS; those beyond are counted. May be used by several threads.
+    """Logs at most MAX_WARNINGS warnings in SECONDS and counts the others. Thread-safe.
 
-    logger: what is logged to.
-    where: where those that are not shown can be read, for the message.
-    clock: seconds, from any start.
+    logger: receives the warnings.
+    where: what contains all these warnings, for the message about those that are not shown.
+    clock: returns seconds since any fixed time.
     """
 
     def __init__(self, logger: logging.Logger, where: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,20 +36,20 @@ class LimitedLog:
         """As `logging.Logger.warning`."""
         with self._lock:
             if self._clock() - self._begin >= SECONDS:
-                self._tell_hidden()
+                self._log_hidden_count()
                 self._begin, self._shown = self._clock(), 0
-            if self._shown < MOST_WARNINGS:
+            if self._shown < MAX_WARNINGS:
                 self._shown += 1
                 self._logger.warning(message, *arguments)
             else:
                 self._hidden += 1
 
     def close(self) -> None:
-        """Tell of the last warnings that were not shown."""
+        """Log the number of the last warnings that were not shown."""
         with self._lock:
-            self._tell_hidden()
+            self._log_hidden_count()
 
-    def _tell_hidden(self) -> None:
+    def _log_hidden_count(self) -> None:
         if self._hidden:
             self._logger.warning("… and %d more within %d s; all are in %s", self._hidden, SECONDS, self._where)
         self._hidden = 0

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: captions in flight may end, if that takes seconds; a second signal ends at once."""
+"""Handles Ctrl-C and SIGTERM: captions in flight get some seconds to end, unless a second signal arrives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from collections.abc import Iterator
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10.0
-"""For the captions in flight: schedulers kill some 30 s after SIGTERM."""
+"""Time for the captions in flight: schedulers kill a process about 30 s after SIGTERM."""
 ECHO_SECONDS = 2.0
-"""A signal so soon after the first is the same: Ctrl-C reaches a worker from the terminal and from torchrun."""
+"""A signal this soon after the first one is a copy of it: both the terminal and torchrun send Ctrl-C to a worker."""
 
 
 class Interruption:
-    """Turns the signals that ask a process to leave into KeyboardInterrupt, put off while captions are in flight."""
+    """Raises KeyboardInterrupt on SIGINT and SIGTERM; `postponed` delays it while captions are in flight.
+
+    requested: whether such a signal has arrived.
+    """
 
     def __init__(self) -> None:
         self._postpones = False
@@ -25,16 +28,16 @@ class Interruption:
         self.requested = False
 
     def install(self) -> None:
-        """Take the signals over; from the main thread."""
+        """Install the signal handlers. Must be called from the main thread."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, self._on_signal)
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:
-        """While this lasts, a first signal only sets `requested`.
+        """Within this block, the first signal only sets `requested`.
 
         Raises:
-            KeyboardInterrupt: at the end of the block, if there was one; within it, at a second signal,
+            KeyboardInterrupt: at the end of the block if a signal has arrived; within the block at a second signal,
                 or GRACE_SECONDS after the first.
         """
         self._postpones = True
@@ -62,4 +65,4 @@ class Interruption:
 
 
 interruption = Interruption()
-"""The process's own."""
+"""The one instance of this process."""

@@ -1,7 +1,8 @@
-"""No process outlives its launcher, though nothing tells it: msrun's workers live in sessions of their own.
+"""Ends each process of a run when its launcher dies.
 
-What a launcher starts becomes a supervisor, and its child does the work. The supervisor always wakes up in time; the
-child may not, because MindSpore holds the interpreter's lock while it waits for others.
+Such a process gets no signal when its launcher dies, because msrun starts each worker in a session of its own. So the
+process that a launcher starts becomes a supervisor, and its child does the work. The supervisor can always react in
+time. The child may not, because MindSpore holds Python's global interpreter lock while it waits for other ranks.
 """
 
 from __future__ import annotations
@@ -23,91 +24,104 @@ from .watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 7.0
+"""Time for the child to end after its launcher has died."""
 _POLL_SECONDS = 0.2
 _STALL_GRACE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask Linux for SIGKILL when `parent`, this process's parent, dies."""
+    """Ask Linux to send SIGKILL to this process when its parent dies.
+
+    parent: process id of the parent. If it has died already, this process exits.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(EXIT_FAILED)
 
 
-def waits(command: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether a launcher of this command line stays for as long as its workers.
+def waits_for_workers(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a launcher with this command line runs until its workers have ended.
 
-    msrun without `--join` does not, nor need a shell that has started ranks by hand.
+    msrun without `--join` ends before them. A shell that has started ranks by hand may end before them, too.
     """
     joins = "--join=True" in command or "--join True" in " ".join(command)
     return joins or "TORCHELASTIC_RUN_ID" in environment
 
 
 def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
-    """Returns None in a child process; in this one, when that has ended, its exit code.
+    """Start a child process; returns None in the child. In this process, returns the child's exit code after it ended.
 
-    Signals are passed on to the child. It dies with this process. If the launcher dies, and is one that waits,
-    a worker is told so by SIGTERM, and whatever is left after LEAVE_SECONDS is killed. msrun's scheduler is
-    given these seconds too: without it workers abort.
+    The supervisor passes SIGINT and SIGTERM on to the child. The child dies with the supervisor. If a launcher that
+    waits for its workers dies, the supervisor sends SIGTERM to a worker, and SIGKILL to any child that still runs after
+    LEAVE_SECONDS. msrun's scheduler gets the same time but no SIGTERM: workers abort if it ends before them.
 
-    watchdog: of the child. A child that should have ended itself for want of progress is killed; if even that
-        does not end it, because a disk or a driver holds it in the kernel, it is left behind.
+    is_worker: whether the child captions; False for msrun's scheduler.
+    watchdog: of the child. A child without progress should end itself. If it does not, the supervisor kills it. If a
+        disk or a driver keeps it in the kernel, the supervisor ends without it.
     """
     supervisor, launcher = os.getpid(), os.getppid()
-    watched = _waits(launcher)
+    launcher_waits = _launcher_waits(launcher)
     child = os.fork()
     if child == 0:
         die_with_parent(supervisor)
-        os.setpgid(0, 0)  # Ctrl-C reaches it through the supervisor alone: a second one would cut it short
+        # Ctrl-C must reach the child through the supervisor only: a second signal would end it immediately.
+        os.setpgid(0, 0)
         return None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(child, number))
-    leaving: float | None = None
+    end_begun: float | None = None
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             if watchdog.overdue():
-                logger.error("the worker made no progress for too long (--stall_timeout) and was ended; see its stacks")
+                logger.error(
+                    "the worker made no progress for longer than --stall_timeout and was ended; "
+                    "the stacks of its threads are in this log"
+                )
             return max(EXIT_FAILED, os.waitstatus_to_exitcode(status)) if status else 0
         overdue = watchdog.overdue()
         if overdue > _STALL_GRACE_SECONDS:
             os.kill(child, signal.SIGKILL)
         if overdue > 2 * _STALL_GRACE_SECONDS:
-            logger.error("the worker makes no progress and cannot be killed: its disk or its device hangs; leaving it")
+            logger.error(
+                "the worker makes no progress and cannot be killed, because its disk or its device hangs; "
+                "the supervisor ends without it"
+            )
             return EXIT_FAILED
-        if leaving is None and watched and os.getppid() != launcher:
-            leaving = time.monotonic()
-            _leave(child, is_worker)
-        if leaving is not None and time.monotonic() - leaving > LEAVE_SECONDS:
+        if end_begun is None and launcher_waits and os.getppid() != launcher:
+            end_begun = time.monotonic()
+            _begin_end(child, is_worker)
+        if end_begun is not None and time.monotonic() - end_begun > LEAVE_SECONDS:
             os.kill(child, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
 
 
-def _waits(launcher: int) -> bool:
+def _launcher_waits(launcher: int) -> bool:
     try:
-        return waits(psutil.Process(launcher).cmdline(), os.environ)
+        return waits_for_workers(psutil.Process(launcher).cmdline(), os.environ)
     except psutil.Error:
         return False
 
 
-def _leave(child: int, is_worker: bool) -> None:
-    logger.error("the launcher is gone; ending, at the latest in %g s", LEAVE_SECONDS)
+def _begin_end(child: int, is_worker: bool) -> None:
+    logger.error("the launcher has died; this process ends within %g s", LEAVE_SECONDS)
     if is_worker:
         os.kill(child, signal.SIGTERM)
-    _end_log_followers()
+    _kill_log_tails()
 
 
-def _end_log_followers() -> None:
-    """End each `tail -f` by which msrun showed the logs of workers, orphans like this process.
+def _kill_log_tails() -> None:
+    """Kill the `tail -f` processes that msrun started to show the logs of its workers.
 
-    Its worker may have ended before, so those of all logs beside this process's own are looked for.
+    Like this process, they lose their parent when msrun dies. A worker's supervisor may have ended before that, so this
+    kills the processes for all logs in the folder of this process's log.
     """
     logs = os.path.dirname(os.readlink(f"/proc/self/fd/{sys.stdout.fileno()}"))
     for process in psutil.process_iter(["name", "ppid", "cwd", "cmdline"]):
-        about = process.info
-        if about["name"] == "tail" and about["ppid"] == os.getppid() and about["cwd"]:
+        info = process.info
+        if info["name"] == "tail" and info["ppid"] == os.getppid() and info["cwd"]:
             with contextlib.suppress(psutil.Error, OSError):
-                log = os.path.join(about["cwd"], about["cmdline"][-1])
+                log = os.path.join(info["cwd"], info["cmdline"][-1])
                 if os.path.samefile(os.path.dirname(log), logs):
                     process.kill()

@@ -1,7 +1,8 @@
-"""Notices that a worker makes no progress, and ends it with the stacks of its threads in its log.
+"""Ends a worker that makes no progress, and writes the stacks of its threads to its log.
 
-A device or a disk that hangs may keep the interpreter's lock for ever, so nothing here relies on Python code of the
-process that hangs: a thread of the C library writes the stacks, and the supervisor reads a deadline in shared memory.
+A device or a disk that hangs may hold Python's global interpreter lock forever. So nothing here relies on Python code
+of the process that hangs: a thread of the C library writes the stacks, and the supervisor reads a deadline in shared
+memory.
 """
 
 from __future__ import annotations
@@ -11,40 +12,40 @@ import mmap
 import struct
 import time
 
-_EXACTLY = 1.0
-"""The deadline is moved once in so many seconds at most, or once in a quarter of a short timeout."""
-_NONE = 0.0
+_UPDATE_SECONDS = 1.0
+"""Progress moves the deadline at most once in this time, or once in a quarter of a short timeout."""
+_NO_DEADLINE = 0.0
 _STDERR = 2
-_SOON = 0.001
+_MIN_DELAY = 0.001
 
 
 class Watchdog:
-    """When a worker last made progress. Loading and waiting for other ranks are paused times.
+    """Measures the time since a worker's last progress. Paused while it loads or waits for other ranks.
 
-    Made before the supervisor starts its worker, it is shared by the two.
+    Create it before the supervisor starts its child: the two processes then share the deadline.
 
-    enforces: end this process at the deadline. Without it the watchdog only tells the time.
+    enforces: end this process at the deadline. Otherwise the watchdog only measures.
+    timeout: seconds that a worker may run without progress.
     """
 
     def __init__(self, enforces: bool = False) -> None:
         self._shared = mmap.mmap(-1, 8)
         self._enforces = enforces
         self.timeout = float("inf")
-        """Seconds that a worker may be without progress."""
         self._last: float | None = None
         self._allowed = 0.0
 
     def progress(self) -> None:
-        """Note that something was done: a step on the device, a clip loaded, a result in the journal."""
+        """Record progress: a step on the device, a loaded clip, a result in the journal. Ends a pause."""
         now = time.monotonic()
-        is_new = self._last is None or self._allowed > self.timeout
-        if not is_new and now - (self._last or 0.0) < min(_EXACTLY, self.timeout / 4):
+        must_update = self._last is None or self._allowed > self.timeout
+        if not must_update and now - (self._last or 0.0) < min(_UPDATE_SECONDS, self.timeout / 4):
             return
         self._last, self._allowed = now, self.timeout
         self._arm()
 
     def allow(self, seconds: float) -> None:
-        """Let what is going on take so many seconds since the last progress, or the timeout if that is longer.
+        """Allow `seconds` between the last progress and the next one, or the timeout if that is longer.
 
         Does nothing while paused.
         """
@@ -56,26 +57,26 @@ class Watchdog:
         if self._enforces and self._last is not None and self._allowed < float("inf"):
             deadline = self._last + self._allowed
             self._set_deadline(deadline)
-            # A thread in C, which needs no lock of the interpreter.
-            left = max(_SOON, deadline - time.monotonic())
-            faulthandler.dump_traceback_later(left, exit=True, file=_STDERR)
+            # This starts a thread in C, which does not need the global interpreter lock.
+            delay = max(_MIN_DELAY, deadline - time.monotonic())
+            faulthandler.dump_traceback_later(delay, exit=True, file=_STDERR)
 
     def pause(self) -> None:
-        """Until the next progress, no time counts."""
+        """Stop measuring until the next progress."""
         if self._last is not None and self._enforces:
             faulthandler.cancel_dump_traceback_later()
-            self._set_deadline(_NONE)
+            self._set_deadline(_NO_DEADLINE)
         self._last = None
 
-    def stalled(self) -> tuple[float, float] | None:
-        """Seconds since the last progress, and how many are allowed; None while paused."""
+    def since_progress(self) -> tuple[float, float] | None:
+        """Seconds since the last progress, and seconds allowed; None while paused, and if no timeout is set."""
         last = self._last
         return None if last is None or self._allowed == float("inf") else (time.monotonic() - last, self._allowed)
 
     def overdue(self) -> float:
-        """Seconds since the deadline, as the supervisor sees it; 0 before it."""
+        """Seconds since the deadline, read from shared memory by the supervisor; 0 before the deadline."""
         deadline = struct.unpack("d", self._shared[:8])[0]
-        return 0.0 if deadline == _NONE else max(0.0, time.monotonic() - deadline)
+        return 0.0 if deadline == _NO_DEADLINE else max(0.0, time.monotonic() - deadline)
 
     def _set_deadline(self, deadline: float) -> None:
         self._shared[:8] = struct.pack("d", deadline)

@@ -131,7 +131,7 @@ class RankWorker:
             rows = LeasedRows(functools.partial(self.world.lease, kind), self.journal.lease)
             if rows.has_rows:
                 # Clips are decoded while the model is being loaded.
-                with self._loader(rows, plan, rows.worth_ahead) as loader:
+                with self._loader(rows, plan, rows.clips_ahead) as loader:
                     captioner = self._loaded_captioner()
                     is_retry = kind == RETRIES
                     together = max(1, self.stats.slots // RETRY_SHARE) if is_retry else self.stats.slots

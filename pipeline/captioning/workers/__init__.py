@@ -1,1 +1,1 @@
-"""Ranks working together: launch, heartbeats, leases of rows, collectives and the gather of results."""
+"""How ranks work together: launch, heartbeats, leases of rows, collectives and the gather of results."""

@@ -1,7 +1,7 @@
-"""Collectives on int32 arrays: MindSpore's (HCCL on Ascend, its own on CPU) or torch.distributed's.
+"""Collectives on int32 arrays: those of MindSpore (HCCL on Ascend, its own on the CPU) or of torch.distributed.
 
-All ranks must call them together and within seconds of each other (30 s on MindSpore's CPU backend):
-`Heartbeat.barrier` comes first.
+All ranks must call a collective within seconds of each other (30 s on MindSpore's CPU backend). So call
+`Heartbeat.barrier` first.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ _BACKENDS = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
 
 
 class Collectives(ABC):
-    """rank and world_size of this process, and what the ranks do together."""
+    """The collectives of this process, with its `rank` and the `world_size`."""
 
     rank: int
     world_size: int
 
     @abstractmethod
     def all_gather(self, values: np.ndarray) -> np.ndarray:
-        """Every rank's int32 (n,) as (world_size, n), in order of rank. `n` must be the same on all."""
+        """The int32 (n,) of every rank as (world_size, n), in order of rank. `n` must be the same on all ranks."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leave in good order."""
+        """Leave the group of ranks. Call only after a run without errors."""
 
 
 class SoloCollectives(Collectives):
-    """One plain process."""
+    """For a single process without a launcher."""
 
     rank = 0
     world_size = 1
@@ -42,7 +42,7 @@ class SoloCollectives(Collectives):
 
 
 class MindSporeCollectives(Collectives):
-    """MindSpore's. Starting the framework under msrun has joined the cluster (`backends`)."""
+    """MindSpore's collectives. The process must have joined the cluster: activating the backend under msrun does it."""
 
     def __init__(self) -> None:
         from mindspore import ops
@@ -62,7 +62,10 @@ class MindSporeCollectives(Collectives):
 
 
 class TorchCollectives(Collectives):
-    """torch.distributed's: NCCL for CUDA devices, HCCL for NPUs (torch_npu brings it), gloo otherwise."""
+    """torch.distributed's collectives: NCCL for CUDA devices, HCCL for NPUs (part of torch_npu), gloo otherwise.
+
+    device: in torch's notation, for example `cuda:1`.
+    """
 
     def __init__(self, device: str) -> None:
         import torch.distributed as distributed

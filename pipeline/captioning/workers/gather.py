@@ -1,7 +1,7 @@
 """Gathers byte records of many ranks, by AllGather in rounds of bounded memory.
 
-In a round every rank packs as many of its records as fit into a buffer of int32 words: for each the
-length in bytes, then the bytes. The ranks agree on the fullest buffer, pad to it, and AllGather.
+In a round every rank packs whole records into a buffer of int32 words, until the buffer is full: for each record its
+length in bytes, then the bytes. All ranks pad their buffers to the length of the longest one, and call AllGather.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from .collectives import Collectives
 
 ROUND_BYTES = 32 * 2**20
-"""Memory for one round's gathered buffers, on every rank."""
+"""Memory for the gathered buffers of one round, on every rank."""
 
 
 def words_of(record: bytes) -> int:
@@ -27,8 +27,9 @@ def gather_records(
 ) -> Iterator[bytes]:
     """Yield the records of all ranks: round by round, in order of rank within a round.
 
-    is_wanted: whether this rank looks at them; otherwise nothing is yielded.
     All ranks must iterate to the end.
+
+    is_wanted: whether this rank uses the records. If not, it only takes part in the collectives and yields nothing.
     """
     capacity = max(1, round_bytes // 4 // collectives.world_size)
     packer = _Packer(iter(records), capacity)
@@ -48,7 +49,10 @@ def gather_records(
 
 
 class _Packer:
-    """Fills buffers with whole records; a record larger than a buffer gets one of its own."""
+    """Fills buffers with whole records. A record larger than a buffer gets a larger buffer of its own.
+
+    capacity: words in a buffer.
+    """
 
     def __init__(self, records: Iterator[bytes], capacity: int) -> None:
         self._records = records

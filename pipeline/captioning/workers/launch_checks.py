@@ -1,4 +1,4 @@
-"""The environment of a distributed run, checked before hours of work depend on it."""
+"""Checks the environment of a run with several ranks before the run starts."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ MANY_RANKS = 16
 
 
 def warnings(launch: Launch, device: str, environment: Mapping[str, str]) -> list[str]:
-    """What is allowed but unwise.
+    """Messages about settings that are valid but risky for a run of this size.
 
     Raises:
-        UsageError: HCCL_CONNECT_TIMEOUT or HCCL_EXEC_TIMEOUT is not a number that HCCL takes.
+        UsageError: HCCL_CONNECT_TIMEOUT or HCCL_EXEC_TIMEOUT is not a number that HCCL accepts.
     """
     connect = _seconds(environment, CONNECT_TIMEOUT)
     if connect is not None and not CONNECT_BOUNDS[0] <= connect <= CONNECT_BOUNDS[1]:
         raise UsageError(
-            f"{CONNECT_TIMEOUT}={connect} is out of bounds: {CONNECT_BOUNDS[0]} to {CONNECT_BOUNDS[1]} seconds"
+            f"{CONNECT_TIMEOUT}={connect} is out of bounds: must be from {CONNECT_BOUNDS[0]} to {CONNECT_BOUNDS[1]} s"
         )
     execute = _seconds(environment, EXEC_TIMEOUT)
     if device not in ("ascend", "npu") or launch.world_size < MANY_RANKS:
         return []
-    found = []
+    messages = []
     if connect is None:
-        found.append(
-            f"{launch.world_size} ranks with {CONNECT_TIMEOUT} at its default of {CONNECT_BOUNDS[0]} s: ranks of a "
-            f"large run start further apart; export {CONNECT_TIMEOUT}={CONNECT_BOUNDS[1]}"
+        messages.append(
+            f"{launch.world_size} ranks, and {CONNECT_TIMEOUT} has its default of {CONNECT_BOUNDS[0]} s: the ranks of "
+            f"a large run may start further apart; export {CONNECT_TIMEOUT}={CONNECT_BOUNDS[1]}"
         )
     if execute is None:
-        found.append(f"{launch.world_size} ranks with {EXEC_TIMEOUT} at its default; export {EXEC_TIMEOUT}=7200")
-    return found
+        messages.append(f"{launch.world_size} ranks, and {EXEC_TIMEOUT} has its default; export {EXEC_TIMEOUT}=7200")
+    return messages
 
 
 def _seconds(environment: Mapping[str, str], name: str) -> int | None:

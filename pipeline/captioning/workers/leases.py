@@ -1,7 +1,7 @@
-"""Rows are leased to ranks in blocks that become smaller, so that all ranks end at about the same time.
+"""Leases rows to ranks in blocks that become smaller, so that all ranks end at about the same time.
 
 Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers, 1987): a block is a fixed share of
-the rows that are left. Knows no network and no journal.
+the remaining rows. Knows nothing about the network or the journal.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 
 PENDING = "pending"
 RETRIES = "retries"
-"""The two kinds of rows that any rank may caption. Rows that are captioned alone stay with rank 0."""
+"""The two kinds of rows that any rank may caption. Isolated rows are captioned by rank 0 only, one by one."""
 
-MOST_ROWS = 256
-"""In one lease at most. Another request is cheap, so larger leases would bring nothing."""
+MAX_LEASE_ROWS = 256
+"""A request costs little, so larger leases would bring no gain."""
 SHARES = 8
-"""A lease is 1 / SHARES of what a rank would get if the rows that are left were divided equally."""
-LEAST_AHEAD = 2
-"""Clips that may be decoded ahead near the end of a run: one that takes long does not hold up the other."""
+"""A lease is 1 / SHARES of the rows that a rank would get if the remaining rows were divided equally."""
+MIN_AHEAD = 2
+"""Clips that may be decoded ahead near the end of a run. With two, a slow clip does not delay the other one."""
 
 
 @dataclass(frozen=True)
 class Lease:
     """Rows for one rank to caption.
 
-    rows: (row, path) pairs; none: no row of this kind is left.
-    ahead: clips worth having decoded ahead of the device now. Near the end of a run they are few, because no other
-        rank can take them.
+    rows: (row, path) pairs; empty if no rows of this kind remain.
+    ahead: number of clips to decode ahead of the device. It is small near the end of a run, because no other rank can
+        take the rows that this rank has leased.
     """
 
     rows: Sequence[tuple[int, str]]
@@ -46,9 +46,10 @@ class Lease:
 
 
 class RowPool:
-    """The rows that nobody has yet, on rank 0. Not safe for threads.
+    """The rows that are not leased yet, on rank 0. Not thread-safe.
 
-    paths: of all rows of the table; rows: for each kind, the rows to lease.
+    paths: of all rows of the table.
+    rows: for each kind, the rows to lease.
     """
 
     def __init__(self, paths: Sequence[str], rows: Mapping[str, Sequence[int]], world_size: int) -> None:
@@ -56,51 +57,52 @@ class RowPool:
         self._taken = dict.fromkeys(rows, 0)
         self._last: dict[int, tuple[int, Lease]] = {}
 
-    def lease(self, rank: int, number: int, kind: str) -> Lease:
-        """The next rows of a kind.
+    def lease(self, rank: int, request_number: int, kind: str) -> Lease:
+        """Lease the next rows of a kind.
 
-        number: of this rank's leases. The last number again, or an earlier one that comes late, gets the last rows
-            again, because an answer may be lost on its way.
+        request_number: counts this rank's requests. A request with the last number, or with an earlier one because it
+            arrives late, gets the last lease again: the answer may have been lost.
         """
         last_number, last = self._last.get(rank, (-1, None))
-        if last is not None and number <= last_number:
+        if last is not None and request_number <= last_number:
             return last
         rows, taken = self._rows.get(kind, ()), self._taken.get(kind, 0)
-        left = len(rows) - taken
-        share = left if self._world_size == 1 else max(1, left // (SHARES * self._world_size))
-        block = rows[taken : taken + min(share, MOST_ROWS)]
+        remaining = len(rows) - taken
+        share = remaining if self._world_size == 1 else max(1, remaining // (SHARES * self._world_size))
+        block = rows[taken : taken + min(share, MAX_LEASE_ROWS)]
         self._taken[kind] = taken + len(block)
-        lease = Lease([(row, self._paths[row]) for row in block], max(LEAST_AHEAD, share))
-        self._last[rank] = number, lease
+        lease = Lease([(row, self._paths[row]) for row in block], max(MIN_AHEAD, share))
+        self._last[rank] = request_number, lease
         return lease
 
 
 class LeasedRows:
-    """The rows of one kind, as a rank takes them: an iterator of (row, path) that leases rows when they are wanted.
+    """Iterator over (row, path) of one kind on one rank. It leases more rows when it has none.
 
-    lease: asks rank 0 for rows; note: called with the rows of each lease.
+    lease: requests rows from rank 0.
+    on_lease: called with the rows of each lease.
     """
 
-    def __init__(self, lease: Callable[[], Lease], note: Callable[[Sequence[int]], None]) -> None:
-        self._lease, self._note = lease, note
+    def __init__(self, lease: Callable[[], Lease], on_lease: Callable[[Sequence[int]], None]) -> None:
+        self._lease, self._on_lease = lease, on_lease
         self._rows: deque[tuple[int, str]] = deque()
         self._has_ended = False
         self._ahead = sys.maxsize
 
     @property
     def has_rows(self) -> bool:
-        """Whether there is a row left for this rank; asks rank 0 if need be."""
+        """Whether this rank can take another row; requests rows from rank 0 if this rank has none."""
         if not self._rows and not self._has_ended:
             lease = self._lease()
             self._rows.extend(lease.rows)
             self._has_ended = not lease.rows
             self._ahead = lease.ahead
             if lease.rows:
-                self._note([row for row, _ in lease.rows])
+                self._on_lease([row for row, _ in lease.rows])
         return bool(self._rows)
 
-    def worth_ahead(self) -> int:
-        """Clips worth having decoded ahead at present."""
+    def clips_ahead(self) -> int:
+        """Number of clips to decode ahead now; see `Lease.ahead`."""
         return self._ahead
 
     def __iter__(self) -> Iterator[tuple[int, str]]:

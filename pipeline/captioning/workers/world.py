@@ -1,4 +1,4 @@
-"""The ranks of a run as one thing: who am I, wait for all, share, gather."""
+"""What the ranks of a run do together: barrier, broadcast, gather, leases of rows, one exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..process.errors import RunError
 from ..process.watchdog import Watchdog
 from .collectives import Collectives, MindSporeCollectives, SoloCollectives, TorchCollectives
 from .gather import gather_records
-from .heartbeat import Heartbeat, beat_seconds
+from .heartbeat import Heartbeat, beat_interval
 from .heartbeat_server import HeartbeatServer, RemoteRunState
 from .launch import Launch
 from .leases import Lease, RowPool
@@ -28,9 +28,15 @@ _LEAVE_SECONDS = 5.0
 
 
 class World:
-    """This process among the ranks. `rank` 0 leads: it plans, leases rows, writes, and speaks to people.
+    """This process as one of the ranks.
 
-    watchdog: when this rank last made progress.
+    Rank 0 is the leader: it plans, leases rows, writes the output and logs progress.
+
+    collectives: AllGather among the ranks, with this process's rank and the world size.
+    heartbeat: this rank's connection to the run state.
+    state: the run state; None except on rank 0.
+    server: serves `state` to the other ranks; None except on rank 0, and None if the world has one rank only.
+    watchdog: measures the time since this rank's last progress.
     """
 
     def __init__(
@@ -52,42 +58,43 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every rank has come here; see Heartbeat.barrier."""
+        """Wait until all ranks have reached this barrier; see Heartbeat.barrier."""
         self._heartbeat.barrier()
 
     def gather(self, records: Iterable[bytes], is_wanted: bool = True) -> Iterator[bytes]:
-        """The records of all ranks, on every rank that wants them. Waits for all ranks first."""
+        """The records of all ranks. Waits at a barrier first; see `gather.gather_records`."""
         own = iter(records)
-        # What takes long before the first record (a journal is read) must not happen in a collective.
+        # Making the first record may take long (a journal is read). The other ranks must wait at the barrier meanwhile,
+        # not in a collective.
         first = list(itertools.islice(own, 1))
         self.barrier()
         return gather_records(self._collectives, itertools.chain(first, own), is_wanted=is_wanted)
 
     def broadcast(self, records: Iterable[bytes]) -> Iterator[bytes]:
-        """Rank 0's records, on every rank; what the others pass is ignored."""
+        """Rank 0's records, on every rank. The records that other ranks pass are ignored."""
         return self.gather(records if self.is_leader else ())
 
     def gather_json(self, value: Any) -> list[Any]:
-        """One value of every rank, in order of rank, on every rank."""
+        """The value of every rank, in order of rank, on every rank."""
         record = json.dumps([self.rank, value]).encode()
         return [value for _, value in sorted(map(json.loads, self.gather([record])), key=lambda pair: pair[0])]
 
     def host_workers(self) -> int:
-        """Ranks on this host, this one included. Collective."""
+        """Number of ranks on this host, including this one. All ranks must call it."""
         hosts = self.gather_json(socket.gethostname())
         return int(hosts.count(hosts[self.rank]))
 
     def offer(self, pool: RowPool) -> None:
-        """Let all ranks lease these rows; on rank 0, before they learn the plan."""
+        """Let all ranks lease these rows. Call on rank 0, before it broadcasts the plan."""
         assert self._state is not None
         self._state.offer(pool)
 
     def lease(self, kind: str) -> Lease:
-        """Rows for this rank to caption; see Heartbeat.lease."""
+        """Lease rows for this rank to caption; see Heartbeat.lease."""
         return self._heartbeat.lease(kind)
 
     def report_counts(self, *counts: int) -> None:
-        """Set this rank's counts for `snapshot`.
+        """Set this rank's counts, which `snapshot` adds up over the ranks.
 
         Raises:
             RunError: the run cannot continue; see Heartbeat.check.
@@ -97,32 +104,35 @@ class World:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The state of the run, a few seconds old at most."""
+        """The run state, a few seconds old at most."""
         return self._heartbeat.snapshot
 
     def decide(self, exit_code: int) -> None:
-        """Rank 0 ends the run for all."""
+        """Set the exit code of all ranks. Call on rank 0."""
         assert self._state is not None
         self._state.decide(exit_code)
 
     def exit_code(self) -> int:
-        """The exit code that rank 0 decided; waits for all ranks and for it."""
+        """Wait for all ranks, and return the exit code that rank 0 decides."""
         self.barrier()
         return self._heartbeat.exit_code()
 
     def report_failure(self, message: str) -> None:
-        """Tell the other ranks that this one gives up."""
+        """Report to the other ranks that this rank fails."""
         self._heartbeat.report_failure(message)
 
     def close(self, in_order: bool) -> None:
-        """Leave the run. in_order: all ranks are leaving now; otherwise this one gives up."""
+        """Leave the run.
+
+        in_order: all ranks have finished and call this now. Otherwise this rank ends because of an error.
+        """
         self.watchdog.pause()
         if in_order:
-            with contextlib.suppress(RunError):  # the work is done and written
+            with contextlib.suppress(RunError):  # the output is already written
                 self.barrier()
-            self._heartbeat.leave(patience=_LEAVE_SECONDS)
+            self._heartbeat.leave(timeout=_LEAVE_SECONDS)
         elif self._server is not None:
-            time.sleep(3 * beat_seconds(self.world_size))  # the others learn what happened
+            time.sleep(3 * beat_interval(self.world_size))  # the other ranks must receive the failure
         self._heartbeat.close()
         if self._server is not None:
             self._server.close()
@@ -131,24 +141,30 @@ class World:
 
 
 def solo_world(collectives: Collectives | None = None, watchdog: Watchdog | None = None) -> World:
-    """The world of a single process, a plain one unless it has collectives."""
+    """The world of a single process.
+
+    collectives: of a launcher that started one rank only; None without a launcher.
+    """
     state = RunState(1)
     return World(collectives or SoloCollectives(), Heartbeat(0, state, watchdog=watchdog), state, None)
 
 
 def join_world(launch: Launch, device: str, watchdog: Watchdog) -> World:
-    """Join the other ranks; blocks until all are there. The framework must have been activated.
+    """Join the other ranks; wait until all have joined. The backend must be active.
 
-    device: where the model goes, in torch's notation.
+    device: the model's device, in torch's notation.
     """
     collectives = MindSporeCollectives() if launch.launcher == "msrun" else TorchCollectives(device)
     if collectives.world_size == 1:
         return solo_world(collectives, watchdog)
-    return _join_heartbeat(collectives, launch.master, watchdog)
+    return _connect_heartbeat(collectives, launch.master, watchdog)
 
 
-def _join_heartbeat(collectives: Collectives, master: str, watchdog: Watchdog) -> World:
-    """Start or reach rank 0's heartbeat server. Its port and token travel by collective: all ranks are here now."""
+def _connect_heartbeat(collectives: Collectives, master: str, watchdog: Watchdog) -> World:
+    """Start the heartbeat server on rank 0, and connect the other ranks to it.
+
+    The ranks have just joined, so a collective can carry the server's port and token.
+    """
     words = np.zeros(1 + _TOKEN_WORDS, np.int32)
     state = server = None
     if collectives.rank == 0:
@@ -156,16 +172,16 @@ def _join_heartbeat(collectives: Collectives, master: str, watchdog: Watchdog) -
         server = HeartbeatServer(state, collectives.world_size)
         words[0] = server.port
         words[1:] = np.frombuffer(server.token.encode("ascii"), np.int32)
-    leader = collectives.all_gather(words)[0]
-    seconds = beat_seconds(collectives.world_size)
+    leader_words = collectives.all_gather(words)[0]
+    interval = beat_interval(collectives.world_size)
     if state is not None:
-        return World(collectives, Heartbeat(0, state, seconds, watchdog=watchdog), state, server)
-    remote = RemoteRunState(master, int(leader[0]), leader[1:].tobytes().decode("ascii"))
-    return World(collectives, Heartbeat(collectives.rank, remote, seconds, watchdog=watchdog), None, None)
+        return World(collectives, Heartbeat(0, state, interval, watchdog=watchdog), state, server)
+    remote = RemoteRunState(master, int(leader_words[0]), leader_words[1:].tobytes().decode("ascii"))
+    return World(collectives, Heartbeat(collectives.rank, remote, interval, watchdog=watchdog), None, None)
 
 
 def run_scheduler() -> None:
-    """msrun's scheduler process: form the cluster, and leave with it."""
+    """Run msrun's scheduler process: it forms the cluster and ends with it."""
     os.environ.setdefault("GLOG_v", "3")
     import mindspore
     from mindspore.communication import init

@@ -1,4 +1,4 @@
-"""Usage errors of the commands of one process: one line on stderr, exit code 2."""
+"""Commands of one process report a usage error in one line on stderr, with exit code 2."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ COMMANDS = {"datautil": datautil.main, "convert": convert.main, "progress": prog
         ("datautil", ["in.csv", "--output", "o.csv", "--head", "0"], "--head: 0 is less than 1"),
         ("datautil", ["in.csv", "--output", "o.csv", "--fmin", "many"], "--fmin: 'many' is not a number"),
         ("datautil", ["in.csv", "--output", "o.csv", "--fmin", "nan"], "--fmin: nan is out of bounds"),
-        ("datautil", ["in.csv", "--output", "o.csv", "--timeout", "0"], "--timeout: 0 is out of bounds: above 0"),
+        (
+            "datautil",
+            ["in.csv", "--output", "o.csv", "--timeout", "0"],
+            "--timeout: 0 is out of bounds: must be above 0",
+        ),
         ("datautil", ["in.csv", "--output", "o.csv", "--num-workers", "0"], "--num-workers/--num_workers: 0 is less"),
         ("convert", [], "the following arguments are required: kind, folder, --output"),
         ("convert", ["sound", ".", "--output", "o.csv"], "invalid choice: 'sound'"),
         ("convert", ["video", ".", "--output", "o.json"], "none of .csv, .csv.gz, .parquet, .pq"),
         ("progress", ["x" * 300], "no run to be seen"),
         ("progress", [], "the following arguments are required: meta"),
-        ("progress", ["m.csv", "--interval", "-1"], "--interval: -1 is out of bounds: above 0"),
+        ("progress", ["m.csv", "--interval", "-1"], "--interval: -1 is out of bounds: must be above 0"),
     ],
 )
 def test_usage_errors_are_one_line(
@@ -49,7 +53,7 @@ def test_usage_errors_are_one_line(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_still_printed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
+def test_help_is_printed_with_exit_code_0(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         COMMANDS[command](["--help"])
-    assert leaving.value.code == 0 and f"usage: {command}" in capsys.readouterr().out
+    assert exit_info.value.code == 0 and f"usage: {command}" in capsys.readouterr().out

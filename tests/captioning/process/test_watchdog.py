@@ -1,4 +1,4 @@
-"""A worker that makes no progress is ended, with the stacks of its threads in its log."""
+"""The watchdog ends a worker without progress, and writes the stacks of its threads to its log."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ code = supervisor.supervise(is_worker=True, watchdog=watchdog)
 if code is None:
     watchdog.timeout = 0.5
     watchdog.progress()
-    faulthandler.cancel_dump_traceback_later()  # the process can't end itself
+    faulthandler.cancel_dump_traceback_later()  # now the process cannot end itself
     time.sleep(600)
 sys.exit(code)
 """
@@ -55,8 +55,8 @@ def _run(script: str, *arguments: str, folder: Path) -> tuple[int, str, float]:
     return ended.returncode, ended.stderr, time.monotonic() - begin
 
 
-def test_a_device_that_hangs_ends_its_run_and_shows_where(tmp_path: Path) -> None:
-    """Though the interpreter is locked; finished rows are kept."""
+def test_a_hanging_device_ends_the_run_and_the_log_shows_where_it_hangs(tmp_path: Path) -> None:
+    """The hanging thread holds the global interpreter lock. Finished rows stay in the journal."""
     clips = [render_clip(tmp_path / f"{number}.mp4", number) for number in range(3)]
     (tmp_path / "meta.csv").write_text("path\n" + "".join(f"{clip}\n" for clip in clips))
     flags = ["meta.csv", "--decode_workers", "1", "--framework", "torch", "--device", "cpu"]
@@ -67,46 +67,46 @@ def test_a_device_that_hangs_ends_its_run_and_shows_where(tmp_path: Path) -> Non
     assert '{"row": 0, "caption"' in journal and '{"start": [1]}' in journal and '{"row": 1' not in journal
 
 
-def test_a_supervisor_ends_a_worker_that_cannot_end_itself(tmp_path: Path) -> None:
+def test_the_supervisor_kills_a_worker_that_cannot_end_itself(tmp_path: Path) -> None:
     code, log, seconds = _run(SUPERVISED, folder=tmp_path)
     assert code != 0 and seconds < 30
     assert "--stall_timeout" in log
 
 
-def test_time_counts_from_the_last_progress_and_not_while_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_measured_from_the_last_progress_and_not_while_paused(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     watchdog = Watchdog()
     watchdog.timeout = 30.0
-    assert watchdog.stalled() is None
+    assert watchdog.since_progress() is None
     watchdog.progress()
     now[0] += 12
-    assert watchdog.stalled() == (12.0, 30.0)
+    assert watchdog.since_progress() == (12.0, 30.0)
     watchdog.progress()
     now[0] += 3
-    assert watchdog.stalled() == (3.0, 30.0)
+    assert watchdog.since_progress() == (3.0, 30.0)
     watchdog.pause()
     now[0] += 1000
-    assert watchdog.stalled() is None and watchdog.overdue() == 0
+    assert watchdog.since_progress() is None and watchdog.overdue() == 0
 
 
-def test_what_is_known_to_take_long_is_allowed_until_the_next_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_time_holds_until_the_next_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     watchdog = Watchdog()
     watchdog.timeout = 30.0
     watchdog.allow(500.0)
-    assert watchdog.stalled() is None, "paused"
+    assert watchdog.since_progress() is None, "paused"
     watchdog.progress()
-    for _ in range(3):  # as often as one likes: the time counts from the last progress
+    for _ in range(3):  # a repeated call extends nothing: the time is measured from the last progress
         now[0] += 20
         watchdog.allow(500.0)
-    assert watchdog.stalled() == (60.0, 500.0)
+    assert watchdog.since_progress() == (60.0, 500.0)
     watchdog.progress()
-    assert watchdog.stalled() == (0.0, 30.0)
+    assert watchdog.since_progress() == (0.0, 30.0)
 
 
-def test_a_deadline_is_seen_through_the_shared_memory() -> None:
+def test_the_deadline_is_read_from_shared_memory() -> None:
     watchdog = Watchdog(enforces=True)
     watchdog.timeout = 3600.0
     watchdog.progress()

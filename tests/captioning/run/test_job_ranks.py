@@ -144,4 +144,4 @@ def test_one_cause_is_told_however_many_ranks_there_are(tmp_path: Path, clips: l
     options = _meta(tmp_path, clips)
     results = run_ranks(6, rank_main)
     told = {str(result) for result in results if isinstance(result, RunError)}  # threads in a collective: no text
-    assert told == {"the run broke on rank 1: MassFailure: the disk is gone"}
+    assert told == {"the run failed on rank 1: MassFailure: the disk is gone"}

@@ -1,4 +1,4 @@
-"""Records of any size and number arrive whole, on every rank."""
+"""Gathered records of any size and number arrive complete on every rank."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_all_records_arrive_on_all_ranks(records: list[list[bytes]], round_bytes
             assert result == records[0]
 
 
-def test_shared_records_are_rank_zeros() -> None:
+def test_broadcast_returns_the_records_of_rank_0() -> None:
     results = run_ranks(3, lambda world: list(world.broadcast([b"zero"] if world.is_leader else [b"not mine"])))
     assert results == [[b"zero"]] * 3
 
 
-def test_json_values_come_in_order_of_rank() -> None:
+def test_gathered_json_values_are_in_order_of_rank() -> None:
     assert run_ranks(3, lambda world: world.gather_json({"rank": world.rank}))[1] == [{"rank": r} for r in range(3)]

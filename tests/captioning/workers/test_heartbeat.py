@@ -1,4 +1,4 @@
-"""Ranks wait for slow ones, give up on dead ones, and lease rows, near and over TCP."""
+"""Ranks wait for slow ranks, fail if a rank is dead, and lease rows, on rank 0 itself and over TCP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.captioning.process.errors import RunError
 from pipeline.captioning.process.watchdog import Watchdog
-from pipeline.captioning.workers.heartbeat import Heartbeat, beat_seconds
+from pipeline.captioning.workers.heartbeat import Heartbeat, beat_interval
 from pipeline.captioning.workers.heartbeat_server import HeartbeatServer, RemoteRunState
 from pipeline.captioning.workers.leases import PENDING, RowPool
 from pipeline.captioning.workers.run_state import STALL_GRACE_SECONDS, RankStatus, RunState
@@ -40,46 +40,46 @@ def _remote(server: HeartbeatServer) -> RemoteRunState:
     return RemoteRunState("127.0.0.1", server.port, server.token)
 
 
-def test_over_tcp_all_meet_however_late() -> None:
+def test_a_barrier_over_tcp_waits_for_a_late_rank() -> None:
     state = RunState(2)
-    with _served(state) as server, _heartbeat(0, state) as near, _heartbeat(1, _remote(server)) as far:
+    with _served(state) as server, _heartbeat(0, state) as local, _heartbeat(1, _remote(server)) as remote:
 
-        def late() -> None:
+        def reach_barrier_late() -> None:
             time.sleep(1.5)
-            far.report(3, 1)
-            far.barrier()
+            remote.report_counts(3, 1)
+            remote.barrier()
 
-        thread = threading.Thread(target=late)
+        thread = threading.Thread(target=reach_barrier_late)
         thread.start()
         begin = time.monotonic()
-        near.report(2, 0)
-        near.barrier()
+        local.report_counts(2, 0)
+        local.barrier()
         assert time.monotonic() - begin >= 1.4
         thread.join()
-        assert near.snapshot.counts == (5, 1)
+        assert local.snapshot.counts == (5, 1)
         state.decide(3)
-        other = threading.Thread(target=near.barrier)
+        other = threading.Thread(target=local.barrier)
         other.start()
-        far.barrier()
+        remote.barrier()
         other.join()
-        assert far.exit_code() == 3
+        assert remote.exit_code() == 3
 
 
-def test_a_barrier_opens_at_once_for_ranks_that_beat_seldom() -> None:
-    """At 1,024 ranks a rank beats every eighth second; nobody waits so long for a barrier."""
-    assert beat_seconds(1024) == 8
+def test_a_barrier_ends_immediately_for_ranks_with_rare_heartbeats() -> None:
+    """With 1,024 ranks a rank sends a heartbeat every 8 s, but a barrier must not take that long."""
+    assert beat_interval(1024) == 8
     state = RunState(2)
-    with _served(state) as server, _heartbeat(1, _remote(server), seconds=30.0) as far:
-        thread = threading.Thread(target=far.barrier)
+    with _served(state) as server, _heartbeat(1, _remote(server), interval=30.0) as remote:
+        thread = threading.Thread(target=remote.barrier)
         thread.start()
         time.sleep(0.3)
         begin = time.monotonic()
-        state.beat(RankStatus(0, stage=1))
+        state.beat(RankStatus(0, barriers=1))
         thread.join()
         assert time.monotonic() - begin < 5
 
 
-def test_a_silent_rank_is_taken_for_dead() -> None:
+def test_a_silent_rank_counts_as_dead() -> None:
     with (
         _heartbeat(0, RunState(2, silence=0.3), silence=0.3) as waiting,
         pytest.raises(RunError, match=r"rank 1 has been silent for 0\.3 s"),
@@ -87,49 +87,50 @@ def test_a_silent_rank_is_taken_for_dead() -> None:
         waiting.barrier()
 
 
-def test_a_broken_rank_ends_the_wait() -> None:
+def test_a_failed_rank_ends_the_wait_at_a_barrier() -> None:
     state = RunState(2)
-    with _heartbeat(0, state) as waiting, _heartbeat(1, state) as broken:
-        broken.report_failure("RunError: disk full")
+    with _heartbeat(0, state) as waiting, _heartbeat(1, state) as failed:
+        failed.report_failure("RunError: disk full")
         with pytest.raises(RunError, match="rank 1: RunError: disk full"):
             waiting.barrier()
 
 
-def test_a_rank_that_no_supervisor_has_ended_ends_the_run() -> None:
-    """Its thread still beats, but what it does stands still."""
+def test_a_stalled_rank_that_its_supervisor_did_not_end_fails_the_run() -> None:
+    """Its thread still sends heartbeats, but its work makes no progress."""
     state = RunState(2)
     with _heartbeat(0, state) as waiting:
-        state.beat(RankStatus(1, stalled=(20.0, 30.0)))
+        state.beat(RankStatus(1, since_progress=(20.0, 30.0)))
         time.sleep(1.1)
-        waiting.report(0)
+        waiting.report_counts(0)
         assert waiting._beat() and waiting.snapshot.late == ((1, 20),)
         waiting.check()
-        state.beat(RankStatus(1, stalled=(31.0 + STALL_GRACE_SECONDS, 30.0)))
+        state.beat(RankStatus(1, since_progress=(31.0 + STALL_GRACE_SECONDS, 30.0)))
         with pytest.raises(RunError, match="rank 1 makes no progress"):
             waiting.barrier()
 
 
-def test_heartbeats_tell_for_how_long_there_was_no_progress() -> None:
+def test_heartbeats_contain_the_time_since_the_last_progress() -> None:
     state, watchdog = RunState(1), Watchdog()
     watchdog.timeout = 60.0
     with _heartbeat(0, state, watchdog=watchdog) as heartbeat:
-        assert watchdog.stalled() is None, "loading is no stall"
+        assert watchdog.since_progress() is None, "not measured while loading"
         watchdog.progress()
         time.sleep(0.2)
         heartbeat._beat()
-        report = state._ranks[0].report
-        assert report.stalled is not None and 0.2 <= report.stalled[0] < 5 and report.stalled[1] == 60.0
+        status = state._ranks[0].status
+        assert status.since_progress is not None and 0.2 <= status.since_progress[0] < 5
+        assert status.since_progress[1] == 60.0
         heartbeat.barrier()
-        assert watchdog.stalled() is None, "waiting for others is no stall"
+        assert watchdog.since_progress() is None, "not measured while waiting for other ranks"
 
 
-def test_a_report_that_comes_late_takes_nothing_back() -> None:
+def test_an_old_heartbeat_that_arrives_late_changes_nothing() -> None:
     state = RunState(1)
-    assert state.beat(RankStatus(0, stage=2)).stage == 2
-    assert state.beat(RankStatus(0, stage=1)).stage == 2
+    assert state.beat(RankStatus(0, barriers=2)).barriers == 2
+    assert state.beat(RankStatus(0, barriers=1)).barriers == 2
 
 
-def test_rank_zero_out_of_reach() -> None:
+def test_a_rank_fails_if_rank_0_is_out_of_reach() -> None:
     with _served(RunState(2)) as server:
         remote = _remote(server)
     with (
@@ -139,36 +140,36 @@ def test_rank_zero_out_of_reach() -> None:
         lost.barrier()
 
 
-def test_neither_odd_messages_nor_idle_connections_stop_the_server() -> None:
+def test_invalid_requests_and_idle_connections_do_not_stop_the_server() -> None:
     with _served(RunState(2)) as server:
         idle = socket.create_connection(("127.0.0.1", server.port))
-        odd = socket.create_connection(("127.0.0.1", server.port))
-        odd.sendall(server.token.encode() + b'\n["lease"]\nno json\n')
-        with _heartbeat(1, _remote(server)) as broken:
+        invalid = socket.create_connection(("127.0.0.1", server.port))
+        invalid.sendall(server.token.encode() + b'\n["lease"]\nno json\n')
+        with _heartbeat(1, _remote(server)) as failed:
             begin = time.monotonic()
-            broken.report_failure("died:\x1b[31m red \0")
+            failed.report_failure("died:\x1b[31m red \0")
             assert time.monotonic() - begin < 5
-            assert broken.snapshot.broken == ("rank 1: died: [31m red  ",)
+            assert failed.snapshot.failures == ("rank 1: died: [31m red  ",)
         idle.close()
-        odd.close()
+        invalid.close()
 
 
-def test_strangers_are_turned_away() -> None:
+def test_a_connection_with_a_wrong_token_is_closed() -> None:
     state = RunState(1)
     with _served(state) as server:
         with pytest.raises(ConnectionError):
-            RemoteRunState("127.0.0.1", server.port, "guess").beat(RankStatus(0, stage=9))
-        assert state.beat(RankStatus(0)).stage == 0
+            RemoteRunState("127.0.0.1", server.port, "guess").beat(RankStatus(0, barriers=9))
+        assert state.beat(RankStatus(0)).barriers == 0
 
 
-def test_a_lost_connection_is_made_again_and_loses_no_row() -> None:
+def test_a_rank_connects_again_after_a_lost_connection_and_loses_no_row() -> None:
     state = RunState(1)
     state.offer(RowPool(["a", "b", "c"], {PENDING: [0, 1, 2]}, 2))
     with _served(state) as server:
         remote = _remote(server)
-        with _heartbeat(0, remote, seconds=60.0) as heartbeat:
+        with _heartbeat(0, remote, interval=60.0) as heartbeat:
             assert heartbeat.lease(PENDING).rows == [(0, "a")]
-            # The answer is lost on its way: the rows are given again.
+            # The answer to this request is lost, so the next request gets the same rows.
             assert state.lease(0, 2, PENDING).rows == [(1, "b")]
             remote._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             assert heartbeat.lease(PENDING).rows == [(1, "b")]
@@ -176,10 +177,10 @@ def test_a_lost_connection_is_made_again_and_loses_no_row() -> None:
             assert heartbeat.lease(PENDING).rows == []
 
 
-def test_the_server_is_reached_by_any_address_of_its_host() -> None:
-    """The master's name may mean 127.0.1.1 on its own host, and another address elsewhere."""
+def test_the_server_accepts_connections_on_any_address_of_its_host() -> None:
+    """The host name of rank 0 may stand for 127.0.1.1 on its own host, and for another address on other hosts."""
     with _served(RunState(1)) as server:
         for address in ("127.0.1.1", "127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])):
             remote = RemoteRunState(address, server.port, server.token)
-            assert remote.beat(RankStatus(0)).stage == 0
+            assert remote.beat(RankStatus(0)).barriers == 0
             remote.close()

@@ -1,4 +1,4 @@
-"""Rows are leased in blocks that become smaller; every row once."""
+"""Rows are leased in blocks that become smaller, and each row is leased once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.captioning.workers.leases import MOST_ROWS, PENDING, RETRIES, Lease, LeasedRows, RowPool
+from pipeline.captioning.workers.leases import MAX_LEASE_ROWS, PENDING, RETRIES, Lease, LeasedRows, RowPool
 
 
 @given(rows=st.integers(0, 3000), world_size=st.integers(1, 40), order=st.randoms(use_true_random=False))
-def test_every_row_is_leased_once_whoever_asks(rows: int, world_size: int, order) -> None:  # type: ignore[no-untyped-def]
+def test_every_row_is_leased_once_in_any_order_of_requests(rows: int, world_size: int, order) -> None:  # type: ignore[no-untyped-def]
     pool = RowPool([f"{row}.mp4" for row in range(rows)], {PENDING: range(rows)}, world_size)
     numbers, leased = [0] * world_size, []
     while True:
         rank = order.randrange(world_size)
         numbers[rank] += 1
         lease = pool.lease(rank, numbers[rank], PENDING)
-        assert len(lease.rows) <= MOST_ROWS
+        assert len(lease.rows) <= MAX_LEASE_ROWS
         if not lease.rows:
             break
         leased += lease.rows
@@ -27,8 +27,8 @@ def test_every_row_is_leased_once_whoever_asks(rows: int, world_size: int, order
 
 
 @pytest.mark.parametrize("speeds", [[3, 1], [1, 1], [8, 8, 8, 1], [1] * 16])
-def test_ranks_end_together_however_fast_they_are(speeds: Sequence[int]) -> None:
-    """Ranks that take `1 / speed` for a row: the run ends within 1.1 times the ideal time."""
+def test_ranks_of_different_speeds_end_together(speeds: Sequence[int]) -> None:
+    """A rank takes `1 / speed` for a row; the run takes at most 1.1 times the ideal time."""
     rows = 400
     pool = RowPool(["x"] * rows, {PENDING: range(rows)}, len(speeds))
     busy_until, numbers = [0.0] * len(speeds), [0] * len(speeds)
@@ -42,7 +42,7 @@ def test_ranks_end_together_however_fast_they_are(speeds: Sequence[int]) -> None
     assert max(busy_until) <= 1.1 * rows / sum(speeds)
 
 
-def test_kinds_are_leased_apart_and_an_answer_twice_if_it_was_lost() -> None:
+def test_kinds_are_leased_separately_and_a_repeated_request_gets_the_same_lease() -> None:
     pool = RowPool(list("abcd"), {PENDING: [0, 2], RETRIES: [3]}, 1)
     first = pool.lease(0, 1, PENDING)
     assert first.rows == [(0, "a"), (2, "c")] and pool.lease(0, 1, PENDING) is first
@@ -50,18 +50,18 @@ def test_kinds_are_leased_apart_and_an_answer_twice_if_it_was_lost() -> None:
     assert Lease.from_json(first.to_json()) == first
 
 
-def test_a_request_that_comes_late_takes_no_rows() -> None:
-    """Its rank has given the connection up and asked again: nobody waits for the answer."""
+def test_an_old_request_that_arrives_late_takes_no_rows() -> None:
+    """Its rank has closed the connection and sent a new request, so it does not wait for this answer."""
     pool = RowPool(list("abcdef"), {PENDING: range(6)}, 2)
     for number in (1, 2, 1):
         lease = pool.lease(0, number, PENDING)
     assert lease.rows == [(1, "b")] and pool.lease(1, 1, PENDING).rows == [(2, "c")]
 
 
-def test_a_rank_asks_when_it_has_no_row_and_notes_what_it_gets() -> None:
+def test_a_rank_leases_rows_when_it_has_none_and_reports_each_lease() -> None:
     leases = iter([Lease([(4, "e"), (5, "f")], 9), Lease([(6, "g")], 2), Lease([], 2)])
-    noted: list[Sequence[int]] = []
-    rows = LeasedRows(lambda: next(leases), noted.append)
-    assert next(rows) == (4, "e") and noted == [[4, 5]] and rows.worth_ahead() == 9
-    assert list(rows) == [(5, "f"), (6, "g")] and noted == [[4, 5], [6]]
-    assert not rows.has_rows and rows.worth_ahead() == 2
+    leased_rows: list[Sequence[int]] = []
+    rows = LeasedRows(lambda: next(leases), leased_rows.append)
+    assert next(rows) == (4, "e") and leased_rows == [[4, 5]] and rows.clips_ahead() == 9
+    assert list(rows) == [(5, "f"), (6, "g")] and leased_rows == [[4, 5], [6]]
+    assert not rows.has_rows and rows.clips_ahead() == 2
