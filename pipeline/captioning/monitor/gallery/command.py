@@ -82,7 +82,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--decode_timeout",
         type=number(minimum=0, above=True),
         default=60.0,
-        help="maximum seconds to decode one clip (default: 60)",
+        help="maximum seconds for one clip and decoder (default: 60)",
     )
     parser.add_argument(
         "--decode_workers",

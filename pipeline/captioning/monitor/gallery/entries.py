@@ -52,7 +52,7 @@ class Entry:
     stage, message: the stage in which the row failed, and why; empty if it has a caption.
     marks: the keys of MARKS that apply.
     words: number of words of the caption.
-    times: number of rows with the same caption, this row included.
+    times: number of rows with the same caption, this row included; 0 if it has no caption.
     cells: cells of the other columns.
     """
 
@@ -73,7 +73,7 @@ class Entries:
 
     columns: names of the columns in `Entry.cells`.
     captioned, failed: numbers of rows in the whole table.
-    chosen: number of rows from which the sample is drawn: those with one of the requested marks.
+    chosen: number of rows from which the sample is drawn: those with a requested mark, or all if none is requested.
     """
 
     columns: tuple[str, ...]
