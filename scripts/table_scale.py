@@ -1,8 +1,8 @@
-"""What the meta table utilities take for a million rows.
+"""Measures time and memory of the meta table utilities for a million rows.
 
     python -m scripts.table_scale --rows 1000000
 
-Merges two halves, takes the difference from a table of captions, filters; in a process of its own.
+Merges two halves of a table, takes the difference to a table of captions, and filters, all in a separate process.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from scripts.simulate_scale import write_meta
 CAPTION = "A man walks slowly through a green field while the camera follows him from the left, " * 5
 
 
-def _make(folder: Path, rows: int) -> None:
+def _write_tables(folder: Path, rows: int) -> None:
     write_meta(folder / "whole.csv", rows)
     with (folder / "whole.csv").open(newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
-    for name, columns, chosen in (
+    for name, columns, rows_of_part in (
         ("part0", [*header, "text"], ([*line, CAPTION] for line in lines[: rows // 2])),
         ("part1", [*header, "text"], ([*line, CAPTION] for line in lines[rows // 2 :])),
         ("done", ["path", "text"], ([line[0], CAPTION if i % 3 else ""] for i, line in enumerate(lines[: rows // 2]))),
@@ -33,27 +33,27 @@ def _make(folder: Path, rows: int) -> None:
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows(chosen)
+            writer.writerows(rows_of_part)
 
 
 def _measure(folder: Path) -> tuple[float, float]:
-    """Seconds, and the most memory in bytes."""
+    """Seconds, and peak memory in bytes."""
     arguments = [str(folder / "part*.csv"), "--remove-path-duplication", "--difference", str(folder / "done.csv")]
     arguments += ["--aesmin", "5.5", "--secondsmin", "5", "--remove-empty-caption", "--output", str(folder / "out.csv")]
-    begin = time.monotonic()
+    start = time.monotonic()
     assert datautil.main(arguments) == 0
-    return time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the merged table (default: 1000000)")
     flags = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
         spawn = multiprocessing.get_context("spawn")
-        with spawn.Pool(1) as pool:  # its memory must not count
-            pool.apply(_make, (folder, flags.rows))
+        with spawn.Pool(1) as pool:  # a separate process, so that its memory is not measured
+            pool.apply(_write_tables, (folder, flags.rows))
         size = sum(path.stat().st_size for path in folder.glob("part*.csv"))
         with spawn.Pool(1) as pool:
             seconds, memory = pool.apply(_measure, (folder,))

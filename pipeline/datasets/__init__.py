@@ -1,1 +1,1 @@
-"""Meta tables before and after captioning: made from folders, merged, compared, filtered, cleaned."""
+"""Utilities for meta tables: make them from folders; merge, compare, filter and clean them."""

@@ -2,7 +2,7 @@
 
     python -m pipeline.datasets.datautil 'part*.csv' --remove-path-duplication --output merged.csv
 
-Operations are carried out in the order in which they are given.
+Operations are applied in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Read, operate, write.
+    """Read the tables, apply the operations, write the result.
 
     Raises:
-        UsageError: contradicting flags, or a table that can't be read.
+        UsageError: flags contradict each other, a table can't be read, or a column is missing.
     """
-    outputs = _outputs(flags)
+    outputs = _output_paths(flags)
     files = expand(flags.input)
     _check_outputs(outputs, files, flags)
     settings = Settings(flags.key, flags.seed, flags.num_workers, flags.timeout)
@@ -50,7 +50,7 @@ def run(flags: argparse.Namespace) -> None:
     style = PLAIN_CSV if is_parquet(files[0]) else csv_style(files[0])
     frame = merge(frames)
     if len(files) > 1:
-        print(f"together: {len(frame):,} rows")
+        print(f"merged: {len(frame):,} rows")
     frames.clear()
     frame = operate(frame, flags.operations or [], settings)
     rows = len(frame)
@@ -61,13 +61,13 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def operate(frame: pd.DataFrame, operations: Sequence[tuple[Operation, Any]], settings: Settings) -> pd.DataFrame:
-    """Carry out operations, with the values of their flags, one after the other, and print what each did."""
+    """Apply `operations`, pairs of an operation and the value of its flag, in order. Prints what each one did."""
     for operation, value in operations:
-        before, columns = len(frame), set(frame.columns)
+        rows_before, columns = len(frame), set(frame.columns)
         frame = operation.apply(frame, value, settings, OPERATIONS).reset_index(drop=True)
         new = [str(name) for name in frame.columns if name not in columns]
-        made = f"; new: {', '.join(new)}" if new else ""
-        print(f"{operation.name}: {before:,} -> {len(frame):,} rows{made}")
+        added = f"; new columns: {', '.join(new)}" if new else ""
+        print(f"{operation.name}: {rows_before:,} -> {len(frame):,} rows{added}")
     return frame
 
 
@@ -76,38 +76,44 @@ def make_parser() -> argparse.ArgumentParser:
         prog="datautil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "input", nargs="+", help="tables (.csv, .csv.gz, .parquet), or patterns for them; several are merged"
+        "input",
+        nargs="+",
+        help="tables (.csv, .csv.gz, .parquet), or patterns such as 'part*.csv'; several tables are merged",
     )
     parser.add_argument("--output", help="table to write: .csv, .csv.gz or .parquet")
     parser.add_argument(
-        "--overwrite", action="store_true", help="let --output be one of the inputs; keeps a .bak of it"
+        "--overwrite", action="store_true", help="allow --output to replace an input; the old file is kept as .bak"
     )
     parser.add_argument(
-        "--format", choices=("csv", "csv.gz", "parquet"), help="of the output, where --output has no suffix"
+        "--format", choices=("csv", "csv.gz", "parquet"), help="format of the output, if --output has no suffix"
     )
     parser.add_argument(
         "--shard",
         "--chunk",
         type=positive_int,
         metavar="N",
-        help="write N files of equal length: NAME_0.csv, NAME_1.csv, …",
+        help="split the output into N files of equal length: NAME_0.csv, NAME_1.csv, …",
     )
-    parser.add_argument("--key", default="path", help="column by which tables are compared (default: path)")
-    parser.add_argument("--seed", type=whole_number(0), default=42, help="for --shuffle and --sample (default: 42)")
+    parser.add_argument(
+        "--key", default="path", help="column by which --difference and --intersection compare tables (default: path)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=42, help="random seed of --shuffle and --sample (default: 42)"
+    )
     parser.add_argument(
         "--num-workers", "--num_workers", type=positive_int, default=len(os.sched_getaffinity(0)),
-        help="processes or threads that read files (default: the cores)",
+        help="processes or threads that read files (default: number of CPU cores)",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=number(minimum=0, above=True), default=60.0,
-        help="seconds for looking at one file (default: 60)",
+        help="maximum seconds to read one file with --info or --video-info (default: 60)",
     )  # fmt: skip
-    group = parser.add_argument_group("operations, carried out in the order in which they are given")
+    group = parser.add_argument_group("operations, applied in the order in which they are given")
     for operation in OPERATIONS:
         names = [spelling for name in (operation.name, *operation.aliases) for spelling in _spellings(name)]
         group.add_argument(
             *names,
-            action=_Ordered,
+            action=_AppendOperation,
             dest="operations",
             operation=operation,
             help=operation.summary.replace("%", "%%"),
@@ -119,15 +125,15 @@ def _spellings(name: str) -> list[str]:
     return list(dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"]))
 
 
-class _Ordered(argparse.Action):
-    """Appends (operation, value), so that the order on the command line is kept."""
+class _AppendOperation(argparse.Action):
+    """Appends (operation, value) to one list for all flags. So the list has the order of the command line."""
 
-    def __init__(self, *names: Any, operation: Operation, **others: Any) -> None:
+    def __init__(self, *names: Any, operation: Operation, **keywords: Any) -> None:
         if operation.value is None:
-            others["nargs"] = 0
+            keywords["nargs"] = 0
         else:
-            others |= {"type": operation.value, "metavar": operation.metavar}
-        super().__init__(*names, **others)
+            keywords |= {"type": operation.value, "metavar": operation.metavar}
+        super().__init__(*names, **keywords)
         self._operation = operation
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -135,9 +141,9 @@ class _Ordered(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (self._operation, value)])
 
 
-def _outputs(flags: argparse.Namespace) -> list[Path]:
+def _output_paths(flags: argparse.Namespace) -> list[Path]:
     if flags.output is None:
-        raise UsageError("--output says where to write; nothing is written over by default")
+        raise UsageError("--output is required; inputs are not overwritten by default")
     output = Path(flags.output)
     suffix = suffix_of(output).lower().replace(".pq", ".parquet")
     if not suffix and flags.format is not None:
@@ -156,17 +162,19 @@ def _outputs(flags: argparse.Namespace) -> list[Path]:
 
 def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], flags: argparse.Namespace) -> None:
     tables = [value for operation, value in flags.operations or [] if operation.metavar == "TABLE"]
-    others = [*inputs, *(path for path in map(Path, tables) if path.exists())]
+    used = [*inputs, *(path for path in map(Path, tables) if path.exists())]
     for output in outputs:
         check_output(output)
         if not output.exists():
             continue
-        for path in others:
+        for path in used:
             if output.samefile(path) and not flags.overwrite:
-                raise UsageError(f"--output {output} is an input; another name, or --overwrite, which keeps a .bak")
+                raise UsageError(
+                    f"--output {output} is an input; give another name, or use --overwrite (the old file becomes .bak)"
+                )
             if backup_of(output).exists() and backup_of(output).samefile(path):
                 raise UsageError(
-                    f"--output {output} exists and would be kept as {path}, which is an input; give another name"
+                    f"--output {output} exists; its backup would replace {path}, which is an input; give another name"
                 )
 
 

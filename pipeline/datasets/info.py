@@ -1,4 +1,7 @@
-"""Sizes and lengths of videos and images, looked at in processes that a broken file may hang or kill."""
+"""Operations that read sizes and lengths of videos and images.
+
+Separate processes read the files: a damaged file can hang or crash such a process without harm to the command.
+"""
 
 from __future__ import annotations
 
@@ -32,72 +35,73 @@ _TYPES = {
     "resolution": "Int64",
 }
 COLUMNS = tuple(_TYPES)
-"""aspect_ratio: height by width. resolution: pixels of a frame. fps and duration (seconds) are empty for images."""
+"""aspect_ratio: height divided by width. resolution: pixels of a frame. duration: seconds. Images have no fps and no
+duration."""
 
 
 def add_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
-    return _add(frame, settings, as_text(frame["path"]).tolist())
+    return _add_columns(frame, settings, as_text(frame["path"]).tolist())
 
 
 def add_video_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     paths = as_text(frame["path"]).tolist()
-    return _add(frame, settings, [path for path in paths if not path.lower().endswith(IMAGE_SUFFIXES)])
+    return _add_columns(frame, settings, [path for path in paths if not path.lower().endswith(IMAGE_SUFFIXES)])
 
 
-def _add(frame: pd.DataFrame, settings: Settings, paths: Sequence[str]) -> pd.DataFrame:
-    found, problems = look_at(paths, settings)
-    for path, problem in list(problems.items())[:_MOST_MESSAGES]:
+def _add_columns(frame: pd.DataFrame, settings: Settings, paths: Sequence[str]) -> pd.DataFrame:
+    found, problems = probe_files(paths, settings)
+    for path, problem in list(problems.items())[:_MAX_MESSAGES]:
         tqdm.write(f"{path}: {problem}")
-    if len(problems) > _MOST_MESSAGES:
-        tqdm.write(f"… and {len(problems) - _MOST_MESSAGES:,} more files that can't be read")
+    if len(problems) > _MAX_MESSAGES:
+        tqdm.write(f"… and {len(problems) - _MAX_MESSAGES:,} more files can't be read")
     values = [found.get(path, {}) for path in as_text(frame["path"]).tolist()]
     for name, dtype in _TYPES.items():
         frame = with_column(frame, name, [value.get(name) for value in values], dtype)
     return frame
 
 
-_MOST_MESSAGES = 20
+_MAX_MESSAGES = 20
 
 
-def look_at(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """COLUMNS of each file that can be read, and what is wrong with each of the others, by path.
+def probe_files(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The values of COLUMNS for each readable file, and the problem of each other file, both by path.
 
     Raises:
-        RunError: no process can be started to look into files.
+        RunError: no process can be started to read files.
     """
     distinct = list(dict.fromkeys(paths))
-    waiting: Iterator[str] = iter(distinct)
+    pending: Iterator[str] = iter(distinct)
     found: dict[str, dict[str, Any]] = {}
     problems: dict[str, str] = {}
-    broken: list[RunError] = []
+    failures: list[RunError] = []
     lock, stopping = threading.Lock(), threading.Event()
 
-    def work(bar: tqdm) -> None:
+    def probe_pending(bar: tqdm) -> None:
         prober = _Prober(DecoderLimits(settings.timeout))
         try:
             while not stopping.is_set():
                 with lock:
-                    path = next(waiting, None)
+                    path = next(pending, None)
                 if path is None:
                     return
-                answer, problem = prober.ask(path, stopping)
+                reply, problem = prober.ask(path, stopping)
                 with lock:
-                    if isinstance(answer, dict):
-                        found[path] = answer
+                    if isinstance(reply, dict):
+                        found[path] = reply
                     else:
-                        problems[path] = problem or answer
+                        problems[path] = problem or reply
                     bar.update()
-                if answer is not None:
+                if reply is not None:
                     prober.recycle()
         except RunError as error:
-            broken.append(error)
+            failures.append(error)
             stopping.set()
         finally:
             prober.kill()
 
     with tqdm(total=len(distinct), unit="file", desc="info", smoothing=0.05) as bar:
         threads = [
-            threading.Thread(target=work, args=(bar,), daemon=True)
+            threading.Thread(target=probe_pending, args=(bar,), daemon=True)
             for _ in range(max(1, min(settings.workers, len(distinct))))
         ]
         for thread in threads:
@@ -107,8 +111,8 @@ def look_at(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dict[st
                 thread.join()
         finally:
             stopping.set()
-    if broken:
-        raise broken[0]
+    if failures:
+        raise failures[0]
     return found, problems
 
 
@@ -116,11 +120,11 @@ class _Prober(KillableProcess):
     timeout_option = "--timeout"
 
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
-        return context.Process(target=serve, args=(connection, _look), name="file-prober", daemon=True)
+        return context.Process(target=serve, args=(connection, _probe), name="file-prober", daemon=True)
 
 
-def _look(path: str) -> dict[str, Any] | str:
-    """COLUMNS of one file, or what is wrong with it."""
+def _probe(path: str) -> dict[str, Any] | str:
+    """The values of COLUMNS for one file, or its problem."""
     try:
         check_path(path)
         if path.lower().endswith(IMAGE_SUFFIXES):
@@ -134,7 +138,7 @@ def _look(path: str) -> dict[str, Any] | str:
             fps, duration = video.fps, video.duration
     except DecodeError as error:
         return str(error)
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders raise exceptions of any type
         return " ".join(str(error).split())[:300] or type(error).__name__
     values = (frames, height, width, height / width, fps, duration, height * width)
     return dict(zip(COLUMNS, values, strict=True))

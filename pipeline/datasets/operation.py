@@ -1,4 +1,4 @@
-"""What an operation on a meta table is; `catalogue` lists them all."""
+"""The definition of an operation on a meta table. `catalogue` lists all operations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.captioning.process.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """What several operations share.
+    """Settings for the operations that need them.
 
-    key: the column by which tables are compared.
-    seed: for shuffling and sampling.
+    key: column by which tables are compared.
+    seed: random seed for shuffling and sampling.
     workers: processes or threads that read files.
-    timeout: seconds for looking at one file.
+    timeout: maximum seconds to read the size and length of one file.
     """
 
     key: str = "path"
@@ -32,12 +32,15 @@ class Settings:
 class Operation:
     """One operation: a row of the catalogue.
 
-    name: of the flag, without dashes; `aliases` are other tools' names for it. Underscores do as well as hyphens.
+    name: name of the flag, without leading dashes. Underscores may replace hyphens.
     needs: columns that the table must have; `key` stands for the column of `--key`.
-    makes: columns that it adds or fills; the hint for operations that miss one.
-    function: from a frame, the flag's value and the settings to a frame; may not change its argument.
-    summary, example: for help and documentation.
-    value: type of the flag's value, or None for a flag without one; `metavar` its name in the help.
+    function: takes a frame, the flag's value and the settings; returns a frame. Must not change its argument.
+    summary, example: for the help and the documentation.
+    value: type of the flag's value; None for a flag without a value.
+    metavar: name of the value in the help.
+    aliases: names of the flag in other tools.
+    makes: columns that the operation adds or fills. If another operation needs one of them and the table has none, the
+        error message names this operation.
     """
 
     name: str
@@ -57,10 +60,10 @@ class Operation:
     def apply(
         self, frame: pd.DataFrame, value: Any, settings: Settings, catalogue: Sequence[Operation]
     ) -> pd.DataFrame:
-        """The operation's result.
+        """Apply the operation to `frame`.
 
         Raises:
-            UsageError: a column is missing; names the operation of `catalogue` that makes it.
+            UsageError: a column is missing. The message names the operations of `catalogue` that make it.
         """
         for name in (settings.key if name == "key" else name for name in self.needs):
             if name not in frame:

@@ -1,4 +1,4 @@
-"""Operations on the paths of clips, and on the files there."""
+"""Operations on the paths of clips, and on the files at these paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def relative_to(frame: pd.DataFrame, root: str, _: Settings) -> pd.DataFrame:
 
 
 def absolute_under(frame: pd.DataFrame, root: str, _: Settings) -> pd.DataFrame:
-    """Paths that are absolute already stay as they are."""
+    """Prepends `root` to relative paths. Absolute paths stay unchanged."""
     return with_column(frame, "path", [path and os.path.join(root, path) for path in _paths(frame)])
 
 
@@ -47,11 +47,11 @@ def remove_duplicates(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFram
     return frame.drop_duplicates("path")
 
 
-def images(wanted: bool) -> Callable[[pd.DataFrame, None, Settings], pd.DataFrame]:
-    """Keeps still images, by the suffix, or all but them."""
+def select_images(keep_images: bool) -> Callable[[pd.DataFrame, None, Settings], pd.DataFrame]:
+    """An operation that keeps still images, or everything except still images, by the file suffix."""
 
     def keep(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-        return frame[[path.lower().endswith(IMAGE_SUFFIXES) == wanted for path in _paths(frame)]]
+        return frame[[path.lower().endswith(IMAGE_SUFFIXES) == keep_images for path in _paths(frame)]]
 
     return keep
 
@@ -62,7 +62,7 @@ def existing(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
 
 
 def file_size(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
-    """In MiB; empty where there is no such file."""
+    """Size in MiB; empty if the file does not exist."""
     with ThreadPoolExecutor(settings.workers) as pool:
         sizes = list(pool.map(_mebibytes, _paths(frame), chunksize=256))
     return with_column(frame, "filesize", sizes, "Float64")

@@ -1,4 +1,4 @@
-"""Operations that choose and order rows."""
+"""Operations that filter and sort rows."""
 
 from __future__ import annotations
 
@@ -12,51 +12,57 @@ from pipeline.captioning.process.errors import UsageError
 from .operation import Settings
 from .tables import STRING, as_numbers, as_text, expand, read_tables
 
-Filter = Callable[[pd.DataFrame, float, Settings], pd.DataFrame]
+RowFilter = Callable[[pd.DataFrame, float, Settings], pd.DataFrame]
 
 
 def difference(frame: pd.DataFrame, other: str, settings: Settings) -> pd.DataFrame:
     """The rows that are not done in the table `other`."""
-    return frame[~frame[settings.key].isin(_done(other, settings.key)[settings.key])]
+    return frame[~frame[settings.key].isin(_done_rows(other, settings.key)[settings.key])]
 
 
 def intersection(frame: pd.DataFrame, other: str, settings: Settings) -> pd.DataFrame:
     """The rows that are done in the table `other`, with the columns that only `other` has."""
     key = settings.key
-    done = _done(other, key).drop_duplicates(key)
+    done = _done_rows(other, key).drop_duplicates(key)
     new = [name for name in done if name == key or name not in frame]
     return frame.merge(done[new], on=key, how="inner")
 
 
-def _done(pattern: str, key: str) -> pd.DataFrame:
-    """The rows of a table that have a caption; all of them if it has no `text`."""
+def _done_rows(pattern: str, key: str) -> pd.DataFrame:
+    """The rows of a table that have a caption; all rows if the table has no `text`."""
     other = read_tables(expand([pattern]))
     if key not in other:
         raise UsageError(f"table {pattern} has no column '{key}'; its columns: {column_list(other.columns)}")
     return other[as_text(other["text"]).str.strip() != ""] if "text" in other else other
 
 
-def at_least(column: str) -> Filter:
-    """Keeps rows with a number of at least so much; rows without a number go."""
-    return lambda frame, least, _: frame[as_numbers(frame[column]) >= least]
+def at_least(column: str) -> RowFilter:
+    """A filter that keeps rows whose number in `column` is at least its value. Drops rows without a number."""
+    return lambda frame, minimum, _: frame[as_numbers(frame[column]) >= minimum]
 
 
-def at_most(column: str, keep_missing: bool = False) -> Filter:
-    """Keeps rows with a number of at most so much; those without one if `keep_missing`."""
+def at_most(column: str, keep_missing: bool = False) -> RowFilter:
+    """A filter that keeps rows whose number in `column` is at most its value.
 
-    def keep(frame: pd.DataFrame, most: float, _: Settings) -> pd.DataFrame:
+    keep_missing: keep rows without a number; otherwise the filter drops them.
+    """
+
+    def keep(frame: pd.DataFrame, maximum: float, _: Settings) -> pd.DataFrame:
         numbers = as_numbers(frame[column])
-        return frame[(numbers <= most) | (numbers.isna() & keep_missing)]
+        return frame[(numbers <= maximum) | (numbers.isna() & keep_missing)]
 
     return keep
 
 
-def pixels_at_most(frame: pd.DataFrame, most: float, _: Settings) -> pd.DataFrame:
-    return frame[as_numbers(frame["height"]) * as_numbers(frame["width"]) <= most]
+def pixels_at_most(frame: pd.DataFrame, maximum: float, _: Settings) -> pd.DataFrame:
+    return frame[as_numbers(frame["height"]) * as_numbers(frame["width"]) <= maximum]
 
 
 def sort_by(ascending: bool) -> Callable[[pd.DataFrame, str, Settings], pd.DataFrame]:
-    """Sorts by a column, as numbers if its cells are numbers; equal rows keep their order, empty cells come last."""
+    """An operation that sorts by a column: as numbers if all its cells are numbers, otherwise as text.
+
+    Rows with equal cells keep their order. Empty cells are last.
+    """
 
     def sort(frame: pd.DataFrame, column: str, _: Settings) -> pd.DataFrame:
         if column not in frame:
@@ -78,7 +84,7 @@ def shuffle(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
 
 
 def sample(frame: pd.DataFrame, count: int, settings: Settings) -> pd.DataFrame:
-    """Rows drawn without repetition, in the order they had; all if there are fewer."""
+    """`count` random rows without repetition, in their present order; all rows if there are fewer."""
     return frame.sample(n=min(count, len(frame)), random_state=settings.seed).sort_index()
 
 

@@ -1,7 +1,7 @@
-"""Meta tables of one or many files as one frame; CSV cells stay the strings they are.
+"""Reads meta tables from one or many files into one frame, and writes frames as tables.
 
-A frame has columns of strings where the tables were CSV, of their own types where they were Parquet.
-Knows no operation.
+CSV cells are read as strings and stay unchanged. Columns of Parquet tables keep their types. Knows nothing about
+operations.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pipeline.captioning.meta.parquet_cells import read_parquet, texts_of
 from pipeline.captioning.process.errors import UsageError
 
 STRING = pd.StringDtype("pyarrow")
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
-    """The files that names and patterns (`part*.csv`, `**/meta.csv`) stand for, each once, in order.
+    """The files that match names and patterns (`part*.csv`, `**/meta.csv`), each file once, in order.
 
     Raises:
-        UsageError: one stands for nothing.
+        UsageError: a pattern matches no file.
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
         found = [pattern] if Path(pattern).exists() else sorted(glob(pattern, recursive=True))
         if not found:
-            raise UsageError(f"no file is named or matches '{pattern}'")
+            raise UsageError(f"no file matches '{pattern}'")
         files |= dict.fromkeys(map(Path, found))
     return list(files)
 
@@ -46,13 +46,16 @@ def read_tables(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All rows of all frames one below the other; columns that a frame lacks are empty there."""
+    """The rows of all frames in order. If a frame lacks a column, its cells in this column are empty.
+
+    May change the frames in the argument.
+    """
     if len(frames) == 1:
         return frames[0]
     columns = list(dict.fromkeys(name for frame in frames for name in frame.columns))
     for name in columns:
-        kinds = {frame[name].dtype for frame in frames if name in frame}
-        if len(kinds) > 1:  # CSV beside Parquet
+        dtypes = {frame[name].dtype for frame in frames if name in frame}
+        if len(dtypes) > 1:  # for example, CSV and Parquet
             for frame in frames:
                 if name in frame:
                     frame[name] = as_text(frame[name])
@@ -64,10 +67,10 @@ def merge(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """One file; Parquet by its suffix, else CSV.
+    """Read one file: as Parquet if it has that suffix, otherwise as CSV.
 
     Raises:
-        UsageError: no such file, unreadable, or columns of the same name.
+        UsageError: the file does not exist, can't be read, or has several columns of the same name.
     """
     check_is_file(path, "table")
     return _read_parquet(path) if is_parquet(path) else _read_csv(path)
@@ -88,25 +91,29 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     strings = (pa.string(), pa.large_string())
-    return read_parquet(path).to_pandas(types_mapper=lambda kind: STRING if kind in strings else pd.ArrowDtype(kind))
+    return read_parquet(path).to_pandas(types_mapper=lambda dtype: STRING if dtype in strings else pd.ArrowDtype(dtype))
 
 
 def write_table(frame: pd.DataFrame, path: Path, style: CsvStyle = PLAIN_CSV) -> None:
-    """Write whole or not at all, the kind by the suffix; what was there is kept as `.bak`.
+    """Write a table: the whole table, or nothing. The suffix of `path` selects the format.
 
-    Into Parquet, columns of CSV cells that are numbers go as numbers, if that loses nothing.
+    An existing file is kept as `.bak`. In a Parquet table, string columns whose cells are all numbers are written as
+    numbers, unless that would lose something, such as leading zeros.
 
-    style: of CSV.
+    style: the style of a CSV table.
+
+    Raises:
+        RunError: the table can't be written.
     """
     with atomic_write(path, keep_backup=True) as temporary:
         if is_parquet(path):
-            _typed(frame).to_parquet(temporary, index=False)
+            _with_number_columns(frame).to_parquet(temporary, index=False)
         else:
-            write_csv(_texts(frame), temporary, style, is_gzip(path))
+            write_csv(_as_csv_cells(frame), temporary, style, is_gzip(path))
 
 
-def _texts(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame as CSV has it."""
+def _as_csv_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the text of its CSV cells in all columns."""
     import pyarrow as pa
 
     columns = {
@@ -116,14 +123,14 @@ def _texts(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=frame.columns)
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+def _with_number_columns(frame: pd.DataFrame) -> pd.DataFrame:
     typed = frame.copy(deep=False)
     for name in frame:
         column = frame[name]
         if column.dtype != STRING:
             continue
         cells = column[column != ""]
-        if len(cells) and cells.str.fullmatch(_WHOLE).all():
+        if len(cells) and cells.str.fullmatch(_INTEGER).all():
             typed[name] = pd.to_numeric(column.where(column != "")).astype("Int64")
         elif len(cells) and cells.str.fullmatch(_NUMBER).all():
             typed[name] = pd.to_numeric(column.where(column != "")).astype("Float64")
@@ -131,14 +138,14 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_column(frame: pd.DataFrame, name: str, values: Sequence[Any], dtype: Any = STRING) -> pd.DataFrame:
-    """A frame with `values` in the column `name`, new or not."""
+    """A copy of the frame with `values` in the column `name`, which may be new."""
     changed = frame.copy(deep=False)
     changed[name] = pd.Series(values, index=frame.index, dtype=dtype)
     return changed
 
 
 def as_text(column: pd.Series) -> pd.Series:
-    """A column as strings; missing cells are empty."""
+    """A column as strings; missing cells become empty strings."""
     import pyarrow as pa
 
     if column.dtype == STRING:
@@ -147,5 +154,5 @@ def as_text(column: pd.Series) -> pd.Series:
 
 
 def as_numbers(column: pd.Series) -> pd.Series:
-    """A column as float64; NaN where there is no number."""
+    """A column as float64; cells that are not numbers become NaN."""
     return pd.to_numeric(column, errors="coerce").astype("float64")

@@ -1,4 +1,4 @@
-"""Small meta tables, and the command on them."""
+"""Small meta tables, and a function that runs `datautil` on them."""
 
 from __future__ import annotations
 

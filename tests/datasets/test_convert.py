@@ -1,4 +1,4 @@
-"""A table from a folder; and the recipe of merging, comparing, and captioning what remains."""
+"""A table from a folder; and the README's recipe: merge, compare, caption the remaining rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_folders_are_searched_in_a_stable_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_found_in_path_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("b/2.MP4", "b/1.webm", "a.mkv", "ü 猫/x,y.mov", "b/3.jpg", "b/notes.txt", ".hidden.mp4", "c.d.mp4"):
         (tmp_path / "clips" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "clips" / name).touch()
@@ -46,26 +46,24 @@ def test_folders_are_searched_in_a_stable_order(tmp_path: Path, capsys: pytest.C
     ("folder", "output", "message"),
     [
         ("none", "out.csv", "not a folder"),
-        ("empty", "out.csv", "holds no file"),
-        ("full", "there.csv", "exists already"),
+        ("empty", "out.csv", "contains no file"),
+        ("full", "existing.csv", "exists already"),
         ("full", "none/out.csv", "none, does not exist"),
     ],
 )
-def test_usage_error_is_told(
+def test_usage_error(
     tmp_path: Path, folder: str, output: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.mp4").touch()
-    (tmp_path / "there.csv").touch()
+    (tmp_path / "existing.csv").touch()
     assert convert.main(["video", str(tmp_path / folder), "--output", str(tmp_path / output)]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_recipe_of_parts_difference_and_captioning_of_what_remains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the README writes it, on six clips of which three have a caption and one has failed."""
+def test_recipe_merge_difference_caption_the_remaining_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's recipe on six clips: three have a caption, and one has failed."""
     monkeypatch.chdir(tmp_path)
     truth = {
         row["path"]: row["truth"] for row in _rows(write_clips(tmp_path / "clips", (draw_clip(8, i) for i in range(6))))

@@ -1,4 +1,4 @@
-"""Every operation on small tables, CSV and Parquet, by the command that users type."""
+"""Every operation on small tables, CSV and Parquet, through the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEPT = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arguments", KEPT)
-def test_rows_are_chosen(tmp_path: Path, kind: str, arguments: str) -> None:
+def test_filters_and_sorting(tmp_path: Path, kind: str, arguments: str) -> None:
     everything = run(tmp_path, kind)
     assert run(tmp_path, kind, *arguments.split()) == [everything[row] for row in KEPT[arguments]]
 
@@ -87,7 +87,7 @@ CHANGED = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arguments", CHANGED)
-def test_cells_are_changed(tmp_path: Path, kind: str, arguments: str) -> None:
+def test_changed_cells(tmp_path: Path, kind: str, arguments: str) -> None:
     before = run(tmp_path, kind)
     after = run(tmp_path, kind, *arguments.split())
     column, cells = CHANGED[arguments]
@@ -95,12 +95,12 @@ def test_cells_are_changed(tmp_path: Path, kind: str, arguments: str) -> None:
     assert after == [{name: cell for name, cell in row.items() if name != column} for row in before]
 
 
-def test_abspath_and_relpath_are_each_others_inverse(tmp_path: Path) -> None:
+def test_abspath_is_the_inverse_of_relpath(tmp_path: Path) -> None:
     assert run(tmp_path, "csv", "--relpath", "/d", "--abspath", "/d") == run(tmp_path, "csv")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_are_looked_at(tmp_path: Path, kind: str) -> None:
+def test_operations_that_read_files(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x" * 2**19)
     (tmp_path / "a.json").write_text(json.dumps({"caption": "from\nthe file"}))
     rows = [[str(tmp_path / name), "old", *TABLE[0][2:11], ""] for name in ("a.mp4", "b.mp4")]
@@ -113,7 +113,7 @@ def test_files_are_looked_at(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sampling_and_shuffling_go_by_the_seed(tmp_path: Path, kind: str) -> None:
+def test_sampling_and_shuffling_depend_on_the_seed(tmp_path: Path, kind: str) -> None:
     rows = [[f"/{i:03}.mp4", f"text {i}", *TABLE[0][2:]] for i in range(100)]
     paths = [row[0] for row in rows]
     sampled, again, other = (
@@ -126,7 +126,7 @@ def test_sampling_and_shuffling_go_by_the_seed(tmp_path: Path, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_difference_brings_failed_rows_back(tmp_path: Path, kind: str) -> None:
+def test_difference_keeps_failed_rows(tmp_path: Path, kind: str) -> None:
     done = write(
         tmp_path / f"done.{kind}",
         ["path", "text", "score"],
@@ -145,8 +145,8 @@ def test_difference_brings_failed_rows_back(tmp_path: Path, kind: str) -> None:
 
 def test_tables_are_compared_by_another_key(tmp_path: Path) -> None:
     done = write(tmp_path / "done.csv", ["id"], [["a"]])
-    left = run(tmp_path, "csv", "--path-to-id", "--difference", str(done), "--key", "id")
-    assert [row["id"] for row in left] == ["ü 猫", "c", ""]
+    remaining = run(tmp_path, "csv", "--path-to-id", "--difference", str(done), "--key", "id")
+    assert [row["id"] for row in remaining] == ["ü 猫", "c", ""]
 
 
 def test_tokens_are_counted(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_tokens_are_counted(tmp_path: Path) -> None:
     assert [int(row["text_len"]) > 1 for row in counted] == [True, False, True, True, True]
 
 
-def test_languages_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_language_filter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         ["a.mp4", text, *TABLE[0][2:]]
         for text in ("A dog runs over the green field.", "Ein Hund läuft über das Feld.", "")
@@ -182,7 +182,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_every_operation_bears_an_empty_table_and_names_what_is_missing(
+def test_every_operation_accepts_an_empty_table_and_names_a_missing_column(
     tmp_path: Path, operation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if operation.name == "lang":
@@ -203,7 +203,7 @@ def test_every_operation_bears_an_empty_table_and_names_what_is_missing(
         assert not (tmp_path / "none.csv").exists()
 
 
-def test_a_missing_column_comes_with_the_operation_that_makes_it(
+def test_the_error_for_a_missing_column_names_the_operation_that_makes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "in.csv", ["path"], [["a.mp4"]])
@@ -211,5 +211,5 @@ def test_a_missing_column_comes_with_the_operation_that_makes_it(
     assert "--info or --video-info makes it" in capsys.readouterr().err
 
 
-def test_the_page_is_made_from_the_table_of_operations() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run python -m scripts.datautil_page"

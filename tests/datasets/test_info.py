@@ -1,4 +1,4 @@
-"""Sizes and lengths of files; a file that can't be read costs its own cells."""
+"""Sizes and lengths of files. An unreadable file leaves only its own cells empty."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _info(paths: list[str], settings: Settings = SETTINGS) -> list[dict[str, obj
     return frame.drop(columns=["path", "note"]).astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def test_videos_images_and_broken_files(tmp_path: Path) -> None:
+def test_videos_images_and_unreadable_files(tmp_path: Path) -> None:
     video = str(render_clip(tmp_path / "ü.mp4", frames=16))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # orientation: rotated by 90 degrees
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     (tmp_path / "text.mp4").write_text("no video")
     paths = [video, str(tmp_path / "a.jpg"), str(tmp_path / "text.mp4"), "/nowhere.mp4", "", video]
-    first, image, *broken, last = _info(paths)
+    first, image, *unreadable, last = _info(paths)
     expected = {
         "num_frames": 16,
         "height": 64,
@@ -56,13 +56,13 @@ def test_videos_images_and_broken_files(tmp_path: Path) -> None:
         "duration": None,
         "resolution": 800,
     }
-    assert all(value is None for row in broken for value in row.values())
-    videos_alone = info.add_video_info(pd.DataFrame({"path": paths[:2]}, dtype="string"), None, SETTINGS)
-    assert videos_alone["num_frames"].isna().tolist() == [False, True]
+    assert all(value is None for row in unreadable for value in row.values())
+    videos_only = info.add_video_info(pd.DataFrame({"path": paths[:2]}, dtype="string"), None, SETTINGS)
+    assert videos_only["num_frames"].isna().tolist() == [False, True]
 
 
 def _misbehave(path: str) -> object:
-    """In the place of `info._look`, in the prober."""
+    """Replaces `info._probe` in the process that reads files."""
     if "hang" in path:
         ctypes.PyDLL(None).sleep(3600)
     if "crash" in path:
@@ -70,16 +70,16 @@ def _misbehave(path: str) -> object:
     return {"num_frames": 7}
 
 
-def test_what_hangs_or_crashes_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "_look", _misbehave)
-    found, problems = info.look_at(["a", "hang", "b", "crash", "c"], replace(SETTINGS, timeout=2))
+def test_a_file_that_hangs_or_crashes_affects_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "_probe", _misbehave)
+    found, problems = info.probe_files(["a", "hang", "b", "crash", "c"], replace(SETTINGS, timeout=2))
     assert sorted(found) == ["a", "b", "c"]
     assert "no answer within 2 s (--timeout)" in problems["hang"]
     assert "signal 11" in problems["crash"]
 
 
-def test_processes_that_can_not_be_started_end_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And lose no row silently."""
+def test_the_command_fails_if_processes_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not continue without these rows."""
 
     def forbidden(*_: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
@@ -87,7 +87,7 @@ def test_processes_that_can_not_be_started_end_the_command(tmp_path: Path, monke
     monkeypatch.setattr(killable, "START_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(info._Prober, "_make_process", forbidden)
     with pytest.raises(RunError, match="Resource temporarily unavailable"):
-        info.look_at([str(tmp_path / "a.mp4")], Settings(workers=2, timeout=10))
+        info.probe_files([str(tmp_path / "a.mp4")], Settings(workers=2, timeout=10))
 
 
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="real videos are not part of a clone")
@@ -101,7 +101,7 @@ def test_real_videos() -> None:
         assert (row["num_frames"], row["height"], row["width"]) == (len(reader), height, width), name
         assert row["fps"] == pytest.approx(reader.get_avg_fps(), rel=0.01), name
         assert row["duration"] == pytest.approx(len(reader) / reader.get_avg_fps(), rel=0.05), name
-    # decord counts frames of this one that are not shown, and reads the others not at all.
+    # decord can't be the reference here: it counts hidden frames of the first file and can't read the others.
     assert video_info(str(VIDEOS / "discard_first_keyframe.mp4")).num_frames == 25
     assert video_info(str(VIDEOS / "av1_video.mkv")).num_frames == 125
     assert all(value is None for value in _info([str(VIDEOS / "MANIFEST.md")])[0].values())

@@ -1,4 +1,4 @@
-"""Tables in and out: merged, sharded, cell by cell as they were; wrong use is told in one line."""
+"""Reading and writing tables: merging, shards, unchanged cells, and usage errors in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_files_are_merged_by_pattern(tmp_path: Path, kind: str, capsys: pytest.C
     assert [tuple(row.values()) for row in read(output)] == [
         ("0.mp4", "0,\n", ""), ("1.mp4", "", "1,\n"), ("2.mp4", "", "2,\n")
     ]  # fmt: skip
-    assert "together: 3 rows" in capsys.readouterr().out
+    assert "merged: 3 rows" in capsys.readouterr().out
 
 
 def test_csv_and_parquet_are_merged(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_csv_and_parquet_are_merged(tmp_path: Path) -> None:
     assert [row["num_frames"] for row in read(tmp_path / "out.csv")] == ["007", "8.0"]
 
 
-def test_numbers_go_into_parquet_as_numbers_if_that_loses_nothing(tmp_path: Path) -> None:
+def test_parquet_output_has_number_columns_where_nothing_is_lost(tmp_path: Path) -> None:
     header = ["path", "id", "num_frames", "aes"]
     source = write(tmp_path / "a.csv", header, [["1.mp4", "007", "16", "5.5"], ["2.mp4", "8", "", "6"]])
     output = tmp_path / "out.parquet"
@@ -45,14 +45,14 @@ def test_numbers_go_into_parquet_as_numbers_if_that_loses_nothing(tmp_path: Path
     assert (frame["num_frames"].sum(), frame["num_frames"].isna().sum(), frame["aes"].sum()) == (16, 1, 11.5)
 
 
-def test_cells_come_through_as_they_are(tmp_path: Path) -> None:
+def test_csv_cells_stay_unchanged(tmp_path: Path) -> None:
     rows = [["a,b.mp4", 'say "x"\nnext\rend', "007", "1e3", "NaN", "None", " ", "", "0", "", "", "1.50"]]
     run(tmp_path, "csv", rows=rows)
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [HEADER, *rows]
 
 
-def test_shards_hold_every_row_once(tmp_path: Path) -> None:
+def test_shards_contain_every_row_once(tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv", HEADER, TABLE)
     assert datautil.main([str(source), "--shard", "3", "--output", str(tmp_path / "out.csv")]) == 0
     parts = [read(tmp_path / f"out_{number}.csv") for number in range(3)]
@@ -63,18 +63,18 @@ def test_shards_hold_every_row_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.csv"], "--output says where"),
+        (["in.csv"], "--output is required"),
         (["in.csv", "--output", "in.csv"], "is an input"),
         (["in.csv", "--difference", "other.csv", "--output", "other.csv"], "is an input"),
         (["in.csv", "--output", "nowhere/out.csv"], "the folder of --output, nowhere, does not exist"),
         (["in.csv", "--output", "out"], "or give --format"),
         (["in.csv", "--output", "out.json"], "'.json' is none of .csv, .csv.gz, .parquet, .pq"),
         (["in.csv", "--output", "out.csv.gz", "--format", "csv"], "contradict"),
-        (["in.csv.bak", "--output", "in.csv"], "would be kept as in.csv.bak, which is an input"),
+        (["in.csv.bak", "--output", "in.csv"], "its backup would replace in.csv.bak, which is an input"),
         (["semicolons.csv", "--output", "out.csv"], "separated by semicolons"),
         (["nul.csv", "--output", "out.csv"], "row 0 (line 2), column 'a' holds a NUL byte"),
         (["in.csv", "--output", "out.csv", "--format", "parquet"], "contradict"),
-        (["none*.csv", "--output", "out.csv"], "no file is named or matches 'none*.csv'"),
+        (["none*.csv", "--output", "out.csv"], "no file matches 'none*.csv'"),
         (["ragged.csv", "--output", "out.csv"], "line 3"),
         (["twice.csv", "--output", "out.csv"], "several columns named 'path'"),
         (["text.parquet", "--output", "out.csv"], "can't be read as Parquet"),
@@ -84,7 +84,7 @@ def test_shards_hold_every_row_once(tmp_path: Path) -> None:
         (["in.csv", "--shard", "0", "--output", "out.csv"], "less than 1"),
     ],
 )
-def test_usage_error_is_told_in_one_line(
+def test_usage_error_is_one_line(
     tmp_path: Path,
     arguments: list[str],
     message: str,
@@ -107,7 +107,7 @@ def test_usage_error_is_told_in_one_line(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_overwriting_keeps_what_was_there(tmp_path: Path) -> None:
+def test_overwrite_keeps_the_old_file_as_backup(tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv", HEADER, TABLE)
     before = source.read_bytes()
     assert datautil.main([str(source), "--head", "1", "--output", str(source), "--overwrite"]) == 0
@@ -115,7 +115,7 @@ def test_overwriting_keeps_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "in.csv.bak").read_bytes() == before
 
 
-def test_compressed_tables_go_in_and_out(tmp_path: Path) -> None:
+def test_compressed_tables(tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv", HEADER, TABLE)
     plain = source.read_bytes()
     packed = tmp_path / "packed.csv.gz"
@@ -126,12 +126,14 @@ def test_compressed_tables_go_in_and_out(tmp_path: Path) -> None:
     assert read(unpacked) == read(source)
     assert datautil.main([str(packed), "--output", str(tmp_path / "parts"), "--format", "csv.gz", "--shard", "2"]) == 0
     parts = [tmp_path / f"parts_{shard}.csv.gz" for shard in range(2)]
-    assert datautil.main([*map(str, parts), "--difference", str(packed), "--output", str(tmp_path / "left.csv")]) == 0
-    assert [row["text"] for row in read(tmp_path / "left.csv")] == [""]
+    assert (
+        datautil.main([*map(str, parts), "--difference", str(packed), "--output", str(tmp_path / "remaining.csv")]) == 0
+    )
+    assert [row["text"] for row in read(tmp_path / "remaining.csv")] == [""]
     assert source.read_bytes() == plain
 
 
-def test_byte_order_mark_and_line_ends_are_those_of_the_first_table(tmp_path: Path) -> None:
+def test_output_has_byte_order_mark_and_line_ends_of_the_first_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfpath,n\r\na,"1\n2"\r\n')
     (tmp_path / "b.csv").write_bytes(b"path,n\nb,3\n")
     output = tmp_path / "out.csv"

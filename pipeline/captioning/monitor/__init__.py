@@ -1,1 +1,1 @@
-"""Looking at runs from outside: progress from the journals, speed, the gallery of captions."""
+"""Observing a run from outside the run: progress from the journals, speed, the gallery of captions."""

@@ -1,6 +1,7 @@
-"""What the journals tell of a run to someone who looks on: progress of every rank, failures, who is silent.
+"""Reads the state of a run from its journals: progress of every rank, failures, silent ranks.
 
-Reads what has been added since the last look, so that looking often costs little. Knows no terminal.
+Each poll reads only the lines that were added since the previous poll, so frequent polls cost little. Knows nothing
+about terminals.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ from .speed import Speed, seconds_left
 
 @dataclass
 class RankProgress:
-    """One rank of the newest run.
+    """Progress of one rank in the newest run.
 
-    total, ranks: rows that the run has for all ranks, and how many of these keep a journal.
-    leased: rows that this rank has taken.
-    done: with a caption or a failure; failed: the latter.
-    started: when it had loaded the model, or before that, when its session began; written: when its journal was last
-    written to, both in seconds since the epoch.
-    host: of its worker. is_locked: whether the worker could lock the journal.
-    is_open: whether a process on this host holds the lock; None where that can't be told.
-    released: nothing is in flight any more. waits: for the other ranks, before rows that come last.
-    has_loaded: it captions.
+    total: rows to caption in this run, on all ranks.
+    ranks: number of ranks that keep a journal in this run.
+    leased: rows that this rank has leased.
+    done: rows of this rank that have a caption or a failure.
+    failed: rows of this rank that have a failure.
+    started_at: when the model was loaded; before that, when the session began. Seconds since the epoch.
+    written_at: when the journal was last written. Seconds since the epoch.
+    host: the host of the worker.
+    took_lock: whether the worker could lock the journal.
+    lock_is_held: whether a process on this host holds the lock; None if this can't be determined.
+    released: whether the worker has recorded that no row is in flight any more.
+    is_waiting: whether the rank waits for the other ranks before the last rows.
+    has_loaded: whether the model is loaded.
     """
 
     rank: int
@@ -41,31 +46,38 @@ class RankProgress:
     leased: int = 0
     done: int = 0
     failed: int = 0
-    started: float = 0.0
-    written: float = 0.0
+    started_at: float = 0.0
+    written_at: float = 0.0
     host: str = ""
-    is_locked: bool = False
-    is_open: bool | None = None
+    took_lock: bool = False
+    lock_is_held: bool | None = None
     released: bool = False
-    waits: bool = False
+    is_waiting: bool = False
     has_loaded: bool = False
 
     @property
-    def is_known(self) -> bool:
-        """Whether it can be told, not only guessed, that its worker has ended or not."""
-        return self.is_open is not None and self.is_locked and self.host == socket.gethostname()
+    def lock_is_conclusive(self) -> bool:
+        """Whether the lock shows if the worker is alive. Without a conclusive lock, this is a guess."""
+        return self.lock_is_held is not None and self.took_lock and self.host == socket.gethostname()
 
     def is_alive(self, now: float, silent_seconds: float) -> bool:
-        """Whether its worker is at work, or waits for others to end theirs; a guess if it is not known."""
-        if self.is_open or self.is_known:
-            return bool(self.is_open)
-        return now - self.written < silent_seconds
+        """Whether the worker process is alive.
+
+        If the lock is not conclusive, a worker counts as alive if it has written in the last `silent_seconds`.
+        """
+        if self.lock_is_held or self.lock_is_conclusive:
+            return bool(self.lock_is_held)
+        return now - self.written_at < silent_seconds
 
 
 class _JournalTail:
-    """Reads one journal as it grows.
+    """Reads the new lines of one journal.
 
-    before, failed_before: rows finished in earlier sessions, and those of them that failed.
+    run: the run of the newest session.
+    progress: of the newest session.
+    stages, examples: failures of all sessions by stage, and the first row and message of each stage.
+    finished_before: rows finished in earlier sessions.
+    failed_before: rows that failed in earlier sessions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,75 +89,76 @@ class _JournalTail:
         self._position = 0
         self._forgets_failures = False
         self.run = ""
-        self.view = RankProgress(int(self.path.stem.removeprefix("rank-")))
+        self.progress = RankProgress(int(self.path.stem.removeprefix("rank-")))
         self.stages: Counter[str] = Counter()
         self.examples: dict[str, tuple[int, str]] = {}
-        self.before = self.failed_before = 0
+        self.finished_before = self.failed_before = 0
 
-    def look(self) -> None:
-        """Read what is new.
+    def read_new_lines(self) -> None:
+        """Read the lines that were added since the last call.
 
         Raises:
-            OSError: the journal is gone, as at the end of a run.
+            OSError: the journal does not exist any more; the end of a run removes it.
         """
         with self.path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if (about.st_dev, about.st_ino) != self._file_id or about.st_size < self._position:
+            status = os.fstat(file.fileno())
+            if (status.st_dev, status.st_ino) != self._file_id or status.st_size < self._position:
                 self._reset()
-                self._file_id = (about.st_dev, about.st_ino)
+                self._file_id = (status.st_dev, status.st_ino)
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):
-                    break  # being written
+                    break  # the worker is still writing this line
                 self._position += len(line)
-                self._read(line)
-            self.view.written = about.st_mtime
-            self.view.is_open = _is_locked(about)
+                self._read_record(line)
+            self.progress.written_at = status.st_mtime
+            self.progress.lock_is_held = _is_locked(status)
 
-    def _read(self, line: bytes) -> None:
+    def _read_record(self, line: bytes) -> None:
         if line.startswith(b'{"start":'):
-            self.view.waits = False
+            self.progress.is_waiting = False
             return
         if line.startswith(b'{"lease":'):
-            self.view.leased += line.count(b",") + 1
+            self.progress.leased += line.count(b",") + 1
             return
         try:
             record = json.loads(line)
-        except ValueError:  # damaged: the next run says so, and how to mend it
+        except ValueError:  # a damaged line: the next run reports it, and how to fix it
             return
-        view = self.view
+        progress = self.progress
         if "row" in record:
-            view.done += 1
+            progress.done += 1
             if "stage" in record:
-                view.failed += 1
+                progress.failed += 1
                 self.stages[record["stage"]] += 1
                 self.examples.setdefault(record["stage"], (record["row"], "; ".join(record["messages"])))
         elif "run" in record:
             self.end_session()
             self.run = record["run"]
             started, host = record["session"].split()[:2]
-            self.view = RankProgress(
-                view.rank,
+            self.progress = RankProgress(
+                progress.rank,
                 record["rows"],
                 record.get("ranks", 1),
-                started=_seconds(started),
+                started_at=_seconds(started),
                 host=host,
-                is_locked=record["locked"],
+                took_lock=record["locked"],
             )
         elif "loaded" in record:
-            view.started, view.has_loaded = _seconds(record["loaded"]), True
+            progress.started_at, progress.has_loaded = _seconds(record["loaded"]), True
         elif "forget_failures" in record:
             self._forgets_failures = True
-        view.released = view.released or "released" in record
-        view.waits = "waiting" in record
+        progress.released = progress.released or "released" in record
+        progress.is_waiting = "waiting" in record
 
     def end_session(self) -> None:
-        """Count the session among the earlier ones; failures that another run is to try again are no more."""
-        self.before += self.view.done
-        self.failed_before += self.view.failed
-        self.view = RankProgress(self.view.rank)
+        """Add the session to the earlier ones. If its failures are to be forgotten, subtract all failures so far:
+        the next run captions these rows again."""
+        self.finished_before += self.progress.done
+        self.failed_before += self.progress.failed
+        self.progress = RankProgress(self.progress.rank)
         if self._forgets_failures:
-            self.before -= self.failed_before
+            self.finished_before -= self.failed_before
             self.failed_before = 0
             self.stages, self.examples = Counter(), {}
             self._forgets_failures = False
@@ -155,48 +168,53 @@ def _seconds(time_text: str) -> float:
     return datetime.fromisoformat(time_text).timestamp()
 
 
-def _is_locked(about: os.stat_result) -> bool | None:
-    """Whether some process on this host holds a lock on the file; asked without touching the lock."""
+def _is_locked(status: os.stat_result) -> bool | None:
+    """Whether a process on this host holds a lock on the file; None if the system has no `/proc/locks`.
+
+    Does not try the lock itself: a worker that starts at that moment could then fail to lock its journal.
+    """
     try:
         with open("/proc/locks", encoding="ascii") as locks:
-            return any(f":{about.st_ino} " in line for line in locks if " FLOCK " in line)
+            return any(f":{status.st_ino} " in line for line in locks if " FLOCK " in line)
     except OSError:
         return None
 
 
 @dataclass
 class RunProgress:
-    """The newest run, over all ranks whose journals are in one folder.
+    """Progress of the newest run, over all ranks whose journals are in one folder.
 
-    before, failed_before: rows that earlier runs had finished, as far as these journals tell, and those that failed.
-    failures: by stage; examples: a row and its message for each.
+    finished_before: rows that earlier runs finished, according to these journals.
+    failed_before: rows that failed in earlier runs, according to these journals.
+    failures: number of failed rows by stage.
+    examples: for each stage, one failed row and its message.
     """
 
     run: str = ""
     ranks: list[RankProgress] = field(default_factory=list)
-    before: int = 0
+    finished_before: int = 0
     failed_before: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def ranks_elsewhere(self) -> int:
-        """Ranks whose journals are in other folders, on other hosts."""
+        """Number of ranks whose journals are in other folders, on other hosts."""
         return max((rank.ranks - len(self.ranks) for rank in self.ranks), default=0)
 
     @property
-    def left(self) -> int:
-        """Rows of this run that no journal here has a result for; those of ranks elsewhere among them."""
+    def remaining(self) -> int:
+        """Rows of this run for which no journal in this folder has a result. Includes the rows of ranks elsewhere."""
         total = max((rank.total for rank in self.ranks), default=0)
         return max(0, total - sum(rank.done for rank in self.ranks))
 
     @property
     def rows(self) -> int:
-        return self.done + self.left
+        return self.done + self.remaining
 
     @property
     def done(self) -> int:
-        return self.before + sum(rank.done for rank in self.ranks)
+        return self.finished_before + sum(rank.done for rank in self.ranks)
 
     @property
     def failed(self) -> int:
@@ -204,105 +222,107 @@ class RunProgress:
 
 
 class JournalMonitor:
-    """Looks at the journals of one folder, again and again.
+    """Polls the journals of one folder.
 
-    last: what it saw last, None before there was a journal.
+    last: the result of the last poll that found journals; None before that.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last: RunProgress | None = None
-        self._followers: dict[Path, _JournalTail] = {}
-        self._gone: set[Path] = set()
+        self._tails: dict[Path, _JournalTail] = {}
+        self._removed: set[Path] = set()
         self._speeds: dict[int, Speed] = {}
 
-    def look(self) -> RunProgress | None:
-        """The newest run; None if there is no journal."""
-        self._read()
-        if not self._followers:
+    def poll(self) -> RunProgress | None:
+        """Progress of the newest run; None if there is no journal."""
+        self._read_journals()
+        if not self._tails:
             return None
-        newest = max(follower.run for follower in self._followers.values())
-        if self.last is not None and newest == self.last.run and self._gone:
-            return self.last  # journals are being removed one by one; what is left of them is not the run
+        newest = max(tail.run for tail in self._tails.values())
+        if self.last is not None and newest == self.last.run and self._removed:
+            return self.last  # the journals are being removed one by one: the remaining ones do not cover the run
         if self.last is None or newest != self.last.run:
             self._speeds.clear()
-            self._gone.clear()
-        view = self.last = RunProgress(newest)
-        for _, follower in sorted(self._followers.items()):
-            if follower.run != newest:
-                follower.end_session()
-            view.before += follower.before
-            view.failed_before += follower.failed_before
-            view.failures.update(follower.stages)
-            for stage, example in follower.examples.items():
-                view.examples.setdefault(stage, example)
-            if follower.run == newest:
-                view.ranks.append(follower.view)
-                if follower.view.has_loaded:
-                    self._speeds.setdefault(follower.view.rank, Speed()).note(time.time(), follower.view.done)
-        return view
+            self._removed.clear()
+        progress = self.last = RunProgress(newest)
+        for _, tail in sorted(self._tails.items()):
+            if tail.run != newest:
+                tail.end_session()
+            progress.finished_before += tail.finished_before
+            progress.failed_before += tail.failed_before
+            progress.failures.update(tail.stages)
+            for stage, example in tail.examples.items():
+                progress.examples.setdefault(stage, example)
+            if tail.run == newest:
+                progress.ranks.append(tail.progress)
+                if tail.progress.has_loaded:
+                    self._speeds.setdefault(tail.progress.rank, Speed()).record(time.time(), tail.progress.done)
+        return progress
 
-    def _read(self) -> None:
+    def _read_journals(self) -> None:
         with contextlib.suppress(OSError):  # the folder is being removed
             for path in journals(self.folder):
-                self._followers.setdefault(path, _JournalTail(path))
-        for path, follower in list(self._followers.items()):
+                self._tails.setdefault(path, _JournalTail(path))
+        for path, tail in list(self._tails.items()):
             try:
-                follower.look()
-                self._gone.discard(path)
+                tail.read_new_lines()
+                self._removed.discard(path)
             except OSError:
-                del self._followers[path]
-                self._gone.add(path)
+                del self._tails[path]
+                self._removed.add(path)
 
     def clips_per_second(self, rank: RankProgress) -> float:
-        """Of late, where it has been looked at for some seconds; otherwise since the rank's session began."""
+        """Recent speed of a rank if polls cover at least 10 s; otherwise its mean speed since `started_at`."""
         speed = self._speeds.get(rank.rank, Speed())
         if speed.seconds >= 10 and speed.per_second() >= 0:
             return speed.per_second()
-        seconds = rank.written - rank.started
+        seconds = rank.written_at - rank.started_at
         return rank.done / seconds if seconds > 0 else 0.0
 
 
-def state_of(view: RunProgress, now: float, silent_seconds: float) -> tuple[str, list[int]]:
-    """What the run is at, and the ranks of a running one that have been silent for too long.
+def state_of(progress: RunProgress, now: float, silent_seconds: float) -> tuple[str, list[int]]:
+    """The state of the run, and, if it is running, the ranks that have not written for `silent_seconds`.
 
-    `running`; `finishing`: all is captioned; `interrupted`: no worker is left; `silent`: none has written for long,
-    but they may be at work on other hosts.
+    `running`: workers are captioning.
+    `finishing`: workers are alive, but no row remains for the ranks of this folder.
+    `interrupted`: all workers have stopped, but the run has not ended.
+    `silent`: no rank has written for `silent_seconds`. Workers may still be alive, for example on other hosts.
     """
-    have_released = all(rank.released for rank in view.ranks)
-    gave_up = have_released and view.left > 0 and not view.ranks_elsewhere
-    if any(rank.is_alive(now, silent_seconds) for rank in view.ranks) and not gave_up:
-        if have_released or not view.left:
+    have_released = all(rank.released for rank in progress.ranks)
+    stopped_early = have_released and progress.remaining > 0 and not progress.ranks_elsewhere
+    if any(rank.is_alive(now, silent_seconds) for rank in progress.ranks) and not stopped_early:
+        if have_released or not progress.remaining:
             return "finishing", []
-        late = [rank for rank in _working(view) if now - rank.written > silent_seconds]
+        late = [rank for rank in _working_ranks(progress) if now - rank.written_at > silent_seconds]
         return "running", [rank.rank for rank in late]
-    return ("interrupted" if gave_up or all(rank.is_known for rank in view.ranks) else "silent"), []
+    return ("interrupted" if stopped_early or all(rank.lock_is_conclusive for rank in progress.ranks) else "silent"), []
 
 
-def _working(view: RunProgress) -> list[RankProgress]:
-    return [rank for rank in view.ranks if not (rank.released or rank.waits)]
+def _working_ranks(progress: RunProgress) -> list[RankProgress]:
+    return [rank for rank in progress.ranks if not (rank.released or rank.is_waiting)]
 
 
-def as_json(view: RunProgress, looker: JournalMonitor, now: float, silent_seconds: float) -> dict[str, Any]:
-    """Everything there is to tell, for programs; rows are those of all runs that the journals hold."""
-    state, silent = state_of(view, now, silent_seconds)
-    rates = {rank.rank: looker.clips_per_second(rank) for rank in view.ranks}
-    working = _working(view)
-    left = None if view.ranks_elsewhere else seconds_left(view.left, sum(rates.values()))
+def as_json(progress: RunProgress, monitor: JournalMonitor, now: float, silent_seconds: float) -> dict[str, Any]:
+    """All figures of the run, for other programs. Rows are those of all runs in the journals."""
+    state, silent = state_of(progress, now, silent_seconds)
+    rates = {rank.rank: monitor.clips_per_second(rank) for rank in progress.ranks}
+    working = _working_ranks(progress)
+    left = None if progress.ranks_elsewhere else seconds_left(progress.remaining, sum(rates.values()))
     return {
         "state": state,
-        "run": view.run,
-        "rows": view.rows,
-        "done": view.done,
-        "captioned": view.done - view.failed,
-        "failed": view.failed,
-        "left": view.left,
-        "ranks_elsewhere": view.ranks_elsewhere,
-        "finished_before": view.before,
+        "run": progress.run,
+        "rows": progress.rows,
+        "done": progress.done,
+        "captioned": progress.done - progress.failed,
+        "failed": progress.failed,
+        "left": progress.remaining,
+        "ranks_elsewhere": progress.ranks_elsewhere,
+        "finished_before": progress.finished_before,
         "clips_per_second": round(sum(rates.values()), 4),
         "seconds_left": None if left is None else round(left),
-        "failures_by_stage": dict(view.failures.most_common()),
-        "failure_examples": {stage: {"row": row, "message": text} for stage, (row, text) in view.examples.items()},
+        "failures_by_stage": dict(progress.failures.most_common()),
+        "failure_examples": {stage: {"row": row, "message": text} for stage, (row, text) in progress.examples.items()},
         "slowest_rank": min(working, key=lambda rank: rates[rank.rank]).rank if working else None,
         "silent_ranks": silent,
         "ranks": [
@@ -312,8 +332,8 @@ def as_json(view: RunProgress, looker: JournalMonitor, now: float, silent_second
                 "done": rank.done,
                 "failed": rank.failed,
                 "clips_per_second": round(rates[rank.rank], 4),
-                "seconds_since_written": round(now - rank.written, 1),
+                "seconds_since_written": round(now - rank.written_at, 1),
             }
-            for rank in view.ranks
+            for rank in progress.ranks
         ],
     }

@@ -1,9 +1,9 @@
-"""Shows how a run is getting on, over all its workers, from their journals.
+"""Shows the progress of a run, over all its workers, from their journals.
 
     python -m pipeline.captioning.progress meta.csv
 
-Works during a run, after a crash and after the end. Journals that other hosts keep in folders of their own are
-seen only there.
+Works during a run, after a crash and after the end. Reads the journals of one folder. If other hosts keep journals in
+their own folders, run this command there for their ranks.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ..process.errors import UsageError, exit_code_of
 from .journal_monitor import JournalMonitor, RunProgress, as_json
 from .progress_log import duration
 
-MOST_RANKS = 16
-"""More are not shown one by one, but the slowest of them."""
-STATES = {
+MAX_SHOWN_RANKS = 16
+"""If the run has more ranks, only this many of the slowest are shown."""
+STATE_STYLES = {
     "waiting": "bold yellow",
     "running": "green",
     "finishing": "green",
@@ -42,78 +42,86 @@ STATES = {
     "silent": "bold red",
     "gone": "bold yellow",
 }
-ADVICE = {
-    "interrupted": "run the same command again to go on",
-    "silent": "nothing has been written for long; look at the workers' logs, here or on their hosts",
-    "gone": "the journals are gone; the output is on the host of rank 0",
+HINTS = {
+    "interrupted": "run the same command again to resume",
+    "silent": "no rank has written to its journal recently; check the workers' logs, here or on their hosts",
+    "gone": "the journals were removed; the output is on the host of rank 0",
 }
-ENDED = ("finished", "gone")
-"""After an interruption somebody may start the run again."""
+END_STATES = ("finished", "gone")
+"""Watching ends in these states. It continues after an interruption, because the run may be resumed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = CommandParser(prog="progress", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("meta", type=Path, help="the meta table that is being captioned")
-    parser.add_argument("--output", type=Path, help="as given to the captioning command")
-    parser.add_argument("--watch", choices=("on", "off"), help="go on showing; default: on in a terminal")
-    parser.add_argument("--json", action="store_true", help="for other programs: an object a line")
+    parser.add_argument("--output", type=Path, help="the --output of the captioning command, if it was given one")
     parser.add_argument(
-        "--interval", type=number(minimum=0, above=True), default=2.0, help="seconds between two looks (default: 2)"
+        "--watch",
+        choices=("on", "off"),
+        help="keep updating until the run ends; default: on in a terminal without --json",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, for other programs")
+    parser.add_argument(
+        "--interval", type=number(minimum=0, above=True), default=2.0, help="seconds between two polls (default: 2)"
     )
     parser.add_argument(
         "--silent",
         type=number(minimum=0),
         default=120.0,
-        help="seconds after which a rank counts as silent (default: 120)",
+        help="a rank that has not written to its journal for this many seconds is silent (default: 120)",
     )
     return exit_code_of(parser.prog, lambda: _run(parser.parse_args(arguments)))
 
 
 def _run(flags: argparse.Namespace) -> None:
     output = flags.output or default_output(flags.meta)
-    watches = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
-    looker = JournalMonitor(journal_folder(output))
-    figures = look(looker, output, flags.silent)
-    if figures["state"] == "waiting" and not (watches and os.path.isfile(flags.meta)):
+    is_watching = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
+    monitor = JournalMonitor(journal_folder(output))
+    figures = poll(monitor, output, flags.silent)
+    if figures["state"] == "waiting" and not (is_watching and os.path.isfile(flags.meta)):
         raise UsageError(
-            f"no run to be seen: neither {journal_folder(output)} with journals nor {report_path(output)}. "
-            f"{'Has it begun' if os.path.isfile(flags.meta) else 'Is it the meta table that is being captioned'}, "
-            "and was it given an --output?"
+            f"no run found: {journal_folder(output)} has no journals, and there is no report {report_path(output)}. "
+            f"{'Has the run started' if os.path.isfile(flags.meta) else 'Is this the meta table of the run'}? "
+            "If the captioning command was given --output, give the same --output here"
         )
     try:
         if flags.json:
-            _print_json(looker, output, flags, figures, watches)
+            _print_json(monitor, output, flags, figures, is_watching)
         else:
-            _show(looker, output, flags, figures, watches)
+            _print_text(monitor, output, flags, figures, is_watching)
     except (KeyboardInterrupt, BrokenPipeError):
         pass
 
 
-def look(looker: JournalMonitor, output: Path, silent_seconds: float) -> dict[str, Any]:
+def poll(monitor: JournalMonitor, output: Path, silent_seconds: float) -> dict[str, Any]:
     """The figures of the run that writes `output`: from its journals, or after its end from its report.
 
-    Besides the states of `journal_monitor.state_of`: `finished`; `waiting`: it has not begun; `gone`: it was seen, but
-    its journals are there no more, and the output is on another host.
+    States in addition to those of `journal_monitor.state_of`:
+
+    `waiting`: the run has not started.
+    `finished`: the report is written.
+    `gone`: an earlier poll found journals, but they were removed, and there is no report. The output is on another
+    host.
     """
-    view = looker.look()
-    if view is not None:
-        return as_json(view, looker, time.time(), silent_seconds)
-    planned, reported = planned_at(looker.folder), _written_at(report_path(output))
+    progress = monitor.poll()
+    if progress is not None:
+        return as_json(progress, monitor, time.time(), silent_seconds)
+    planned, reported = planned_at(monitor.folder), _modified_at(report_path(output))
     if reported is not None and (planned is None or reported > planned):
-        return _finished(json.loads(report_path(output).read_text(encoding="utf-8")), reported)
-    state = "gone" if looker.last is not None and planned is None else "waiting"
-    return as_json(looker.last or RunProgress(), looker, time.time(), silent_seconds) | {"state": state}
+        return _finished_figures(json.loads(report_path(output).read_text(encoding="utf-8")), reported)
+    state = "gone" if monitor.last is not None and planned is None else "waiting"
+    return as_json(monitor.last or RunProgress(), monitor, time.time(), silent_seconds) | {"state": state}
 
 
-def _written_at(path: Path) -> float | None:
+def _modified_at(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
     except OSError:
         return None
 
 
-def _finished(report: Mapping[str, Any], written: float) -> dict[str, Any]:
+def _finished_figures(report: Mapping[str, Any], written_at: float) -> dict[str, Any]:
     captioned, failed = report["captioned"], report["failed"]
     return {
         "state": "finished",
@@ -127,7 +135,7 @@ def _finished(report: Mapping[str, Any], written: float) -> dict[str, Any]:
         "finished_before": captioned + failed - report["captioned_in_this_run"] - report["failed_in_this_run"],
         "clips_per_second": report["clips_per_second"],
         "seconds_left": 0,
-        "seconds_since_finished": round(time.time() - written, 1),
+        "seconds_since_finished": round(time.time() - written_at, 1),
         "failures_by_stage": report["failures_by_stage"],
         "failure_examples": {
             stage: {"row": example["row"], "message": example["message"]}
@@ -140,37 +148,37 @@ def _finished(report: Mapping[str, Any], written: float) -> dict[str, Any]:
 
 
 def _print_json(
-    looker: JournalMonitor, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], watches: bool
+    monitor: JournalMonitor, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], is_watching: bool
 ) -> None:
     print(json.dumps(figures, ensure_ascii=False), flush=True)
-    while watches and figures["state"] not in ENDED:
+    while is_watching and figures["state"] not in END_STATES:
         time.sleep(flags.interval)
         was_waiting = figures["state"] == "waiting"
-        figures = look(looker, output, flags.silent)
+        figures = poll(monitor, output, flags.silent)
         if not (was_waiting and figures["state"] == "waiting"):
             print(json.dumps(figures, ensure_ascii=False), flush=True)
 
 
-def _show(
-    looker: JournalMonitor, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], watches: bool
+def _print_text(
+    monitor: JournalMonitor, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], is_watching: bool
 ) -> None:
     console = Console()
-    if not watches:
+    if not is_watching:
         console.print(render(figures, output))
         return
     with Live(render(figures, output), console=console, auto_refresh=False) as live:
-        while figures["state"] not in ENDED:
+        while figures["state"] not in END_STATES:
             time.sleep(flags.interval)
-            figures = look(looker, output, flags.silent)
+            figures = poll(monitor, output, flags.silent)
             live.update(render(figures, output), refresh=True)
 
 
 def render(figures: Mapping[str, Any], output: Path) -> Group:
-    """The figures for people."""
+    """The figures as text and tables for a terminal."""
     state, done, rows = figures["state"], figures["done"], figures["rows"]
-    head = Text.assemble((state, STATES[state]), f"  {output}")
+    head = Text.assemble((state, STATE_STYLES[state]), f"  {output}")
     if state == "waiting":
-        return Group(head, Text("the run has not begun"))
+        return Group(head, Text("the run has not started"))
     left = figures["seconds_left"]
     parts = [
         f"{done:,} of {rows:,} clips",
@@ -182,27 +190,27 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
     if state == "running":
         parts.append(f"time left {'unknown' if left is None else duration(left)}")
     if figures["ranks_elsewhere"]:
-        parts.append(f"{figures['ranks_elsewhere']} ranks keep their journals on other hosts, their rows count as left")
-    if state in ADVICE:
-        parts.append(ADVICE[state])
+        parts.append(
+            f"{figures['ranks_elsewhere']} ranks keep their journals on other hosts, their rows count as not done"
+        )
+    if state in HINTS:
+        parts.append(HINTS[state])
     if state == "finished":
-        parts.append(f"written {duration(figures['seconds_since_finished'])} ago")
+        parts.append(f"output written {duration(figures['seconds_since_finished'])} ago")
     bar = ProgressBar(total=max(1, rows), completed=done, width=60)
-    lines: list[Any] = [head, Padding(bar), Text(", ".join(parts))]  # a bar alone ends no line
+    lines: list[Any] = [head, Padding(bar), Text(", ".join(parts))]  # a progress bar alone does not end its line
     if figures["silent_ranks"]:
         ranks = ", ".join(map(str, figures["silent_ranks"]))
-        lines.append(
-            Text(f"silent: rank {ranks}; look at msrun_log/worker_{figures['silent_ranks'][0]}.log", "bold red")
-        )
+        lines.append(Text(f"silent ranks: {ranks}; see msrun_log/worker_{figures['silent_ranks'][0]}.log", "bold red"))
     if figures["failures_by_stage"]:
-        lines.append(_failures(figures))
+        lines.append(_failure_table(figures))
     if figures["ranks"]:
-        lines.append(_ranks(figures))
+        lines.append(_rank_table(figures))
     return Group(*lines)
 
 
-def _failures(figures: Mapping[str, Any]) -> Table:
-    table = Table("failed at", "rows", "for example", title_justify="left")
+def _failure_table(figures: Mapping[str, Any]) -> Table:
+    table = Table("failed at", "rows", "example", title_justify="left")
     for stage, count in figures["failures_by_stage"].items():
         example = figures["failure_examples"].get(stage)
         text = f"row {example['row']}: {example['message']}" if example else ""
@@ -210,12 +218,12 @@ def _failures(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def _ranks(figures: Mapping[str, Any]) -> Table:
+def _rank_table(figures: Mapping[str, Any]) -> Table:
     ranks = figures["ranks"]
     shown = ranks
-    if len(ranks) > MOST_RANKS:
+    if len(ranks) > MAX_SHOWN_RANKS:
         slowest = sorted(ranks, key=lambda rank: rank["clips_per_second"])
-        shown = sorted(slowest[:MOST_RANKS], key=lambda rank: rank["rank"])
+        shown = sorted(slowest[:MAX_SHOWN_RANKS], key=lambda rank: rank["rank"])
     table = Table("rank", "done", "leased", "failed", "clips/s", "last written")
     for rank in shown:
         name = f"{rank['rank']}{' (slowest)' if rank['rank'] == figures['slowest_rank'] and len(ranks) > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Tells people how a run is getting on: lines that read well in a terminal and in a log file."""
+"""Logs the progress of a run, one line at a time, for terminals and log files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class ProgressLog:
     """Logs progress every INTERVAL_SECONDS from a thread. A context manager.
 
     total: rows to caption in this run.
-    snapshot: gives the state of the run, whose counts are (done, failed, ranks that caption).
+    snapshot: returns the state of the run; its counts are (rows done, rows failed, ranks that caption).
+    interval: seconds between two lines.
     """
 
     def __init__(self, total: int, snapshot: Callable[[], Snapshot], interval: float = INTERVAL_SECONDS) -> None:
@@ -45,10 +46,13 @@ class ProgressLog:
                 logger.info("%s", self.line(time.monotonic(), snapshot))
 
     def line(self, now: float, snapshot: Snapshot) -> str:
-        """One line: done, failed, speed over the last two minutes, time left; ranks whose progress is late."""
+        """One line: rows done, rows failed, speed over the last two minutes, time left, ranks whose progress is late.
+
+        now: seconds of a monotonic clock.
+        """
         done, failed, captioning = snapshot.counts
-        if captioning:  # loading is not captioning
-            self._speed.note(now, done)
+        if captioning:  # the time in which the models are loaded does not count
+            self._speed.record(now, done)
         rate = self._speed.per_second()
         left = seconds_left(self._total - done, rate)
         failures = f", {failed} failed" if failed else ""
@@ -60,7 +64,7 @@ class ProgressLog:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: `45 s`, `12 min 30 s`, `3 h 05 min`."""
+    """A duration as text: `45 s`, `12 min 30 s`, `3 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

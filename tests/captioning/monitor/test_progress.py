@@ -1,4 +1,4 @@
-"""Progress as the journals tell it: during a run, after a crash, after the end."""
+"""Progress from the journals: during a run, after a crash, after the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.captioning.journal import journal
+from pipeline.captioning.journal import journal as journal_module
 from pipeline.captioning.journal.folder import forget_failures, journal_folder, remove_folder
 from pipeline.captioning.journal.folder_id import folder_id
 from pipeline.captioning.journal.journal import Journal
@@ -35,18 +35,18 @@ def _json(capsys: pytest.CaptureFixture[str], meta: Path, *flags: str) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_then_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = tmp_path / "meta.csv"
     folder = journal_folder(tmp_path / "meta_caption.csv")
-    with Journal(folder, 0, {}, EARLIER, 5) as book, Journal(folder, 7, {}, EARLIER, 1) as other:
-        book.finish([_caption(0)])
+    with Journal(folder, 0, {}, EARLIER, 5) as journal, Journal(folder, 7, {}, EARLIER, 1) as other:
+        journal.finish([_caption(0)])
         other.finish([_caption(9)])
-    books = [Journal(folder, rank, {}, RUN, rows=7, ranks=2) for rank in range(2)]
-    books[0].lease([1, 2, 3])
-    books[0].loaded()
-    books[0].finish([_caption(1), RowResult.failed(2, "decode", ["no picture"])])
-    books[1].start([4, 5])
-    books[1].finish([_caption(4)])
+    journals = [Journal(folder, rank, {}, RUN, rows=7, ranks=2) for rank in range(2)]
+    journals[0].lease([1, 2, 3])
+    journals[0].loaded()
+    journals[0].finish([_caption(1), RowResult.failed(2, "decode", ["no picture"])])
+    journals[1].start([4, 5])
+    journals[1].finish([_caption(4)])
     figures = _json(capsys, meta)
     assert (figures["state"], figures["rows"], figures["done"], figures["failed"]) == ("running", 9, 5, 1)
     assert (figures["finished_before"], figures["left"], figures["captioned"]) == (2, 4, 4)
@@ -54,11 +54,11 @@ def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFix
     assert [(rank["rank"], rank["leased"], rank["done"]) for rank in figures["ranks"]] == [(0, 3, 2), (1, 0, 1)]
     assert figures["silent_ranks"] == []
     old = time.time() - 300
-    os.utime(books[1].path, (old, old))
+    os.utime(journals[1].path, (old, old))
     assert _json(capsys, meta)["silent_ranks"] == [1]
-    for book in books:  # what a kill leaves
-        book._file.close()
-        os.utime(book.path, (old, old))
+    for journal in journals:  # as after a kill
+        journal._file.close()
+        os.utime(journal.path, (old, old))
     assert _json(capsys, meta)["state"] == "interrupted"
     assert progress.main([str(meta), "--watch", "off"]) == 0
     page = " ".join(capsys.readouterr().out.split())
@@ -66,31 +66,31 @@ def test_a_run_under_way_and_then_dead(tmp_path: Path, capsys: pytest.CaptureFix
         assert part in page, part
 
 
-def test_failures_that_are_tried_again_are_counted_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forgotten_failures_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = journal_folder(tmp_path / "meta_caption.csv")
-    with Journal(folder, 0, {}, EARLIER, 3) as book:
-        book.finish(
+    with Journal(folder, 0, {}, EARLIER, 3) as journal:
+        journal.finish(
             [_caption(0), RowResult.failed(1, "decode", ["no disk"]), RowResult.failed(2, "decode", ["no disk"])]
         )
     forget_failures(folder)
     figures = _json(capsys, tmp_path / "meta.csv")
     assert (figures["state"], figures["run"], figures["rows"], figures["failed"]) == ("interrupted", EARLIER, 3, 2)
-    with Journal(folder, 0, {}, RUN, 2) as book:
-        book.finish([_caption(1)])
+    with Journal(folder, 0, {}, RUN, 2) as journal:
+        journal.finish([_caption(1)])
         figures = _json(capsys, tmp_path / "meta.csv")
     assert (figures["rows"], figures["done"], figures["failed"], figures["finished_before"]) == (3, 2, 0, 1)
     assert figures["failures_by_stage"] == {} == figures["failure_examples"]
 
 
-def test_a_rank_that_waits_is_neither_silent_nor_slow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_waiting_rank_is_neither_silent_nor_slowest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = journal_folder(tmp_path / "meta_caption.csv")
     with Journal(folder, 0, {}, RUN, 6, 2) as first, Journal(folder, 1, {}, RUN, 6, 2) as second:
         first.finish([_caption(0)])
         first.wait()
         second.finish([_caption(1), _caption(2)])
         old = time.time() - 300
-        for book in (first, second):
-            os.utime(book.path, (old, old))
+        for journal in (first, second):
+            os.utime(journal.path, (old, old))
         figures = _json(capsys, tmp_path / "meta.csv")
         assert (figures["silent_ranks"], figures["slowest_rank"]) == ([1], 1)
         first.start([5])
@@ -98,20 +98,20 @@ def test_a_rank_that_waits_is_neither_silent_nor_slow(tmp_path: Path, capsys: py
         assert _json(capsys, tmp_path / "meta.csv")["silent_ranks"] == [0, 1]
 
 
-def test_workers_out_of_sight_are_not_called_dead(
+def test_without_locks_a_run_is_silent_not_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On other hosts, or where there are no locks."""
+    """As for workers on other hosts, or on file systems without locks."""
     folder = journal_folder(tmp_path / "meta_caption.csv")
-    monkeypatch.setattr(journal, "lock", lambda file: False)
-    book = Journal(folder, 0, {}, RUN, 2)
+    monkeypatch.setattr(journal_module, "lock", lambda file: False)
+    journal = Journal(folder, 0, {}, RUN, 2)
     assert _json(capsys, tmp_path / "meta.csv")["state"] == "running"
     old = time.time() - 300
-    os.utime(book.path, (old, old))
+    os.utime(journal.path, (old, old))
     assert _json(capsys, tmp_path / "meta.csv")["state"] == "silent"
-    with book:
+    with journal:
         pass
-    assert _json(capsys, tmp_path / "meta.csv")["state"] == "interrupted"  # in order, but not all was done
+    assert _json(capsys, tmp_path / "meta.csv")["state"] == "interrupted"  # released, but with rows that are not done
 
 
 def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,51 +121,51 @@ def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: py
     flags = ["--output", str(options.output)]
     assert _json(capsys, meta, *flags)["state"] == "finished"
     folder = journal_folder(options.output)
-    folder_id(folder)  # a run is being planned
+    folder_id(folder)  # the next run is being planned
     os.utime(folder / "id", (time.time() + 5, time.time() + 5))
-    looker = JournalMonitor(folder)
-    assert progress.look(looker, options.output, 60)["state"] == "waiting"
+    monitor = JournalMonitor(folder)
+    assert progress.poll(monitor, options.output, 60)["state"] == "waiting"
     with Journal(folder, 0, {}, RUN, 1):
-        assert progress.look(looker, options.output, 60)["state"] == "running"
+        assert progress.poll(monitor, options.output, 60)["state"] == "running"
     report_path(options.output).unlink()
     remove_folder(folder)
-    assert progress.look(looker, options.output, 60)["state"] == "gone"  # the output is on another host
+    assert progress.poll(monitor, options.output, 60)["state"] == "gone"  # the output is on another host
 
 
-def test_what_is_left_of_journals_being_removed_is_not_the_run(tmp_path: Path) -> None:
+def test_while_journals_are_removed_the_last_progress_stays(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, {}, RUN, 3, 2) as first, Journal(tmp_path, 1, {}, RUN, 3, 2):
-        looker = JournalMonitor(tmp_path)
-        view = looker.look()
-        assert view is not None and view.rows == 3
+        monitor = JournalMonitor(tmp_path)
+        run = monitor.poll()
+        assert run is not None and run.rows == 3
         first.path.unlink()
         for _ in range(3):
-            view = looker.look()
-            assert view is not None and view.rows == 3
+            run = monitor.poll()
+            assert run is not None and run.rows == 3
         remove_folder(tmp_path)
-        assert looker.look() is None
+        assert monitor.poll() is None
 
 
-def test_only_what_is_new_is_read(tmp_path: Path) -> None:
+def test_polls_read_new_lines(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    looker = JournalMonitor(folder)
-    assert looker.look() is None
-    with Journal(folder, 0, {}, RUN, 9) as book:
+    monitor = JournalMonitor(folder)
+    assert monitor.poll() is None
+    with Journal(folder, 0, {}, RUN, 9) as journal:
         for row in range(3):
-            book.finish([_caption(row)])
-            view = looker.look()
-            assert view is not None and view.done == row + 1
-        with book.path.open("a") as file:
-            file.write('{"row": 3, "cap')  # being written
-        view = looker.look()
-        assert view is not None and (view.done, view.rows) == (3, 9)
-    book.path.unlink()
-    assert looker.look() is None
+            journal.finish([_caption(row)])
+            run = monitor.poll()
+            assert run is not None and run.done == row + 1
+        with journal.path.open("a") as file:
+            file.write('{"row": 3, "cap')  # the worker is still writing it
+        run = monitor.poll()
+        assert run is not None and (run.done, run.rows) == (3, 9)
+    journal.path.unlink()
+    assert monitor.poll() is None
 
 
-def test_figures_of_a_whole_run_are_the_reports(
+def test_final_figures_agree_with_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Watched by another thread until it ends; writing takes long enough to be seen."""
+    """`progress` watches the run in another thread. Writing takes 3 s, so that it sees the state `finishing`."""
     write_outputs = delivery.write_outputs
 
     def write_slowly(*arguments: Any) -> None:
@@ -194,40 +194,40 @@ def test_figures_of_a_whole_run_are_the_reports(
     assert "finished" in capsys.readouterr().out
 
 
-def test_usage_error_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = tmp_path / "meta.csv"
     for flags in ([], ["--watch", "on"]):
         assert progress.main([str(meta), *flags]) == 2
-        assert "no run to be seen" in capsys.readouterr().err
+        assert "no run found" in capsys.readouterr().err
     meta.write_text("path\na.mp4\n")
     assert progress.main([str(meta), "--json"]) == 2
-    assert "Has it begun" in capsys.readouterr().err
+    assert "Has the run started" in capsys.readouterr().err
 
 
-def test_ranks_that_keep_their_journals_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What they have done is not known here, so neither the time left nor an interruption is told."""
+def test_ranks_with_journals_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their results are not known here: the time left is unknown, and the run does not count as interrupted."""
     folder = journal_folder(tmp_path / "meta_caption.csv")
-    with Journal(folder, 0, {}, RUN, rows=6, ranks=2) as book:
-        book.loaded()
-        book.finish([_caption(0), _caption(3)])
+    with Journal(folder, 0, {}, RUN, rows=6, ranks=2) as journal:
+        journal.loaded()
+        journal.finish([_caption(0), _caption(3)])
         figures = _json(capsys, tmp_path / "meta.csv")
         assert (figures["state"], figures["done"], figures["left"]) == ("running", 2, 4)
         assert (figures["ranks_elsewhere"], figures["seconds_left"]) == (1, None)
-        book.release()
+        journal.release()
         assert _json(capsys, tmp_path / "meta.csv")["state"] == "finishing"
         assert progress.main([str(tmp_path / "meta.csv"), "--watch", "off"]) == 0
         assert "1 ranks keep their journals on other hosts" in " ".join(capsys.readouterr().out.split())
 
 
-def test_loading_does_not_count_as_captioning(tmp_path: Path) -> None:
-    with Journal(tmp_path, 0, {}, RUN, rows=9) as book:
-        text = book.path.read_text()
+def test_speed_does_not_include_loading(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, {}, RUN, rows=9) as journal:
+        text = journal.path.read_text()
         session = text[text.index('"session": "') + 12 :].split(" ")[0]
-        an_hour_ago = session.replace(session[:4], str(int(session[:4]) - 1))
-        book.path.write_text(text.replace(session, an_hour_ago))
-        book.loaded()
+        a_year_ago = session.replace(session[:4], str(int(session[:4]) - 1))
+        journal.path.write_text(text.replace(session, a_year_ago))
+        journal.loaded()
         time.sleep(0.5)
-        book.finish([_caption(0)])
-        looker = JournalMonitor(tmp_path)
-        view = looker.look()
-        assert view is not None and looker.clips_per_second(view.ranks[0]) > 0.2
+        journal.finish([_caption(0)])
+        monitor = JournalMonitor(tmp_path)
+        run = monitor.poll()
+        assert run is not None and monitor.clips_per_second(run.ranks[0]) > 0.2

@@ -30,7 +30,7 @@ COMMANDS = {"datautil": datautil.main, "convert": convert.main, "progress": prog
         ("convert", [], "the following arguments are required: kind, folder, --output"),
         ("convert", ["sound", ".", "--output", "o.csv"], "invalid choice: 'sound'"),
         ("convert", ["video", ".", "--output", "o.json"], "none of .csv, .csv.gz, .parquet, .pq"),
-        ("progress", ["x" * 300], "no run to be seen"),
+        ("progress", ["x" * 300], "no run found"),
         ("progress", [], "the following arguments are required: meta"),
         ("progress", ["m.csv", "--interval", "-1"], "--interval: -1 is out of bounds: must be above 0"),
     ],

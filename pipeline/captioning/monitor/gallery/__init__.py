@@ -1,1 +1,1 @@
-"""The gallery: captions beside the frames of their clips, in one self-contained HTML page."""
+"""The gallery: one self-contained HTML page with the caption and the frames of each clip."""

@@ -1,7 +1,7 @@
-// Cards of the rows that match, with the frames of their clips.
+// Makes a card for each matching row, with the frames of its clip.
 
-const CHUNK = 60; // cards that are added at a time while the page is scrolled
-const TICK = 450; // milliseconds a frame is shown while playing
+const CARDS_PER_STEP = 60; // cards added in one step while the user scrolls
+const FRAME_MILLISECONDS = 450; // display time of a frame while playing
 const $ = (id) => document.getElementById(id);
 const element = (name, className, text) => {
   const made = document.createElement(name);
@@ -9,25 +9,25 @@ const element = (name, className, text) => {
   if (text !== undefined) made.textContent = text;
   return made;
 };
-const named = (pairs) => pairs.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]);
+const listItems = (pairs) => pairs.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]);
 const shownColumns = new Set();
 let matches = [];
-let cards = []; // those that have been made, in the order of matches
+let cards = []; // cards made so far, in the order of matches
 let playing = false;
 
-const urls = new Map();
-let strips = [];
-function stripUrl(number) {
+const urls = new Map(); // object URLs of decoded pictures, by number
+let strips = []; // elements that hold the encoded pictures
+function pictureUrl(number) {
   if (!urls.has(number)) {
-    const holder = strips[number];
-    if (!holder) return null; // the page is still being read
-    const bytes = Uint8Array.from(atob(holder.textContent), (letter) => letter.charCodeAt(0));
-    holder.remove();
+    const encoded = strips[number];
+    if (!encoded) return null; // the browser has not read the whole page yet
+    const bytes = Uint8Array.from(atob(encoded.textContent), (letter) => letter.charCodeAt(0));
+    encoded.remove();
     urls.set(number, URL.createObjectURL(new Blob([bytes], { type: "image/webp" })));
   }
   return urls.get(number);
 }
-function frameBox(row, className) {
+function makeFrameBox(row, className) {
   const [, width, height] = data.strips[row.strip];
   const box = element("div", className + " frame");
   box.style.aspectRatio = `${width} / ${height}`;
@@ -39,40 +39,40 @@ function showFrame(box, row, number) {
   box.style.backgroundPosition = count > 1 ? `${(number * 100) / (count - 1)}% 0` : "0 0";
   box.dataset.frame = number;
 }
-function paint(box, row) {
-  const url = stripUrl(row.strip);
+function loadPicture(box, row) {
+  const url = pictureUrl(row.strip);
   if (!url) return false;
   box.style.backgroundImage = `url("${url}")`;
   box.style.backgroundSize = `${data.strips[row.strip][0] * 100}% 100%`;
   return true;
 }
-const seen = new IntersectionObserver(
+const visibilityObserver = new IntersectionObserver(
   (entries) => {
     for (const { target, isIntersecting } of entries) {
       target.inView = isIntersecting;
-      if (isIntersecting) paintCard(target);
+      if (isIntersecting) loadCardPictures(target);
     }
   },
   { rootMargin: "300px" },
 );
-function paintCard(card) {
+function loadCardPictures(card) {
   if (card.painted || card.row.strip === null) return;
-  card.painted = [...card.querySelectorAll(".frame")].every((box) => paint(box, card.row));
+  card.painted = [...card.querySelectorAll(".frame")].every((box) => loadPicture(box, card.row));
 }
-function stripsAreRead() {
+function onPageRead() {
   strips = [...document.querySelectorAll("script.strip")];
-  cards.filter((card) => card.inView).forEach(paintCard);
+  cards.filter((card) => card.inView).forEach(loadCardPictures);
 }
 
-function marked(parent, text) {
-  const wanted = terms().map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  if (!wanted.length) return parent.append(text);
-  // The odd ones of what split() gives are what the pattern's group has found.
-  text.split(new RegExp(`(${wanted.join("|")})`, "gi")).forEach((part, i) => {
+function appendHighlighted(parent, text) {
+  const patterns = terms().map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (!patterns.length) return parent.append(text);
+  // In the result of split(), the parts at odd positions are the matches of the pattern's group.
+  text.split(new RegExp(`(${patterns.join("|")})`, "gi")).forEach((part, i) => {
     if (part) parent.append(i % 2 ? element("mark", "", part) : part);
   });
 }
-function badges(parent, row) {
+function appendBadges(parent, row) {
   for (const mark of row.marks) {
     const text = mark === "repeated" ? `${row.times} times` : mark === "failed" && row.stage ? `failed at ${row.stage}` : mark;
     const badge = element("span", `badge ${mark}`, text);
@@ -83,18 +83,18 @@ function badges(parent, row) {
 function failureText(row) {
   return row.message || "no caption, and no message in the failures file";
 }
-function makeCard(row, place) {
+function makeCard(row, index) {
   const card = element("article", "card");
   card.tabIndex = 0;
   card.row = row;
-  card.place = place;
+  card.index = index;
   const screen = element("div", "screen");
   card.append(screen);
   if (row.strip === null) {
     screen.append(element("div", "none", row.problem || "no frames"));
   } else {
     const [count, width, height] = data.strips[row.strip];
-    const big = frameBox(row, width * 9 > height * 16 ? "wide" : "tall");
+    const big = makeFrameBox(row, width * 9 > height * 16 ? "wide" : "tall");
     big.setAttribute("role", "img");
     big.setAttribute("aria-label", `frames of ${row.path}`);
     screen.append(big);
@@ -102,32 +102,32 @@ function makeCard(row, place) {
       const thumbs = element("div", "thumbs");
       for (let i = 0; i < count; i++) {
         const thumb = element("div", "thumb");
-        const box = frameBox(row, "");
+        const box = makeFrameBox(row, "");
         showFrame(box, row, i);
         thumb.append(box);
-        thumb.addEventListener("pointerenter", () => pick(card, i));
+        thumb.addEventListener("pointerenter", () => selectFrame(card, i));
         thumbs.append(thumb);
       }
       card.append(thumbs);
     }
-    pick(card, 0);
+    selectFrame(card, 0);
   }
   const text = element("div", "words");
   const caption = element("p", row.text ? "caption" : "caption message");
-  marked(caption, row.text || failureText(row));
+  appendHighlighted(caption, row.text || failureText(row));
   const labels = element("p", "badges");
-  badges(labels, row);
+  appendBadges(labels, row);
   const about = element("p", "about");
   const name = element("span", "line");
-  marked(name, `row ${row.row} · ${row.path.split("/").pop()}`);
+  appendHighlighted(name, `row ${row.row} · ${row.path.split("/").pop()}`);
   about.append(name);
   for (const i of shownColumns) about.append(element("span", "line", `${data.columns[i]}: ${row.cells[i]}`));
   text.append(caption, labels, about);
   card.append(text);
-  card.addEventListener("click", () => showDialog(card.place));
+  card.addEventListener("click", () => showDialog(card.index));
   return card;
 }
-function pick(card, number) {
+function selectFrame(card, number) {
   const big = card.querySelector(".screen .frame");
   if (!big) return;
   showFrame(big, card.row, number);
@@ -136,14 +136,14 @@ function pick(card, number) {
 setInterval(() => {
   for (const card of cards) {
     if (!card.inView || card.row.strip === null) continue;
-    const isWatched = playing || (card.matches(":hover, :focus") && !card.querySelector(".thumbs:hover"));
-    if (!isWatched) continue;
+    const isPlaying = playing || (card.matches(":hover, :focus") && !card.querySelector(".thumbs:hover"));
+    if (!isPlaying) continue;
     const big = card.querySelector(".screen .frame");
-    pick(card, (Number(big.dataset.frame) + 1) % data.strips[card.row.strip][0]);
+    selectFrame(card, (Number(big.dataset.frame) + 1) % data.strips[card.row.strip][0]);
   }
-}, TICK);
+}, FRAME_MILLISECONDS);
 
-function show() {
+function showMatches() {
   let counts;
   [matches, counts] = findRows();
   for (const [mark, count] of counts) {
@@ -152,10 +152,10 @@ function show() {
     button.disabled = !count && !state.marks.has(mark);
     button.setAttribute("aria-pressed", state.marks.has(mark));
   }
-  seen.disconnect();
+  visibilityObserver.disconnect();
   cards = [];
   $("cards").replaceChildren();
-  moreCards();
+  fillWindow();
   $("nothing").hidden = matches.length > 0;
   $("summary").textContent = summary();
 }
@@ -169,18 +169,18 @@ function summary() {
   return `${shown}${number(rows.length)} row${rows.length === 1 ? "" : "s"}${sampled} · ${table}${outcome}`;
 }
 function addCards() {
-  const added = matches.slice(cards.length, cards.length + CHUNK).map((row, i) => makeCard(row, cards.length + i));
+  const added = matches.slice(cards.length, cards.length + CARDS_PER_STEP).map((row, i) => makeCard(row, cards.length + i));
   cards.push(...added);
   $("cards").append(...added);
-  added.forEach((card) => seen.observe(card));
+  added.forEach((card) => visibilityObserver.observe(card));
 }
-new IntersectionObserver(([entry]) => entry.isIntersecting && cards.length < matches.length && moreCards(), {
+new IntersectionObserver(([entry]) => entry.isIntersecting && cards.length < matches.length && fillWindow(), {
   rootMargin: "1200px",
 }).observe($("more"));
-function moreCards() {
+function fillWindow() {
   addCards();
-  // An observer tells of changes only; the end may still be in view.
+  // An observer reports changes only, and the end of the list may still be in view.
   requestAnimationFrame(() => {
-    if (cards.length < matches.length && $("more").getBoundingClientRect().top < innerHeight + 1200) moreCards();
+    if (cards.length < matches.length && $("more").getBoundingClientRect().top < innerHeight + 1200) fillWindow();
   });
 }

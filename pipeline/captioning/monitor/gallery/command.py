@@ -1,9 +1,9 @@
-"""Makes one HTML page of a captioned table: the frames of each clip beside its caption.
+"""Makes one HTML page of a captioned table, with the caption and the frames of each clip.
 
     python -m pipeline.captioning.gallery meta_caption.csv --output gallery.html
 
-The page needs nothing else: it can be mailed, or opened on a phone. It holds the frames that the model saw, and
-search, filters and sorting. Of a large table it shows a sample.
+The page needs no other file: it can be sent by e-mail, or opened on a phone. It shows the frames that the model saw,
+and has search, filters and sorting. If the table is large, the page shows a random sample of its rows.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from ...meta.names import gallery_path
 from ...process.arguments import CommandParser, number, positive_int, whole_number
 from ...process.errors import EXIT_FAILED, UsageError, exit_code_of
 from .entries import MARKS, Entries, Entry, read_entries, read_report
-from .filmstrips import MOST_FRAMES, make_filmstrips
+from .filmstrips import MAX_FRAMES, make_filmstrips
 from .page import write_page
 
 logger = logging.getLogger(__name__)
 
 PICTURES_BYTES = 60 * 10**6
-"""Of all filmstrips together; in the page, as base64, they take a third more."""
+"""Maximum size of all filmstrips together. The page holds them as base64, which takes a third more."""
 _FILMSTRIP_BYTES = 200_000
+"""Maximum size of one filmstrip."""
 _DEFAULT_FRAMES = 4
-_LARGE_PAGE = 100 * 10**6
-_NO_PICTURE_STAGES = {"path", "decode", "prepare"}
-"""Rows that failed there have no frames to show."""
+_LARGE_PAGE_BYTES = 100 * 10**6
+_STAGES_WITHOUT_FRAMES = {"path", "decode", "prepare"}
+"""Rows that failed in these stages have no frames."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +51,12 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("table", type=Path, help="the captioned table; its failures and report are found beside it")
-    parser.add_argument("--output", type=Path, help="the page; default: <table>_gallery.html beside the table")
+    parser.add_argument(
+        "table", type=Path, help="the captioned table; its failures, outcomes and report are read from the same folder"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the page to write; default: <table>_gallery.html next to the table"
+    )
     parser.add_argument(
         "--only",
         choices=list(MARKS),
@@ -61,20 +66,29 @@ def _make_parser() -> argparse.ArgumentParser:
         help=f"show only rows with one of these marks: {', '.join(f'{mark} ({why})' for mark, why in MARKS.items())}",
     )
     parser.add_argument(
-        "--sample", type=positive_int, default=2000, help="at most so many rows, drawn at random (default: 2000)"
+        "--sample", type=positive_int, default=2000, help="show at most this many rows, drawn at random (default: 2000)"
     )
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the sample (default: 0)")
-    parser.add_argument("--short_words", type=positive_int, default=5, help="fewer words are short (default: 5)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed of --sample (default: 0)")
+    parser.add_argument(
+        "--short_words", type=positive_int, default=5, help="a caption with fewer words than this is short (default: 5)"
+    )
     parser.add_argument(
         "--num_frames",
         type=positive_int,
-        help="frames to sample of each clip; default: as many as the model saw, as the report has it, else "
-        f"{_DEFAULT_FRAMES}. The page shows {MOST_FRAMES} of them at most",
+        help="number of frames to sample from each clip; default: the number in the report (what the model saw), or "
+        f"{_DEFAULT_FRAMES} if there is no report. The page shows at most {MAX_FRAMES} of them",
     )
     parser.add_argument(
-        "--decode_timeout", type=number(minimum=0, above=True), default=60.0, help="seconds for one clip (default: 60)"
+        "--decode_timeout",
+        type=number(minimum=0, above=True),
+        default=60.0,
+        help="maximum seconds for one clip and decoder (default: 60)",
     )
-    parser.add_argument("--decode_workers", type=positive_int, help="decoding processes; default: by the cores")
+    parser.add_argument(
+        "--decode_workers",
+        type=positive_int,
+        help="number of decoding processes; default: from the number of CPU cores",
+    )
     return parser
 
 
@@ -97,13 +111,13 @@ def _run(flags: argparse.Namespace) -> None:
     )
     write_page(output, table, entries, strips, problems, report)
     size = output.stat().st_size
-    print(f"{output}: {_what(entries)}, {len(strips):,} clips with frames, {size / 10**6:.1f} MB")
-    if size > _LARGE_PAGE:
-        print(f"The page is large for a browser; --sample {len(entries.entries) // 4} makes a lighter one.")
+    print(f"{output}: {_rows_text(entries)}, {len(strips):,} clips with frames, {size / 10**6:.1f} MB")
+    if size > _LARGE_PAGE_BYTES:
+        print(f"The page is large for a browser. For a smaller page, use --sample {len(entries.entries) // 4}.")
 
 
 def _may_have_frames(entry: Entry) -> bool:
-    return entry.stage not in _NO_PICTURE_STAGES
+    return entry.stage not in _STAGES_WITHOUT_FRAMES
 
 
 def _frames_seen(report: Mapping[str, Any]) -> int:
@@ -111,7 +125,7 @@ def _frames_seen(report: Mapping[str, Any]) -> int:
     return int(frames) if frames.isdigit() and int(frames) > 0 else _DEFAULT_FRAMES
 
 
-def _what(entries: Entries) -> str:
+def _rows_text(entries: Entries) -> str:
     shown = len(entries.entries)
     if shown < entries.chosen:
         return f"{shown:,} of {entries.chosen:,} rows, drawn at random"

@@ -1,55 +1,55 @@
-// Choices, keys, and the address that remembers what was chosen.
+// The controls and keys of the page. The user's choices are saved in the fragment of the page address.
 
 let theme = "";
 function update() {
-  show();
-  remember();
+  showMatches();
+  saveState();
 }
-function remember() {
-  const kept = new URLSearchParams();
-  if (state.query) kept.set("q", state.query);
-  if (state.marks.size) kept.set("marks", [...state.marks].join(","));
-  if (columnCounts()) {
-    kept.set("column", fields[state.column][0]);
-    kept.set("operator", state.operator);
-    kept.set("value", state.value);
+function saveState() {
+  const parameters = new URLSearchParams();
+  if (state.query) parameters.set("q", state.query);
+  if (state.marks.size) parameters.set("marks", [...state.marks].join(","));
+  if (hasColumnFilter()) {
+    parameters.set("column", fields[state.column][0]);
+    parameters.set("operator", state.operator);
+    parameters.set("value", state.value);
   }
-  if (state.sort) kept.set("sort", fields[state.sort][0]);
-  if (state.down) kept.set("down", "1");
-  history.replaceState(null, "", `#${kept}`);
+  if (state.sort) parameters.set("sort", fields[state.sort][0]);
+  if (state.isDescending) parameters.set("down", "1");
+  history.replaceState(null, "", `#${parameters}`);
 }
-function recall() {
-  const kept = new URLSearchParams(location.hash.slice(1));
-  const place = (name) => fields.findIndex(([field]) => field === name);
-  state.query = kept.get("q") || "";
-  state.marks = new Set((kept.get("marks") || "").split(",").filter((mark) => mark in data.marks));
-  state.column = place(kept.get("column"));
-  const operator = kept.get("operator");
+function restoreState() {
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  const fieldIndex = (name) => fields.findIndex(([field]) => field === name);
+  state.query = parameters.get("q") || "";
+  state.marks = new Set((parameters.get("marks") || "").split(",").filter((mark) => mark in data.marks));
+  state.column = fieldIndex(parameters.get("column"));
+  const operator = parameters.get("operator");
   state.operator = ["has", "is", "not", "least", "most"].includes(operator) ? operator : "has";
-  state.value = kept.get("value") || "";
-  state.sort = Math.max(0, place(kept.get("sort")));
-  state.down = kept.has("down");
+  state.value = parameters.get("value") || "";
+  state.sort = Math.max(0, fieldIndex(parameters.get("sort")));
+  state.isDescending = parameters.has("down");
   $("search").value = state.query;
   $("column").value = state.column;
   $("operator").value = state.operator;
   $("value").value = state.value;
   $("sort").value = state.sort;
-  setDirection();
+  showDirection();
 }
-function setDirection() {
-  $("direction").textContent = state.down ? "↓" : "↑";
-  $("direction").setAttribute("aria-pressed", state.down);
+function showDirection() {
+  $("direction").textContent = state.isDescending ? "↓" : "↑";
+  $("direction").setAttribute("aria-pressed", state.isDescending);
 }
-function turnRound() {
-  state.down = !state.down;
-  setDirection();
+function reverseOrder() {
+  state.isDescending = !state.isDescending;
+  showDirection();
   update();
 }
-function fold(isOpen) {
-  $("choices").classList.toggle("open", isOpen); // counts on narrow screens only
+function setChoicesOpen(isOpen) {
+  $("choices").classList.toggle("open", isOpen); // has an effect on narrow screens only
   $("fold").setAttribute("aria-expanded", isOpen);
 }
-function play() {
+function togglePlaying() {
   playing = !playing;
   $("play").setAttribute("aria-pressed", playing);
   $("play").textContent = playing ? "❚❚ Pause" : "▶ Play";
@@ -60,18 +60,18 @@ function toggleMark(mark) {
 }
 function reset() {
   history.replaceState(null, "", "#");
-  recall();
+  restoreState();
   update();
 }
-function option(select, value, text) {
+function addOption(select, value, text) {
   const made = element("option", "", text);
   made.value = value;
   $(select).append(made);
 }
-option("column", -1, "—");
+addOption("column", -1, "—");
 fields.forEach(([name], i) => {
-  option("column", i, name);
-  option("sort", i, name);
+  addOption("column", i, name);
+  addOption("sort", i, name);
 });
 data.columns.forEach((name, i) => {
   const label = element("label");
@@ -94,19 +94,19 @@ for (const mark of Object.keys(data.marks)) {
   button.addEventListener("click", () => toggleMark(mark));
   $("marks").append(button);
 }
-let pause = 0;
-const soon = () => {
-  clearTimeout(pause);
-  pause = setTimeout(update, 120);
+let updateTimer = 0;
+const updateSoon = () => {
+  clearTimeout(updateTimer);
+  updateTimer = setTimeout(update, 120);
 };
-$("search").addEventListener("input", () => { state.query = $("search").value; soon(); });
-$("value").addEventListener("input", () => { state.value = $("value").value; soon(); });
+$("search").addEventListener("input", () => { state.query = $("search").value; updateSoon(); });
+$("value").addEventListener("input", () => { state.value = $("value").value; updateSoon(); });
 $("column").addEventListener("change", () => { state.column = Number($("column").value); update(); });
 $("operator").addEventListener("change", () => { state.operator = $("operator").value; update(); });
 $("sort").addEventListener("change", () => { state.sort = Number($("sort").value); update(); });
-$("direction").addEventListener("click", turnRound);
-$("play").addEventListener("click", play);
-$("fold").addEventListener("click", () => fold(!$("choices").classList.contains("open")));
+$("direction").addEventListener("click", reverseOrder);
+$("play").addEventListener("click", togglePlaying);
+$("fold").addEventListener("click", () => setChoicesOpen(!$("choices").classList.contains("open")));
 $("reset").addEventListener("click", reset);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
@@ -118,15 +118,15 @@ $("theme").addEventListener("click", () => {
   theme = isDark ? "light" : "dark";
   document.documentElement.dataset.theme = theme;
 });
-addEventListener("hashchange", () => { recall(); update(); });
+addEventListener("hashchange", () => { restoreState(); update(); });
 
-function go(by) {
-  const at = cards.indexOf(document.activeElement);
-  const place = at < 0 ? 0 : Math.min(Math.max(at + by, 0), matches.length - 1);
-  while (cards.length <= place && cards.length < matches.length) addCards();
-  if (cards[place]) cards[place].focus();
+function focusCard(by) {
+  const current = cards.indexOf(document.activeElement);
+  const index = current < 0 ? 0 : Math.min(Math.max(current + by, 0), matches.length - 1);
+  while (cards.length <= index && cards.length < matches.length) addCards();
+  if (cards[index]) cards[index].focus();
 }
-const cardsInARow = () => cards.findIndex((card) => card.offsetTop > cards[0].offsetTop);
+const cardsInFirstRow = () => cards.findIndex((card) => card.offsetTop > cards[0].offsetTop);
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if ($("dialog").open) {
@@ -137,19 +137,19 @@ document.addEventListener("keydown", (event) => {
   const isTyping = event.target.matches("input:not([type=checkbox]), select, summary");
   if (event.key === "Escape" && isTyping) return event.target.blur();
   if (isTyping || $("help").open) return;
-  const across = Math.max(1, cardsInARow());
+  const columns = Math.max(1, cardsInFirstRow());
   const keys = {
     "/": () => $("search").focus(),
     "?": () => $("help").showModal(),
-    s: turnRound,
-    p: play,
-    j: () => go(1), ArrowRight: () => go(1),
-    k: () => go(-1), ArrowLeft: () => go(-1),
-    ArrowDown: () => go(across), ArrowUp: () => go(-across),
+    s: reverseOrder,
+    p: togglePlaying,
+    j: () => focusCard(1), ArrowRight: () => focusCard(1),
+    k: () => focusCard(-1), ArrowLeft: () => focusCard(-1),
+    ArrowDown: () => focusCard(columns), ArrowUp: () => focusCard(-columns),
     0: () => { state.marks.clear(); update(); },
   };
   Object.keys(data.marks).forEach((mark, i) => { keys[i + 1] = () => toggleMark(mark); });
-  if (event.key === "Enter" && event.target.classList.contains("card")) keys.Enter = () => showDialog(event.target.place);
+  if (event.key === "Enter" && event.target.classList.contains("card")) keys.Enter = () => showDialog(event.target.index);
   if (keys[event.key]) {
     event.preventDefault();
     keys[event.key]();
@@ -158,12 +158,12 @@ document.addEventListener("keydown", (event) => {
 
 if (data.run.length) {
   $("run").hidden = false;
-  $("run").lastElementChild.append(...named(data.run));
+  $("run").lastElementChild.append(...listItems(data.run));
 }
-recall();
+restoreState();
 update();
-fold(columnCounts() || state.sort > 0 || state.down); // a choice that the address holds must be seen
+setChoicesOpen(hasColumnFilter() || state.sort > 0 || state.isDescending); // choices from the address must be visible
 document.addEventListener("DOMContentLoaded", () => {
-  stripsAreRead();
-  if (open >= 0) showDialog(open);
+  onPageRead();
+  if (openIndex >= 0) showDialog(openIndex);
 });

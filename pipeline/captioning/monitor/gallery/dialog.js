@@ -1,31 +1,31 @@
 // The dialog that shows one row with all its frames and columns.
 
-let open = -1; // its place in matches
+let openIndex = -1; // index in matches of the row shown; -1: the dialog is closed
 
-function showDialog(place) {
-  open = place;
-  const row = matches[place];
+function showDialog(index) {
+  openIndex = index;
+  const row = matches[index];
   $("dialog-title").textContent = `row ${row.row} · ${row.path}`;
-  $("previous").disabled = place === 0;
-  $("next").disabled = place === matches.length - 1;
+  $("previous").disabled = index === 0;
+  $("next").disabled = index === matches.length - 1;
   $("frames").replaceChildren();
   if (row.strip === null) {
     if (row.problem) $("frames").append(element("p", "message", row.problem));
   } else {
     for (let i = 0; i < data.strips[row.strip][0]; i++) {
-      const box = frameBox(row, "");
-      paint(box, row);
+      const box = makeFrameBox(row, "");
+      loadPicture(box, row);
       showFrame(box, row, i);
       $("frames").append(box);
     }
   }
   $("dialog-marks").replaceChildren();
-  badges($("dialog-marks"), row);
+  appendBadges($("dialog-marks"), row);
   $("dialog-text").className = row.text ? "" : "message";
   $("dialog-text").replaceChildren();
-  marked($("dialog-text"), row.text || failureText(row));
+  appendHighlighted($("dialog-text"), row.text || failureText(row));
   const facts = [["path", row.path], ["words", row.words], ...data.columns.map((name, i) => [name, row.cells[i]])];
-  $("facts").replaceChildren(...named(facts));
+  $("facts").replaceChildren(...listItems(facts));
   if (row.link) {
     const link = element("a", "", "open the clip");
     link.href = row.link;
@@ -37,21 +37,21 @@ function showDialog(place) {
   }
   if (!$("dialog").open) {
     $("dialog").showModal();
-    $("dialog").focus(); // not the first button
+    $("dialog").focus(); // otherwise the first button gets the focus
   }
   $("dialog").scrollTop = 0;
 }
 function step(by) {
-  const place = open + by;
-  if (place < 0 || place >= matches.length) return;
-  while (cards.length <= place) addCards();
-  showDialog(place);
+  const index = openIndex + by;
+  if (index < 0 || index >= matches.length) return;
+  while (cards.length <= index) addCards();
+  showDialog(index);
 }
 $("dialog").addEventListener("close", () => {
-  const card = cards[open];
-  open = -1;
+  const card = cards[openIndex];
+  openIndex = -1;
   if (card) card.focus();
 });
 for (const dialog of [$("dialog"), $("help")]) {
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // a click outside of the dialog
 }

@@ -1,6 +1,7 @@
-"""Filmstrips: the sampled frames of a clip side by side in one small picture.
+"""Makes filmstrips: the sampled frames of a clip, side by side in one small picture.
 
-Clips are decoded as for captioning, in processes that a broken file may hang or kill.
+Clips are decoded in the same way as for captioning, in separate processes: a damaged file can hang or crash such a
+process without harm to the command.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader
 
 _BITS_PER_PIXEL = 1.2
-"""Of WebP at the best quality below, on frames of a busy scene."""
+"""Of WebP at the highest of `_QUALITIES`, for frames with much detail."""
 _QUALITIES = (80, 65, 50, 35, 20)
-MOST_FRAMES = 16
-_LONG_SIDE = (64, 512)
-"""Pixels of the longer side of a frame: the least and the most. WebP bears 16,383 pixels: 31 frames."""
+MAX_FRAMES = 16
+"""Frames of a filmstrip."""
+_LONG_SIDE_LIMITS = (64, 512)
+"""Pixels of the longer side of a frame: minimum and maximum. A WebP picture has at most 16,383 pixels a side, enough
+for 31 frames of the maximum."""
 
 
 @dataclass(frozen=True)
 class Filmstrip:
-    """data: a WebP picture of `frames` frames side by side, each of width x height pixels."""
+    """data: a WebP picture of `frames` frames side by side; each frame has `width` x `height` pixels."""
 
     data: bytes
     frames: int
@@ -38,54 +41,60 @@ class Filmstrip:
 
 @dataclass(frozen=True)
 class FilmstripEncoder:
-    """A frame transform: distinct frames, MOST_FRAMES of them, to a uint8 array of the bytes of one picture.
+    """A frame transform: from the distinct frames of a clip to a uint8 array with the bytes of one picture.
 
-    most_bytes: the picture takes no more, unless its smallest form does.
+    If there are more than MAX_FRAMES frames, the picture shows MAX_FRAMES of them, evenly spaced.
+
+    max_bytes: maximum size of the picture. Only a picture at the smallest size and lowest quality may be larger.
     """
 
-    most_bytes: int
+    max_bytes: int
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
-        images = [images[number * len(images) // _shown(len(images))] for number in range(_shown(len(images)))]
-        pixels = self.most_bytes * 8 / _BITS_PER_PIXEL / len(images)
+        images = [
+            images[index * len(images) // _frames_shown(len(images))] for index in range(_frames_shown(len(images)))
+        ]
+        pixels = self.max_bytes * 8 / _BITS_PER_PIXEL / len(images)
         width, height = images[0].size
-        least, most = _LONG_SIDE
-        long_side = min(max(math.sqrt(pixels * max(width, height) / min(width, height)), least), most)
+        shortest, longest = _LONG_SIDE_LIMITS
+        long_side = min(max(math.sqrt(pixels * max(width, height) / min(width, height)), shortest), longest)
         while True:
             scale = min(1.0, long_side / max(width, height))
             strip = _side_by_side(images, max(1, round(width * scale)), max(1, round(height * scale)))
             for quality in _QUALITIES:
                 file = io.BytesIO()
                 strip.save(file, "WEBP", quality=quality)
-                if file.tell() <= self.most_bytes:
+                if file.tell() <= self.max_bytes:
                     return np.frombuffer(file.getvalue(), np.uint8)
-            if long_side <= least:
+            if long_side <= shortest:
                 return np.frombuffer(file.getvalue(), np.uint8)
-            long_side = max(least, long_side * 0.7)
+            long_side = max(shortest, long_side * 0.7)
 
 
-def _shown(distinct: int) -> int:
-    return min(distinct, MOST_FRAMES)
+def _frames_shown(distinct: int) -> int:
+    return min(distinct, MAX_FRAMES)
 
 
 def _side_by_side(images: Sequence[Image.Image], width: int, height: int) -> Image.Image:
     strip = Image.new("RGB", (width * len(images), height))
-    for number, image in enumerate(images):
-        strip.paste(image.resize((width, height), Image.Resampling.LANCZOS), (number * width, 0))
+    for index, image in enumerate(images):
+        strip.paste(image.resize((width, height), Image.Resampling.LANCZOS), (index * width, 0))
     return strip
 
 
 def make_filmstrips(
-    paths: Sequence[str], num_frames: int, most_bytes: int, limits: DecoderLimits, workers: int
+    paths: Sequence[str], num_frames: int, max_bytes: int, limits: DecoderLimits, workers: int
 ) -> tuple[dict[str, Filmstrip], dict[str, str]]:
-    """The filmstrip of each clip that can be decoded, and what is wrong with the others, by path.
+    """The filmstrips of the clips that can be decoded, and the problems of the other clips, both by path.
 
-    num_frames: sampled of each clip, of which a filmstrip has at most MOST_FRAMES.
+    num_frames: frames to sample from each clip; a filmstrip shows at most MAX_FRAMES of them.
+    max_bytes: maximum size of one filmstrip.
+    workers: decoding processes.
     """
     strips: dict[str, Filmstrip] = {}
     problems: dict[str, str] = {}
     clips = list(enumerate(dict.fromkeys(paths)))
-    encoder = FilmstripEncoder(most_bytes)
+    encoder = FilmstripEncoder(max_bytes)
     with (
         tqdm(total=len(clips), unit="clip", desc="frames", disable=None) as bar,
         ClipLoader(clips, num_frames, encoder, limits, prefetch=4 * workers, workers=workers) as loader,
@@ -94,7 +103,7 @@ def make_filmstrips(
             if isinstance(clip, LoadFailure):
                 problems[clip.path] = f"{clip.stage}: " + "; ".join(clip.messages)
             else:
-                strips[clip.path] = _filmstrip(clip.frames.tobytes(), _shown(max(clip.frame_index) + 1))
+                strips[clip.path] = _filmstrip(clip.frames.tobytes(), _frames_shown(max(clip.frame_index) + 1))
             bar.update()
     return {path: strips[path] for _, path in clips if path in strips}, problems
 

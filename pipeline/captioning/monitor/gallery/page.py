@@ -1,7 +1,7 @@
-"""Writes the page: markup, style and script from the files beside this one, data and pictures inside.
+"""Writes the gallery page: markup, style and scripts from the files in this folder, with data and pictures embedded.
 
-Whatever comes from a table is put in as JSON that can't end its element, and reaches the page as text only. A
-content security policy lets nothing run but the page's own script, and nothing be fetched from anywhere.
+All content of a table is embedded as JSON that can't end its element, and the scripts show it as text only. A content
+security policy allows only the page's own script to run, and forbids all network requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .entries import MARKS, Entries, Entry
 from .filmstrips import Filmstrip
 
 _SCRIPTS = ("rows.js", "cards.js", "dialog.js", "controls.js")
-"""One after the other in one scope."""
+"""Joined in this order into one script; they share one scope."""
 
 
 def write_page(
@@ -34,34 +34,35 @@ def write_page(
     problems: Mapping[str, str],
     report: Mapping[str, Any],
 ) -> None:
-    """Write the gallery of `table`, whole or not at all.
+    """Write the gallery page of `table` to `output`: the whole page, or nothing.
 
-    strips, problems: by path, see `filmstrips.make_filmstrips`. report: of the run, may be empty.
+    strips, problems: by path, see `filmstrips.make_filmstrips`.
+    report: the report of the run; may be empty.
 
     Raises:
-        RunError: it can't be written.
+        RunError: the page can't be written.
     """
-    numbers = {path: number for number, path in enumerate(strips)}
+    strip_numbers = {path: number for number, path in enumerate(strips)}
     data = {
         "columns": entries.columns,
         "marks": MARKS,
         "captioned": entries.captioned,
         "failed": entries.failed,
         "chosen": entries.chosen,
-        "run": list(_about(report)),
+        "run": list(_run_facts(report)),
         "strips": [[strip.frames, strip.width, strip.height] for strip in strips.values()],
-        "rows": [_row(entry, numbers, problems, output) for entry in entries.entries],
+        "rows": [_row(entry, strip_numbers, problems, output) for entry in entries.entries],
     }
     with atomic_write(output) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
-        for part in _parts(table.name, data):
+        for part in _parts_before_pictures(table.name, data):
             file.write(part)
         for strip in strips.values():
             file.write(f'<script type="text/plain" class="strip">{base64.b64encode(strip.data).decode()}</script>\n')
         file.write("</body>\n</html>\n")
 
 
-def _parts(title: str, data: Mapping[str, Any]) -> Iterator[str]:
-    """All of the page before the pictures: it works while they are still being read."""
+def _parts_before_pictures(title: str, data: Mapping[str, Any]) -> Iterator[str]:
+    """The page up to the pictures. The browser can already use this part while it reads the pictures."""
     style = "\n" + _file("page.css")
     script = '\n"use strict";\n{\n' + "\n".join(map(_file, _SCRIPTS)) + "}\n"
     policy = (
@@ -80,12 +81,12 @@ def _parts(title: str, data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def embedded_json(data: Any) -> str:
-    """JSON that stands in a script element as it is: no `<` that could end it, ASCII only."""
+    """JSON that can be embedded in a script element: ASCII only, without `<`, which could end the element."""
     text = json.dumps(data, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _row(entry: Entry, numbers: Mapping[str, int], problems: Mapping[str, str], output: Path) -> dict[str, Any]:
+def _row(entry: Entry, strip_numbers: Mapping[str, int], problems: Mapping[str, str], output: Path) -> dict[str, Any]:
     row = {
         "row": entry.row,
         "path": entry.path,
@@ -96,30 +97,30 @@ def _row(entry: Entry, numbers: Mapping[str, int], problems: Mapping[str, str], 
         "words": entry.words,
         "times": entry.times,
         "cells": entry.cells,
-        "strip": numbers.get(entry.path),
+        "strip": strip_numbers.get(entry.path),
         "problem": problems.get(entry.path, ""),
     }
-    if entry.path in numbers:
+    if entry.path in strip_numbers:
         row["link"] = _link(entry.path, output)
     return row
 
 
 def _link(path: str, output: Path) -> str:
-    """A link to the clip that is good as long as page and clip stay where they are to each other."""
+    """A relative link to the clip. It stays valid if page and clip are moved together."""
     relative = os.path.relpath(path, output.parent)
     return "./" + quote(relative.encode("utf-8", "surrogateescape"))
 
 
-def _about(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is worth telling of the run, as pairs of words."""
+def _run_facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Facts about the run, as pairs of name and value."""
     if not report:
         return
     fingerprint, options = report["fingerprint"], report["options"]
     yield "captioned in this run", f"{report['captioned_in_this_run']:,} in {duration(report['seconds'])}"
     yield "speed", f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
     yield "cut off by --max_new_tokens", f"{report['truncated']:,}"
-    if "partial" in report:  # reports of earlier versions have none
-        yield "videos decoded in part only", f"{report['partial']:,}"
+    if "partial" in report:  # missing in reports of earlier versions
+        yield "partial videos (decoded in part only)", f"{report['partial']:,}"
     yield "workers", f"{report['workers']}, {', '.join(report['backends'])}"
     for name in ("checkpoint", "prompt", "frames", "pooling shape", "generation"):
         if name in fingerprint:

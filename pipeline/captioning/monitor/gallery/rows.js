@@ -1,12 +1,13 @@
-// The rows, what is asked of them, and which of them match in which order. Knows nothing of the page but its data.
+// The rows, the filters that the user has chosen, and the matching rows in order. Knows nothing about the page except
+// its data.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const rows = data.rows.map((row) => ({
   ...row,
-  haystack: [row.text, row.path, row.stage, row.message].join("\n").toLowerCase(),
+  searchText: [row.text, row.path, row.stage, row.message].join("\n").toLowerCase(),
 }));
 
-// What can be sorted and compared by: a name and what it is for a row.
+// Fields by which rows can be sorted and filtered: the name, and a function from a row to its value.
 const fields = [
   ["row", (row) => row.row],
   ["path", (row) => row.path],
@@ -15,48 +16,48 @@ const fields = [
   ["times repeated", (row) => row.times],
   ["failed at", (row) => row.stage],
 ];
-data.columns.forEach((name, place) => {
-  while (fields.some(([field]) => field === name)) name += " (column)"; // each name once: the address holds it
-  fields.push([name, (row) => row.cells[place]]);
+data.columns.forEach((name, index) => {
+  while (fields.some(([field]) => field === name)) name += " (column)"; // field names must be unique: the page address refers to fields by name
+  fields.push([name, (row) => row.cells[index]]);
 });
 
-const state = { query: "", marks: new Set(), column: -1, operator: "has", value: "", sort: 0, down: false };
+const state = { query: "", marks: new Set(), column: -1, operator: "has", value: "", sort: 0, isDescending: false };
 
-// Words that must all occur; those in quotes as they stand.
+// The search terms, all of which must occur: words, and phrases in quotes.
 const terms = () =>
   [...state.query.toLowerCase().matchAll(/"([^"]+)"?|(\S+)/g)].map(([, phrase, word]) => phrase || word);
-function compares(cell) {
+function matchesColumn(cell) {
   const text = String(cell).toLowerCase();
-  const wanted = state.value.trim().toLowerCase();
-  if (state.operator === "has") return text.includes(wanted);
-  if (state.operator === "is") return text === wanted;
-  if (state.operator === "not") return text !== wanted;
+  const value = state.value.trim().toLowerCase();
+  if (state.operator === "has") return text.includes(value);
+  if (state.operator === "is") return text === value;
+  if (state.operator === "not") return text !== value;
   const number = text.trim() === "" ? NaN : Number(text);
-  return state.operator === "least" ? number >= Number(wanted) : number <= Number(wanted);
+  return state.operator === "least" ? number >= Number(value) : number <= Number(value);
 }
-const columnCounts = () => state.column >= 0 && (state.value.trim() !== "" || ["is", "not"].includes(state.operator));
+const hasColumnFilter = () => state.column >= 0 && (state.value.trim() !== "" || ["is", "not"].includes(state.operator));
 function matchesMarks(row) {
   return !state.marks.size || row.marks.some((mark) => state.marks.has(mark));
 }
-function order(valueOf) {
+function makeComparison(valueOf) {
   const isNumber = rows.every((row) => valueOf(row) === "" || !Number.isNaN(Number(valueOf(row))));
   const collator = new Intl.Collator(undefined, { numeric: true });
   return (one, other) => {
     const a = valueOf(one);
     const b = valueOf(other);
-    if ((a === "") !== (b === "")) return a === "" ? 1 : -1; // rows without a value come last, either way round
+    if ((a === "") !== (b === "")) return a === "" ? 1 : -1; // rows without a value come last in both directions
     const compared = isNumber ? a - b : collator.compare(a, b);
-    return (state.down ? -compared : compared) || one.row - other.row;
+    return (state.isDescending ? -compared : compared) || one.row - other.row;
   };
 }
 
-// Rows that match, sorted; and how many would bear each mark if none were asked for.
+// The matching rows, sorted; and for each mark, the number of rows that match all filters except the marks.
 function findRows() {
-  const wanted = terms();
-  const valueOf = columnCounts() ? fields[state.column][1] : null;
+  const required = terms();
+  const valueOf = hasColumnFilter() ? fields[state.column][1] : null;
   const found = rows.filter(
-    (row) => wanted.every((term) => row.haystack.includes(term)) && (!valueOf || compares(valueOf(row))),
+    (row) => required.every((term) => row.searchText.includes(term)) && (!valueOf || matchesColumn(valueOf(row))),
   );
   const counts = Object.keys(data.marks).map((mark) => [mark, found.filter((row) => row.marks.includes(mark)).length]);
-  return [found.filter(matchesMarks).sort(order(fields[state.sort][1])), counts];
+  return [found.filter(matchesMarks).sort(makeComparison(fields[state.sort][1])), counts];
 }

@@ -1,4 +1,4 @@
-"""The gallery command: what it writes where, and wrong use."""
+"""The gallery command: the page it writes, and usage errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _data(page: Path) -> dict:
     return json.loads(found[1])
 
 
-def test_a_page_beside_the_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_next_to_the_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = {"fingerprint": {"frames": "2"}, "options": {}, "versions": {}, "backends": [], "workers": 1}
     report |= {"captioned_in_this_run": 3, "seconds": 2.0, "clips_per_second": 1.5, "tokens_per_second": 9.0}
     report_path = table.with_name("meta_caption_report.json")
@@ -49,7 +49,7 @@ def test_a_page_beside_the_table(table: Path, capsys: pytest.CaptureFixture[str]
     assert _data(page)["run"] == []
 
 
-def test_a_sample_of_some_rows(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_sample(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = table.with_name("few.html")
     flags = ["--output", str(page), "--only", "repeated", "--sample", "2", "--num_frames", "3"]
     assert gallery.main([str(table), *flags]) == 0
@@ -59,7 +59,7 @@ def test_a_sample_of_some_rows(table: Path, capsys: pytest.CaptureFixture[str]) 
     assert (data["captioned"], data["failed"], data["chosen"]) == (3, 1, 3)
 
 
-def test_nothing_in_the_data_can_end_its_element() -> None:
+def test_embedded_json_cannot_end_its_element() -> None:
     data = {"<!--": ["</script><script>alert(1)</script>", "\u2028 ]]> & \ud800"]}
     text = embedded_json(data)
     assert not re.search(r"[<>&\u2028]", text)
@@ -76,12 +76,12 @@ def test_nothing_in_the_data_can_end_its_element() -> None:
         (["{table}", "--output", "/no/folder/page.html"], "the folder of --output, /no/folder, does not exist"),
     ],
 )
-def test_usage_error_is_told(table: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error(table: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert gallery.main([flag.replace("{table}", str(table)) for flag in flags]) == 2
     assert capsys.readouterr().err == f"gallery: {message}\n"
 
 
-def test_an_interruption_leaves_the_earlier_page(
+def test_interruption_keeps_the_earlier_page(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = table.with_name("page.html")
@@ -96,7 +96,7 @@ def test_an_interruption_leaves_the_earlier_page(
     assert not [path for path in table.parent.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_pages_of_tables_of_one_name_differ(table: Path) -> None:
+def test_csv_and_parquet_tables_of_the_same_name_have_separate_pages(table: Path) -> None:
     parquet = table.with_suffix(".parquet")
     pd.read_csv(table).to_parquet(parquet)
     assert gallery.main([str(table)]) == gallery.main([str(parquet)]) == 0

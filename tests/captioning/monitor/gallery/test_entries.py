@@ -1,4 +1,4 @@
-"""What the gallery tells of each row."""
+"""What the gallery shows about each row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROWS = [
 ]
 
 
-def _read(table: Path, **choices: object) -> Entries:
-    return read_entries(table, **({"only": [], "sample": 100, "seed": 0, "short_words": 5} | choices))  # type: ignore[arg-type]
+def _read(table: Path, **changes: object) -> Entries:
+    return read_entries(table, **({"only": [], "sample": 100, "seed": 0, "short_words": 5} | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["csv", "parquet"])
@@ -59,7 +59,7 @@ def test_marks_failures_and_columns(table: Path, caplog: pytest.LogCaptureFixtur
     assert (found.captioned, found.failed, found.chosen) == (6, 1, 7)
     assert found.columns == ("duration",)
     assert [entry.cells for entry in found.entries] == [(duration,) for *_, duration in ROWS]
-    assert "1 rows of" in caplog.text and "not those of the table any more" in caplog.text
+    assert "1 rows of" in caplog.text and "are ignored: the table has no such row" in caplog.text
 
 
 def test_only_and_sample(table: Path) -> None:
@@ -72,18 +72,18 @@ def test_only_and_sample(table: Path) -> None:
     rows = [entry.row for entry in one.entries]
     assert len(rows) == 3 and rows == sorted(rows) and one == same and one.chosen == 7
     assert rows != [entry.row for entry in other.entries]
-    repeated = _read(table, sample=1, only=["repeated"])  # counted over the whole table, not the sample
+    repeated = _read(table, sample=1, only=["repeated"])  # counted in the whole table, not in the sample
     assert repeated.entries[0].times == 2
 
 
-def test_unfinished_is_what_was_cut_off(table: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As the outcomes have it; by the last character only for rows of which they tell nothing."""
+def test_unfinished_means_cut_off(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """According to the outcomes. The last character decides only for rows without an outcome."""
     captioned = {"outcome": "captioned", "looping": False, "partial": False, "tokens": 9}
     records = [
-        {"row": 0, "path": "a.mp4", **captioned, "truncated": True},  # though it ends with a full stop
-        {"row": 1, "path": "b.mp4", **captioned, "truncated": False},  # though it does not
+        {"row": 0, "path": "a.mp4", **captioned, "truncated": True},  # although it ends with a full stop
+        {"row": 1, "path": "b.mp4", **captioned, "truncated": False},  # although it does not end with one
         {"row": 2, "path": "c.mp4", "outcome": "failed", "stage": "decode", "message": "no"},
-        {"row": 3, "path": "another.mp4", **captioned, "truncated": True},  # the table was sorted since
+        {"row": 3, "path": "another.mp4", **captioned, "truncated": True},  # the table was sorted after the run
         {"row": 4, "path": "e.mp4", "outcome": "kept"},
         {"row": 7, "path": "h.mp4", **captioned, "truncated": True},
     ]
@@ -95,7 +95,7 @@ def test_unfinished_is_what_was_cut_off(table: Path, caplog: pytest.LogCaptureFi
     assert f"{outcomes_path(table)} can't be read" in caplog.text
 
 
-def test_long_texts_are_cut(tmp_path: Path) -> None:
+def test_long_texts_are_shortened(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     pd.DataFrame([["p" * 2000, "word " * 2000, "x" * 10**6]], columns=["path", "text", "blob"]).to_csv(table)
     entry = _read(table).entries[0]
@@ -103,10 +103,10 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
     assert len(entry.cells[1]) < 1100 and len(entry.path) == 2000
 
 
-def test_usage_error_is_told(tmp_path: Path) -> None:
+def test_usage_errors(tmp_path: Path) -> None:
     table = tmp_path / "meta.csv"
     table.write_text("path\na.mp4\n")
-    with pytest.raises(UsageError, match="no 'text' column; give the table that captioning wrote"):
+    with pytest.raises(UsageError, match="no 'text' column; give the table that the captioning command wrote"):
         _read(table)
     table.write_text("path,text\na.mp4,A dog.\n")
     (tmp_path / "meta_failures.csv").write_text("row,why\n0,no\n")
