@@ -37,7 +37,7 @@ python -m pipeline.datasets.datautil DATA_caption.csv --info --fmin 16 --remove-
 - The suffix of `--output` selects the format. If it has no suffix, `--format` does. `--shard N` writes `NAME_0.csv`,
   `NAME_1.csv` and so on.
 - CSV cells stay unchanged strings. When CSV is converted to Parquet, columns that contain only numbers become number
-  columns, unless that would lose something, such as leading zeros.
+  columns, unless that would lose something, such as leading zeros or digits.
 - The names of Open-Sora v1.3 (column "alias") work too. In all names, underscores may replace hyphens.
 - `--key id` compares tables by `id` instead of `path`. `--seed` is for `--shuffle` and `--sample`. `--num-workers` is
   for the operations that read files. `--timeout` is the maximum number of seconds to read one file with `--info`.

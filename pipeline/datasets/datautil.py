@@ -24,7 +24,7 @@ from pipeline.captioning.process.errors import UsageError, exit_code_of
 
 from .catalogue import OPERATIONS
 from .operation import Operation, Settings
-from .tables import expand, merge, read_table, write_table
+from .tables import STRING, expand, merge, read_table, write_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +48,12 @@ def run(flags: argparse.Namespace) -> None:
         frames.append(read_table(path))
         print(f"{path}: {len(frames[-1]):,} rows")
     style = PLAIN_CSV if is_parquet(files[0]) else csv_style(files[0])
+    text_columns = {
+        str(name)
+        for path, frame in zip(files, frames, strict=True)
+        if is_parquet(path)
+        for name in frame.columns[frame.dtypes == STRING]
+    }
     frame = merge(frames)
     if len(files) > 1:
         print(f"merged: {len(frame):,} rows")
@@ -56,7 +62,7 @@ def run(flags: argparse.Namespace) -> None:
     rows = len(frame)
     for shard, path in enumerate(outputs):
         part = frame.iloc[rows * shard // len(outputs) : rows * (shard + 1) // len(outputs)]
-        write_table(part, path, style)
+        write_table(part, path, style, text_columns)
         print(f"wrote {path}: {len(part):,} rows")
 
 

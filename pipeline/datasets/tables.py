@@ -6,8 +6,11 @@ operations.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -94,20 +97,23 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return read_parquet(path).to_pandas(types_mapper=lambda dtype: STRING if dtype in strings else pd.ArrowDtype(dtype))
 
 
-def write_table(frame: pd.DataFrame, path: Path, style: CsvStyle = PLAIN_CSV) -> None:
+def write_table(
+    frame: pd.DataFrame, path: Path, style: CsvStyle = PLAIN_CSV, text_columns: Collection[str] = ()
+) -> None:
     """Write a table: the whole table, or nothing. The suffix of `path` selects the format.
 
     An existing file is kept as `.bak`. In a Parquet table, string columns whose cells are all numbers are written as
-    numbers, unless that would lose something, such as leading zeros.
+    numbers, unless that would lose something, such as leading zeros or digits.
 
     style: the style of a CSV table.
+    text_columns: string columns that stay strings in a Parquet table.
 
     Raises:
         RunError: the table can't be written.
     """
     with atomic_write(path, keep_backup=True) as temporary:
         if is_parquet(path):
-            _with_number_columns(frame).to_parquet(temporary, index=False)
+            _with_number_columns(frame, text_columns).to_parquet(temporary, index=False)
         else:
             write_csv(_as_csv_cells(frame), temporary, style, is_gzip(path))
 
@@ -123,18 +129,25 @@ def _as_csv_cells(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, columns=frame.columns)
 
 
-def _with_number_columns(frame: pd.DataFrame) -> pd.DataFrame:
+def _with_number_columns(frame: pd.DataFrame, text_columns: Collection[str]) -> pd.DataFrame:
     typed = frame.copy(deep=False)
     for name in frame:
         column = frame[name]
-        if column.dtype != STRING:
+        if column.dtype != STRING or name in text_columns:
             continue
         cells = column[column != ""]
         if len(cells) and cells.str.fullmatch(_INTEGER).all():
             typed[name] = pd.to_numeric(column.where(column != "")).astype("Int64")
-        elif len(cells) and cells.str.fullmatch(_NUMBER).all():
+        elif len(cells) and cells.str.fullmatch(_NUMBER).all() and cells.map(_is_exact_as_float).all():
             typed[name] = pd.to_numeric(column.where(column != "")).astype("Float64")
     return typed
+
+
+def _is_exact_as_float(cell: str) -> bool:
+    if len(cell) <= sys.float_info.dig and "e" not in cell.lower():
+        return True
+    value = float(cell)
+    return math.isfinite(value) and Decimal(repr(value)) == Decimal(cell)
 
 
 def with_column(frame: pd.DataFrame, name: str, values: Sequence[Any], dtype: Any = STRING) -> pd.DataFrame:

@@ -45,6 +45,25 @@ def test_parquet_output_has_number_columns_where_nothing_is_lost(tmp_path: Path)
     assert (frame["num_frames"].sum(), frame["num_frames"].isna().sum(), frame["aes"].sum()) == (16, 1, 11.5)
 
 
+def test_no_digit_is_lost_in_parquet_output(tmp_path: Path) -> None:
+    header = ["path", "long", "longer", "huge", "precise", "score"]
+    row = ["1.mp4", "1234567890123456789", "123456789012345678901", "1e400", "0.1234567890123456789", "0.1"]
+    source = write(tmp_path / "a.csv", header, [row, ["2.mp4", "", "2", "1.5", "0.5", "1e-3"]])
+    assert datautil.main([str(source), "--output", str(tmp_path / "out.parquet")]) == 0
+    frame = pd.read_parquet(tmp_path / "out.parquet")
+    assert frame.iloc[0].astype(str).tolist() == row
+    assert frame["score"].tolist() == [0.1, 0.001]
+
+
+def test_strings_of_parquet_stay_strings(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["1.mp4"], "id": ["8"], "frames": [16]}), tmp_path / "a.parquet")
+    second = write(tmp_path / "b.csv", ["path", "id", "frames"], [["2.mp4", "9", "17"]])
+    arguments = [str(tmp_path / "a.parquet"), str(second), "--output", str(tmp_path / "out.parquet")]
+    assert datautil.main(arguments) == 0
+    frame = pd.read_parquet(tmp_path / "out.parquet")
+    assert (frame["id"].tolist(), frame["frames"].tolist()) == (["8", "9"], [16, 17])
+
+
 def test_csv_cells_stay_unchanged(tmp_path: Path) -> None:
     rows = [["a,b.mp4", 'say "x"\nnext\rend', "007", "1e3", "NaN", "None", " ", "", "0", "", "", "1.50"]]
     run(tmp_path, "csv", rows=rows)
