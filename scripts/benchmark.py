@@ -24,7 +24,7 @@ from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from scripts.benchmark_sides import make_parser
-from scripts.clip_world import draw_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
 
 Result = dict[str, Any]
 
@@ -70,7 +70,7 @@ def measure(flags: argparse.Namespace, side_flags: list[str]) -> Result:
     loop_clips = flags.loop_clips or min(flags.clips, 4)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_clips(folder, (draw_clip(7, number) for number in range(flags.clips + 1)))
+        write_clips(folder, (random_clip(7, number) for number in range(flags.clips + 1)))
         decoded_per_second = _decoded_clips_per_second(folder, flags.clips, flags.num_frames)
         loops: list[Result] = []
         engines: dict[int, list[Result]] = {count: [] for count in slots}

@@ -290,7 +290,7 @@ class RenderedClip:
         return frames[::-1] if self.backwards else frames
 
 
-def draw_clip(seed: int, number: int) -> RenderedClip:
+def random_clip(seed: int, number: int) -> RenderedClip:
     """A random clip. It depends only on `seed` and `number`."""
     rng = np.random.default_rng([seed, number])
     return RenderedClip(random_scene(rng), random_format(rng), (seed, number, 1))
@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    meta = write_clips(arguments.folder, (draw_clip(arguments.seed, number) for number in range(arguments.clips)))
+    meta = write_clips(arguments.folder, (random_clip(arguments.seed, number) for number in range(arguments.clips)))
     logger.info("wrote %d clips; their table is %s", arguments.clips, meta)
 
 

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from scripts import launched
-from scripts.clip_world import draw_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
 from scripts.presets import preset_config
 
 SMALL_CHECKPOINT = Path(__file__).resolve().parent.parent / "tests" / "data" / "mini-a-merged"
@@ -80,7 +80,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoint(folder / "checkpoint")
-        write_clips(folder, (draw_clip(3, number) for number in range(flags.clips)))
+        write_clips(folder, (random_clip(3, number) for number in range(flags.clips)))
         rates: dict[int, list[tuple[float, float]]] = {1: [], flags.workers: []}
         for _ in range(flags.repeats):
             for workers, measured in rates.items():

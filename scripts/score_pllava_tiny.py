@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from scripts.clip_world import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS, RenderedClip, Scene, draw_clip, write_clips
+from scripts.clip_world import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS, RenderedClip, Scene, random_clip, write_clips
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "pipeline/captioning/caption_pllava.py"
@@ -140,7 +140,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     flags = ["--pretrained_model_name_or_path", arguments.checkpoint, "--bs", str(arguments.bs), *arguments.flags]
     flags += ["--use_lora", "--weight_dir", arguments.lora] if arguments.lora else []
-    clips = [draw_clip(arguments.seed, number) for number in range(arguments.clips)]
+    clips = [random_clip(arguments.seed, number) for number in range(arguments.clips)]
     scenes = [clip.shown for clip in clips]
     reversed_clips = [RenderedClip(clip.scene, clip.format, clip.noise_seed, backwards=True) for clip in clips]
     true_caption: Callable[[Scene], str] = Scene.terse_caption if arguments.lora else Scene.caption

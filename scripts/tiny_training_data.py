@@ -1,6 +1,6 @@
 """Random training batches for pllava-tiny, and the auxiliary tasks: classify what each patch or visual token shows.
 
-The batches use other random streams than `clip_world.draw_clip`. Frames are rendered in the input size of the vision
+The batches use other random streams than `clip_world.random_clip`. Frames are rendered in the input size of the vision
 tower. They are then degraded in a similar way as resizing and video compression degrade them.
 """
 

@@ -50,7 +50,7 @@ from pipeline.captioning.captioners.pllava.weight_names import weight_names
 from pipeline.captioning.captioners.tokenizer import CheckpointTokenizer
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.decode import decode
-from scripts.clip_world import Scene, draw_clip, write_clips
+from scripts.clip_world import Scene, random_clip, write_clips
 from scripts.tiny_checkpoint import DEFAULT_PROMPT, PROMPT_WITHOUT_SYSTEM, write_folder, write_lora, write_weights
 from scripts.tiny_training_data import AuxiliaryTask, TrainingBatch, last_and_first_frames, random_batch
 
@@ -163,7 +163,7 @@ class Trainer:
         The pixels are uint8 (clips, frames, size, size, 3).
         """
         with TemporaryDirectory() as folder:
-            clips = [draw_clip(VALIDATION_SEED, number) for number in range(VALIDATION_CLIPS)]
+            clips = [random_clip(VALIDATION_SEED, number) for number in range(VALIDATION_CLIPS)]
             write_clips(Path(folder), clips)
             sampled = [decode(str(path), self.config.pooling_shape[0]) for path in sorted(Path(folder).glob("*.mp4"))]
         return np.stack([self.processor(clip.images)[list(clip.index)] for clip in sampled]), [

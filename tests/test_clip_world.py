@@ -20,7 +20,7 @@ from scripts.clip_world import (
     ClipFormat,
     RenderedClip,
     Scene,
-    draw_clip,
+    random_clip,
     random_scene,
     render_frame,
     write_clip,
@@ -28,16 +28,16 @@ from scripts.clip_world import (
 )
 
 SIDE, FINE_SIDE = 128, 512
-SCENES = [draw_clip(11, number).scene for number in range(150)]
+SCENES = [random_clip(11, number).scene for number in range(150)]
 # Area of a shape divided by the area of its bounding box.
 FILL = {"circle": np.pi / 4, "square": 1.0, "triangle": 0.5, "star": 0.37}
 
 
 def test_a_clip_depends_only_on_seed_and_number() -> None:
-    clip, again, other = draw_clip(3, 5), draw_clip(3, 5), draw_clip(3, 6)
+    clip, again, other = random_clip(3, 5), random_clip(3, 5), random_clip(3, 6)
     assert clip == again
     assert all(np.array_equal(a, b) for a, b in zip(clip.frames(), again.frames(), strict=True))
-    assert other != clip and draw_clip(4, 5) != clip
+    assert other != clip and random_clip(4, 5) != clip
 
 
 def test_every_attribute_occurs() -> None:
@@ -106,7 +106,7 @@ def test_a_single_frame_does_not_show_the_motion() -> None:
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_file_decodes_to_the_rendered_frames(codec: str, backwards: bool, tmp_path: Path) -> None:
     clip_format = ClipFormat(width=192, height=128, rate=12, frames=30, codec=codec, quality=4, noise=3)
-    clip = RenderedClip(draw_clip(21, 4).scene, clip_format, (21, 4), backwards)
+    clip = RenderedClip(random_clip(21, 4).scene, clip_format, (21, 4), backwards)
     path = tmp_path / "clip.mp4"
     write_clip(path, clip)
     frames, sampled = clip.frames(), decode(str(path), 4)
@@ -118,7 +118,7 @@ def test_a_file_decodes_to_the_rendered_frames(codec: str, backwards: bool, tmp_
 
 def test_the_centre_crop_shows_everything_in_the_caption(tmp_path: Path) -> None:
     """The centre crop of a decoded file is the centre square of the scene."""
-    clip = next(clip for clip in (draw_clip(31, i) for i in range(100)) if clip.format.width > clip.format.height)
+    clip = next(clip for clip in (random_clip(31, i) for i in range(100)) if clip.format.width > clip.format.height)
     write_clip(tmp_path / "clip.mp4", clip)
     sampled = decode(str(tmp_path / "clip.mp4"), 4)
     crops = FrameProcessor(crop_size=SIDE, clip_short_edge=SIDE, short_edge=SIDE)(sampled.images)
@@ -129,7 +129,7 @@ def test_the_centre_crop_shows_everything_in_the_caption(tmp_path: Path) -> None
 
 
 def test_the_meta_table_has_the_true_captions(tmp_path: Path) -> None:
-    clips = [draw_clip(1, number) for number in range(2)]
+    clips = [random_clip(1, number) for number in range(2)]
     meta = write_clips(tmp_path / "clips", clips)
     with meta.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

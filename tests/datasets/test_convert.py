@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.datasets import convert, datautil
 from scripts import launched
-from scripts.clip_world import draw_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
 
 TINY = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
 
@@ -67,9 +67,8 @@ def test_the_recipe_of_parts_difference_and_captioning_of_what_remains(
 ) -> None:
     """As the README writes it, on six clips of which three have a caption and one has failed."""
     monkeypatch.chdir(tmp_path)
-    truth = {
-        row["path"]: row["truth"] for row in _rows(write_clips(tmp_path / "clips", (draw_clip(8, i) for i in range(6))))
-    }
+    meta = write_clips(tmp_path / "clips", (random_clip(8, i) for i in range(6)))
+    truth = {row["path"]: row["truth"] for row in _rows(meta)}
     assert convert.main(["video", "clips", "--output", "DATA.csv"]) == 0
     rows = _rows(tmp_path / "DATA.csv")
     for part, chosen in (("part0", rows[:2]), ("part1", rows[2:4])):
