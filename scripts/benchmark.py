@@ -130,10 +130,10 @@ def markdown_table(result: Result) -> str:
             f"| clip-by-clip loop | {loop['clips_per_second']:.3f} | 1 | | | | | | {wait:.1%} | {memory:.2f} GiB |"
         )
     for count, engine in result["engine"].items():
-        speed_up, greatest_speed_up = engine.get("times_the_loop"), engine.get("times_the_loop_at_the_limit")
+        speed_up, limit_speed_up = engine.get("times_the_loop"), engine.get("times_the_loop_at_the_limit")
         lines.append(
             f"| engine, `--bs {count}` | {engine['clips_per_second']:.3f} | {f'{speed_up:.2f}' if speed_up else ''} "
-            f"| {f'{greatest_speed_up:.1f}' if greatest_speed_up else ''} | {engine['share_of_limit']:.0%} "
+            f"| {f'{limit_speed_up:.1f}' if limit_speed_up else ''} | {engine['share_of_limit']:.0%} "
             f"| {engine['prefill_tokens_per_second']:.0f} | {engine['decode_tokens_per_second']:.0f} "
             f"| {engine['slots_in_use']:.0%} | {engine['decode_wait_share']:.1%} "
             f"| {engine['peak_memory'] / 2**30:.2f} GiB |"

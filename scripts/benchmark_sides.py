@@ -54,7 +54,7 @@ class RandomSource:
         self.frame_processor = FrameProcessor()
         self.frame_transform = self.frame_processor
         before, after = tuple(range(3, 3 + TOKENS_BEFORE_IMAGE)), tuple(range(100, 100 + TOKENS_AFTER_IMAGE))
-        # This stop id is outside of the vocabulary, so captions have their greatest length (unless `--mean_tokens`).
+        # This stop id is outside of the vocabulary, so captions have the maximum length (unless `--mean_tokens`).
         self.prompt = Prompt("", before, after, (self.config.text["vocab_size"],))
 
     @property

@@ -78,11 +78,11 @@ _DIRECTION = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _HALF_EXTENT = {"circle": (1.0, 1.0), "square": (0.87, 0.87), "triangle": (1.04, 0.9), "star": (1.1, 1.04)}
 """Half of the width and half of the height of a shape with radius 1."""
 _MIN_GROWTH = 4 / 3
-"""Least ratio of the largest to the smallest radius of an object."""
+"""Minimum ratio of the largest to the smallest radius of an object."""
 _MIN_TRAVEL, _MAX_TRAVEL = 0.18, (0.50, 0.30)
-"""Least length of a path; greatest length for a single object and for each of two objects."""
+"""Minimum length of a path; maximum length for a single object and for each of two objects."""
 _MARGIN, _MIN_GAP, _MIN_ORDER_GAP = 0.005, 0.02, 0.10
-"""Least distances: from an object to the edge, between two objects along x or y, between their centres along x."""
+"""Minimum distances: from an object to the edge, between two objects along x or y, between their centres along x."""
 _CANDIDATES = 512
 """Random placements that are drawn in one batch."""
 
@@ -178,16 +178,16 @@ def random_scene(rng: np.random.Generator) -> Scene:
         (str(rng.choice(SHAPES)), str(colour), str(rng.choice(list(SIZES))), str(rng.choice(MOTIONS)))
         for colour in colours
     ]
-    places = _random_places(rng, [(shape, size, motion) for shape, _, size, motion in attributes])
+    positions = _random_positions(rng, [(shape, size, motion) for shape, _, size, motion in attributes])
     objects = tuple(
-        MovingObject(shape, colour, size, motion, _shade(rng, COLOURS[colour]), *place)
-        for (shape, colour, size, motion), place in zip(attributes, places, strict=True)
+        MovingObject(shape, colour, size, motion, _shade(rng, COLOURS[colour]), *position)
+        for (shape, colour, size, motion), position in zip(attributes, positions, strict=True)
     )
     slope = tuple(rng.uniform(-12, 12, 2))
     return Scene(background, _shade(rng, BACKGROUNDS[background]), slope, objects)
 
 
-def _random_places(
+def _random_positions(
     rng: np.random.Generator, attributes: list[tuple[str, str, str]]
 ) -> list[tuple[tuple[float, float, float], tuple[float, float, float]]]:
     """Random start and end, each (x, y, radius), for each (shape, size, motion), from left to right."""

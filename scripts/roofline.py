@@ -1,4 +1,4 @@
-"""The roofline limit of captioning: the least time for a clip, from the model's configuration and the device's rates.
+"""The roofline limit of captioning: the minimum time for a clip, from the model's configuration and the device's rates.
 
     python -m scripts.roofline 7b --matmul_tflops 313 --memory_tbs 1.6 --memory_gib 64 --share 0.5 --devices 64
 
@@ -50,7 +50,7 @@ class ClipLoad:
 
 @dataclass(frozen=True)
 class Limit:
-    """Least seconds for a clip, by stage. steps_bound: what limits a decode step, "memory" or "arithmetic"."""
+    """Minimum seconds for a clip, by stage. steps_bound: what limits a decode step, "memory" or "arithmetic"."""
 
     vision: float
     prefill: float
@@ -76,7 +76,7 @@ def text_parameters(config: PllavaConfig) -> int:
 
 
 def roofline_limit(config: PllavaConfig, load: ClipLoad, slots: int, itemsize: int, rates: Rates) -> Limit:
-    """The least time for one clip when there are many clips.
+    """The minimum time for one clip when there are many clips.
 
     slots: clips that are decoded at the same time. itemsize: bytes of one weight.
     """
@@ -122,7 +122,7 @@ def measure_rates(backend: Backend) -> Rates:
         backend
     )
 
-    def least_seconds(run: Callable[[], Any]) -> float:
+    def minimum_seconds(run: Callable[[], Any]) -> float:
         times = []
         for _ in range(6):
             backend.synchronize()
@@ -132,7 +132,9 @@ def measure_rates(backend: Backend) -> Rates:
             times.append(time.perf_counter() - begin)
         return min(times)
 
-    return Rates(matmul_flops=2 * size**3 / least_seconds(multiply), copy_bytes=2 * block_bytes / least_seconds(copy))
+    return Rates(
+        matmul_flops=2 * size**3 / minimum_seconds(multiply), copy_bytes=2 * block_bytes / minimum_seconds(copy)
+    )
 
 
 Operations = tuple[Callable[[], Any], Callable[[], Any], int, int]
@@ -160,7 +162,7 @@ def _torch_operations(backend: Backend) -> Operations:
 
 
 def main() -> None:
-    """Estimate clips at once, seconds per clip and hours for all clips, for devices that need not be present."""
+    """Estimate parallel clips, seconds per clip and hours for all clips, for devices that need not be present."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("preset", choices=PRESETS, help="size of the model")
     parser.add_argument("--matmul_tflops", type=float, required=True, help="16-bit matrix product of a device, TFLOP/s")
@@ -172,7 +174,7 @@ def main() -> None:
     parser.add_argument("--visual_tokens", type=int, default=16 * 12 * 12, help="of a clip (default: %(default)s)")
     parser.add_argument("--new_tokens", type=int, default=150, help="mean length of a caption (default: %(default)s)")
     parser.add_argument(
-        "--max_new_tokens", type=int, default=200, help="greatest length of a caption (default: %(default)s)"
+        "--max_new_tokens", type=int, default=200, help="maximum length of a caption (default: %(default)s)"
     )
     parser.add_argument("--devices", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--clips", type=int, default=10**6, help="default: %(default)s")
@@ -189,7 +191,7 @@ def main() -> None:
     limit = roofline_limit(config, load, slots, 2, rates)
     clips_per_second = flags.devices / limit.total
     print(
-        f"{flags.preset}: {slots} clips at once ({slot_bytes / 2**30:.2f} GiB each); a clip takes "
+        f"{flags.preset}: {slots} clips at the same time ({slot_bytes / 2**30:.2f} GiB each); a clip takes "
         f"{limit.total:.3f} s of a device: vision {limit.vision:.3f}, prefill {limit.prefill:.3f}, "
         f"decoding {limit.decode:.3f} (bound by {limit.steps_bound}); {flags.devices} devices: "
         f"{clips_per_second:.0f} clips/s, {flags.clips:,} clips in {flags.clips / clips_per_second / 3600:.1f} h"
