@@ -1,1 +1,1 @@
-"""Set-up, demo, tests, and the rendered world with the training of pllava-tiny."""
+"""Set-up, demo, tests and measurements; the synthetic world of moving shapes, and the training of pllava-tiny."""

@@ -33,7 +33,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from scripts import launched
-from scripts.clip_world import draw_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Chaos:
     def prepare(self) -> None:
         """Make the clips, three broken ones among them, and caption them undisturbed."""
         source = self.folder / "clips"
-        meta = write_clips(source, (draw_clip(self.seed, number) for number in range(self.clips)))
+        meta = write_clips(source, (random_clip(self.seed, number) for number in range(self.clips)))
         with meta.open("a", newline="", encoding="utf-8") as file:
             for name in ("empty.mp4", "text.mp4"):
                 (source / name).write_text("" if name == "empty.mp4" else "no video")

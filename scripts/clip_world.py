@@ -1,26 +1,28 @@
-"""A small world of moving shapes: scenes from a seed, their exact captions, their frames and encoded clips.
+"""A small synthetic world of moving shapes: random scenes, their exact captions, their frames and encoded clips.
 
-Knows no model. Positions and radii are in units of the centre square (the shorter side of a frame),
-from (0, 0) at its top left to (1, 1); everything that a caption names stays inside that square, which
-is what a centre crop leaves.
+Knows nothing about models or training. All positions and radii are in units of the centre square: a square whose side
+is the shorter side of the frame, with (0, 0) at its top left and (1, 1) at its bottom right. All objects stay inside
+this square, because a centre crop keeps only the square.
 
-What a caption claims is visible and unambiguous:
+Every statement of a caption is visible and unambiguous:
 
-- size: a small object's radius is at most 0.10 at every instant, a large one's at least 0.135, and
-  objects that grow or shrink stay within their size;
-- order of two objects: left to right; the first one's centre is left of the second's, by 0.10 at
-  least, at every instant;
-- motion: at least 0.18 from the first frame to the last, or a radius that changes by a third or more;
-- colours: two objects differ in colour, and neither has the background's;
-- objects never touch.
+- Size: the radius of a small object is at most 0.10 in every frame, the radius of a large object at least 0.135. An
+  object that grows or shrinks stays within its size class.
+- Order of two objects: left to right. In every frame the centre of the first object is at least 0.10 to the left of
+  the centre of the second.
+- Motion: an object that moves travels at least 0.18 from the first frame to the last. An object that grows or shrinks
+  changes its radius by a factor of at least 4/3.
+- Colours: two objects have different colours, and no object has the colour of the background.
+- Objects never touch each other.
 
-What a single frame can't tell: every object, also one that stays still, draws a path and a range of
-radii. Its motion decides which of the two is run through and in which direction, and the other stays at
-a random point. So a frame at a random instant looks the same whether its objects move, grow or stay
-still, and forwards or backwards. (A slight hint at the axis remains: what is close to the left or right
-edge has a vertical path more often than a horizontal one.)
+A single frame does not show the motion. Every object, also one that stays still, gets a random path and a random range
+of radii. An object that moves goes along its path, and its radius is a random constant in the range. An object that
+grows or shrinks goes through its range of radii, and its position is a random point of the path. For an object that
+stays still, both are random constants. So a frame at a random time has the same distribution for all motions, in both
+directions. One weak hint remains: an object close to the left or right edge has a vertical path more often than a
+horizontal one.
 
-Make clips and a meta table with their true captions:
+To write clips and a meta table with their true captions:
 
     python -m scripts.clip_world FOLDER --clips 8 --seed 1
 """
@@ -58,7 +60,7 @@ BACKGROUNDS = {
 }
 SHAPES = tuple(SIGNED_DISTANCES)
 SIZES = {"small": (0.07, 0.10), "large": (0.135, 0.185)}
-"""Smallest and largest radius."""
+"""Range of the radius, for each size class."""
 MOTIONS = ("left", "right", "up", "down", "still", "growing", "shrinking")
 VERBS = {
     "left": "moves to the left",
@@ -72,19 +74,25 @@ VERBS = {
 REVERSED = {"left": "right", "up": "down", "growing": "shrinking"}
 REVERSED |= {after: before for before, after in REVERSED.items()} | {"still": "still"}
 
-_STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-_EXTENT = {"circle": (1.0, 1.0), "square": (0.87, 0.87), "triangle": (1.04, 0.9), "star": (1.1, 1.04)}
-"""Half the width and height of a shape of radius 1."""
+_DIRECTION = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+_HALF_EXTENT = {"circle": (1.0, 1.0), "square": (0.87, 0.87), "triangle": (1.04, 0.9), "star": (1.1, 1.04)}
+"""Half of the width and half of the height of a shape with radius 1."""
 _MIN_GROWTH = 4 / 3
+"""Minimum ratio of the largest to the smallest radius of an object."""
 _MIN_TRAVEL, _MAX_TRAVEL = 0.18, (0.50, 0.30)
-"""Length of a path: the least, and the most for one object and for each of two."""
-_MARGIN, _GAP, _ORDER_GAP = 0.005, 0.02, 0.10
+"""Minimum length of a path; maximum length for a single object and for each of two objects."""
+_MARGIN, _MIN_GAP, _MIN_ORDER_GAP = 0.005, 0.02, 0.10
+"""Minimum distances: from an object to the edge, between two objects along x or y, between their centres along x."""
 _CANDIDATES = 512
+"""Random placements that are drawn in one batch."""
 
 
 @dataclass(frozen=True)
 class MovingObject:
-    """One object. start, end: (x, y, radius) in the first and in the last frame; linear between them."""
+    """One object.
+
+    start, end: (x, y, radius) in the first and in the last frame. Values between them are linear in time.
+    """
 
     shape: str
     colour: str
@@ -95,7 +103,7 @@ class MovingObject:
     end: tuple[float, float, float]
 
     def at(self, time: float) -> tuple[float, float, float]:
-        """(x, y, radius) at a time from 0, the first frame, to 1, the last."""
+        """(x, y, radius) at a time between 0 (first frame) and 1 (last frame)."""
         x, y, radius = (a + (b - a) * time for a, b in zip(self.start, self.end, strict=True))
         return x, y, radius
 
@@ -106,7 +114,10 @@ class MovingObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and one or two objects, left to right. slope: change of brightness over x and over y."""
+    """A background and one or two objects, from left to right.
+
+    rgb: background colour, 0 to 255. slope: brightness goes from -slope to +slope along x and along y.
+    """
 
     background: str
     rgb: tuple[float, float, float]
@@ -115,37 +126,38 @@ class Scene:
 
     def caption(self) -> str:
         """The canonical caption."""
-        told = " and ".join(f"a {item.noun} {VERBS[item.motion]}" for item in self.objects)
-        return f"A{told[1:]}, on a {self.background} background."
+        clauses = " and ".join(f"a {item.noun} {VERBS[item.motion]}" for item in self.objects)
+        return f"A{clauses[1:]}, on a {self.background} background."
 
     def terse_caption(self) -> str:
-        """The caption in the second style, that of the LoRA adapter."""
-        told = "; ".join(f"{item.colour} {item.shape}, {_terse_motion(item.motion)}" for item in self.objects)
-        return f"{told}; {self.background} background"
+        """The caption in the terse style, which the LoRA adapter learns."""
+        phrases = "; ".join(f"{item.colour} {item.shape}, {_terse_motion(item.motion)}" for item in self.objects)
+        return f"{phrases}; {self.background} background"
 
     def other_captions(self) -> tuple[str, ...]:
-        """Other sentences that say the same."""
-        first = " and ".join(f"a {item.noun} that {VERBS[item.motion]}" for item in self.objects)
-        then = " while ".join(f"a {item.noun} {VERBS[item.motion]}" for item in self.objects)
+        """Other sentences with the same content."""
+        relative = " and ".join(f"a {item.noun} that {VERBS[item.motion]}" for item in self.objects)
+        simultaneous = " while ".join(f"a {item.noun} {VERBS[item.motion]}" for item in self.objects)
         return (
-            f"On a {self.background} background there is {first}.",
-            f"The background is {self.background}, {then}.",
+            f"On a {self.background} background there is {relative}.",
+            f"The background is {self.background}, {simultaneous}.",
         )
 
     def reversed(self) -> Scene:
-        """The scene of the same frames in reversed order."""
-        turned = (
+        """The scene that the same frames show in reversed order."""
+        reversed_objects = (
             MovingObject(o.shape, o.colour, o.size, REVERSED[o.motion], o.rgb, o.end, o.start) for o in self.objects
         )
-        return Scene(self.background, self.rgb, self.slope, tuple(turned))
+        return Scene(self.background, self.rgb, self.slope, tuple(reversed_objects))
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """How a scene is filmed and stored.
+    """Size, length and encoding of a clip.
 
-    rate: frames a second. quality: CRF of h264, quantiser of mpeg4. noise: standard deviation of the
-    sensor's noise, in steps of 1/255.
+    width, height: pixels. rate: frames per second. frames: number of frames. codec: name of FFmpeg's encoder.
+    quality: CRF for libx264, quantiser for mpeg4. noise: standard deviation of the simulated sensor noise; pixel
+    values are 0 to 255.
     """
 
     width: int
@@ -157,69 +169,79 @@ class ClipFormat:
     noise: float
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """A random scene. What it shows is drawn first, then places are drawn until all rules are kept."""
+def random_scene(rng: np.random.Generator) -> Scene:
+    """A random scene. Draws the attributes first, then positions until they satisfy all rules."""
     background = str(rng.choice(list(BACKGROUNDS)))
     count = 1 if rng.random() < 0.35 else 2
     colours = rng.choice([colour for colour in COLOURS if colour != background], count, replace=False)
-    what = [
+    attributes = [
         (str(rng.choice(SHAPES)), str(colour), str(rng.choice(list(SIZES))), str(rng.choice(MOTIONS)))
         for colour in colours
     ]
-    places = _draw_places(rng, [(shape, size, motion) for shape, _, size, motion in what])
+    positions = _random_positions(rng, [(shape, size, motion) for shape, _, size, motion in attributes])
     objects = tuple(
-        MovingObject(shape, colour, size, motion, _shade(rng, COLOURS[colour]), *place)
-        for (shape, colour, size, motion), place in zip(what, places, strict=True)
+        MovingObject(shape, colour, size, motion, _shade(rng, COLOURS[colour]), *position)
+        for (shape, colour, size, motion), position in zip(attributes, positions, strict=True)
     )
     slope = tuple(rng.uniform(-12, 12, 2))
     return Scene(background, _shade(rng, BACKGROUNDS[background]), slope, objects)
 
 
-def _draw_places(
-    rng: np.random.Generator, what: list[tuple[str, str, str]]
+def _random_positions(
+    rng: np.random.Generator, attributes: list[tuple[str, str, str]]
 ) -> list[tuple[tuple[float, float, float], tuple[float, float, float]]]:
-    """Start and end of each (shape, size, motion), left to right."""
+    """Random start and end, each (x, y, radius), for each (shape, size, motion), from left to right."""
     while True:
-        boxes, ends = [], []
-        for shape, size, motion in what:
-            horizontal = rng.random() < 0.5 if motion not in _STEP else _STEP[motion][0] != 0
+        boxes, candidates = [], []
+        for shape, size, motion in attributes:
+            horizontal = rng.random() < 0.5 if motion not in _DIRECTION else _DIRECTION[motion][0] != 0
             low, high = SIZES[size]
-            least = rng.uniform(low, high / _MIN_GROWTH, _CANDIDATES)
-            most = rng.uniform(least * _MIN_GROWTH, high)
-            travel = rng.uniform(_MIN_TRAVEL, _MAX_TRAVEL[len(what) - 1], _CANDIDATES) / 2
-            reach = np.stack([travel, np.zeros_like(travel)][:: 1 if horizontal else -1])
-            extent = reach + np.outer(_EXTENT[shape], most)
-            room = np.maximum(1 - 2 * (extent + _MARGIN), 0)
-            middle = _MARGIN + extent + room * rng.random((2, _CANDIDATES))
-            boxes.append((middle, extent, reach, room.min(0) > 0))
-            ends.append(_ends(rng, motion, middle, reach, least, most))
-        good = np.all([box[3] for box in boxes], 0)
-        if len(what) == 2:
-            (left, left_extent, left_reach, _), (right, right_extent, right_reach, _) = boxes
-            apart = np.abs(right - left) >= left_extent + right_extent + _GAP
-            good &= apart.any(0) & (right[0] - left[0] >= left_reach[0] + right_reach[0] + _ORDER_GAP)
-        chosen = np.flatnonzero(good)
+            min_radius = rng.uniform(low, high / _MIN_GROWTH, _CANDIDATES)
+            max_radius = rng.uniform(min_radius * _MIN_GROWTH, high)
+            half_length = rng.uniform(_MIN_TRAVEL, _MAX_TRAVEL[len(attributes) - 1], _CANDIDATES) / 2
+            half_path = np.stack([half_length, np.zeros_like(half_length)][:: 1 if horizontal else -1])
+            # Half of the box that the object needs for its whole path at its largest radius.
+            half_box = half_path + np.outer(_HALF_EXTENT[shape], max_radius)
+            free = np.maximum(1 - 2 * (half_box + _MARGIN), 0)
+            middle = _MARGIN + half_box + free * rng.random((2, _CANDIDATES))
+            boxes.append((middle, half_box, half_path, free.min(0) > 0))
+            candidates.append(_candidate_ends(rng, motion, middle, half_path, min_radius, max_radius))
+        valid = np.all([box[3] for box in boxes], 0)
+        if len(attributes) == 2:
+            (left, left_half_box, left_half_path, _), (right, right_half_box, right_half_path, _) = boxes
+            apart = np.abs(right - left) >= left_half_box + right_half_box + _MIN_GAP
+            valid &= apart.any(0) & (right[0] - left[0] >= left_half_path[0] + right_half_path[0] + _MIN_ORDER_GAP)
+        chosen = np.flatnonzero(valid)
         if len(chosen):
             first = chosen[0]
-            return [(tuple(start[:, first].tolist()), tuple(end[:, first].tolist())) for start, end in ends]
+            return [(tuple(start[:, first].tolist()), tuple(end[:, first].tolist())) for start, end in candidates]
 
 
-def _ends(
-    rng: np.random.Generator, motion: str, middle: np.ndarray, reach: np.ndarray, least: np.ndarray, most: np.ndarray
+def _candidate_ends(
+    rng: np.random.Generator,
+    motion: str,
+    middle: np.ndarray,
+    half_path: np.ndarray,
+    min_radius: np.ndarray,
+    max_radius: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates (3, n) of (x, y, radius) at the start and at the end."""
-    frozen = middle + reach * rng.uniform(-1, 1, _CANDIDATES)
-    radius = rng.uniform(least, most)
-    if motion in _STEP:
-        step = np.array(_STEP[motion])[:, None] * reach
-        return np.vstack([middle - step, radius]), np.vstack([middle + step, radius])
+    """Candidates for (x, y, radius) at the start and at the end: two arrays of shape (3, _CANDIDATES).
+
+    middle, half_path: centre of the path, and distance from there to its ends, each (2, _CANDIDATES).
+    min_radius, max_radius: range of the radius, each (_CANDIDATES,).
+    """
+    fixed_position = middle + half_path * rng.uniform(-1, 1, _CANDIDATES)
+    fixed_radius = rng.uniform(min_radius, max_radius)
+    if motion in _DIRECTION:
+        step = np.array(_DIRECTION[motion])[:, None] * half_path
+        return np.vstack([middle - step, fixed_radius]), np.vstack([middle + step, fixed_radius])
     if motion == "still":
-        return np.vstack([frozen, radius]), np.vstack([frozen, radius])
-    ends = np.vstack([frozen, least]), np.vstack([frozen, most])
+        return np.vstack([fixed_position, fixed_radius]), np.vstack([fixed_position, fixed_radius])
+    ends = np.vstack([fixed_position, min_radius]), np.vstack([fixed_position, max_radius])
     return ends if motion == "growing" else ends[::-1]
 
 
-def draw_format(rng: np.random.Generator) -> ClipFormat:
+def random_format(rng: np.random.Generator) -> ClipFormat:
     """A random format: 1 to 6 s, five aspect ratios, two codecs."""
     short = int(rng.choice([112, 128, 160, 192, 240, 288]))
     across, down = [(1, 1), (4, 3), (16, 9), (3, 4), (9, 16)][rng.integers(5)]
@@ -238,8 +260,11 @@ def draw_format(rng: np.random.Generator) -> ClipFormat:
 
 
 @dataclass(frozen=True)
-class FilmedClip:
-    """A scene on film. noise_seed: fixes the noise. backwards: the same frames in reversed order."""
+class RenderedClip:
+    """A scene, and how to render it as a clip.
+
+    noise_seed: seed of the simulated sensor noise. backwards: the frames are in reversed order.
+    """
 
     scene: Scene
     format: ClipFormat
@@ -248,32 +273,36 @@ class FilmedClip:
 
     @property
     def shown(self) -> Scene:
-        """The scene as one sees it."""
+        """The scene that the clip shows, in the order of its frames."""
         return self.scene.reversed() if self.backwards else self.scene
 
     def frames(self) -> list[np.ndarray]:
         """All frames, uint8 (height, width, 3)."""
-        rng, film = np.random.default_rng(self.noise_seed), self.format
-        # Every frame gets another part of one field of noise: much faster than noise of its own.
-        noise = rng.standard_normal((film.height + 64, film.width + 64, 3), np.float32) * np.float32(film.noise)
+        rng, fmt = np.random.default_rng(self.noise_seed), self.format
+        # Each frame uses a different crop of one noise field. This is much faster than new noise for each frame.
+        noise = rng.standard_normal((fmt.height + 64, fmt.width + 64, 3), np.float32) * np.float32(fmt.noise)
         frames = []
-        for number in range(film.frames):
-            frame, _ = render_frame(self.scene, number / (film.frames - 1), film.width, film.height)
+        for number in range(fmt.frames):
+            frame, _ = render_frame(self.scene, number / (fmt.frames - 1), fmt.width, fmt.height)
             top, left = rng.integers(64, size=2)
-            frame += noise[top : top + film.height, left : left + film.width]
+            frame += noise[top : top + fmt.height, left : left + fmt.width]
             frames.append(np.clip(np.rint(frame, out=frame), 0, 255, out=frame).astype(np.uint8))
         return frames[::-1] if self.backwards else frames
 
 
-def draw_clip(seed: int, number: int) -> FilmedClip:
-    """Clip `number` of the series that `seed` names."""
+def random_clip(seed: int, number: int) -> RenderedClip:
+    """A random clip. It depends only on `seed` and `number`."""
     rng = np.random.default_rng([seed, number])
-    return FilmedClip(draw_scene(rng), draw_format(rng), (seed, number, 1))
+    return RenderedClip(random_scene(rng), random_format(rng), (seed, number, 1))
 
 
 def render_frame(scene: Scene, time: float, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """One frame without noise, float32 (height, width, 3) from 0 to 255, and what each object covers of
-    each pixel, float32 (objects, height, width) from 0 to 1."""
+    """Render one frame without noise. width, height: pixels. time: 0 (first frame) to 1 (last frame).
+
+    Returns:
+        The frame, float32 (height, width, 3), 0 to 255, and the share of each pixel that each object covers, float32
+        (objects, height, width), 0 to 1.
+    """
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     slope_x, slope_y = scene.slope
@@ -296,26 +325,30 @@ def render_frame(scene: Scene, time: float, width: int, height: int) -> tuple[np
     return frame, coverage
 
 
-def write_clip(path: Path, clip: FilmedClip) -> None:
+def write_clip(path: Path, clip: RenderedClip) -> None:
     """Encode a clip as an MP4 file."""
     import av
 
-    film = clip.format
+    fmt = clip.format
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(film.codec, rate=Fraction(film.rate))
-        stream.width, stream.height, stream.pix_fmt = film.width, film.height, "yuv420p"
+        stream = container.add_stream(fmt.codec, rate=Fraction(fmt.rate))
+        stream.width, stream.height, stream.pix_fmt = fmt.width, fmt.height, "yuv420p"
         stream.thread_count = 1
-        if film.codec == "libx264":
-            stream.options = {"crf": str(film.quality), "preset": "veryfast"}
+        if fmt.codec == "libx264":
+            stream.options = {"crf": str(fmt.quality), "preset": "veryfast"}
         else:
-            stream.options = {"qmin": str(film.quality), "qmax": str(film.quality)}
+            stream.options = {"qmin": str(fmt.quality), "qmax": str(fmt.quality)}
         for frame in clip.frames():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
-def write_clips(folder: Path, clips: Iterable[FilmedClip]) -> Path:
-    """Encode clips into a folder, with `meta.csv` (path, truth) in their order; returns the path of that."""
+def write_clips(folder: Path, clips: Iterable[RenderedClip]) -> Path:
+    """Encode clips into a folder, and write `meta.csv` (path, truth) with one row for each clip, in their order.
+
+    Returns:
+        The path of `meta.csv`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     meta = folder / "meta.csv"
     with meta.open("w", newline="", encoding="utf-8") as file:
@@ -338,14 +371,16 @@ def _shade(rng: np.random.Generator, rgb: tuple[int, int, int]) -> tuple[float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Render clips with their true captions (meta.csv: path, truth).")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        description="Render random clips, and write their true captions to meta.csv (path, truth)."
+    )
+    parser.add_argument("folder", type=Path, help="output folder")
+    parser.add_argument("--clips", type=int, default=8, help="number of clips (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    meta = write_clips(arguments.folder, (draw_clip(arguments.seed, number) for number in range(arguments.clips)))
-    logger.info("%d clips in %s", arguments.clips, meta)
+    meta = write_clips(arguments.folder, (random_clip(arguments.seed, number) for number in range(arguments.clips)))
+    logger.info("wrote %d clips; their table is %s", arguments.clips, meta)
 
 
 if __name__ == "__main__":

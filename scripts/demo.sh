@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, then captions eight rendered clips with two msrun workers on MindSpore's CPU backend,
-# and shows each caption beside the truth. Clips, table, gallery and logs stay in demo_output/.
+# Sets up, captions eight rendered clips with two msrun workers on MindSpore's CPU backend, and prints each caption
+# and the true caption. The clips, the tables, the gallery and the logs are in demo_output/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -26,6 +26,6 @@ exact = sum(row["text"] == row["truth"] for row in rows)
 with open("demo_output/meta_caption_report.json", encoding="utf-8") as file:
     memory = json.load(file)["peak_memory_mib_per_worker"]
 print(f"\n{exact} of {len(rows)} captions are exact.")
-print(f"Rendering, captioning and the gallery took {sys.argv[1]} s; a worker held at most {memory} MiB.")
-print("The captioned table is demo_output/meta_caption.csv; look through it in demo_output/gallery.html.")
+print(f"Rendering, captioning and the gallery took {sys.argv[1]} s. A worker used at most {memory} MiB of memory.")
+print("The table with captions is demo_output/meta_caption.csv. To view it, open demo_output/gallery.html in a browser.")
 PYTHON

@@ -1,11 +1,14 @@
-"""Configurations of random models to measure: the shapes of the public PLLaVA 7b and 13b, and a small one."""
+"""Configurations of models for measurements: the sizes of the public PLLaVA 7b and 13b, and a small one (63m).
+
+Knows nothing about weights: measurements use random ones.
+"""
 
 from __future__ import annotations
 
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 
-BEFORE, AFTER = 60, 16
-"""Text tokens around the image, about as many as the default prompt has."""
+TOKENS_BEFORE_IMAGE, TOKENS_AFTER_IMAGE = 60, 16
+"""Text tokens of the prompt before and after the visual tokens, about as many as in the default prompt."""
 
 _TOWER = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 _SMALL_TOWER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
@@ -27,8 +30,8 @@ _PRESETS = {
 PRESETS = tuple(_PRESETS)
 
 
-def preset(name: str) -> PllavaConfig:
-    """The configuration of one of PRESETS."""
+def preset_config(name: str) -> PllavaConfig:
+    """The configuration with this name, which is one of PRESETS."""
     vision, text = _PRESETS[name]
     return PllavaConfig.from_dict(
         {

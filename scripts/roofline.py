@@ -1,10 +1,10 @@
-"""What captioning must cost at least: operations and bytes from the configuration, rates from the device.
+"""The roofline limit of captioning: the minimum time for a clip, from the model's configuration and the device's rates.
 
     python -m scripts.roofline 7b --matmul_tflops 313 --memory_tbs 1.6 --memory_gib 64 --share 0.5 --devices 64
 
-says on paper how long a million clips take. The limit is that of a device which multiplies matrices all
-the time at the rate it was measured at, or moves memory all the time where a decoding step needs that
-longer. Norms, activations, sampling and the host count nothing.
+prints an estimate for many clips on devices that need not be present. The limit assumes that the device multiplies
+matrices all the time at its measured rate. For a decode step it takes the longer of two times: multiplying matrices, or
+reading weights and keys and values from memory. Norms, activations, sampling and the host are not counted.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ import numpy as np
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
-from scripts.presets import AFTER, BEFORE, PRESETS, preset
+from scripts.presets import PRESETS, TOKENS_AFTER_IMAGE, TOKENS_BEFORE_IMAGE, preset_config
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured on the device: operations a second of a square matrix product, bytes a second of a copy
-    (read and written ones together)."""
+    """Rates of a device.
+
+    matmul_flops: operations per second of a square matrix product. copy_bytes: bytes per second of a copy; bytes read
+    and bytes written both count.
+    """
 
     matmul_flops: float
     copy_bytes: float
 
 
 @dataclass(frozen=True)
-class Load:
-    """One clip.
+class ClipLoad:
+    """What the model computes for one clip.
 
-    frames: distinct ones; prompt: tokens; prefix: those of them that are shared; new_tokens: of a caption.
+    frames: distinct frames. prompt: tokens of the whole prompt. prefix: those of them that all clips share.
+    new_tokens: tokens of the caption.
     """
 
     frames: int
@@ -46,7 +50,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Limit:
-    """Least seconds for a clip, by stage, with `slots` captions at once; `steps_bound` says what decoding waits for."""
+    """Minimum seconds for a clip, by stage. steps_bound: what limits a decode step, "memory" or "arithmetic"."""
 
     vision: float
     prefill: float
@@ -62,55 +66,63 @@ class Limit:
 
 
 def text_parameters(config: PllavaConfig) -> int:
-    """Weights that every token goes through: layers and output head."""
+    """Number of weights that every token is multiplied with: the layers and the output head of the text model."""
     text = config.text
     width, heads = text["hidden_size"], text["num_attention_heads"]
-    head = text.get("head_dim") or width // heads
-    key_heads = text.get("num_key_value_heads") or heads
-    layer = 2 * width * head * (heads + key_heads) + 3 * width * text["intermediate_size"]
+    head_dim = text.get("head_dim") or width // heads
+    kv_heads = text.get("num_key_value_heads") or heads
+    layer = 2 * width * head_dim * (heads + kv_heads) + 3 * width * text["intermediate_size"]
     return text["num_hidden_layers"] * layer + width * text["vocab_size"]
 
 
-def limit(config: PllavaConfig, load: Load, slots: int, itemsize: int, rates: Rates) -> Limit:
-    """The least time for one clip of many."""
+def roofline_limit(config: PllavaConfig, load: ClipLoad, slots: int, itemsize: int, rates: Rates) -> Limit:
+    """The minimum time for one clip when there are many clips.
+
+    slots: clips that are decoded at the same time. itemsize: bytes of one weight.
+    """
     vision, text = config.vision, config.text
     width, heads = text["hidden_size"], text["num_attention_heads"]
-    head = text.get("head_dim") or width // heads
-    key_heads = text.get("num_key_value_heads") or heads
+    head_dim = text.get("head_dim") or width // heads
+    kv_heads = text.get("num_key_value_heads") or heads
     layers, head_weights = text["num_hidden_layers"], width * text["vocab_size"]
 
-    patches, eyes = config.patch_grid**2, vision["hidden_size"]
+    patches, vision_width = config.patch_grid**2, vision["hidden_size"]
     frame = config.vision_layers * (
-        2 * patches * (4 * eyes * eyes + 2 * eyes * vision["intermediate_size"]) + 4 * patches * patches * eyes
+        2 * patches * (4 * vision_width * vision_width + 2 * vision_width * vision["intermediate_size"])
+        + 4 * patches * patches * vision_width
     )
-    frame += 2 * patches * (3 * vision["patch_size"] ** 2 * eyes + eyes * width + width * width)
+    frame += 2 * patches * (3 * vision["patch_size"] ** 2 * vision_width + vision_width * width + width * width)
 
-    new = load.prompt - load.prefix
-    # Causal attention: the last token of the prompt sees all, the first of the new ones the prefix.
-    seen = (load.prefix + load.prompt) / 2
+    computed = load.prompt - load.prefix
+    # Causal attention: the first computed token attends to the prefix, the last one to the whole prompt.
+    mean_context = (load.prefix + load.prompt) / 2
     prefill = (
-        2 * new * (text_parameters(config) - head_weights) + 4 * new * seen * heads * head * layers + 2 * head_weights
+        2 * computed * (text_parameters(config) - head_weights)
+        + 4 * computed * mean_context * heads * head_dim * layers
+        + 2 * head_weights
     )
 
     columns = load.prompt + load.new_tokens / 2
-    step_flops = slots * (2 * text_parameters(config) + 4 * columns * heads * head * layers)
-    step_bytes = itemsize * (text_parameters(config) + slots * columns * 2 * key_heads * head * layers)
-    # Reading alone: a copy reads and writes, so its rate counts both.
-    step_by = {"memory": step_bytes / rates.copy_bytes, "arithmetic": step_flops / rates.matmul_flops}
-    bound = max(step_by, key=lambda name: step_by[name])
+    step_flops = slots * (2 * text_parameters(config) + 4 * columns * heads * head_dim * layers)
+    step_bytes = itemsize * (text_parameters(config) + slots * columns * 2 * kv_heads * head_dim * layers)
+    # A decode step only reads. `copy_bytes` fits, because it counts the bytes that a copy reads and those it writes.
+    step_seconds = {"memory": step_bytes / rates.copy_bytes, "arithmetic": step_flops / rates.matmul_flops}
+    bound = max(step_seconds, key=lambda name: step_seconds[name])
     return Limit(
         vision=load.frames * frame / rates.matmul_flops,
         prefill=prefill / rates.matmul_flops,
-        decode=(load.new_tokens - 1) * step_by[bound] / slots,
+        decode=(load.new_tokens - 1) * step_seconds[bound] / slots,
         steps_bound=bound,
     )
 
 
 def measure_rates(backend: Backend) -> Rates:
-    """The better of several tries of each, on an otherwise idle device."""
-    multiply, copy, size, copied = (_numpy_work if _computes_in_numpy(backend) else _torch_work)(backend)
+    """Measure the rates of the device: the best of six tries each. The device should have no other work."""
+    multiply, copy, size, block_bytes = (_numpy_operations if _computes_in_numpy(backend) else _torch_operations)(
+        backend
+    )
 
-    def best(run: Callable[[], Any]) -> float:
+    def minimum_seconds(run: Callable[[], Any]) -> float:
         times = []
         for _ in range(6):
             backend.synchronize()
@@ -120,24 +132,26 @@ def measure_rates(backend: Backend) -> Rates:
             times.append(time.perf_counter() - begin)
         return min(times)
 
-    return Rates(matmul_flops=2 * size**3 / best(multiply), copy_bytes=2 * copied / best(copy))
+    return Rates(
+        matmul_flops=2 * size**3 / minimum_seconds(multiply), copy_bytes=2 * block_bytes / minimum_seconds(copy)
+    )
 
 
-Work = tuple[Callable[[], Any], Callable[[], Any], int, int]
-"""A square matrix product, a copy, the side of the one in elements and the size of the other in bytes."""
+Operations = tuple[Callable[[], Any], Callable[[], Any], int, int]
+"""A square matrix product, a copy, the rows of the matrix, the bytes of the copied block."""
 
 
 def _computes_in_numpy(backend: Backend) -> bool:
     return backend.framework == "mindspore" and not backend.is_accelerator  # see `mindspore_cpu`
 
 
-def _numpy_work(_: Backend) -> Work:
+def _numpy_operations(_: Backend) -> Operations:
     square, block = np.ones((1536, 1536), np.float32), np.ones(2**26, np.float32)
     copy = np.zeros_like(block)
     return lambda: square @ square, lambda: np.copyto(copy, block), len(square), block.nbytes
 
 
-def _torch_work(backend: Backend) -> Work:
+def _torch_operations(backend: Backend) -> Operations:
     import torch
 
     size = 8192 if backend.is_accelerator else 1536
@@ -148,34 +162,39 @@ def _torch_work(backend: Backend) -> Work:
 
 
 def main() -> None:
-    """Print the arithmetic for a device that is not at hand."""
+    """Estimate parallel clips, seconds per clip and hours for all clips, for devices that need not be present."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("preset", choices=PRESETS)
-    parser.add_argument("--matmul_tflops", type=float, required=True, help="of a device, 16 bit")
-    parser.add_argument("--memory_tbs", type=float, required=True, help="bandwidth, TB/s")
-    parser.add_argument("--memory_gib", type=float, required=True)
-    parser.add_argument("--share", type=float, default=0.5, help="of these rates that is reached")
-    parser.add_argument("--visual_tokens", type=int, default=16 * 12 * 12)
-    parser.add_argument("--new_tokens", type=int, default=150, help="of a caption, on average")
-    parser.add_argument("--max_new_tokens", type=int, default=200)
-    parser.add_argument("--devices", type=int, default=64)
-    parser.add_argument("--clips", type=int, default=10**6)
+    parser.add_argument("preset", choices=PRESETS, help="size of the model")
+    parser.add_argument("--matmul_tflops", type=float, required=True, help="16-bit matrix product of a device, TFLOP/s")
+    parser.add_argument("--memory_tbs", type=float, required=True, help="memory bandwidth of a device, TB/s")
+    parser.add_argument("--memory_gib", type=float, required=True, help="memory of a device, GiB")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="share of these two rates that is reached (default: %(default)s)"
+    )
+    parser.add_argument("--visual_tokens", type=int, default=16 * 12 * 12, help="of a clip (default: %(default)s)")
+    parser.add_argument("--new_tokens", type=int, default=150, help="mean length of a caption (default: %(default)s)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=200, help="maximum length of a caption (default: %(default)s)"
+    )
+    parser.add_argument("--devices", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--clips", type=int, default=10**6, help="default: %(default)s")
     flags = parser.parse_args()
-    config = preset(flags.preset)
-    prompt = BEFORE + flags.visual_tokens + AFTER
+    config = preset_config(flags.preset)
+    prompt = TOKENS_BEFORE_IMAGE + flags.visual_tokens + TOKENS_AFTER_IMAGE
     text = config.text
     width = text["hidden_size"]
-    slot = 2 * 2 * (prompt + flags.max_new_tokens) * width * text["num_hidden_layers"]
-    weights = 2 * (text_parameters(config) + text["vocab_size"] * width)
-    slots = int((0.9 * flags.memory_gib * 2**30 - weights - 2 * 2**30) // slot)
+    slot_bytes = 2 * 2 * (prompt + flags.max_new_tokens) * width * text["num_hidden_layers"]
+    weight_bytes = 2 * (text_parameters(config) + text["vocab_size"] * width)
+    slots = int((0.9 * flags.memory_gib * 2**30 - weight_bytes - 2 * 2**30) // slot_bytes)
     rates = Rates(flags.share * flags.matmul_tflops * 1e12, flags.share * flags.memory_tbs * 1e12)
-    least = limit(config, Load(4, prompt, BEFORE, flags.new_tokens), slots, 2, rates)
-    rate = flags.devices / least.total
+    load = ClipLoad(4, prompt, TOKENS_BEFORE_IMAGE, flags.new_tokens)
+    limit = roofline_limit(config, load, slots, 2, rates)
+    clips_per_second = flags.devices / limit.total
     print(
-        f"{flags.preset}: {slots} clips at once ({slot / 2**30:.2f} GiB each); a clip takes "
-        f"{least.total:.3f} s of a device: vision {least.vision:.3f}, prefill {least.prefill:.3f}, "
-        f"decoding {least.decode:.3f} (bound by {least.steps_bound}); {flags.devices} devices: {rate:.0f} clips/s, "
-        f"{flags.clips:,} clips in {flags.clips / rate / 3600:.1f} h"
+        f"{flags.preset}: {slots} clips at the same time ({slot_bytes / 2**30:.2f} GiB each); a clip takes "
+        f"{limit.total:.3f} s of a device: vision {limit.vision:.3f}, prefill {limit.prefill:.3f}, "
+        f"decoding {limit.decode:.3f} (bound by {limit.steps_bound}); {flags.devices} devices: "
+        f"{clips_per_second:.0f} clips/s, {flags.clips:,} clips in {flags.clips / clips_per_second / 3600:.1f} h"
     )
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with all requirements, once; does nothing when it is current.
-# PYTHON=/path/to/python3.11 chooses the interpreter.
+# Creates .venv and installs all requirements into it. Does nothing if .venv is up to date.
+# PYTHON=/path/to/python3.11 selects the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,12 +19,12 @@ for candidate in ${PYTHON:-python3.11 python3.10 python3}; do
 done
 if [ -z "$python" ]; then
     found=$("${PYTHON:-python3}" --version 2>&1 || true)
-    echo "setup: Python 3.10 or 3.11 is needed, which MindSpore 2.7.0 has packages for; found: ${found:-none}." \
-        "Install one of them, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    echo "setup: Python 3.10 or 3.11 is needed (MindSpore 2.7.0 has packages for these); found: ${found:-none}." \
+        "Install one of them, or give its path: PYTHON=/path/to/python3.11 $0" >&2
     exit 2
 fi
 
-echo "setup: installing into .venv with $("$python" --version); this takes a few minutes, once" >&2
+echo "setup: installing into .venv with $("$python" --version); this takes a few minutes and is done only once" >&2
 rm -rf .venv
 "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

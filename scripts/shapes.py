@@ -1,7 +1,10 @@
-"""The shapes of the rendered world, as signed distances to their edges.
+"""The shapes of the synthetic world, as signed distance functions.
 
-Pixels, negative inside, exact near the edges (corners apart). x, y: coordinates from the shape's centre,
-y pointing down; radius: of about the circle of the same area.
+Each function returns the signed distance to the edge of the shape, in pixels: negative inside, positive outside. It is
+exact near the edges, except at corners.
+
+x, y: coordinates relative to the centre of the shape, in pixels; y points down. They broadcast against each other.
+radius: pixels; about the radius of the circle with the same area.
 """
 
 from __future__ import annotations
@@ -18,20 +21,20 @@ def _square(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _triangle(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Equilateral, of circumradius 1.2, pointing up; the middle of its height in the origin."""
+    """Equilateral, points up. Its circumradius is 1.2 `radius`; half of its height is above the centre, half below."""
     y = y - np.float32(0.3 * radius)
     slanted = np.float32(0.75**0.5) * np.abs(x) - np.float32(0.5) * y
     return np.maximum(slanted, y) - np.float32(0.6 * radius)
 
 
 def _star(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Five-pointed, of circumradius 1.15, pointing up; the middle of its height in the origin."""
+    """Five points, points up. Its circumradius is 1.15 `radius`; half of its height is above the centre, half below."""
     outer, inner = 1.15 * radius, 0.5 * radius
     y = np.float32(0.11 * radius) - y
     x = np.broadcast_to(np.abs(x), np.broadcast_shapes(x.shape, y.shape))
-    # Fold into the sector of half a point: mirror at the lines through the notches.
-    for tilt in (36, 144):
-        normal_x, normal_y = np.float32(np.cos(np.radians(tilt))), np.float32(-np.sin(np.radians(tilt)))
+    # Mirror x, y at the symmetry lines through the notches, until they are in the sector of half a point of the star.
+    for angle in (36, 144):
+        normal_x, normal_y = np.float32(np.cos(np.radians(angle))), np.float32(-np.sin(np.radians(angle)))
         beyond = 2 * np.maximum(normal_x * x + normal_y * y, 0)
         x, y = x - beyond * normal_x, y - beyond * normal_y
     x = np.abs(x)

@@ -1,6 +1,6 @@
-"""The folder of the small PLLaVA: its architecture, its tokenizer, and its weights under the public names.
+"""Writes the folder of pllava-tiny: configuration, tokenizer, and weights with the names of the public checkpoints.
 
-Knows no training.
+Knows nothing about training.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ IMAGE_SIZE = 128
 PATCH_SIZE = 16
 POOLING_SHAPE = (4, 4, 4)
 DEFAULT_PROMPT = TEMPLATES["vicuna"].prompt(DEFAULT_QUESTION, DEFAULT_SYSTEM)
-BARE_PROMPT = TEMPLATES["vicuna"].prompt(DEFAULT_QUESTION, "")
-"""Without a system prompt."""
+PROMPT_WITHOUT_SYSTEM = TEMPLATES["vicuna"].prompt(DEFAULT_QUESTION, "")
+"""The default question without a system prompt."""
 
 _SPECIAL = ["<unk>", "<s>", "</s>"]
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
 def config(vocab_size: int, image_token_id: int, pad_token_id: int) -> dict[str, Any]:
-    """`config.json`."""
+    """The content of `config.json`."""
     return {
         "architectures": ["PllavaForConditionalGeneration"],
         "model_type": "llava",
@@ -78,18 +78,18 @@ def config(vocab_size: int, image_token_id: int, pad_token_id: int) -> dict[str,
 
 
 def build_tokenizer() -> Tokenizer:
-    """BPE with a token for every word of the captions and of the default prompt; bytes for all else."""
+    """A BPE tokenizer with one token for each word of the captions and the default prompt, and bytes for other text."""
     words = [*SIZES, *COLOURS, *SHAPES, *VERBS.values(), *BACKGROUNDS, "left right up down A a and on , background . ;"]
     words += ["On a there is that while The background is"]
     words += DEFAULT_PROMPT.split(IMAGE_PLACEHOLDER)
     split = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")])
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = split
-    learner.train_from_iterator([" ".join(words)], trainers.BpeTrainer(vocab_size=4096, show_progress=False))
-    learnt = json.loads(learner.to_str())["model"]
-    pieces = sorted(learnt["vocab"], key=learnt["vocab"].get)
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = split
+    trained.train_from_iterator([" ".join(words)], trainers.BpeTrainer(vocab_size=4096, show_progress=False))
+    bpe = json.loads(trained.to_str())["model"]
+    pieces = sorted(bpe["vocab"], key=bpe["vocab"].get)
     names = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learnt["merges"]]
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in bpe["merges"]]
     tokenizer = Tokenizer(
         models.BPE(
             vocab={name: i for i, name in enumerate(names)},
@@ -117,16 +117,16 @@ def build_tokenizer() -> Tokenizer:
 
 
 def write_folder(folder: Path) -> dict[str, Any]:
-    """Write all but the weights; returns the config."""
+    """Write all files except the weights. Returns the content of `config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     image, pad = tokenizer.token_to_id(IMAGE_PLACEHOLDER), tokenizer.token_to_id("<pad>")
-    made = config(-(-tokenizer.get_vocab_size() // 16) * 16, image, pad)
+    settings = config(-(-tokenizer.get_vocab_size() // 16) * 16, image, pad)
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     ids = {name: tokenizer.token_to_id(name) for name in [*_SPECIAL, IMAGE_PLACEHOLDER, "<pad>"]}
     files = {
-        "config.json": made,
+        "config.json": settings,
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": pad},
         "special_tokens_map.json": special,
         "added_tokens.json": {IMAGE_PLACEHOLDER: image, "<pad>": pad},
@@ -175,21 +175,21 @@ def write_folder(folder: Path) -> dict[str, Any]:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return made
+    return settings
 
 
 def write_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Store the model's weights in float16."""
-    _store(folder / "model.safetensors", weights)
+    """Write the weights of the model in float16."""
+    _write_float16(folder / "model.safetensors", weights)
 
 
-def write_lora(folder: Path, settings: LoraConfig, weights: Mapping[str, torch.Tensor]) -> None:
-    """Store a LoRA adapter as PEFT does, in float16."""
+def write_lora(folder: Path, lora_config: LoraConfig, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write a LoRA adapter in PEFT's layout, in float16."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings.save_pretrained(str(folder))
-    _store(folder / "adapter_model.safetensors", weights)
+    lora_config.save_pretrained(str(folder))
+    _write_float16(folder / "adapter_model.safetensors", weights)
 
 
-def _store(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
+def _write_float16(file: Path, weights: Mapping[str, torch.Tensor]) -> None:
     stored = {name: value.detach().to(torch.float16).contiguous().numpy() for name, value in weights.items()}
     save_file(stored, str(file), metadata={"format": "pt"})

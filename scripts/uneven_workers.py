@@ -27,7 +27,7 @@ from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
 from pipeline.captioning.run import job
 from pipeline.captioning.run.options import JobOptions
-from scripts.clip_world import draw_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
 from scripts.thread_ranks import run_ranks
 from scripts.without_model import EngineWithoutModel, SourceWithoutModel
 
@@ -103,7 +103,7 @@ def measure(clips: int, seconds: Sequence[float], slots: int) -> dict[str, float
     slots: of each rank.
     """
     with TemporaryDirectory() as name:
-        meta = write_clips(Path(name), (draw_clip(3, number) for number in range(clips)))
+        meta = write_clips(Path(name), (random_clip(3, number) for number in range(clips)))
         options = JobOptions(
             meta_path=meta, output=meta.with_name("out.csv"), batch_size=slots, pad_length=4096, limit=None,
             skip_if_existing=False, restart=False, decode_timeout=60, decode_workers=1, max_failure_rate=1,

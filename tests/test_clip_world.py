@@ -1,4 +1,4 @@
-"""The world of moving shapes: captions say what the pixels show, and a single frame gives no motion away."""
+"""The world of moving shapes: captions agree with the pixels, and a single frame does not show the motion."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from scripts.clip_world import (
     SHAPES,
     SIZES,
     ClipFormat,
-    FilmedClip,
+    RenderedClip,
     Scene,
-    draw_clip,
-    draw_scene,
+    random_clip,
+    random_scene,
     render_frame,
     write_clip,
     write_clips,
 )
 
-SIDE, FINE = 128, 512
-SCENES = [draw_clip(11, number).scene for number in range(150)]
-# Area of a shape over that of its bounding box.
+SIDE, FINE_SIDE = 128, 512
+SCENES = [random_clip(11, number).scene for number in range(150)]
+# Area of a shape divided by the area of its bounding box.
 FILL = {"circle": np.pi / 4, "square": 1.0, "triangle": 0.5, "star": 0.37}
 
 
-def test_a_clip_depends_on_seed_and_number_alone() -> None:
-    clip, again, other = draw_clip(3, 5), draw_clip(3, 5), draw_clip(3, 6)
+def test_a_clip_depends_only_on_seed_and_number() -> None:
+    clip, again, other = random_clip(3, 5), random_clip(3, 5), random_clip(3, 6)
     assert clip == again
     assert all(np.array_equal(a, b) for a, b in zip(clip.frames(), again.frames(), strict=True))
-    assert other != clip and draw_clip(4, 5) != clip
+    assert other != clip and random_clip(4, 5) != clip
 
 
-def test_every_word_of_the_world_comes_up() -> None:
+def test_every_attribute_occurs() -> None:
     objects = [item for scene in SCENES for item in scene.objects]
     assert {len(scene.objects) for scene in SCENES} == {1, 2}
     assert {scene.background for scene in SCENES} == set(BACKGROUNDS)
@@ -61,14 +61,14 @@ def test_canonical_and_terse_captions() -> None:
 
 
 @pytest.mark.parametrize("number", range(0, 150, 4))
-def test_what_the_caption_claims_is_in_the_pixels(number: int) -> None:
+def test_pixels_agree_with_the_caption(number: int) -> None:
     scene = SCENES[number]
-    assert _seen(scene) == scene.caption()
-    assert _seen(scene.reversed(), backwards=True) == scene.caption()
+    assert _caption_of_pixels(scene) == scene.caption()
+    assert _caption_of_pixels(scene.reversed(), backwards=True) == scene.caption()
 
 
 @pytest.mark.parametrize("scene", SCENES[:20])
-def test_objects_stay_in_the_centre_square_and_apart(scene: Scene) -> None:
+def test_objects_stay_inside_the_centre_square_and_do_not_touch(scene: Scene) -> None:
     for time in (0.0, 0.5, 1.0):
         _, wide = render_frame(scene, time, 2 * SIDE, SIDE)
         assert wide[:, :, : SIDE // 2].max(initial=0) == 0 and wide[:, :, -SIDE // 2 :].max(initial=0) == 0
@@ -77,7 +77,7 @@ def test_objects_stay_in_the_centre_square_and_apart(scene: Scene) -> None:
         assert (wide > 0).sum(0).max() == 1
 
 
-def test_reversed_frames_are_frames_of_the_same_world() -> None:
+def test_reversed_frames_show_the_reversed_scene() -> None:
     for scene in SCENES[:20]:
         for time in (0.0, 0.3, 1.0):
             forwards, _ = render_frame(scene, time, SIDE, SIDE)
@@ -85,28 +85,28 @@ def test_reversed_frames_are_frames_of_the_same_world() -> None:
             assert np.allclose(forwards, backwards, atol=1e-2)
 
 
-def test_a_single_frame_gives_no_motion_away() -> None:
-    """At a random instant place and radius are spread alike, whether objects move, grow or stay still."""
+def test_a_single_frame_does_not_show_the_motion() -> None:
+    """At a random time, position and radius have the same distribution for objects that move, grow and stay still."""
     rng = np.random.default_rng(2)
-    seen: dict[str, list[tuple[float, float, float]]] = {"moves": [], "grows": [], "still": []}
+    states: dict[str, list[tuple[float, float, float]]] = {"moves": [], "grows": [], "still": []}
     for _ in range(3000):
-        for item in draw_scene(rng).objects:
+        for item in random_scene(rng).objects:
             x, y, radius = item.at(rng.random())
             kind = {"still": "still", "growing": "grows", "shrinking": "grows"}.get(item.motion, "moves")
             low, high = SIZES[item.size]
-            seen[kind].append((x, y, (radius - low) / (high - low)))
-    still = np.array(seen["still"])
+            states[kind].append((x, y, (radius - low) / (high - low)))
+    still = np.array(states["still"])
     for kind in ("moves", "grows"):
-        others = np.array(seen[kind])
+        others = np.array(states[kind])
         for quantile in (0.05, 0.25, 0.5, 0.75, 0.95):
             assert np.allclose(np.quantile(others, quantile, 0), np.quantile(still, quantile, 0), atol=0.05)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("backwards", [False, True])
-def test_files_decode_to_the_frames(codec: str, backwards: bool, tmp_path: Path) -> None:
-    film = ClipFormat(width=192, height=128, rate=12, frames=30, codec=codec, quality=4, noise=3)
-    clip = FilmedClip(draw_clip(21, 4).scene, film, (21, 4), backwards)
+def test_a_file_decodes_to_the_rendered_frames(codec: str, backwards: bool, tmp_path: Path) -> None:
+    clip_format = ClipFormat(width=192, height=128, rate=12, frames=30, codec=codec, quality=4, noise=3)
+    clip = RenderedClip(random_clip(21, 4).scene, clip_format, (21, 4), backwards)
     path = tmp_path / "clip.mp4"
     write_clip(path, clip)
     frames, sampled = clip.frames(), decode(str(path), 4)
@@ -116,20 +116,20 @@ def test_files_decode_to_the_frames(codec: str, backwards: bool, tmp_path: Path)
         assert np.abs(image - frames[index]).mean() < np.abs(image - frames[len(frames) - 1 - index]).mean() + 1
 
 
-def test_the_vision_tower_sees_all_that_is_told(tmp_path: Path) -> None:
-    """The centre crop of a decoded file is the square that the scene is rendered in."""
-    clip = next(clip for clip in (draw_clip(31, i) for i in range(100)) if clip.format.width > clip.format.height)
+def test_the_centre_crop_shows_everything_in_the_caption(tmp_path: Path) -> None:
+    """The centre crop of a decoded file is the centre square of the scene."""
+    clip = next(clip for clip in (random_clip(31, i) for i in range(100)) if clip.format.width > clip.format.height)
     write_clip(tmp_path / "clip.mp4", clip)
     sampled = decode(str(tmp_path / "clip.mp4"), 4)
     crops = FrameProcessor(crop_size=SIDE, clip_short_edge=SIDE, short_edge=SIDE)(sampled.images)
-    for place, crop in zip(frame_indices(clip.format.frames, 4), crops, strict=True):
-        _, wanted = render_frame(clip.scene, place / (clip.format.frames - 1), SIDE, SIDE)
-        for item, covered in zip(clip.scene.objects, wanted, strict=True):
+    for index, crop in zip(frame_indices(clip.format.frames, 4), crops, strict=True):
+        _, coverage = render_frame(clip.scene, index / (clip.format.frames - 1), SIDE, SIDE)
+        for item, covered in zip(clip.scene.objects, coverage, strict=True):
             assert np.abs(crop[covered == 1].mean(0) - item.rgb).max() < 15
 
 
-def test_a_folder_of_clips_has_its_truth_in_the_meta_table(tmp_path: Path) -> None:
-    clips = [draw_clip(1, number) for number in range(2)]
+def test_the_meta_table_has_the_true_captions(tmp_path: Path) -> None:
+    clips = [random_clip(1, number) for number in range(2)]
     meta = write_clips(tmp_path / "clips", clips)
     with meta.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -138,31 +138,32 @@ def test_a_folder_of_clips_has_its_truth_in_the_meta_table(tmp_path: Path) -> No
     assert all(Path(row["path"]).stat().st_size > 0 for row in rows)
 
 
-def _seen(scene: Scene, backwards: bool = False) -> str:
-    """The canonical caption, measured in the pixels of the first and the last frame."""
-    ends = [render_frame(scene, time, FINE, FINE) for time in ((1, 0) if backwards else (0, 1))]
+def _caption_of_pixels(scene: Scene, backwards: bool = False) -> str:
+    """The canonical caption, derived from the pixels of the first and the last frame."""
+    ends = [render_frame(scene, time, FINE_SIDE, FINE_SIDE) for time in ((1, 0) if backwards else (0, 1))]
     frame, coverage = ends[0]
-    told = []
-    for place in np.argsort([_measure(covered)[0] for covered in coverage]):
-        (x, y, area, height, fill), after = _measure(coverage[place]), _measure(ends[1][1][place])
+    clauses = []
+    for index in np.argsort([_measure(covered)[0] for covered in coverage]):
+        (x, y, area, height, fill), after = _measure(coverage[index]), _measure(ends[1][1][index])
         shape = min(FILL, key=lambda name: abs(FILL[name] - fill))
         extent = {"circle": 1.0, "square": 0.87, "triangle": 0.9, "star": 1.04}[shape]
-        size = "small" if height / 2 / extent / FINE < 0.118 else "large"
-        told.append(f"a {size} {_name(frame[int(y), int(x)], COLOURS)} {shape} {_verb((x, y, area), after[:3])}")
-    caption = " and ".join(told)
-    return f"A{caption[1:]}, on a {_name(frame[0, 0], BACKGROUNDS)} background."
+        size = "small" if height / 2 / extent / FINE_SIDE < 0.118 else "large"
+        colour = _nearest_colour(frame[int(y), int(x)], COLOURS)
+        clauses.append(f"a {size} {colour} {shape} {_verb_of_change((x, y, area), after[:3])}")
+    caption = " and ".join(clauses)
+    return f"A{caption[1:]}, on a {_nearest_colour(frame[0, 0], BACKGROUNDS)} background."
 
 
 def _measure(covered: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Centre x and y, area and height in pixels, and the share of the bounding box that is filled."""
+    """Centre x and y, area, height (all in pixels), and the share of the bounding box that the object fills."""
     rows, columns = np.nonzero(covered > 0.5)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     area = covered.sum()
     return float(np.mean(columns)), float(np.mean(rows)), float(area), float(height), float(area / (height * width))
 
 
-def _verb(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
-    across, down = (after[0] - before[0]) / FINE, (after[1] - before[1]) / FINE
+def _verb_of_change(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
+    across, down = (after[0] - before[0]) / FINE_SIDE, (after[1] - before[1]) / FINE_SIDE
     growth = after[2] / before[2]
     if growth > 1.5:
         return "grows"
@@ -175,5 +176,5 @@ def _verb(before: tuple[float, float, float], after: tuple[float, float, float])
     return "stays still"
 
 
-def _name(rgb: np.ndarray, names: dict[str, tuple[int, int, int]]) -> str:
+def _nearest_colour(rgb: np.ndarray, names: dict[str, tuple[int, int, int]]) -> str:
     return min(names, key=lambda name: float(np.square(rgb - np.array(names[name])).sum()))

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.datasets import convert, datautil
 from scripts import launched
-from scripts.clip_world import draw_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
 
 TINY = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
 
@@ -65,9 +65,8 @@ def test_usage_error(
 def test_recipe_merge_difference_caption_the_remaining_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's recipe on six clips: three have a caption, and one has failed."""
     monkeypatch.chdir(tmp_path)
-    truth = {
-        row["path"]: row["truth"] for row in _rows(write_clips(tmp_path / "clips", (draw_clip(8, i) for i in range(6))))
-    }
+    meta = write_clips(tmp_path / "clips", (random_clip(8, i) for i in range(6)))
+    truth = {row["path"]: row["truth"] for row in _rows(meta)}
     assert convert.main(["video", "clips", "--output", "DATA.csv"]) == 0
     rows = _rows(tmp_path / "DATA.csv")
     for part, chosen in (("part0", rows[:2]), ("part1", rows[2:4])):
