@@ -1,6 +1,6 @@
 """Load clips before the captioner needs them. Runs in the worker, with one thread for each decoding process.
 
-Knows nothing about decoders that hang or crash: `decoder` handles them.
+Knows nothing about decoders that hang or crash: `decode_client` handles them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
-from .decoder import Decoder
+from .decode_client import DecodeClient
 from .killable import DecoderLimits, StartError
 
 logger = logging.getLogger(__name__)
@@ -79,11 +79,13 @@ class ClipLoader:
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._warnings = LimitedLog(logger, "the failures of their rows")
-        self._decoders = [Decoder(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))]
-        self._running = len(self._decoders)
+        self._clients = [
+            DecodeClient(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))
+        ]
+        self._running = len(self._clients)
         self._threads = [
-            threading.Thread(target=self._run_thread, args=(decoder,), name=f"clip-loader-{number}", daemon=True)
-            for number, decoder in enumerate(self._decoders)
+            threading.Thread(target=self._run_thread, args=(client,), name=f"clip-loader-{number}", daemon=True)
+            for number, client in enumerate(self._clients)
         ]
         for thread in self._threads:
             thread.start()
@@ -125,13 +127,13 @@ class ClipLoader:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._warnings.close()
 
-    def _run_thread(self, decoder: Decoder) -> None:
+    def _run_thread(self, client: DecodeClient) -> None:
         problem: BaseException | None = None
         try:
-            self._load_rows(decoder)
+            self._load_rows(client)
         except BaseException as error:  # is raised in the consumer, which would wait for ever otherwise
             problem = error
-        decoder.kill()
+        client.kill()
         with self._changed:
             self._running -= 1
             running = self._running
@@ -146,12 +148,12 @@ class ClipLoader:
         if running == 0:
             self._clips.put(None)
 
-    def _load_rows(self, decoder: Decoder) -> None:
+    def _load_rows(self, client: DecodeClient) -> None:
         while (taken := self._take_row()) is not None:
             row, path = taken
             begin = time.monotonic()
             try:
-                frames, reply = decoder.decode(path, self._stopping)
+                frames, reply = client.decode(path, self._stopping)
             except StartError:
                 with self._changed:
                     self._returned_rows.append(taken)
@@ -177,7 +179,7 @@ class ClipLoader:
             return row
 
     def _ahead_limit(self) -> int:
-        return min(self._max_ahead, max(len(self._decoders), self._wanted_ahead()))
+        return min(self._max_ahead, max(len(self._clients), self._wanted_ahead()))
 
     def _add_ahead(self, clips: int) -> None:
         with self._changed:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips import decoder, killable
+from pipeline.captioning.clips import decode_client, killable
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
@@ -68,7 +68,7 @@ def test_the_error_names_what_can_not_be_pickled(tmp_path: Path) -> None:
 def _refuse(times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Make the first `times` attempts to start a process fail. Returns a list with one item for each."""
     refused: list[int] = []
-    make = decoder.make_process
+    make = decode_client.make_process
 
     def make_process(*arguments: Any) -> Any:
         if len(refused) < times:
@@ -76,7 +76,7 @@ def _refuse(times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return make(*arguments)
 
-    monkeypatch.setattr(decoder, "make_process", make_process)
+    monkeypatch.setattr(decode_client, "make_process", make_process)
     return refused
 
 
@@ -103,15 +103,15 @@ def test_other_processes_decode_the_clips_of_one_that_can_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     started: list[object] = []
-    start = decoder.Decoder._start
+    start = decode_client.DecodeClient._start
 
-    def _start(self: decoder.Decoder, *arguments: Any) -> None:
+    def _start(self: decode_client.DecodeClient, *arguments: Any) -> None:
         started.append(self)
         if self is started[0]:
             raise StartError("a decoding process can't be started: no memory")
         start(self, *arguments)
 
-    monkeypatch.setattr(decoder.Decoder, "_start", _start)
+    monkeypatch.setattr(decode_client.DecodeClient, "_start", _start)
     rows = [(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(5)]
     clips = _load(rows, workers=2)
     assert sorted(clip.row for clip in clips if isinstance(clip, Clip)) == [0, 1, 2, 3, 4]

@@ -17,13 +17,13 @@ from PIL import Image
 
 from ..process.limited_log import LimitedLog
 from .decode import available_decoders
-from .decode_process import DecodeReply, DecodeRequest, handle_request
+from .decode_server import DecodeReply, DecodeRequest, handle_request
 from .frame_memory import FrameMemory
 from .killable import DecoderLimits, KillableProcess, serve
 from .process_start import make_process
 
 
-class Decoder(KillableProcess):
+class DecodeClient(KillableProcess):
     """A decoding process, and the memory through which it returns frames.
 
     num_frames: number of frames to sample from each clip.
