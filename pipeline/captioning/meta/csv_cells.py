@@ -22,7 +22,7 @@ from ..process.errors import UsageError
 from . import csv_faults
 from .names import is_gzip
 
-NUL, NUL_STANDS_AS = "\0", "\ufffd"
+NUL, NUL_REPLACEMENT = "\0", "\ufffd"
 """Many CSV readers end a cell at a NUL character, so U+FFFD is written in its place."""
 _BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..process.errors import UsageError
-from .csv_cells import NUL, NUL_STANDS_AS
+from .csv_cells import NUL, NUL_REPLACEMENT
 
 
 def read_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
@@ -85,7 +85,7 @@ def texts_of(column: Any) -> Any:
     if types.is_floating(kind):
         is_whole = pc.match_substring_regex(texts, r"^-?\d+$")
         texts = pc.if_else(is_whole, pc.binary_join_element_wise(texts, ".0", ""), texts)
-    return pc.replace_substring(pc.fill_null(texts, ""), NUL, NUL_STANDS_AS)
+    return pc.replace_substring(pc.fill_null(texts, ""), NUL, NUL_REPLACEMENT)
 
 
 def _cast_to_text(column: Any) -> Any:

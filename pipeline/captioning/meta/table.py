@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..process.errors import UsageError
-from .csv_cells import NUL, NUL_STANDS_AS, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
+from .csv_cells import NUL, NUL_REPLACEMENT, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
 from .names import check_is_file, column_list, is_gzip, is_parquet
 from .parquet_cells import check_names, read_parquet, read_schema, texts_of
@@ -49,7 +49,7 @@ class MetaTable(ABC):
             UsageError: this format can't have columns with these names; `check` finds this earlier.
             RunError: the file can't be written.
         """
-        texts = [captions.get(row, "").replace(NUL, NUL_STANDS_AS) for row in range(len(self.paths))]
+        texts = [captions.get(row, "").replace(NUL, NUL_REPLACEMENT) for row in range(len(self.paths))]
         if is_parquet(output):
             check_names(output, self._column_names())
         with atomic_write(output, keep_backup=True) as temporary:
