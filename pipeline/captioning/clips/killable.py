@@ -217,7 +217,7 @@ def _main_module_problem() -> str:
     return f"it must import the main program, but there is no file {path}; save the program as a file and run it"
 
 
-def serve(connection: Connection, answer: Callable[[Any], Any]) -> None:
+def serve(connection: Connection, handle_request: Callable[[Any], Any]) -> None:
     """Runs in the child process: reply to requests until `connection` is closed.
 
     The first message, None, reports that all imports are done.
@@ -231,7 +231,7 @@ def serve(connection: Connection, answer: Callable[[Any], Any]) -> None:
             request = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(answer(request))
+        connection.send(handle_request(request))
 
 
 def _mute_native_output() -> None:
