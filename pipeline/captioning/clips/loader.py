@@ -24,7 +24,7 @@ from .killable import DecoderLimits, StartError
 logger = logging.getLogger(__name__)
 
 MAX_DECODE_WORKERS = 8
-"""More decoding processes than this do not make one device faster."""
+"""One device can not use the clips of more decoding processes."""
 _LEAVE_SECONDS = 10.0
 """When the loader is closed: time for all its threads together to end."""
 
