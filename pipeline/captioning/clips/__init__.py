@@ -1,1 +1,1 @@
-"""From a path to sampled frames; knows no model and no framework."""
+"""From the path of a clip to its sampled frames. Knows nothing about models and frameworks."""

@@ -1,4 +1,4 @@
-"""A clip on its way from the decoding process to the captioner; the one type for it."""
+"""What the loader gives to the captioner: a clip with its frames, or the reason why it could not be loaded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Clip:
     """A row whose frames are ready for the captioner.
 
     row: index in the meta table.
-    frames: what the captioner's FrameTransform made of the distinct frames, first axis frames.
-    frame_index: for each sampled frame in time order, its place in `frames`.
-    partial: the file could be decoded in part only, and the frames are of that part.
+    frames: the output of the captioner's FrameTransform for the distinct frames; the first axis is the frame.
+    frame_index: for each sampled frame, in time order, its index in `frames`.
+    partial: only a part of the file could be decoded; the frames are from that part.
     """
 
     row: int
@@ -28,7 +28,8 @@ class Clip:
 class LoadFailure:
     """A row whose clip could not be loaded.
 
-    stage, messages: where it failed, and every message.
+    stage: the step that failed (`path`, `decode` or `prepare`).
+    messages: every message, in the order in which they occurred.
     """
 
     row: int

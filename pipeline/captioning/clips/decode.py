@@ -1,8 +1,8 @@
-"""Decoding: from a path to the sampled frames of a clip, as PIL images in display orientation.
+"""Decode a clip: from its path to its sampled frames, as PIL images in display orientation.
 
-Decoders are tried in order, decord where it is installed, then PyAV; still images go to PIL. If all
-fail, the error keeps every message. Knows no model; runs in a process of its own (`loader`), for a
-decoder may hang or crash.
+Decoders are tried in order: decord if it is installed, then PyAV; for still images PIL. If all of them fail, the error
+contains every message. In a run, `decode` runs in the decoding process, because a decoder may hang or crash. Knows
+nothing about processes and models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class DecodeError(Exception):
-    """A clip can't be decoded. `messages` holds what every decoder said."""
+    """A clip can't be decoded. `messages`: one for each decoder that failed, or the one that `check_path` raised."""
 
     def __init__(self, messages: Sequence[str]) -> None:
         super().__init__("; ".join(messages))
@@ -33,15 +33,15 @@ class DecodeError(Exception):
 
 
 def check_path(path: str) -> None:
-    """Refuse what no decoder should be let loose on.
+    """Check a path before a decoder opens it.
 
     Raises:
-        DecodeError: empty or missing path, not a regular file, zero bytes.
+        DecodeError: the path is empty or contains a NUL character; the file is missing, not regular or empty.
     """
     if not path.strip():
         raise DecodeError(["the path is empty"])
     if "\0" in path:
-        raise DecodeError(["the path holds a NUL character"])
+        raise DecodeError(["the path contains a NUL character"])
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -58,12 +58,13 @@ def check_path(path: str) -> None:
 def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) -> SampledFrames:
     """Sample `num_frames` frames of a video, or of a still image (one frame, repeated).
 
-    decoders: names out of `available_decoders(path)`, tried in order; all of them by default.
+    If a video is incomplete or damaged, its frames are spread over the part that can be decoded, and the result is
+    marked as partial.
 
-    A video that is cut short gives frames spread over the part that can be decoded, and is marked as partial.
+    decoders: names from `available_decoders(path)`, tried in order; all of them by default.
 
     Raises:
-        DecodeError: no decoder could.
+        DecodeError: no decoder can decode it.
     """
     check_path(path)
     messages = []
@@ -71,13 +72,13 @@ def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) ->
         try:
             sampled = _DECODERS[name](path, num_frames)
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
-        except Exception as error:  # decoders raise whatever they like; every message is kept
+        except Exception as error:  # decoders raise errors of any type
             messages.append(f"{name}: {_one_line(error)}")
-    raise DecodeError(messages or ["no decoder left to try"])
+    raise DecodeError(messages or ["no decoder was tried"])
 
 
 def available_decoders(path: str) -> tuple[str, ...]:
-    """Decoders to try on `path`, in order."""
+    """The names of the decoders for `path`, in the order in which they are tried."""
     if path.lower().endswith(IMAGE_SUFFIXES):
         return ("PIL",)
     return ("decord", "PyAV") if _has_decord() else ("PyAV",)
@@ -90,7 +91,7 @@ def _has_decord() -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    # The first line says it; decord appends its C++ stack, and puts times and source lines before it.
+    # decord puts a time and a source line before its message, and its C++ stack after the first line.
     text = _CPP_LOCATION.sub("", str(error).strip().split("\n")[0])
     return text[:300] or type(error).__name__
 

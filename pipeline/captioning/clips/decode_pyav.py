@@ -1,8 +1,9 @@
-"""Decoding with PyAV (FFmpeg), the only decoder where decord has no package, as on aarch64.
+"""Decode videos with PyAV (FFmpeg), the only decoder where decord has no package, for example on aarch64.
 
-The packets are counted first, without decoding: headers lie about the number of frames. Their times also say
-which frame comes when, so that decoding jumps over stretches that nobody wants to see, from key frame to key
-frame. Where times are missing or deceive, the clip is decoded from its start.
+The packets are counted first, without decoding, because headers may give a wrong number of frames. The timestamps of
+the packets show where each frame is. So decoding can seek to the key frame before a wanted frame, instead of decoding
+all frames before it. If timestamps are missing or wrong, the clip is decoded from its start. Knows nothing about other
+decoders.
 """
 
 from __future__ import annotations
@@ -22,26 +23,29 @@ from .sampling import frame_indices
 
 @dataclass(frozen=True)
 class _Packets:
-    """What the packets of a video stream tell without being decoded.
+    """What is known about the frames of a video stream from its packets, without decoding.
 
-    count: frames shown.
-    times: presentation times of the frames in order, in the stream's time base; empty if not all differ.
-    keys: those of the frames at which decoding can start.
-    is_broken: reading ended with an error; what came before it counts.
+    count: number of frames that are shown.
+    timestamps: presentation timestamps of these frames, sorted, in the stream's time base. Empty if any is missing, or
+        if two are equal.
+    key_timestamps: those of the key frames, at which decoding can start. Empty where `timestamps` is.
+    is_damaged: reading ended with an error. The other fields describe the packets before it.
     """
 
     count: int
-    times: Sequence[int]
-    keys: Sequence[int]
-    is_broken: bool
+    timestamps: Sequence[int]
+    key_timestamps: Sequence[int]
+    is_damaged: bool
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What there is to know of a video without decoding more than its first frame.
+    """Size and length of a video.
 
-    num_frames: frames shown. height, width: pixels of a frame as it is shown, turned upright.
-    fps: average frames a second. duration: seconds, that of the last frame included.
+    num_frames: number of frames that are shown.
+    height, width: size of a frame in pixels, in display orientation.
+    fps: average number of frames per second.
+    duration: seconds, the duration of the last frame included.
     """
 
     num_frames: int
@@ -52,43 +56,57 @@ class VideoInfo:
 
 
 class _EndedEarly(ValueError):
-    """Fewer frames than packets. is_broken: decoding ended with an error."""
+    """Decoding gave fewer frames than there are packets.
 
-    def __init__(self, frames: int, is_broken: bool) -> None:
+    frames: number of decoded frames.
+    is_damaged: decoding ended with an error.
+    """
+
+    def __init__(self, frames: int, is_damaged: bool) -> None:
         super().__init__(f"the video ended after {frames} frames")
         self.frames = frames
-        self.is_broken = is_broken
+        self.is_damaged = is_damaged
 
 
-class _TimesDeceive(Exception):
-    """A frame is not where its packet said."""
+class _WrongTimestamps(Exception):
+    """After seeking, no decoded frame has the timestamp of the wanted packet."""
 
 
 def decode_pyav(path: str, num_frames: int) -> SampledFrames:
-    """Sample `num_frames` frames. Raises whatever PyAV raises, ValueError for videos without frames.
+    """Sample `num_frames` frames of a video.
 
-    The frames of a video that breaks off are spread over what comes before the break.
+    If the video is incomplete or damaged, the frames are spread over the part before the damage.
+
+    Raises:
+        ValueError: the file has no video stream or no frames, or the frames are too large.
+        Exception: any error of PyAV.
     """
     packets = _read_packets(path)
     distinct, index = distinct_frames(frame_indices(packets.count, num_frames))
-    if _skips_something(packets, distinct):
+    if _can_skip_frames(packets, distinct):
         try:
-            return SampledFrames(tuple(_jump(path, packets, distinct)), index, packets.is_broken)
-        except Exception:  # whatever jumping may raise: decoding from the start has the last word
+            return SampledFrames(tuple(_decode_by_seeking(path, packets, distinct)), index, packets.is_damaged)
+        except Exception:  # seeking may fail in any way; decoding from the start does not depend on timestamps
             pass
     try:
-        return SampledFrames(tuple(_walk(path, distinct)), index, packets.is_broken)
-    except _EndedEarly as ended:  # packets without a picture: what was decoded is the truth
+        return SampledFrames(tuple(_decode_from_start(path, distinct)), index, packets.is_damaged)
+    except _EndedEarly as ended:  # some packets have no picture: the number of decoded frames is the right one
         distinct, index = distinct_frames(frame_indices(ended.frames, num_frames))
-        return SampledFrames(tuple(_walk(path, distinct)), index, packets.is_broken or ended.is_broken)
+        is_damaged = packets.is_damaged or ended.is_damaged
+        return SampledFrames(tuple(_decode_from_start(path, distinct)), index, is_damaged)
 
 
 def video_info(path: str) -> VideoInfo:
-    """Look at a video. Raises whatever PyAV raises, ValueError for videos without frames."""
+    """Read the size and the length of a video. Decodes its first frame only.
+
+    Raises:
+        ValueError: the file has no video stream, no frames or no frame rate, or the frames are too large.
+        Exception: any error of PyAV.
+    """
     packets = _read_packets(path)
     if not packets.count:
         raise ValueError("the video has no frames")
-    with _opened(path) as (container, stream):
+    with _open_video(path) as (container, stream):
         first = next(iter(container.decode(stream)), None)
         if first is None:
             raise ValueError("the video has no frames")
@@ -97,23 +115,23 @@ def video_info(path: str) -> VideoInfo:
             raise ValueError("the video has no frame rate")
         fps = float(rate)
         width, height = (first.height, first.width) if first.rotation % 180 else (first.width, first.height)
-        duration = _span(packets, stream) + 1 / fps if packets.times else packets.count / fps
+        duration = _span_seconds(packets, stream) + 1 / fps if packets.timestamps else packets.count / fps
     return VideoInfo(packets.count, height, width, fps, duration)
 
 
-def _span(packets: _Packets, stream: Any) -> float:
+def _span_seconds(packets: _Packets, stream: Any) -> float:
     """Seconds from the first frame to the last."""
-    if len(packets.times) < 2:
+    if len(packets.timestamps) < 2:
         return 0.0
-    return float((packets.times[-1] - packets.times[0]) * stream.time_base)
+    return float((packets.timestamps[-1] - packets.timestamps[0]) * stream.time_base)
 
 
 def _read_packets(path: str) -> _Packets:
     import av
 
     shown = []
-    is_broken = False
-    with _opened(path) as (container, stream):
+    is_damaged = False
+    with _open_video(path) as (container, stream):
         try:
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard:
@@ -121,82 +139,91 @@ def _read_packets(path: str) -> _Packets:
         except av.FFmpegError as error:
             if not shown or not _is_damage(error):
                 raise
-            is_broken = True
-    times = {time for time, _ in shown}
-    if None in times or len(times) < len(shown):
-        return _Packets(len(shown), (), (), is_broken)
-    return _Packets(len(shown), sorted(times), sorted(time for time, is_key in shown if is_key), is_broken)
+            is_damaged = True
+    timestamps = {timestamp for timestamp, _ in shown}
+    if None in timestamps or len(timestamps) < len(shown):
+        return _Packets(len(shown), (), (), is_damaged)
+    key_timestamps = sorted(timestamp for timestamp, is_key in shown if is_key)
+    return _Packets(len(shown), sorted(timestamps), key_timestamps, is_damaged)
 
 
-def _skips_something(packets: _Packets, wanted: Sequence[int]) -> bool:
-    """Whether a key frame lies between the first frame, or a wanted one, and the next wanted one."""
-    if not packets.times:
+def _can_skip_frames(packets: _Packets, wanted: Sequence[int]) -> bool:
+    """Whether there is a key frame to seek to between the start and the first wanted frame, or between two of them."""
+    if not packets.timestamps:
         return False
-    stops = [packets.times[number] for number in (0, *wanted)]
+    stops = [packets.timestamps[number] for number in (0, *wanted)]
     return any(
-        bisect_right(packets.keys, before) < bisect_right(packets.keys, after)
+        bisect_right(packets.key_timestamps, before) < bisect_right(packets.key_timestamps, after)
         for before, after in itertools.pairwise(stops)
     )
 
 
-def _jump(path: str, packets: _Packets, wanted: Sequence[int]) -> Iterator[Image.Image]:
-    """The frames `wanted`, found by their times."""
-    with _opened(path) as (container, stream):
+def _decode_by_seeking(path: str, packets: _Packets, wanted: Sequence[int]) -> Iterator[Image.Image]:
+    """The frames with the numbers `wanted` (ascending), found by their timestamps.
+
+    Raises:
+        _WrongTimestamps: a frame is not found. Seeking may also raise any error of PyAV.
+    """
+    with _open_video(path) as (container, stream):
         frames = container.decode(stream)
-        position = packets.times[0]
+        position = packets.timestamps[0]
         for number in wanted:
-            time = packets.times[number]
-            before = bisect_right(packets.keys, time)
-            if before and packets.keys[before - 1] > position:
-                container.seek(packets.keys[before - 1], stream=stream)
+            timestamp = packets.timestamps[number]
+            keys_before = bisect_right(packets.key_timestamps, timestamp)
+            if keys_before and packets.key_timestamps[keys_before - 1] > position:
+                container.seek(packets.key_timestamps[keys_before - 1], stream=stream)
                 frames = container.decode(stream)
-            frame = next((frame for frame in frames if frame.pts is None or frame.pts >= time), None)
-            if frame is None or frame.pts != time:
-                raise _TimesDeceive
-            position = time
+            frame = next((frame for frame in frames if frame.pts is None or frame.pts >= timestamp), None)
+            if frame is None or frame.pts != timestamp:
+                raise _WrongTimestamps
+            position = timestamp
             yield _upright(frame)
 
 
-def _walk(path: str, wanted: Sequence[int]) -> Iterator[Image.Image]:
-    """The frames `wanted`, counted from the start."""
+def _decode_from_start(path: str, wanted: Sequence[int]) -> Iterator[Image.Image]:
+    """The frames with the numbers `wanted` (ascending), counted from the start.
+
+    Raises:
+        _EndedEarly: the last of them was not reached.
+    """
     import av
 
-    ahead = iter(wanted)
-    next_wanted = next(ahead)
+    remaining = iter(wanted)
+    next_wanted = next(remaining)
     number = -1
-    with _opened(path) as (container, stream):
+    with _open_video(path) as (container, stream):
         frames = enumerate(container.decode(stream))
         while True:
             try:
                 number, frame = next(frames)
             except StopIteration:
-                raise _EndedEarly(number + 1, is_broken=False) from None
+                raise _EndedEarly(number + 1, is_damaged=False) from None
             except av.FFmpegError as error:
                 if number < 0 or not _is_damage(error):
                     raise
-                raise _EndedEarly(number + 1, is_broken=True) from error
+                raise _EndedEarly(number + 1, is_damaged=True) from error
             if number == next_wanted:
                 yield _upright(frame)
-                next_wanted = next(ahead, -1)
+                next_wanted = next(remaining, -1)
                 if next_wanted < 0:
                     return
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether the file is damaged. A disk that fails is no property of the file: another run may read it whole."""
-    # FFmpeg's "try again" comes from a file that ends where it should not.
+    """Whether the data of the file is damaged. After an error of the disk, a later run may read the whole file."""
+    # BlockingIOError is FFmpeg's "try again": the file ends too early.
     return not isinstance(error, OSError) or isinstance(error, BlockingIOError)
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[Any, Any]]:
+def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
     import av
 
     with av.open(path) as container:
         if not container.streams.video:
             raise ValueError("no video stream")
         stream = container.streams.best("video") or container.streams.video[0]
-        stream.thread_count = 1  # clips are decoded side by side already
+        stream.thread_count = 1  # several processes decode clips in parallel already
         check_size(stream.width, stream.height)
         yield container, stream
 
@@ -211,6 +238,6 @@ _TRANSPOSE = {
 def _upright(frame: Any) -> Image.Image:
     check_size(frame.width, frame.height)
     image: Image.Image = frame.to_image()
-    # PyAV gives the display matrix's angle, counterclockwise, and leaves turning to its user.
-    turn = _TRANSPOSE.get(round(frame.rotation) % 360)
-    return image if turn is None else image.transpose(turn)
+    # PyAV does not rotate frames. It gives the angle of the display matrix in degrees, counterclockwise.
+    transpose = _TRANSPOSE.get(round(frame.rotation) % 360)
+    return image if transpose is None else image.transpose(transpose)

@@ -1,7 +1,7 @@
-"""Frames on their way from a decoding process to its worker: memory that both see and that has no name.
+"""Shared memory that carries frames from a decoding process to its worker. Both processes use this file.
 
-An anonymous file in memory (memfd): when the last process that holds it is gone, however it went, so is
-the memory. Nothing lies in /dev/shm, whose size containers limit.
+The memory is an anonymous file (memfd). The kernel frees it when the last process that has it open ends, for any
+reason. It takes no space in /dev/shm, whose size containers limit.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class FramesInMemory:
-    """What is needed to read an array out of a FrameMemory."""
+    """The shape and dtype that are needed to read an array from a FrameMemory."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class FrameMemory:
-    """Room for one array at a time. fd: an open memfd, which this object then owns; None for a new one."""
+    """Memory for one array at a time.
+
+    fd: an open memfd, which this object then owns; None creates a new one.
+    """
 
     def __init__(self, fd: int | None = None) -> None:
         self.fd = os.memfd_create("clip-frames", os.MFD_CLOEXEC) if fd is None else fd
 
     def put(self, frames: np.ndarray) -> FramesInMemory:
+        """Write an array over the previous one. The memory grows when needed."""
         if os.fstat(self.fd).st_size < frames.nbytes:
             os.ftruncate(self.fd, frames.nbytes)
         if frames.nbytes:

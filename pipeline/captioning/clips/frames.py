@@ -1,4 +1,4 @@
-"""What every decoder makes of a clip: the frames that a model sees."""
+"""The sampled frames of a clip, in the form that every decoder returns, and the limit on their size."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from PIL import Image
 
 MAX_PIXELS = 64 * 2**20
-"""Frames beyond this many pixels are refused: no camera makes them, and they would take gigabytes."""
+"""Frames with more pixels are refused: no camera makes them, and they would need gigabytes of memory."""
 
 
 @dataclass(frozen=True)
 class SampledFrames:
-    """The frames that a model sees.
+    """The frames that the model sees.
 
-    images: distinct frames in time order, RGB.
-    index: for each sampled frame, in time order, its place in `images`; a still image or a short
-        clip has fewer images than sampled frames.
-    partial: the file could be decoded in part only; the frames are spread over that part.
+    images: the distinct frames in time order, RGB.
+    index: for each sampled frame, in time order, its index in `images`. A still image or a short clip has fewer
+        images than sampled frames.
+    partial: only a part of the file could be decoded; the frames are spread over that part.
     """
 
     images: tuple[Image.Image, ...]
@@ -27,14 +27,18 @@ class SampledFrames:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises: ValueError: no pixels, or more than MAX_PIXELS."""
+    """Check the size of a frame in pixels.
+
+    Raises:
+        ValueError: no pixels, or more than MAX_PIXELS.
+    """
     if width < 1 or height < 1:
         raise ValueError(f"frames of {width}x{height} pixels")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"frames of {width}x{height} pixels are beyond {MAX_PIXELS // 2**20} megapixels")
+        raise ValueError(f"frames of {width}x{height} pixels are larger than {MAX_PIXELS // 2**20} megapixels")
 
 
 def distinct_frames(indices: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
-    """The different ones of `indices`, in order, and the place of each index among them."""
+    """The distinct values of `indices`, in order, and for each of `indices` its position among them."""
     distinct = list(dict.fromkeys(indices))
     return distinct, tuple(distinct.index(i) for i in indices)

@@ -1,4 +1,7 @@
-"""A process that looks into files nobody can vouch for: asked for one at a time, with a deadline, killed at need."""
+"""A child process for files that may hang or crash it. It is killed when it exceeds a limit of time or memory.
+
+`KillableProcess` runs in the worker; `serve` runs in the child process. Knows nothing about the content of requests.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,22 @@ from .process_start import StartProblem
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
-"""For a new process to import its decoders, at least; a longer deadline for clips is one for this too."""
+"""Deadline for a new process to import its decoders. If `DecoderLimits.timeout` is longer, that is the deadline."""
 START_PAUSES = (1.0, 3.0)
-"""Seconds before each further attempt to start a process: a host may lack memory for a moment."""
+"""Seconds before the second and the third attempt to start a process: memory may be short for a moment only."""
 _POLL_SECONDS = 0.1
 _KILLED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
-"""Exit codes of a process that did not die of itself."""
+"""Exit codes of a process that something else killed, for example the kernel because memory was short."""
 
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """What a process that decodes may take.
+    """Limits of a decoding process.
 
-    timeout: seconds for one clip and decoder.
-    clips: decoded by one process, which is then replaced: decoders leak.
-    memory: bytes that a process may hold; one above is killed in the middle of a clip, replaced after it.
+    timeout: seconds for one clip with one decoder.
+    clips: number of clips after which a process is replaced, because decoders leak memory.
+    memory: resident bytes. A process that exceeds them during a clip is killed; one that exceeds them after a clip is
+        replaced, and the clip is kept.
     """
 
     timeout: float
@@ -48,16 +52,16 @@ class DecoderLimits:
 
 
 class StartError(RunError):
-    """A process could not be started, for a reason that is no clip's."""
+    """A process could not be started. No clip is the cause."""
 
 
 class KillableProcess(ABC):
-    """Answers requests, one at a time; started at need, restarted after every kill.
+    """A child process that replies to one request at a time. It is started when needed, also after it was killed.
 
-    Its first message says that it has imported what it needs. To be used from one thread: Linux ends the
-    process with the thread that started it.
+    The first message of the child reports that all imports are done, or is a StartProblem. Use an object from one
+    thread only: Linux kills the child when the thread that started it ends.
 
-    timeout_option: the flag that sets the deadline, for messages.
+    timeout_option: the command-line flag that sets the deadline, for messages.
     """
 
     timeout_option = "--decode_timeout"
@@ -66,32 +70,38 @@ class KillableProcess(ABC):
         self._limits = limits
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
-        self._clips = 0
+        self._clips_done = 0  # by the present process
 
     @abstractmethod
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
         """A process, not yet started, that serves the other end of `connection`."""
 
     def ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
-        """The reply, or None and what went wrong: too late, too large, dead, or `stopping`.
+        """Send a request and wait for the reply.
 
-        A process that somebody else killed, such as the kernel for want of memory, says nothing of the
-        request, which is then put to a new one, once.
+        Returns the reply and ''; or None and the problem: too late, too much memory, died, or `stopping` was set.
+
+        If something else killed the process, for example the kernel because memory was short, the request is not the
+        cause. Then it is sent to a new process, once.
 
         Raises:
             StartError: there is no process, and none can be started.
         """
         for _ in range(2):
             try:
-                return self._ask(request, stopping)
+                return self._ask_once(request, stopping)
             except (EOFError, OSError):
-                code = self._bury()
+                code = self._reap()
             if code not in _KILLED_FROM_OUTSIDE:
                 break
         return None, f"its process died ({_exit_text(code)})"
 
-    def _ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
-        """As `ask`; raises EOFError or OSError if the process dies of itself."""
+    def _ask_once(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+        """As `ask`, without a second attempt.
+
+        Raises:
+            EOFError, OSError: the process died, and `kill` of this object was not the cause.
+        """
         if self._process is None:
             self._start(stopping)
             if stopping.is_set():
@@ -101,8 +111,8 @@ class KillableProcess(ABC):
         problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
         return (None, problem) if problem else (self._connection.recv(), "")
 
-    def _bury(self) -> int | None:
-        """The exit code of a process that has died; everything of it is closed."""
+    def _reap(self) -> int | None:
+        """Release everything of a process that has died, and return its exit code."""
         assert self._process is not None
         self._process.join(timeout=5)
         code = self._process.exitcode
@@ -110,7 +120,12 @@ class KillableProcess(ABC):
         return code
 
     def _wait(self, seconds: float, what: str, stopping: threading.Event, option: str = "") -> str:
-        """Wait for a message; returns what went wrong, if anything did, with the process killed."""
+        """Wait for a message of the child. Returns '' if there is one, else the problem.
+
+        After a problem the process is killed, unless `stopping` was set.
+
+        what, option: begin and end of the message about a missed deadline.
+        """
         assert self._connection is not None
         deadline = time.monotonic() + seconds
         problem = ""
@@ -119,7 +134,7 @@ class KillableProcess(ABC):
                 return "stopped"
             if time.monotonic() > deadline:
                 problem = f"{what} within {seconds:g} s{option}; its process was killed"
-            elif self._resident() > self._limits.memory:
+            elif self._resident_bytes() > self._limits.memory:
                 gib = self._limits.memory / 2**30
                 problem = f"took more than {gib:.1f} GiB of memory; its process was killed"
         if problem:
@@ -127,10 +142,10 @@ class KillableProcess(ABC):
         return problem
 
     def _start(self, stopping: threading.Event) -> None:
-        """Start a process and wait until it has imported what it needs.
+        """Start a process and wait until it has done its imports. Returns early if `stopping` is set.
 
         Raises:
-            StartError: it can't be started, in several attempts.
+            StartError: all attempts failed.
         """
         problem = _main_module_problem()
         for pause in (0.0, *START_PAUSES) if not problem else ():
@@ -143,37 +158,36 @@ class KillableProcess(ABC):
         raise StartError(f"a decoding process can't be started: {problem}")
 
     def _try_to_start(self, stopping: threading.Event) -> str:
-        """What went wrong, if anything did."""
+        """Returns '' if the process is ready, else the problem."""
         context = multiprocessing.get_context("spawn")
         try:
             self._connection, child_end = context.Pipe()
             with child_end:
                 process = self._make_process(context, child_end)
                 process.start()
-        except Exception as error:  # no memory, no descriptors, forbidden, a transform that can't be pickled
+        except Exception as error:  # no memory, descriptors or permission; a transform that can't be pickled
             return " ".join(f"{type(error).__name__}: {error}".split())
         self._process = process
-        self._clips = 0
-        # The deadline is for the clip; a new process first imports its decoders.
+        self._clips_done = 0
         problem = self._wait(max(_START_SECONDS, self._limits.timeout), "it did not start", stopping)
         if problem:
             return problem
         try:
             first = self._connection.recv()
         except (EOFError, OSError):
-            return f"it died while it was starting ({_exit_text(self._bury())}); standard error may say why"
+            return f"it died while it was starting ({_exit_text(self._reap())}); see standard error"
         return first.message if isinstance(first, StartProblem) else ""
 
     def recycle(self) -> None:
-        """Replace a process that has done its share, or has grown."""
-        self._clips += 1
-        resident = self._resident()
-        if self._clips >= self._limits.clips or resident > self._limits.memory:
-            logger.debug("decoding process replaced after %d clips at %d MiB", self._clips, resident // 2**20)
+        """Count a clip. If the process has reached its limit of clips or memory, kill it; `ask` starts a new one."""
+        self._clips_done += 1
+        resident = self._resident_bytes()
+        if self._clips_done >= self._limits.clips or resident > self._limits.memory:
+            logger.debug("decoding process replaced after %d clips at %d MiB", self._clips_done, resident // 2**20)
             self.kill()
 
-    def _resident(self) -> int:
-        """Bytes of memory that the process holds; 0 if it is gone."""
+    def _resident_bytes(self) -> int:
+        """Resident memory of the process in bytes; 0 if it has ended."""
         assert self._process is not None
         try:
             with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
@@ -182,6 +196,7 @@ class KillableProcess(ABC):
             return 0
 
     def kill(self) -> None:
+        """Kill the process, if there is one, and close the connection."""
         process, connection = self._process, self._connection
         self._process = self._connection = None
         if process is not None:
@@ -192,19 +207,23 @@ class KillableProcess(ABC):
 
 
 def _main_module_problem() -> str:
-    """Why no process can be spawned from this program, if that is so."""
+    """Why no process can be spawned from this program; '' if one can."""
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
-    # A spawned process imports the main module again, unless that was run by its name (python -m).
+    # A spawned process imports the main program again: by name after `python -m`, else from its file, if there is one.
+    # After `python -c` it imports nothing.
     if getattr(main, "__spec__", None) is not None or path is None or os.path.exists(path):
         return ""
-    return f"it has to import the main program, and there is no file {path}; save the program as a file and run that"
+    return f"it must import the main program, but there is no file {path}; save the program as a file and run it"
 
 
-def serve(connection: Connection, answer: Callable[[Any], Any]) -> None:
-    """The other side, in the process: answer requests until `connection` closes; first say that all is imported."""
-    die_with_parent(os.getppid())  # a hung decoder would never see the closed pipe
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the worker decides
+def serve(connection: Connection, handle_request: Callable[[Any], Any]) -> None:
+    """Runs in the child process: reply to requests until `connection` is closed.
+
+    The first message, None, reports that all imports are done.
+    """
+    die_with_parent(os.getppid())  # a decoder that hangs does not notice that the pipe was closed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the worker stops this one
     _mute_native_output()
     connection.send(None)
     while True:
@@ -212,11 +231,11 @@ def serve(connection: Connection, answer: Callable[[Any], Any]) -> None:
             request = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(answer(request))
+        connection.send(handle_request(request))
 
 
 def _mute_native_output() -> None:
-    """FFmpeg writes to the terminal; what matters of it is in the exceptions."""
+    """Discard what FFmpeg prints to standard error. The exceptions contain the important part."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)

@@ -1,4 +1,7 @@
-"""Loads clips ahead of the device, with a few decoding processes; see `decoder` for what goes wrong there."""
+"""Load clips before the captioner needs them. Runs in the worker, with one thread for each decoding process.
+
+Knows nothing about decoders that hang or crash: `decode_client` handles them.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +18,39 @@ from PIL import Image
 
 from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
-from .decoder import Decoder
+from .decode_client import DecodeClient
 from .killable import DecoderLimits, StartError
 
 logger = logging.getLogger(__name__)
 
-MOST_DECODE_WORKERS = 8
+MAX_DECODE_WORKERS = 8
+"""One device can not use the clips of more decoding processes."""
 _LEAVE_SECONDS = 10.0
-"""For all decoding processes together to end."""
+"""When the loader is closed: time for all its threads together to end."""
 
 
 def default_decode_workers(host_workers: int) -> int:
-    """Decoding processes of a worker that shares its host's cores with others: two at least, so that one
-    clip that takes long does not hold up the rest, and no more than a device can use."""
-    return max(2, min(MOST_DECODE_WORKERS, len(os.sched_getaffinity(0)) // host_workers - 1))
+    """Number of decoding processes of each worker, from the number of CPU cores and of workers on the host.
+
+    At least 2, so that one slow clip does not delay the others; at most MAX_DECODE_WORKERS.
+    """
+    return max(2, min(MAX_DECODE_WORKERS, len(os.sched_getaffinity(0)) // host_workers - 1))
 
 
 class ClipLoader:
-    """Gives the clips of `rows`, each once, as they are ready; a context manager that ends its processes.
+    """Gives each clip of `rows` once, when it is ready. A context manager; its exit ends the decoding processes.
 
-    With one worker clips come in order; with more, one that takes long does not hold up the others.
+    With one decoding process, clips are given in the order of `rows`. With several, a slow clip does not delay the
+    others, so the order may differ.
 
-    rows: (row, path) pairs; asked for the next one when a worker is free.
-    num_frames: frames to sample of each clip.
-    frame_transform: runs in the decoding processes; picklable.
-    limits: of each process.
-    prefetch: clips decoded ahead of the consumer at most, beside one that each worker is decoding.
-    workers: decoding processes.
-    ahead: clips worth having decoded ahead at present, at most; one for each worker are always allowed.
+    rows: (row, path) pairs; the next one is requested when a decoding process is free.
+    num_frames: number of frames to sample from each clip.
+    frame_transform: runs in the decoding processes; must be picklable.
+    limits: of each decoding process.
+    prefetch: most clips that wait for the consumer, in addition to one in each decoding process.
+    workers: number of decoding processes.
+    ahead: called before each clip; returns how many clips should be decoded ahead at present. This can only lower the
+        limit above, and not below one for each decoding process.
     """
 
     def __init__(
@@ -56,32 +64,34 @@ class ClipLoader:
         ahead: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self.wait_seconds = 0.0
-        """How long the consumer has waited for clips so far."""
+        """Seconds that the consumer has waited for clips so far."""
         self.decode_seconds = 0.0
-        """How long clips have been decoded so far, beside the consumer, added up over the processes."""
+        """Seconds that clips have taken to decode so far, summed over the decoding processes."""
         self.has_ended = False
         """Whether `next_clip` has given all clips."""
-        self._rows, self._worth_ahead = iter(rows), ahead
-        self._given_back: list[tuple[int, str]] = []  # by a process that could not be started
+        self._rows, self._wanted_ahead = iter(rows), ahead
+        self._returned_rows: list[tuple[int, str]] = []  # by threads whose process could not be started
         self._start_error: StartError | None = None
-        self._most_ahead = max(1, prefetch) + max(1, workers)
+        self._max_ahead = max(1, prefetch) + max(1, workers)
         self._ahead = 0  # clips that are being decoded, or wait for the consumer
-        self._taking = threading.Lock()  # to take a row may take a while
-        self._changed = threading.Condition()  # of the figures and of the rows given back
+        self._row_lock = threading.Lock()  # not the condition below: to take a row may need a long time
+        self._changed = threading.Condition()  # guards the counters and the returned rows
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._warnings = LimitedLog(logger, "the failures of their rows")
-        self._decoders = [Decoder(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))]
-        self._running = len(self._decoders)
+        self._clients = [
+            DecodeClient(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))
+        ]
+        self._running = len(self._clients)
         self._threads = [
-            threading.Thread(target=self._load, args=(decoder,), name=f"clip-loader-{number}", daemon=True)
-            for number, decoder in enumerate(self._decoders)
+            threading.Thread(target=self._run_thread, args=(client,), name=f"clip-loader-{number}", daemon=True)
+            for number, client in enumerate(self._clients)
         ]
         for thread in self._threads:
             thread.start()
 
     def next_clip(self, wait: float | None = None) -> Clip | LoadFailure | None:
-        """The next clip; None after the last one, or if there is none after `wait` seconds (None: for ever).
+        """The next clip. None after the last one, or if no clip is ready within `wait` seconds (None: no limit).
 
         Raises:
             StartError: no decoding process can be started.
@@ -117,36 +127,36 @@ class ClipLoader:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._warnings.close()
 
-    def _load(self, decoder: Decoder) -> None:
+    def _run_thread(self, client: DecodeClient) -> None:
         problem: BaseException | None = None
         try:
-            self._load_rows(decoder)
-        except BaseException as error:  # the consumer must not wait for ever
+            self._load_rows(client)
+        except BaseException as error:  # is raised in the consumer, which would wait for ever otherwise
             problem = error
-        decoder.kill()
+        client.kill()
         with self._changed:
             self._running -= 1
             running = self._running
-            if running == 0 and self._given_back:  # the other processes have ended by now
+            if running == 0 and self._returned_rows:  # no process remains that could decode them
                 problem = problem or self._start_error
             elif running and isinstance(problem, StartError):
                 self._start_error = problem
-                logger.warning("%s; going on with %d decoding processes", problem, running)
+                logger.warning("%s; continuing with %d decoding processes", problem, running)
                 problem = None
         if problem is not None:
             self._clips.put(problem)
         if running == 0:
             self._clips.put(None)
 
-    def _load_rows(self, decoder: Decoder) -> None:
-        while (taken := self._take()) is not None:
+    def _load_rows(self, client: DecodeClient) -> None:
+        while (taken := self._take_row()) is not None:
             row, path = taken
             begin = time.monotonic()
             try:
-                frames, reply = decoder.decode(path, self._stopping)
+                frames, reply = client.decode(path, self._stopping)
             except StartError:
                 with self._changed:
-                    self._given_back.append(taken)
+                    self._returned_rows.append(taken)
                 self._add_ahead(-1)
                 raise
             with self._changed:
@@ -156,20 +166,20 @@ class ClipLoader:
             else:
                 self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial))
 
-    def _take(self) -> tuple[int, str] | None:
-        """The next row, when another clip may be decoded ahead; None if there is none, or the loader is closed."""
-        with self._taking:
+    def _take_row(self) -> tuple[int, str] | None:
+        """Wait until another clip may be decoded ahead. Returns its row; None after the last row or after closing."""
+        with self._row_lock:
             with self._changed:
-                while not self._stopping.is_set() and self._ahead >= self._most_now():
+                while not self._stopping.is_set() and self._ahead >= self._ahead_limit():
                     self._changed.wait(0.5)
-                given_back = self._given_back.pop() if self._given_back else None
-            row = None if self._stopping.is_set() else given_back or next(self._rows, None)
+                returned = self._returned_rows.pop() if self._returned_rows else None
+            row = None if self._stopping.is_set() else returned or next(self._rows, None)
             if row is not None:
                 self._add_ahead(1)
             return row
 
-    def _most_now(self) -> int:
-        return min(self._most_ahead, max(len(self._decoders), self._worth_ahead()))
+    def _ahead_limit(self) -> int:
+        return min(self._max_ahead, max(len(self._clients), self._wanted_ahead()))
 
     def _add_ahead(self, clips: int) -> None:
         with self._changed:

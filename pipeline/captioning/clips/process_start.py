@@ -1,6 +1,7 @@
-"""The first code that runs in a decoding process: imports the rest, and tells the worker what can't be imported.
+"""Start a decoding process, and report to the worker what the process can't import.
 
-Imports next to nothing itself: what fails before this code runs can't be told to the worker, only the exit code.
+`make_process` runs in the worker. `_run` is the first code that runs in the decoding process. This file imports very
+little: if code fails before `_run`, the worker gets no message, only the exit code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StartProblem:
-    """The first message of a process that can't do its work, and why."""
+    """The first message of a process that can't do its work. `message`: the reason."""
 
     message: str
 
@@ -26,10 +27,10 @@ def make_process(
     context: SpawnContext, connection: Connection, memory_fd: int, serve: Callable[..., None], *arguments: Any
 ) -> BaseProcess:
     """A process, not yet started, that calls `serve(connection, memory_fd, *arguments)`."""
-    # Pickled by itself: what it names is imported by `_run`, which can tell of an import that fails.
+    # Pickled separately, so that `_run` does the imports that unpickling needs. It can report an import that fails.
     work = pickle.dumps((serve, arguments))
     return context.Process(
-        target=_run, args=(connection, _Inherited(memory_fd), work), name="clip-decoder", daemon=True
+        target=_run, args=(connection, _InheritedFd(memory_fd), work), name="clip-decoder", daemon=True
     )
 
 
@@ -42,8 +43,11 @@ def _run(connection: Connection, memory_fd: int, work: bytes) -> None:
     serve(connection, memory_fd, *arguments)
 
 
-class _Inherited:
-    """A file descriptor that a spawned process gets too: pickled while it is being started."""
+class _InheritedFd:
+    """A file descriptor that the spawned process inherits. It can be pickled only while the process is being started.
+
+    It is unpickled as a plain descriptor (int).
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

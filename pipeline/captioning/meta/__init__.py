@@ -1,1 +1,1 @@
-"""The meta table, what is still to be captioned, and the journals of finished rows."""
+"""The meta table, the files next to it, and the result of a row. Journals are in the package `journal`."""

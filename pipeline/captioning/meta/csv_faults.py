@@ -1,7 +1,7 @@
-"""What is wrong with a CSV file that can't be read, where, and how to fix it.
+"""Explain why a CSV file can't be read: the fault, its place, and the fix.
 
-Reads the file once more, slowly, after a fast reader has refused it. Rows are numbered from 0, as in the table of
-failures; lines from 1, as in editors.
+After a fast reader has failed, the file is read again, slowly. Rows are numbered from 0, as in the failures file; lines
+from 1, as in editors. Knows nothing about the meaning of columns, except that there should be a `path`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ _FORMATS = (
     (b"\xfe\xff", "it is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {file} > utf8.csv"),
 )
 _SEPARATORS = ((";", "semicolons", ";"), ("\t", "tabs", "\\t"), ("|", "vertical bars", "|"))
-"""As found in the file, in words, and in a Python string."""
+"""The separator, its name, and its form in a Python string."""
 _JSON = re.compile(rb'\s*(\{\s*["}]|\[\s*[\[{])')
 
-csv.field_size_limit(sys.maxsize)  # of the whole process; a caption or a list in a cell may be long
+csv.field_size_limit(sys.maxsize)  # for the whole process, because a caption or a list in a cell may be long
 
 
 @dataclass(frozen=True)
 class Record:
-    """A header or a row: its number (-1 for the header), its first line, its cells."""
+    """A row or the header.
+
+    row: number of the row; -1 for the header.
+    line: number of its first line.
+    """
 
     row: int
     line: int
@@ -43,7 +47,10 @@ class Record:
 
 
 def format_fault(path: Path, start: bytes) -> str | None:
-    """What else than CSV a file is, by its first bytes; None for what may be CSV."""
+    """If the first bytes show another format than CSV: which one, and the fix. None if the file may be CSV.
+
+    start: the first bytes of the file; of a `.csv.gz` file, decompressed.
+    """
     for signature, fault in _FORMATS:
         if start.startswith(signature):
             return fault.format(file=shlex.quote(str(path)))
@@ -55,7 +62,7 @@ def format_fault(path: Path, start: bytes) -> str | None:
 
 
 def separator_fault(path: Path, header: list[str]) -> str | None:
-    """Why a header is one column where several were meant; None if it is not."""
+    """If the header is one column because the separator is not a comma: the separator and the fix; else None."""
     if len(header) != 1:
         return None
     for separator, name, argument in _SEPARATORS:
@@ -70,28 +77,28 @@ def separator_fault(path: Path, header: list[str]) -> str | None:
 
 
 def encoding_fault(file: IO[bytes]) -> str:
-    """Where a file stops being UTF-8."""
+    """The first line that is not UTF-8."""
     for number, line in enumerate(file, start=1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
             byte = line[error.start]
             return (
-                f"line {number} is not UTF-8 (byte 0x{byte:02x}); convert it from the encoding it has, for example: "
+                f"line {number} is not UTF-8 (byte 0x{byte:02x}); convert the file from its encoding, for example: "
                 "iconv -f GB18030 -t UTF-8, or iconv -f WINDOWS-1252 -t UTF-8"
             )
     return "it is not UTF-8"
 
 
 def nul_fault(file: IO[bytes]) -> str:
-    """Which cell holds the first NUL byte."""
+    """The cell that contains the first NUL byte."""
     header: list[str] = []
     last = Record(-1, 1, [""])
     for record in records(_until_nul(_text(file))):
         header, last = header or record.cells, record
     column = len(last.cells) - 1
     if last.row < 0:
-        return "the header holds a NUL byte; is it UTF-16, or no text at all?"
+        return "the header holds a NUL byte; is it UTF-16, or not a text file?"
     name = f"'{header[column]}'" if column < len(header) else f"{column + 1}"
     return f"{last}, column {name} holds a NUL byte; remove it, for example: tr -d '\\000'"
 
@@ -105,13 +112,13 @@ def length_fault(file: IO[bytes]) -> str:
         elif len(record.cells) > len(header):
             return (
                 f"{record} has {len(record.cells)} cells, but the header has {len(header)}; "
-                "put quotes around cells with commas"
+                "put quotes around cells that contain commas"
             )
     return ""
 
 
 def quote_fault(file: IO[bytes]) -> str:
-    """The row in which a quote opens that nothing closes: the reader took all the rest for one cell."""
+    """The row with a quote that is never closed. A reader takes everything after the quote for one cell."""
     last: Record | None = None
     for record in records(_text(file)):
         last = record
@@ -119,7 +126,7 @@ def quote_fault(file: IO[bytes]) -> str:
 
 
 def records(lines: Iterable[str]) -> Iterator[Record]:
-    """The header and all rows, without blank lines. `lines` keep their ends."""
+    """The header and all rows, without blank lines. `lines` must include their line ends."""
     reader = csv.reader(lines)
     row, line = -1, 1
     for cells in reader:
@@ -134,7 +141,7 @@ def _text(file: IO[bytes]) -> Iterable[str]:
 
 
 def _until_nul(lines: Iterable[str]) -> Iterator[str]:
-    """Lines up to the first NUL, with a letter in its place: the last record then ends with its cell."""
+    """The lines up to the first NUL, which is replaced by a letter. So the last cell is the one with the NUL."""
     for line in lines:
         if "\0" in line:
             yield line[: line.index("\0")] + "x"

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Write files atomically: whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from ..process.errors import RunError
 
 @contextlib.contextmanager
 def atomic_write(output: Path, keep_backup: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `output`; on success it is synced to disk and renamed to it.
+    """Yield the path of a temporary file in the folder of `output`. On success, sync it to disk and rename it.
 
     keep_backup: keep an earlier `output` as `<output>.bak`.
 
     Raises:
-        RunError: the disk is full, the folder is gone, …; what was there is as it was.
+        RunError: the disk is full, the folder does not exist, …; an earlier `output` is unchanged.
     """
     try:
-        with _written_beside(output, keep_backup) as temporary:
+        with _temporary_file(output, keep_backup) as temporary:
             yield temporary
     except OSError as error:
-        raise RunError(f"can't write {output}: {error}; an earlier one is as it was, finished rows are safe") from error
+        raise RunError(
+            f"can't write {output}: {error}; an earlier file is unchanged, finished rows are safe"
+        ) from error
 
 
 @contextlib.contextmanager
-def _written_beside(output: Path, keep_backup: bool) -> Iterator[Path]:
+def _temporary_file(output: Path, keep_backup: bool) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
     os.close(handle)
     temporary = Path(name)
@@ -41,16 +43,17 @@ def _written_beside(output: Path, keep_backup: bool) -> Iterator[Path]:
             backup_of(output).unlink(missing_ok=True)
             try:
                 os.link(output, backup_of(output))
-            except OSError:  # a file system without hard links
+            except OSError:  # the file system has no hard links
                 shutil.copy2(output, backup_of(output))
         os.replace(temporary, output)
-        with contextlib.suppress(OSError):  # not every file system syncs folders
+        with contextlib.suppress(OSError):  # some file systems can't sync a folder
             _fsync(output.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def backup_of(output: Path) -> Path:
+    """Where `atomic_write` keeps an earlier `output`."""
     return output.with_name(output.name + ".bak")
 
 

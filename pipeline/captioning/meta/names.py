@@ -1,4 +1,4 @@
-"""Names of tables and of the files beside them. Opens no file."""
+"""The names of tables and of the files next to them, and checks of these names. Opens no file."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from ..process.errors import UsageError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
-"""Of tables that are written. A table with any other suffix is read as CSV."""
-MOST_NAME_BYTES = 200
-"""File systems allow 255; temporary files and backups beside an output have longer names than the output."""
-_MOST_COLUMNS = 20
-_MOST_COLUMN_CHARACTERS = 60
+"""Suffixes of tables that can be written. A table with any other suffix is read as CSV."""
+MAX_NAME_BYTES = 200
+"""File systems allow 255. Temporary files and backups have longer names than the output."""
+_MAX_COLUMNS = 20
+_MAX_COLUMN_CHARACTERS = 60
 
 
 def suffix_of(path: Path) -> str:
-    """The one of SUFFIXES that `path` ends in, as it is written there; '' for any other ending."""
+    """The suffix of `path` if it is one of SUFFIXES, in the case in which it is written; else ''."""
     found = [suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix) and len(path.name) > len(suffix)]
     return path.name[-len(max(found, key=len)) :] if found else ""
 
@@ -28,34 +28,34 @@ def stem_of(path: Path) -> str:
 
 
 def default_output(meta_path: Path) -> Path:
-    """Where captions go without `--output`."""
+    """The output if `--output` is not given."""
     return meta_path.with_name(f"{stem_of(meta_path)}_caption{suffix_of(meta_path) or '.csv'}")
 
 
 def failures_path(output: Path) -> Path:
-    """Every failed row with its stage and messages."""
-    return _beside(output, "failures.csv")
+    """The file of failed rows, with their stages and messages."""
+    return _companion(output, "failures.csv")
 
 
 def report_path(output: Path) -> Path:
-    """The figures of the run."""
-    return _beside(output, "report.json")
+    """The file of the run's figures."""
+    return _companion(output, "report.json")
 
 
 def outcomes_path(output: Path) -> Path:
-    """The outcome of every row."""
-    return _beside(output, "outcomes.jsonl")
+    """The file of the outcomes of all rows."""
+    return _companion(output, "outcomes.jsonl")
 
 
 def gallery_path(output: Path) -> Path:
     """The page of captions and frames."""
-    return _beside(output, "gallery.html")
+    return _companion(output, "gallery.html")
 
 
-def _beside(output: Path, name: str) -> Path:
-    """`s_report.json` for `s.csv`; the name of any other table stays whole, so that no two tables share a file."""
+def _companion(output: Path, name: str) -> Path:
+    """`s_report.json` for `s.csv`. All other tables keep their suffix, so that two tables never share a file."""
     stem = output.name.removesuffix(".csv")
-    # s.csv, but not s.parquet.csv, whose files would be those of s.parquet.
+    # s.parquet.csv keeps its suffix too: without it, its files would have the names of those of s.parquet.
     return output.with_name(f"{output.name if suffix_of(Path(stem)) else stem}_{name}")
 
 
@@ -71,15 +71,16 @@ def check_output(path: Path) -> None:
     """Check that `--output` names a table that can be written.
 
     Raises:
-        UsageError: an unknown suffix, too long a name, no such folder, or something there that is not a file.
+        UsageError: the suffix is unknown, the name is too long, the folder does not exist, or `path` exists and is not
+            a regular file.
     """
     if not suffix_of(path):
         raise UsageError(
             f"--output {path}: the suffix selects the format, but '{path.suffix}' is none of {', '.join(SUFFIXES)}"
         )
     try:
-        if len(path.name.encode(errors="surrogateescape")) > MOST_NAME_BYTES:
-            raise UsageError(f"--output {path}: the name is longer than {MOST_NAME_BYTES} bytes; give a shorter one")
+        if len(path.name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+            raise UsageError(f"--output {path}: the name is longer than {MAX_NAME_BYTES} bytes; give a shorter one")
         if path.is_dir():
             raise UsageError(f"--output {path} is a folder; name a file")
         if path.exists() and not path.is_file():
@@ -91,10 +92,12 @@ def check_output(path: Path) -> None:
 
 
 def check_is_file(path: Path, what: str) -> None:
-    """Check that there is a regular file; `what` it is goes before its name in messages.
+    """Check that `path` is a regular file.
+
+    what: kind of file, which messages put before the path.
 
     Raises:
-        UsageError: there is none, or it can't be reached.
+        UsageError: there is no file, it is not regular, or it can't be accessed.
     """
     try:
         if path.is_file():
@@ -106,11 +109,11 @@ def check_is_file(path: Path, what: str) -> None:
 
 
 def column_list(columns: Iterable[object]) -> str:
-    """Names of columns for messages: quoted, long ones cut, the first few of many."""
+    """Names of columns for a message: quoted, cut after 60 characters, and at most 20 of them."""
 
-    def shown(name: str) -> str:
-        return repr(name if len(name) <= _MOST_COLUMN_CHARACTERS else f"{name[:_MOST_COLUMN_CHARACTERS]}…")
+    def shorten(name: str) -> str:
+        return repr(name if len(name) <= _MAX_COLUMN_CHARACTERS else f"{name[:_MAX_COLUMN_CHARACTERS]}…")
 
     names = list(map(str, columns))
-    more = f" and {len(names) - _MOST_COLUMNS:,} more" if len(names) > _MOST_COLUMNS else ""
-    return (", ".join(shown(name) for name in names[:_MOST_COLUMNS]) or "none") + more
+    more = f" and {len(names) - _MAX_COLUMNS:,} more" if len(names) > _MAX_COLUMNS else ""
+    return (", ".join(shorten(name) for name in names[:_MAX_COLUMNS]) or "none") + more

@@ -1,6 +1,6 @@
-"""The outcomes file: one JSON object for each row of a run, for filters and later commands.
+"""Write and read the outcomes file: one JSON object for each row. docs/outputs.md describes its fields.
 
-Knows no model and no framework. docs/outputs.md describes the fields.
+Knows nothing about models and frameworks.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ def write_outcomes(
     """Write the outcome of every row, in the order of the table, one line at a time.
 
     paths: of all rows.
-    kept: rows that keep the caption they had. captions, failures: of the rows that the run had to caption. All other
-        rows are excluded.
+    kept: rows that keep an earlier caption.
+    captions, failures: results of the rows that the run captioned or failed to caption. All other rows are excluded.
 
     Raises:
         RunError: the file can't be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
-        for row, clip in enumerate(paths):
-            fields = _outcome(row, kept, captions, failures)
-            file.write(f'{{"row": {row}, "path": {as_json(clip)}, {fields[1:]}\n')
+        for row, clip_path in enumerate(paths):
+            fields = _outcome_json(row, kept, captions, failures)
+            file.write(f'{{"row": {row}, "path": {as_json(clip_path)}, {fields[1:]}\n')
 
 
-def _outcome(row: int, kept: Container[int], captions: Mapping[int, RowResult], failures: Mapping[int, Failure]) -> str:
-    """The outcome as an object in JSON."""
+def _outcome_json(
+    row: int, kept: Container[int], captions: Mapping[int, RowResult], failures: Mapping[int, Failure]
+) -> str:
+    """The outcome of a row as a JSON object, without row and path."""
     if row in kept:
         return as_json({"outcome": "kept"})
     if row in captions:
         result = captions[row]
-        return _captioned(result.tokens, result.truncated, result.looping, result.partial)
+        return _captioned_json(result.tokens, result.truncated, result.looping, result.partial)
     if row in failures:
         failure = failures[row]
         return as_json({"outcome": "failed", "stage": failure.stage, "message": "; ".join(failure.messages)})
     return as_json({"outcome": "excluded"})
 
 
-@functools.cache
-def _captioned(tokens: int, truncated: bool, looping: bool, partial: bool) -> str:
-    """Of a million rows, most have the same few."""
+@functools.cache  # most of a million rows have one of a few outcomes
+def _captioned_json(tokens: int, truncated: bool, looping: bool, partial: bool) -> str:
     return as_json(
         {"outcome": "captioned", "tokens": tokens, "truncated": truncated, "looping": looping, "partial": partial}
     )
@@ -63,7 +64,7 @@ def read_outcomes(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: the file can't be read.
-        ValueError: a line is not such an object.
+        ValueError: a line is not a JSON object with row, path and outcome.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

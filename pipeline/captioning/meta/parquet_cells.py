@@ -1,4 +1,4 @@
-"""Parquet files, and the text form of their cells. Knows no meaning of a column."""
+"""Read Parquet files, and convert their cells to text. Knows nothing about the meaning of columns."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from ..process.errors import UsageError
-from .csv_cells import NUL, NUL_STANDS_AS
+from .csv_cells import NUL, NUL_REPLACEMENT
 
 
 def read_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
-    """The table in one file.
+    """The table in a file, as a pyarrow.Table.
 
     Raises:
-        UsageError: unreadable, or columns of the same name.
+        UsageError: the file can't be read, or two columns have the same name.
     """
     import pyarrow.parquet as pq
 
     read_schema(path)
     try:
-        # read_table would add a column for each folder named like day=1.
+        # pq.read_table would add a column for each folder with a name like day=1.
         with pq.ParquetFile(path) as file:
             return file.read()
     except (OSError, ValueError) as error:
@@ -29,7 +29,11 @@ def read_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no 
 
 
 def read_schema(path: Path):  # type: ignore[no-untyped-def]
-    """Names and types of the columns; raises as `read_parquet` does."""
+    """Names and types of the columns, as a pyarrow.Schema.
+
+    Raises:
+        UsageError: as `read_parquet`.
+    """
     import pyarrow.parquet as pq
 
     try:
@@ -41,7 +45,11 @@ def read_schema(path: Path):  # type: ignore[no-untyped-def]
 
 
 def check_names(path: Path, names: list[str]) -> None:
-    """Raises UsageError if a Parquet file `path` can't have columns of these names."""
+    """Check that a Parquet file `path` can have columns with these names.
+
+    Raises:
+        UsageError: two columns have the same name.
+    """
     repeated = next((name for number, name in enumerate(names) if name in names[:number]), None)
     if repeated is not None:
         raise UsageError(
@@ -50,12 +58,15 @@ def check_names(path: Path, names: list[str]) -> None:
 
 
 def texts_of(column: Any) -> Any:
-    """The text form of an Arrow column, as a column of strings.
+    """The text form of an Arrow column, as an Arrow column of strings.
 
-    Null is empty. Strings are themselves, but for NUL characters, which CSV does not have: U+FFFD stands for them.
-    Numbers, dates and times are as Arrow writes them, with `.0` behind whole numbers in a column of floating point
-    numbers; truth values are `True` and `False`; bytes are in hexadecimal; lists and structs are JSON; what Arrow can't
-    write is as Python writes it.
+    - null: the empty string
+    - string: unchanged, except that U+FFFD replaces each NUL character, which CSV can't contain
+    - number, date, time: as Arrow writes it; in a floating point column, `.0` is added to whole numbers
+    - truth value: `True` or `False`
+    - bytes: hexadecimal
+    - list, struct, map: JSON
+    - all others: as Python writes them
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -68,43 +79,45 @@ def texts_of(column: Any) -> Any:
     if types.is_boolean(kind):
         texts = pc.if_else(column, "True", "False")
     elif types.is_nested(kind) or any(is_kind(kind) for is_kind in binary):
-        texts = pa.chunked_array([pa.array(map(_json, column.to_pylist()), pa.string())])
+        texts = pa.chunked_array([pa.array(map(_json_text, column.to_pylist()), pa.string())])
     else:
-        texts = _cast_texts(column)
+        texts = _cast_to_text(column)
     if types.is_floating(kind):
         is_whole = pc.match_substring_regex(texts, r"^-?\d+$")
         texts = pc.if_else(is_whole, pc.binary_join_element_wise(texts, ".0", ""), texts)
-    return pc.replace_substring(pc.fill_null(texts, ""), NUL, NUL_STANDS_AS)
+    return pc.replace_substring(pc.fill_null(texts, ""), NUL, NUL_REPLACEMENT)
 
 
-def _cast_texts(column: Any) -> Any:
+def _cast_to_text(column: Any) -> Any:
     import pyarrow as pa
 
     if not isinstance(column.type, pa.BaseExtensionType):
         try:
             return column.cast(pa.large_string() if pa.types.is_large_string(column.type) else pa.string())
-        except pa.ArrowException:  # a time zone that is an offset
+        except pa.ArrowException:  # Arrow can't write times whose time zone is an offset
             pass
     texts = [None if value is None else str(value) for value in column.to_pylist()]
     return pa.chunked_array([pa.array(texts, pa.string())])
 
 
-def _json(value: Any) -> str | None:
+def _json_text(value: Any) -> str | None:
     if value is None:
         return None
-    return value.hex() if isinstance(value, bytes) else json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+    if isinstance(value, bytes):
+        return value.hex()
+    return json.dumps(_without_nonfinite(value), ensure_ascii=False, default=_json_default)
 
 
-def _finite(value: Any) -> Any:
-    """`value` with null for numbers that JSON does not have."""
+def _without_nonfinite(value: Any) -> Any:
+    """`value` with None in place of infinite numbers and NaN, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {name: _without_nonfinite(item) for name, item in value.items()}
+    return [_without_nonfinite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _plain(value: Any) -> str:
+def _json_default(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 

@@ -1,13 +1,13 @@
-"""Looping captions: a language model that has lost its thread says the same again and again."""
+"""Detect looping captions: sometimes a language model repeats the same words until generation stops."""
 
 from __future__ import annotations
 
 import re
 
 _WORD = re.compile(r"[A-Za-z0-9']+|\w")
-"""Words of Latin letters; any other letter is one of its own, for not all languages put spaces."""
-LONGEST = 40
-"""Words of the longest stretch that is looked for."""
+"""A word of Latin letters and digits, or a single other letter: some languages do not put spaces between words."""
+MAX_PERIOD = 40
+"""Number of words in the longest repeated sequence that is detected."""
 
 
 def caption_words(caption: str) -> list[str]:
@@ -16,13 +16,13 @@ def caption_words(caption: str) -> list[str]:
 
 
 def is_looping(caption: str) -> bool:
-    """Whether one to four words come four times in a row, or a longer stretch three times."""
+    """Whether one to four words occur four times in a row, or five to MAX_PERIOD words three times in a row."""
     words = caption_words(caption)
-    for period in range(1, min(LONGEST, len(words) // 3) + 1):
-        enough = period * (3 if period <= 4 else 2)
-        run = 0
+    for period in range(1, min(MAX_PERIOD, len(words) // 3) + 1):
+        needed_matches = period * (3 if period <= 4 else 2)
+        matches = 0
         for word, later in zip(words, words[period:], strict=False):
-            run = run + 1 if word == later else 0
-            if run == enough:
+            matches = matches + 1 if word == later else 0
+            if matches == needed_matches:
                 return True
     return False

@@ -1,4 +1,7 @@
-"""What became of one row: the record that journals keep and workers gather."""
+"""The result of one row: a caption or a failure. Journals contain these records, and rank 0 gathers them.
+
+Knows nothing about files, models and frameworks.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from dataclasses import dataclass
 from .repetition import is_looping
 
 as_json = json.JSONEncoder(ensure_ascii=False).encode
-"""One line of JSON; `json.dumps` would make an encoder for each of a million rows."""
+"""A value as one line of JSON. `json.dumps` would create an encoder for each of a million rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a row has no caption.
 
-    stage: where it failed (`path`, `decode`, `prepare`, `prompt`, `caption`, `text`, `gather`, `worker`).
-    messages: every underlying message, in the order they came.
+    stage: the step that failed (`path`, `decode`, `prepare`, `prompt`, `caption`, `text`, `gather`, `worker`).
+    messages: every message, in the order in which they occurred.
     """
 
     stage: str
@@ -29,13 +32,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """Outcome of one row of the meta table: a caption or a failure, never both.
+    """Result of one row of the meta table: either a caption or a failure.
 
     row: index of the row in the meta table, from 0.
     tokens: number of generated tokens, the end-of-sequence token included.
     truncated: generation stopped at `max_new_tokens`, not at an end-of-sequence token.
-    looping: the caption says the same again and again (`repetition.is_looping`).
-    partial: the clip could be decoded in part only (`Clip.partial`).
+    looping: the caption repeats itself (`repetition.is_looping`).
+    partial: only a part of the clip could be decoded (`Clip.partial`).
     """
 
     row: int
@@ -80,7 +83,7 @@ class RowResult:
 
 
 def caption_result(row: int, text: str, tokens: int, truncated: bool, partial: bool = False) -> RowResult:
-    """The result of a generated `text`: newlines become spaces, an empty caption is a failure."""
+    """The result of a generated `text`. Each run of white space becomes one space; an empty caption is a failure."""
     caption = " ".join(text.split())
     if not caption:
         return RowResult.failed(row, "text", [f"the model generated no text ({tokens} tokens)"])

@@ -1,7 +1,7 @@
-"""The meta table: CSV or Parquet in, the same table with captions in `text` out.
+"""Read the meta table from CSV or Parquet, and write it with captions in the column `text`.
 
-Every other column, the order of rows and of columns come through unchanged: CSV cells are kept as
-the strings they are, Parquet columns are not touched. Knows nothing of workers or models.
+All other columns, the order of rows and the order of columns stay unchanged. CSV cells are strings; Parquet columns
+keep their types. Knows nothing about workers and models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..process.errors import UsageError
-from .csv_cells import NUL, NUL_STANDS_AS, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
+from .csv_cells import NUL, NUL_REPLACEMENT, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
 from .names import check_is_file, column_list, is_gzip, is_parquet
 from .parquet_cells import check_names, read_parquet, read_schema, texts_of
@@ -26,32 +26,32 @@ class MetaTable(ABC):
     """A meta table in memory. Rows are numbered from 0 in file order."""
 
     paths: list[str]
-    """The `path` of every row; empty where it is missing."""
+    """The `path` of every row; '' where it is missing."""
 
     @abstractmethod
     def texts(self) -> list[str] | None:
-        """The `text` of every row (empty where missing), or None without such a column."""
+        """The `text` of every row ('' where missing); None if the table has no such column."""
 
     @abstractmethod
     def other_columns(self) -> list[str]:
-        """The names of all columns but `path` and `text`, in order."""
+        """The names of all columns except `path` and `text`, in order."""
 
     @abstractmethod
     def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
-        """What these columns hold in each of `rows`, as text; empty where missing."""
+        """For each of `rows`, the text form of its cells in `other_columns`; '' where missing."""
 
     def write(self, output: Path, captions: Mapping[int, str]) -> None:
-        """Write the table to `output` with `captions` (by row) in `text`; rows without one get ''.
+        """Write the table to `output` with `captions` (by row) in `text`; rows without a caption get ''.
 
-        The kind goes by the suffix of `output`; see docs/tables.md for what becomes of cells in another kind.
+        The suffix of `output` selects the format. docs/tables.md describes how cells are converted between formats.
 
         Raises:
-            UsageError: the columns can't be written as this kind; `check` raises it earlier.
+            UsageError: this format can't have columns with these names; `check` finds this earlier.
             RunError: the file can't be written.
         """
-        texts = [captions.get(row, "").replace(NUL, NUL_STANDS_AS) for row in range(len(self.paths))]
+        texts = [captions.get(row, "").replace(NUL, NUL_REPLACEMENT) for row in range(len(self.paths))]
         if is_parquet(output):
-            check_names(output, self._names())
+            check_names(output, self._column_names())
         with atomic_write(output, keep_backup=True) as temporary:
             if is_parquet(output):
                 self._write_parquet(temporary, texts)
@@ -59,20 +59,23 @@ class MetaTable(ABC):
                 self._write_csv(temporary, texts, is_gzip(output))
 
     def is_same_but_for_text(self, other: MetaTable) -> bool:
-        """Whether all other columns, their order and all rows are the same; across kinds, in their text form."""
-        own, others = ([name for name in table._names() if name != TEXT_COLUMN] for table in (self, other))
+        """Whether both tables have the same rows and the same columns in the same order, without the column `text`.
+
+        Tables of different formats are compared by the text form of their cells.
+        """
+        own, others = ([name for name in table._column_names() if name != TEXT_COLUMN] for table in (self, other))
         if own != others or len(self.paths) != len(other.paths):
             return False
-        columns = zip(self._columns_but_text(), other._columns_but_text(), strict=True)
-        return all(ours == theirs for ours, theirs in columns)
+        columns = zip(self._columns_except_text(), other._columns_except_text(), strict=True)
+        return all(own_cells == other_cells for own_cells, other_cells in columns)
 
     @abstractmethod
-    def _names(self) -> list[str]:
+    def _column_names(self) -> list[str]:
         """The names of all columns, in order."""
 
     @abstractmethod
-    def _columns_but_text(self) -> Iterator[list[str]]:
-        """All columns but `text`, in order, as CSV cells."""
+    def _columns_except_text(self) -> Iterator[list[str]]:
+        """The cells of all columns except `text`, in order, in their text form."""
 
     @abstractmethod
     def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None: ...
@@ -82,19 +85,23 @@ class MetaTable(ABC):
 
     @staticmethod
     def read(path: Path) -> MetaTable:
-        """Read a table; its kind goes by the suffix.
+        """Read a table. The suffix selects the format.
 
         Raises:
-            UsageError: missing, empty or unreadable file, or no `path` column.
+            UsageError: the file is missing, empty or unreadable; or it does not have exactly one `path` column and at
+                most one `text` column.
         """
         check_is_file(path, "meta file")
         return _ParquetTable(path) if is_parquet(path) else _CsvTable(path)
 
     @staticmethod
     def check(path: Path, output: Path | None = None) -> None:
-        """Read no more than the header, for early complaints; raises as `read` does.
+        """Read the header only, to find usage errors early.
 
-        output: where the table is to be written; raises as `write` does if its columns can't be.
+        output: the file to which the table will be written.
+
+        Raises:
+            UsageError: as `read`, as far as the header shows it; and as `write`, if `output` is given.
         """
         check_is_file(path, "meta file")
         names = read_schema(path).names if is_parquet(path) else read_header(path)
@@ -122,17 +129,17 @@ class _CsvTable(MetaTable):
         return [name for name in self._header if name not in (PATH_COLUMN, TEXT_COLUMN)]
 
     def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
-        places = [i for i, name in enumerate(self._header) if name not in (PATH_COLUMN, TEXT_COLUMN)]
-        cells: list[list[str]] = self._cells.iloc[list(rows), places].to_numpy().tolist()
+        positions = [i for i, name in enumerate(self._header) if name not in (PATH_COLUMN, TEXT_COLUMN)]
+        cells: list[list[str]] = self._cells.iloc[list(rows), positions].to_numpy().tolist()
         return cells
 
-    def _names(self) -> list[str]:
+    def _column_names(self) -> list[str]:
         return self._header
 
-    def _columns_but_text(self) -> Iterator[list[str]]:
+    def _columns_except_text(self) -> Iterator[list[str]]:
         return (self._cells[i].tolist() for i, name in enumerate(self._header) if name != TEXT_COLUMN)
 
-    def _with(self, texts: Sequence[str]) -> pd.DataFrame:
+    def _with_texts(self, texts: Sequence[str]) -> pd.DataFrame:
         header, cells = list(self._header), self._cells.copy(deep=False)
         if TEXT_COLUMN not in header:
             header.append(TEXT_COLUMN)
@@ -141,13 +148,13 @@ class _CsvTable(MetaTable):
         return cells
 
     def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None:
-        write_csv(self._with(texts), file, self._style, compressed)
+        write_csv(self._with_texts(texts), file, self._style, compressed)
 
     def _write_parquet(self, file: Path, texts: Sequence[str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        cells = self._with(texts)
+        cells = self._with_texts(texts)
         pq.write_table(pa.table({name: pa.array(cells[name], pa.string()) for name in cells}), file)
 
 
@@ -175,37 +182,38 @@ class _ParquetTable(MetaTable):
         return [[column[i] for column in columns] for i in range(len(rows))]
 
     def is_same_but_for_text(self, other: MetaTable) -> bool:
-        """Between Parquet tables types count too."""
+        """As for all tables; two Parquet tables must also have the same column types."""
         if not isinstance(other, _ParquetTable):
             return super().is_same_but_for_text(other)
         own, others = (
-            table._table.select([name for name in table._names() if name != TEXT_COLUMN]) for table in (self, other)
+            table._table.select([name for name in table._column_names() if name != TEXT_COLUMN])
+            for table in (self, other)
         )
         return bool(own.equals(others))
 
-    def _names(self) -> list[str]:
+    def _column_names(self) -> list[str]:
         return list(self._table.column_names)
 
-    def _columns_but_text(self) -> Iterator[list[str]]:
-        return (texts_of(self._table.column(name)).to_pylist() for name in self._names() if name != TEXT_COLUMN)
+    def _columns_except_text(self) -> Iterator[list[str]]:
+        return (texts_of(self._table.column(name)).to_pylist() for name in self._column_names() if name != TEXT_COLUMN)
 
-    def _with(self, texts: Sequence[str]):  # type: ignore[no-untyped-def]  # pyarrow has no types
+    def _with_texts(self, texts: Sequence[str]):  # type: ignore[no-untyped-def]  # pyarrow has no types
         import pyarrow as pa
 
-        names, column = self._names(), pa.array(texts, pa.string())
+        names, column = self._column_names(), pa.array(texts, pa.string())
         if TEXT_COLUMN in names:
             return self._table.set_column(names.index(TEXT_COLUMN), TEXT_COLUMN, column)
         return self._table.append_column(TEXT_COLUMN, column)
 
     def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None:
-        table = self._with(texts)
+        table = self._with_texts(texts)
         cells = pd.DataFrame({name: texts_of(table.column(name)).to_pylist() for name in table.column_names}, dtype=str)
         write_csv(cells, file, PLAIN_CSV, compressed)
 
     def _write_parquet(self, file: Path, texts: Sequence[str]) -> None:
         import pyarrow.parquet as pq
 
-        pq.write_table(self._with(texts), file)
+        pq.write_table(self._with_texts(texts), file)
 
 
 def _check_columns(path: Path, names: Sequence[object]) -> None:
@@ -222,19 +230,20 @@ def _check_columns(path: Path, names: Sequence[object]) -> None:
 def match_occurrences(
     paths: Sequence[str], earlier_paths: Sequence[str], earlier_texts: Sequence[str]
 ) -> dict[int, str]:
-    """Non-empty earlier captions by row of `paths`, matched by path and its n-th occurrence."""
-    number = _occurrence_counter()
-    captions = {(path, number(path)): text for path, text in zip(earlier_paths, earlier_texts, strict=True)}
-    number = _occurrence_counter()
-    matched = ((row, captions.get((path, number(path)))) for row, path in enumerate(paths))
+    """The non-empty earlier captions by row of `paths`. The n-th occurrence of a path matches its n-th earlier one."""
+    occurrence = _occurrence_counter()
+    captions = {(path, occurrence(path)): text for path, text in zip(earlier_paths, earlier_texts, strict=True)}
+    occurrence = _occurrence_counter()
+    matched = ((row, captions.get((path, occurrence(path)))) for row, path in enumerate(paths))
     return {row: text for row, text in matched if text and text.strip()}
 
 
 def _occurrence_counter() -> Callable[[str], int]:
-    seen: dict[str, int] = {}
+    """A function that returns how many times it was called with the same path before."""
+    last: dict[str, int] = {}
 
-    def number(path: str) -> int:
-        seen[path] = seen.get(path, -1) + 1
-        return seen[path]
+    def occurrence(path: str) -> int:
+        last[path] = last.get(path, -1) + 1
+        return last[path]
 
-    return number
+    return occurrence

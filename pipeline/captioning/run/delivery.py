@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..journal.run_journals import RunJournals
-from ..meta.csv_cells import NUL, NUL_STANDS_AS
+from ..meta.csv_cells import NUL, NUL_REPLACEMENT
 from ..meta.files import atomic_write
 from ..meta.names import failures_path, outcomes_path, report_path
 from ..meta.outcomes import write_outcomes
@@ -107,5 +107,5 @@ def _write_failures(path: Path, paths: Sequence[str], failures: Mapping[int, Fai
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["row", "path", "stage", "message"])
         for row, failure in failures.items():
-            message = "; ".join(failure.messages).replace(NUL, NUL_STANDS_AS)
+            message = "; ".join(failure.messages).replace(NUL, NUL_REPLACEMENT)
             writer.writerow([row, paths[row], failure.stage, message])

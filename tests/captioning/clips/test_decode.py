@@ -1,4 +1,4 @@
-"""Decoding of made and of real videos; bad clips end with every message."""
+"""Decoding of rendered and of real videos. The error for a bad clip contains every message."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DECODERS = available_decoders("a.mp4")
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_samples_the_wanted_frames(tmp_path: Path, decoder: str) -> None:
+def test_the_right_frames_are_sampled(tmp_path: Path, decoder: str) -> None:
     sampled = decode(str(render_clip(tmp_path / "a.mp4", frames=9)), 4, [decoder])
     assert sampled.index == (0, 1, 2, 3)
-    everything = decode(str(tmp_path / "a.mp4"), 9 * 8, [decoder])
-    assert len(everything.images) == 9
-    picked = [everything.images[i] for i in (1, 3, 5, 7)]
-    assert [list(image.getdata()) for image in picked] == [list(image.getdata()) for image in sampled.images]
+    all_frames = decode(str(tmp_path / "a.mp4"), 9 * 8, [decoder])
+    assert len(all_frames.images) == 9
+    expected = [all_frames.images[i] for i in (1, 3, 5, 7)]
+    assert [list(image.getdata()) for image in expected] == [list(image.getdata()) for image in sampled.images]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -40,24 +40,26 @@ def test_one_frame_is_decoded_once(tmp_path: Path, decoder: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
-def test_pyav_jumps_over_what_nobody_wants_to_see(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key frame comes every 12 frames; jumping gives what walking gives, also where times deceive (TS)."""
+def test_seeking_gives_the_frames_of_decoding_from_the_start(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 12th frame is a key frame. In MPEG transport streams (TS) timestamps are misleading after seeking."""
     path = str(render_clip(tmp_path / f"a.{suffix}", frames=200))
-    jumped = decode(path, 6, ["PyAV"])
+    by_seeking = decode(path, 6, ["PyAV"])
     packets = decode_pyav._read_packets(path)
-    assert packets.count == 200 and len(packets.keys) > 10
-    monkeypatch.setattr(decode_pyav, "_skips_something", lambda *_: False)
-    walked = decode(path, 6, ["PyAV"])
-    assert jumped.index == walked.index == tuple(range(6))
-    assert [image.tobytes() for image in jumped.images] == [image.tobytes() for image in walked.images]
+    assert packets.count == 200 and len(packets.key_timestamps) > 10
+    monkeypatch.setattr(decode_pyav, "_can_skip_frames", lambda *_: False)
+    from_start = decode(path, 6, ["PyAV"])
+    assert by_seeking.index == from_start.index == tuple(range(6))
+    assert [image.tobytes() for image in by_seeking.images] == [image.tobytes() for image in from_start.images]
     if suffix != "ts":
         wanted = [100, 199]
-        assert len(list(decode_pyav._jump(path, packets, wanted))) == 2
+        assert len(list(decode_pyav._decode_by_seeking(path, packets, wanted))) == 2
 
 
-def test_still_image_is_turned_upright(tmp_path: Path) -> None:
+def test_a_still_image_is_rotated_to_display_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # orientation: to be rotated by 90 degrees
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
     sampled = decode(str(tmp_path / "a.jpg"), 4)
     assert (sampled.images[0].size, sampled.index) == ((20, 40), (0, 0, 0, 0))
@@ -75,9 +77,9 @@ def _encode_grey(path: Path, codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9", "libsvtav1"])
-def test_ten_bit_odd_sizes_and_codecs(tmp_path: Path, codec: str) -> None:
+def test_ten_bit_video_odd_sizes_and_codecs(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "a.mkv"
-    # In a process of its own: run by root, the AV1 encoder gives its process real-time priority.
+    # In a separate process: as root, the AV1 encoder gives its process real-time priority.
     encoder = multiprocessing.get_context("spawn").Process(target=_encode_grey, args=(path, codec))
     encoder.start()
     encoder.join(timeout=60)
@@ -87,7 +89,7 @@ def test_ten_bit_odd_sizes_and_codecs(tmp_path: Path, codec: str) -> None:
 
 
 def _bad_clips(folder: Path) -> dict[str, tuple[str, str]]:
-    """Name: (path, part of the message)."""
+    """Bad clips by name: path, and a part of the message that is expected."""
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("no video at all\n" * 50)
     (folder / "text.png").write_text("no picture")
@@ -116,7 +118,7 @@ def _bad_clips(folder: Path) -> dict[str, tuple[str, str]]:
     return bad | {"": ("", "path is empty"), "NUL": ("a\0b", "NUL"), "relative": ("x.mp4", "relative to /")}
 
 
-def test_bad_clips_end_with_every_message(tmp_path: Path) -> None:
+def test_the_error_for_a_bad_clip_contains_every_message(tmp_path: Path) -> None:
     for name, (path, message) in _bad_clips(tmp_path).items():
         with pytest.raises(DecodeError) as caught:
             decode(path, 4)
@@ -125,14 +127,14 @@ def test_bad_clips_end_with_every_message(tmp_path: Path) -> None:
             assert "decord: " in str(caught.value)
 
 
-def test_absurd_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_PIXELS", 95 * 64)
-    with pytest.raises(DecodeError, match="beyond"):
+    with pytest.raises(DecodeError, match="larger than"):
         decode(str(render_clip(tmp_path / "a.mp4")), 4)
 
 
 @needs_videos
-def test_real_videos_are_the_recorded_frames() -> None:
+def test_real_videos_give_the_recorded_frames() -> None:
     pytest.importorskip("decord")
     for case in GoldenSet.load(SHARED / "golden", "golden-videos").cases:
         if case["loader"] == "chat":
@@ -146,12 +148,12 @@ def _mean_pixel_difference(first: SampledFrames, second: SampledFrames) -> float
     return float(np.mean([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean() for a, b in pairs]))
 
 
-AGREEING = ["nasa_13013.mp4", "nasa_13013_rotated.mp4", "bikes.mp4", "carphone_pristine.mp4", "h265_video.mp4"]
-AGREEING += ["testsrc2_vp9.webm", "video_90.mov", "testsrc2_mpeg4.mp4", "testsrc2_odd_height_444.mp4"]
+BOTH_DECODERS = ["nasa_13013.mp4", "nasa_13013_rotated.mp4", "bikes.mp4", "carphone_pristine.mp4", "h265_video.mp4"]
+BOTH_DECODERS += ["testsrc2_vp9.webm", "video_90.mov", "testsrc2_mpeg4.mp4", "testsrc2_odd_height_444.mp4"]
 
 
 @needs_videos
-@pytest.mark.parametrize("name", AGREEING)
+@pytest.mark.parametrize("name", BOTH_DECODERS)
 def test_pyav_agrees_with_decord(name: str) -> None:
     pytest.importorskip("decord")
     first, second = (decode(str(VIDEOS / name), 4, [decoder]) for decoder in ("decord", "PyAV"))
@@ -160,10 +162,10 @@ def test_pyav_agrees_with_decord(name: str) -> None:
 
 
 @needs_videos
-def test_pyav_takes_over(tmp_path: Path) -> None:
+def test_pyav_is_tried_after_decord(tmp_path: Path) -> None:
     for name in ("av1_video.mkv", "gradient.gif"):
         assert decode(str(VIDEOS / name), 4).images[0].size[0] > 1
     path = tmp_path / "wrong_extension.dat"
     shutil.copy(VIDEOS / "carphone_pristine.mp4", path)
     assert len(decode(str(path), 4).images) == 4
-    assert decode(str(VIDEOS / "corrupted.mp4"), 4).partial  # 28 of its 50 frames come before the damage
+    assert decode(str(VIDEOS / "corrupted.mp4"), 4).partial  # 28 of its 50 frames are before the damage

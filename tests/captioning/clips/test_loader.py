@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.captioning.clips import loader as loader_module
 from pipeline.captioning.clips.clip import Clip, LoadFailure
-from pipeline.captioning.clips.decoder import Decoder
+from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.process.limited_log import LimitedLog
@@ -98,7 +98,7 @@ def test_a_kill_from_outside_says_nothing_of_the_clip(tmp_path: Path, caplog: py
 
 
 def test_a_process_killed_while_idle_is_missed_by_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    decoder = Decoder(2, mean_colour, DecoderLimits(20), LimitedLog(logging.getLogger(), "no file"))
+    decoder = DecodeClient(2, mean_colour, DecoderLimits(20), LimitedLog(logging.getLogger(), "no file"))
     path = _rows(tmp_path)[0][1]
     try:
         for _ in range(2):

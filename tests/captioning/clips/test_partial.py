@@ -1,4 +1,4 @@
-"""Videos that are cut short or damaged are decoded as far as they go, and are marked."""
+"""Incomplete and damaged videos: the part before the damage is decoded, and the result is marked as partial."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMATS = {
 
 
 def _render(path: Path) -> bytes:
-    """Frames of noise, the brighter the later; returns the file."""
+    """Write a video of noise in which each frame is brighter than the one before. Returns the bytes of the file."""
     noise = np.random.default_rng(0)
     codec = "libvpx-vp9" if path.suffix == ".webm" else "libx264"
     with av.open(str(path), "w", options=FORMATS.get(path.name, {})) as container:
@@ -46,45 +46,45 @@ def _render(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _times(images: tuple[Image.Image, ...]) -> list[float]:
-    """The number of each frame, by its brightness."""
+def _frame_numbers(images: tuple[Image.Image, ...]) -> list[float]:
+    """The approximate number of each frame, from its brightness."""
     return [(np.asarray(image).mean() - 30) / 3 for image in images]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_frames_are_spread_over_what_is_there(tmp_path: Path, name: str) -> None:
+def test_frames_are_spread_over_the_remaining_part(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     whole = _render(path)
     assert not is_incomplete(str(path)) and not decode(str(path), 4).partial
     path.write_bytes(whole[: len(whole) * 6 // 10])
     sampled = decode(str(path), 4)
     assert sampled.partial and len(sampled.images) == 4
-    times = _times(sampled.images)
-    assert times == sorted(times)
-    assert times[0] < 0.2 * FRAMES and 0.3 * FRAMES < times[-1] < 0.7 * FRAMES
+    numbers = _frame_numbers(sampled.images)
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 0.2 * FRAMES and 0.3 * FRAMES < numbers[-1] < 0.7 * FRAMES
 
 
-def test_a_hole_ends_the_video(tmp_path: Path) -> None:
-    """Zeros from some place on, as an interrupted download leaves them: not an error, but what comes before."""
+def test_a_video_that_continues_with_zeros_is_partial(tmp_path: Path) -> None:
+    """An interrupted download may leave a file of full size whose end is zeros."""
     path = tmp_path / "fast.mp4"
     whole = _render(path)
     kept = len(whole) * 6 // 10
     path.write_bytes(whole[:kept] + bytes(len(whole) - kept))
     sampled = decode(str(path), 4)
-    assert sampled.partial and 0.3 * FRAMES < _times(sampled.images)[-1] < 0.7 * FRAMES
+    assert sampled.partial and 0.3 * FRAMES < _frame_numbers(sampled.images)[-1] < 0.7 * FRAMES
 
 
-def test_nothing_to_decode_is_a_failure_still(tmp_path: Path) -> None:
-    path = render_clip(tmp_path / "a.mp4", frames=40)  # its index is at the end
+def test_an_incomplete_video_without_decodable_frames_fails(tmp_path: Path) -> None:
+    path = render_clip(tmp_path / "a.mp4", frames=40)  # its index is at the end of the file
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DecodeError, match="PyAV"):
         decode(str(path), 4)
 
 
-def test_a_failing_disk_is_not_a_damaged_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run may read the whole file, so the caption of a part must not stand for it."""
+def test_a_disk_error_is_a_failure_not_a_partial_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run may read the whole file, so the clip must not be captioned from a part."""
 
-    class Failing:
+    class FailingContainer:
         def __init__(self, container: Any) -> None:
             self._container = container
 
@@ -97,14 +97,14 @@ def test_a_failing_disk_is_not_a_damaged_video(tmp_path: Path, monkeypatch: pyte
                     raise av.error.OSError(5, "Input/output error")
                 yield frame
 
-    opened = decode_pyav._opened
+    open_video = decode_pyav._open_video
 
     @contextmanager
-    def failing(path: str) -> Iterator[tuple[Any, Any]]:
-        with opened(path) as (container, stream):
-            yield Failing(container), stream
+    def open_failing(path: str) -> Iterator[tuple[Any, Any]]:
+        with open_video(path) as (container, stream):
+            yield FailingContainer(container), stream
 
-    monkeypatch.setattr(decode_pyav, "_opened", failing)
+    monkeypatch.setattr(decode_pyav, "_open_video", open_failing)
     with pytest.raises(DecodeError, match="Input/output error"):
         decode(str(render_clip(tmp_path / "a.mkv", frames=40)), 4, ["PyAV"])
 
@@ -114,8 +114,8 @@ def test_a_failing_disk_is_not_a_damaged_video(tmp_path: Path, monkeypatch: pyte
     [
         b"",
         b"\x00\x00\x00\x18ftypisom",
-        b"\x00\x00\x00\x00mdat" + b"x" * 100,  # to the end of the file
-        b"\x00\x00\x00\x10ftypisom\0\0\0\0" + b"\xff" * 40,  # something appended
+        b"\x00\x00\x00\x00mdat" + b"x" * 100,  # a box without a length: to the end of the file
+        b"\x00\x00\x00\x10ftypisom\0\0\0\0" + b"\xff" * 40,  # other bytes after the last box
         b"\x1a\x45\xdf\xa3\x84abcd\x18\x53\x80\x67\x01" + b"\xff" * 7 + b"x" * 50,  # written to a stream
         b"\x1a\x45\xdf\xa3\x00",
         b"RIFF\xff\xff\xff\xffAVI LIST",
@@ -124,13 +124,13 @@ def test_a_failing_disk_is_not_a_damaged_video(tmp_path: Path, monkeypatch: pyte
         b"GIF89a" + b"G" * 300 + b"x" * 900,
     ],
 )
-def test_sizes_that_say_nothing(tmp_path: Path, data: bytes) -> None:
+def test_files_without_a_known_size_are_not_incomplete(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a"
     path.write_bytes(data)
     assert not is_incomplete(str(path))
 
 
-def test_the_mark_comes_back_from_the_decoding_process(tmp_path: Path) -> None:
+def test_the_decoding_process_reports_partial_videos(tmp_path: Path) -> None:
     whole, cut = (render_clip(tmp_path / f"{name}.mkv", frames=40) for name in ("whole", "cut"))
     cut.write_bytes(cut.read_bytes()[:-600])
     rows = [(0, str(whole)), (1, str(cut))]

@@ -1,4 +1,4 @@
-"""When decoding processes can't be started the run ends, and says why; no clip is blamed for it."""
+"""If decoding processes can't be started, the run ends with the cause, and no clip fails because of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips import decoder, killable
+from pipeline.captioning.clips import decode_client, killable
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
@@ -40,35 +40,35 @@ def _load(rows: Sequence[tuple[int, str]], transform: Any = mean_colour, workers
 
 @dataclass(frozen=True)
 class _Unimportable:
-    """A transform that the worker has and the decoding process can't import."""
+    """A transform that exists in the worker, but that the decoding process can't import."""
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         return mean_colour(images)
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return _import_what_is_missing, ()
+        return _import_missing_package, ()
 
 
-def _import_what_is_missing() -> None:
+def _import_missing_package() -> None:
     import no_such_package  # noqa: F401
 
 
-def test_what_can_not_be_imported_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_missing_import(tmp_path: Path) -> None:
     rows = [(0, str(render_clip(tmp_path / "a.mp4")))]
     with pytest.raises(StartError, match=r"can't be started: ModuleNotFoundError: No module named 'no_such_package'$"):
         _load(rows, _Unimportable())
     assert _memory_files() == 0
 
 
-def test_what_can_not_be_sent_is_named(tmp_path: Path) -> None:
+def test_the_error_names_what_can_not_be_pickled(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"can't be started: .*pickle"):
         _load([(0, "a.mp4")], lambda images: mean_colour(images))
 
 
 def _refuse(times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The system refuses new processes, so many times."""
+    """Make the first `times` attempts to start a process fail. Returns a list with one item for each."""
     refused: list[int] = []
-    make = decoder.make_process
+    make = decode_client.make_process
 
     def make_process(*arguments: Any) -> Any:
         if len(refused) < times:
@@ -76,12 +76,12 @@ def _refuse(times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return make(*arguments)
 
-    monkeypatch.setattr(decoder, "make_process", make_process)
+    monkeypatch.setattr(decode_client, "make_process", make_process)
     return refused
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_system_that_refuses_processes_ends_the_loader(
+def test_the_loader_ends_if_the_system_refuses_all_processes(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _refuse(99, monkeypatch)
@@ -91,7 +91,7 @@ def test_a_system_that_refuses_processes_ends_the_loader(
     assert _memory_files() == 0
 
 
-def test_a_passing_refusal_costs_nothing(
+def test_starting_a_process_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused = _refuse(2, monkeypatch)
@@ -99,23 +99,23 @@ def test_a_passing_refusal_costs_nothing(
     assert len(refused) == 2 and not caplog.records
 
 
-def test_other_processes_take_the_clips_of_one_that_can_not_start(
+def test_other_processes_decode_the_clips_of_one_that_can_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first: list[object] = []
-    start = decoder.Decoder._start
+    started: list[object] = []
+    start = decode_client.DecodeClient._start
 
-    def _start(self: decoder.Decoder, *arguments: Any) -> None:
-        first.append(self)
-        if self is first[0]:
+    def _start(self: decode_client.DecodeClient, *arguments: Any) -> None:
+        started.append(self)
+        if self is started[0]:
             raise StartError("a decoding process can't be started: no memory")
         start(self, *arguments)
 
-    monkeypatch.setattr(decoder.Decoder, "_start", _start)
+    monkeypatch.setattr(decode_client.DecodeClient, "_start", _start)
     rows = [(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(5)]
     clips = _load(rows, workers=2)
     assert sorted(clip.row for clip in clips if isinstance(clip, Clip)) == [0, 1, 2, 3, 4]
-    assert "no memory; going on with 1 decoding process" in caplog.text
+    assert "no memory; continuing with 1 decoding process" in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
@@ -153,22 +153,22 @@ def _run_program(arguments: Sequence[str], given: str = "") -> str:
     ).stdout  # fmt: skip
 
 
-def test_programs_that_are_no_files(tmp_path: Path) -> None:
-    """From standard input a program can't be imported again; `python -c` need not be."""
+def test_programs_without_a_file(tmp_path: Path) -> None:
+    """A decoding process can't import a program from standard input. After `python -c` it does not import it."""
     clip = str(render_clip(tmp_path / "a.mp4"))
     printed = _run_program(["-", clip], given=PROGRAM)
     assert "there is no file <stdin>; save the program as a file" in printed
     assert _run_program(["-c", PROGRAM, clip]) == "['Clip']\n"
 
 
-def test_no_descriptors_left(tmp_path: Path) -> None:
+def test_too_few_file_descriptors(tmp_path: Path) -> None:
     printed = _run_program(["-c", PROGRAM, str(render_clip(tmp_path / "a.mp4")), "few"])
     assert "can't be started: OSError: [Errno 24] Too many open files" in printed
 
 
-def test_a_program_without_a_guard_ends(tmp_path: Path) -> None:
-    """Its decoding process runs it again; both end, and the message says where to look."""
+def test_a_program_without_a_main_guard_ends(tmp_path: Path) -> None:
+    """Its decoding process runs the program again. Both end, and the message refers to standard error."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace('if __name__ == "__main__":', "if True:"))
     printed = _run_program([str(program), str(render_clip(tmp_path / "a.mp4"))])
-    assert "An attempt has been made to start a new process" in printed or "standard error may say why" in printed
+    assert "An attempt has been made to start a new process" in printed or "see standard error" in printed

@@ -1,4 +1,4 @@
-"""Frame choice is the public PLLaVA's."""
+"""The sampled frames are those of the public PLLaVA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_known_clip() -> None:
 
 
 @given(st.integers(1, 100_000), st.integers(1, 64))
-def test_is_the_public_formula(total: int, wanted: int) -> None:
+def test_indices_follow_the_public_formula(total: int, wanted: int) -> None:
     segment = (total - 1) / wanted
     expected = [int(segment / 2 + np.round(segment * k)) for k in range(wanted)]
     indices = frame_indices(total, wanted)

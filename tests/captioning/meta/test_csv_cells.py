@@ -1,4 +1,4 @@
-"""CSV comes through byte by byte, and what is no such CSV is refused with its place and the fix."""
+"""CSV tables keep their cells and style. For a file that can't be read, the error names the place and the fix."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def _written(tmp_path: Path, data: bytes, name: str = "out.csv", source: str = "
 @pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8], ids=["plain", "bom"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
 @pytest.mark.parametrize("cell", ["1", '"two\nlines"', '"two\r\nlines"', '"two\rlines"', '"a, ""b"""'])
-def test_byte_order_mark_and_line_ends_stay(tmp_path: Path, bom: bytes, end: str, cell: str) -> None:
+def test_byte_order_mark_and_line_ends_are_kept(tmp_path: Path, bom: bytes, end: str, cell: str) -> None:
     written = _written(tmp_path, bom + f"path,note{end}a.mp4,{cell}{end}".encode())
     expected = bom + f"path,note,text{end}a.mp4,{cell},c{end}".encode()
-    # A cell with another line end than the table's is only safe where every cell is quoted.
+    # If a cell contains another line end than the table's, readers need quotes around every cell.
     quoted = bom + f'"path","note","text"{end}"a.mp4",{cell},"c"{end}'.encode()
     assert written in (expected, quoted)
     assert (written == quoted) == (written != expected)
 
 
-def test_the_line_ends_of_the_header_count(tmp_path: Path) -> None:
+def test_all_rows_get_the_line_end_of_the_header(tmp_path: Path) -> None:
     assert _written(tmp_path, b"path\r\na.mp4\nb.mp4\n") == b"path,text\r\na.mp4,c\r\nb.mp4,c\r\n"
     assert _written(tmp_path, b'path,"a\r\nb"\na.mp4,1\n') == b'"path","a\r\nb","text"\n"a.mp4","1","c"\n'
 
@@ -49,7 +49,7 @@ def test_gzip_tables_are_read_and_written(tmp_path: Path) -> None:
     text = gzip.decompress(written).decode("utf-8-sig")
     assert [row[-1] for row in csv.reader(text.splitlines(keepends=True))] == ["text", "c", "c", "c"]
     assert MetaTable.read(tmp_path / "meta.csv.gz").is_same_but_for_text(MetaTable.read(tmp_path / "out.csv.gz"))
-    assert written[4:8] == bytes(4) and not written[3], "neither a time nor a name"
+    assert written[4:8] == bytes(4) and not written[3], "the gzip header must have neither a time nor a name"
     again = _written(tmp_path, data, "another.csv.gz", "meta.csv.gz")
     assert again == written
     plain = _written(tmp_path, data, "out.csv", "meta.csv.gz")
@@ -88,7 +88,7 @@ def test_gzip_tables_are_read_and_written(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_can_not_be_read_is_named_with_its_place_and_fix(
+def test_the_error_for_an_unreadable_table_names_place_and_fix(
     tmp_path: Path, name: str, data: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(data)
@@ -108,13 +108,13 @@ def test_the_conversions_in_messages_work(tmp_path: Path, monkeypatch: pytest.Mo
         assert table.paths == ["a,b.mp4", "c.mp4"] and table.other_cells([0, 1]) == [["007"], [""]]
 
 
-def test_a_nul_character_in_a_caption_leaves_a_table_that_can_be_read(tmp_path: Path) -> None:
+def test_a_nul_character_in_a_caption_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path\na.mp4\n")
     MetaTable.read(tmp_path / "m.csv").write(tmp_path / "out.csv", {0: "a\0b"})
     assert MetaTable.read(tmp_path / "out.csv").texts() == ["a\ufffdb"]
 
 
-def test_odd_tables_that_can_be_read(tmp_path: Path) -> None:
+def test_unusual_tables_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"path,n,n\na.mp4,1\n" + b"b.mp4," + b"x" * 200_000 + b",2\n")
     table = MetaTable.read(tmp_path / "m.csv")
     assert table.other_cells([0, 1]) == [["1", ""], ["x" * 200_000, "2"]]
@@ -122,8 +122,8 @@ def test_odd_tables_that_can_be_read(tmp_path: Path) -> None:
     assert _written(tmp_path, b"path,n\na;b.mp4,{}\n") == b"path,n,text\na;b.mp4,{},c\n"
 
 
-def test_lone_carriage_returns_end_rows_too(tmp_path: Path) -> None:
-    """pandas misreads spaces and quotes behind them."""
+def test_rows_may_end_with_carriage_returns(tmp_path: Path) -> None:
+    """pandas would misread spaces and quotes after them."""
     (tmp_path / "m.csv").write_bytes(b'path,n\r a.mp4,1\r"b.mp4"\r')
     table = MetaTable.read(tmp_path / "m.csv")
     assert (table.paths, table.other_cells([0, 1])) == ([" a.mp4", "b.mp4"], [["1"], [""]])
@@ -143,7 +143,7 @@ CELLS = st.text(st.sampled_from("a,\"'\r\n ;\té日\ufeff\\#NA"), max_size=6)
     bom=st.sampled_from(["", "\ufeff"]),
     suffix=st.sampled_from([".csv", ".csv.gz"]),
 )
-def test_any_cells_come_through(rows: list[tuple[str, str]], line_end: str, bom: str, suffix: str) -> None:
+def test_any_cells_are_kept(rows: list[tuple[str, str]], line_end: str, bom: str, suffix: str) -> None:
     with TemporaryDirectory() as name:
         source, output = Path(name) / "m.csv", Path(name) / f"out{suffix}"
         buffer = io.StringIO(newline="")

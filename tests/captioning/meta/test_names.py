@@ -1,4 +1,4 @@
-"""Which names are tables, and what is named after them."""
+"""Names of tables, and of the files next to them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from tests.fakes import FakeSource, render_clip
         ("d/meta.csv.gz", "meta", "d/meta_caption.csv.gz"),
         ("d/a.b.CSV.GZ", "a.b", "d/a.b_caption.CSV.GZ"),
         ("d/meta.pq", "meta", "d/meta_caption.pq"),
-        ("d/meta.txt", "meta", "d/meta_caption.csv"),  # read as CSV, so written as CSV
+        ("d/meta.txt", "meta", "d/meta_caption.csv"),  # read as CSV, so it is written as CSV
         ("d/meta", "meta", "d/meta_caption.csv"),
         ("d/.csv", ".csv", "d/.csv_caption.csv"),
     ],
 )
-def test_names_follow_the_table(table: str, stem: str, output: str) -> None:
+def test_stem_and_default_output(table: str, stem: str, output: str) -> None:
     assert stem_of(Path(table)) == stem
     assert str(default_output(Path(table))) == output
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.tsv", "x.txt", "x", "x.gz", "x.csv.bak", "x.xlsx"])
-def test_an_output_of_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
+def test_an_output_with_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"none of \.csv, \.csv\.gz, \.parquet, \.pq"):
         check_output(tmp_path / name)
 
@@ -63,14 +63,14 @@ def test_an_output_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
     check_output(tmp_path / ("x" * 190 + ".csv.gz"))
 
 
-def test_lists_of_columns_are_quoted_and_short() -> None:
+def test_column_lists_in_messages_are_quoted_and_short() -> None:
     assert column_list(["a", " b"]) == "'a', ' b'"
     assert column_list([]) == "none"
     many = column_list(["x" * 10_000, *map(str, range(1000))])
     assert many.endswith("'18' and 981 more") and len(many) < 300
 
 
-def test_tables_of_one_name_share_no_files() -> None:
+def test_tables_with_one_stem_share_no_files() -> None:
     output = Path("data/s_caption.csv")
     names = [name(output).name for name in (failures_path, report_path, outcomes_path, gallery_path)]
     assert names == [
@@ -86,7 +86,7 @@ def test_tables_of_one_name_share_no_files() -> None:
     assert len({report_path(Path(table)) for table in tables}) == len(tables)
 
 
-def test_a_csv_and_a_parquet_table_of_one_name(tmp_path: Path) -> None:
+def test_runs_on_a_csv_and_a_parquet_table_with_one_stem(tmp_path: Path) -> None:
     clip = str(render_clip(tmp_path / "a.mp4"))
     assert _run(_meta(tmp_path, [clip, "/nowhere.mp4"]), FakeSource()) == [0]
     failures, report = tmp_path / "out_failures.csv", tmp_path / "out_report.json"

@@ -1,4 +1,4 @@
-"""The outcomes file: one line for each row, whatever became of it."""
+"""The outcomes file: one line for each row, for every kind of outcome."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _caption(clip: Clip) -> Caption:
     }.get(clip.row, Caption("A part.", 3, False))
 
 
-def _every_kind(folder: Path) -> tuple[list[str], list[str]]:
-    """Paths and texts of a table whose rows come to every kind of end."""
+def _rows_of_every_outcome(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths and texts of a table with rows of every kind of outcome."""
     whole = [str(render_clip(folder / f"{i}, ü.mkv", i, frames=40)) for i in range(5)]
     cut = folder / "cut.mkv"
     cut.write_bytes(Path(whole[0]).read_bytes()[:-600])
@@ -38,14 +38,14 @@ def _every_kind(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def test_every_row_has_its_outcome(tmp_path: Path) -> None:
-    paths, texts = _every_kind(tmp_path)
+    paths, texts = _rows_of_every_outcome(tmp_path)
     written = set()
     for workers in (1, 3):
         options = replace(_meta(tmp_path, paths, texts), skip_if_existing=True, limit=5)
         assert _run(options, FakeSource(caption=_caption), workers) == [0] * workers
         written.add((tmp_path / "out_outcomes.jsonl").read_bytes())
         options.output.unlink()
-    assert len(written) == 1  # the same for any number of workers
+    assert len(written) == 1, "the file must not depend on the number of workers"
     (data,) = written
     captioned = {"outcome": "captioned", "truncated": False, "looping": False, "partial": False}
     assert [json.loads(line) for line in data.decode().splitlines()] == [
@@ -59,8 +59,8 @@ def test_every_row_has_its_outcome(tmp_path: Path) -> None:
     ]
 
 
-def test_the_table_is_written_after_it(tmp_path: Path) -> None:
-    """Once the table is there, all is; so without outcomes there is no table."""
+def test_the_table_is_written_after_the_outcomes(tmp_path: Path) -> None:
+    """If the table exists, so do all other files. So there is no table if the outcomes can't be written."""
     options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
     (tmp_path / "out_outcomes.jsonl").mkdir()
     (error,) = _run(options, FakeSource())
@@ -68,7 +68,7 @@ def test_the_table_is_written_after_it(tmp_path: Path) -> None:
     assert not options.output.exists()
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     rows = 30_000
     paths = [f"clips/{row}.mp4" for row in range(rows)]
     plan = make_plan(rows, kept=dict.fromkeys(range(rows), ""), finished=(), deaths={})
@@ -81,7 +81,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert (tmp_path / "o.jsonl").stat().st_size > 1_500_000 > 5 * peak
 
 
-def test_what_is_no_outcomes_file_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_not_read_as_outcomes(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     for text in ("not json\n", "[1]\n", '{"row": 1}\n'):
         path.write_text('{"row": 0, "path": "a", "outcome": "kept"}\n' + text)

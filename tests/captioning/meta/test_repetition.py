@@ -1,4 +1,4 @@
-"""Looping captions are told from those that only repeat a word."""
+"""Looping captions are detected; captions that only repeat some words are not."""
 
 from __future__ import annotations
 

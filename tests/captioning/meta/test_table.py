@@ -1,4 +1,4 @@
-"""Meta tables come through unchanged but for `text`."""
+"""Meta tables are written unchanged, except for the column `text`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.captioning.meta.files import atomic_write, backup_of
 from pipeline.captioning.meta.table import MetaTable, match_occurrences
 from pipeline.captioning.process.errors import RunError, UsageError
 
-AWKWARD = [
+SPECIAL_CELLS = [
     ["id", "path", "note", "id", "score"],
     ["007", "a b.mp4", 'says "hi", twice', "NA", "1.0"],
     ["", "ü/日本.mp4", "two\nlines", "null", "1e5"],
@@ -34,17 +34,17 @@ def _read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_csv_cells_come_through_unchanged(tmp_path: Path) -> None:
-    table = MetaTable.read(_write_csv(tmp_path / "m.csv", AWKWARD))
+def test_csv_cells_are_unchanged(tmp_path: Path) -> None:
+    table = MetaTable.read(_write_csv(tmp_path / "m.csv", SPECIAL_CELLS))
     assert table.paths == ["a b.mp4", "ü/日本.mp4", "c,d.mp4"]
     assert table.texts() is None
     table.write(tmp_path / "out.csv", {0: 'one "caption", quoted', 2: "ünï"})
     captions = ["text", 'one "caption", quoted', "", "ünï"]
-    expected = [[*row, caption] for row, caption in zip(AWKWARD, captions, strict=True)]
+    expected = [[*row, caption] for row, caption in zip(SPECIAL_CELLS, captions, strict=True)]
     assert _read_csv(tmp_path / "out.csv") == expected
 
 
-def test_text_keeps_its_place(tmp_path: Path) -> None:
+def test_the_text_column_keeps_its_position(tmp_path: Path) -> None:
     table = MetaTable.read(_write_csv(tmp_path / "m.csv", [["text", "path"], ["old", "a"], ["", "b"]]))
     assert table.texts() == ["old", ""]
     table.write(tmp_path / "out.csv", {1: "new"})
@@ -57,7 +57,7 @@ def test_a_lone_carriage_return_does_not_split_a_row(tmp_path: Path) -> None:
     assert _read_csv(tmp_path / "out.csv") == [["path", "n", "text"], ["a.mp4", "x\ry", "c"], ["b.mp4", "z", ""]]
 
 
-def test_sameness_leaves_text_out(tmp_path: Path) -> None:
+def test_tables_are_compared_without_text(tmp_path: Path) -> None:
     tables = [
         MetaTable.read(_write_csv(tmp_path / f"{i}.csv", rows))
         for i, rows in enumerate(
@@ -106,7 +106,7 @@ def test_earlier_output_is_kept_as_backup(tmp_path: Path) -> None:
         (b"path\na\nb,c,d\n", "can't be read as CSV"),
     ],
 )
-def test_unfit_csv_is_usage_error(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_an_unusable_csv_table_is_a_usage_error(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "m.csv"
     if content is not None:
         path.write_bytes(content)
@@ -114,7 +114,7 @@ def test_unfit_csv_is_usage_error(tmp_path: Path, content: bytes | None, message
         MetaTable.read(path)
 
 
-def test_unfit_parquet_and_folder_are_usage_error(tmp_path: Path) -> None:
+def test_an_unusable_parquet_table_or_a_folder_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "m.parquet").write_bytes(b"not parquet")
     with pytest.raises(UsageError, match="Parquet"):
         MetaTable.read(tmp_path / "m.parquet")
@@ -122,12 +122,12 @@ def test_unfit_parquet_and_folder_are_usage_error(tmp_path: Path) -> None:
         MetaTable.read(tmp_path)
 
 
-def test_captions_follow_inserted_and_repeated_paths() -> None:
+def test_captions_are_matched_with_inserted_and_repeated_paths() -> None:
     earlier = ["a", "b", "a"]
     assert match_occurrences(["new", "a", "a", "a", "b"], earlier, ["a1", " ", "a2"]) == {1: "a1", 2: "a2"}
 
 
-def test_a_file_that_can_not_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_earlier_file_unchanged(tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     output.write_text("earlier")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -142,7 +142,7 @@ def test_a_file_that_can_not_be_written_leaves_the_earlier_one(tmp_path: Path) -
         pass
 
 
-def test_what_is_no_file_or_out_of_reach_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_path_without_a_readable_file_is_a_usage_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.csv")
     (tmp_path / "loop.csv").symlink_to("loop.csv")
     for name, message in (

@@ -1,6 +1,7 @@
-"""The decoding process: takes paths, gives prepared frames back. A child of the worker that can be killed.
+"""Handle a request of the worker: decode one clip and prepare its frames. Runs in the decoding process.
 
-Imports no framework: it runs `decode` and the captioner's frame transform, nothing else.
+The worker uses the types of the messages. This file imports no framework and knows nothing about how the process is
+started, limited and killed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .frame_memory import FrameMemory, FramesInMemory
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """path: of the clip. decoder: name of the one to use."""
+    """From the worker to the decoding process: the path of a clip and the name of one decoder."""
 
     path: str
     decoder: str
@@ -25,9 +26,11 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodeReply:
-    """Either prepared frames, in the FrameMemory, and their index, or the stage that failed and every message.
+    """From the decoding process to the worker: prepared frames, or the reason why there are none.
 
-    partial: see `SampledFrames`.
+    frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
+    frame_index, partial: as in `Clip`.
+    stage, messages: the stage that failed and every message; empty if none failed.
     """
 
     frames: FramesInMemory | None = None
@@ -37,13 +40,13 @@ class DecodeReply:
     messages: tuple[str, ...] = ()
 
 
-def answer(
+def handle_request(
     request: DecodeRequest,
     memory: FrameMemory,
     num_frames: int,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> DecodeReply:
-    """Decode one clip with one decoder; the prepared frames go into `memory`."""
+    """Decode one clip with one decoder, and write the prepared frames into `memory`."""
     try:
         check_path(request.path)
     except DecodeError as error:
@@ -55,5 +58,5 @@ def answer(
     try:
         frames = memory.put(frame_transform(sampled.images))
         return DecodeReply(frames=frames, frame_index=sampled.index, partial=sampled.partial)
-    except Exception as error:  # whatever a transform may raise costs this clip alone
+    except Exception as error:  # a transform may raise any error; only this clip fails
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))

@@ -1,7 +1,7 @@
-"""A decoding process as its worker sees it.
+"""Send clips to a decoding process and receive prepared frames. Runs in the worker, except `_serve`.
 
-Decoders are tried one after the other, so that one that hangs or crashes leaves the next its turn; what
-goes wrong costs that clip alone.
+The worker requests one decoder after the other. If a decoder hangs or crashes, its process is killed and the next
+decoder is tried. Only that clip can fail.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from PIL import Image
 
 from ..process.limited_log import LimitedLog
 from .decode import available_decoders
-from .decode_process import DecodeReply, DecodeRequest, answer
+from .decode_server import DecodeReply, DecodeRequest, handle_request
 from .frame_memory import FrameMemory
 from .killable import DecoderLimits, KillableProcess, serve
 from .process_start import make_process
 
 
-class Decoder(KillableProcess):
-    """A decoding process with the memory through which frames come back."""
+class DecodeClient(KillableProcess):
+    """A decoding process, and the memory through which it returns frames.
+
+    num_frames: number of frames to sample from each clip.
+    frame_transform: runs in the decoding process; must be picklable.
+    limits: of the decoding process.
+    warnings: receives a warning for each decoder that hangs, crashes or takes too much memory.
+    """
 
     def __init__(
         self,
@@ -39,9 +45,15 @@ class Decoder(KillableProcess):
         self._memory: FrameMemory | None = None
 
     def decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
-        """Ask the process for one decoder after the other, each with the whole deadline.
+        """Decode a clip. The decoders are tried one after the other, each with the whole deadline.
 
-        Returns the prepared frames and the reply, or None and a reply with every message.
+        stopping: set by another thread to end the call early.
+
+        Returns the prepared frames and the reply; if the clip failed, None and a reply with the stage and every
+        message.
+
+        Raises:
+            StartError: no process can be started.
         """
         messages: list[str] = []
         for decoder in available_decoders(path):
@@ -79,5 +91,6 @@ def _serve(
     num_frames: int,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
 ) -> None:
+    """Handle requests until `connection` is closed. Runs in the decoding process."""
     memory = FrameMemory(memory_fd)
-    serve(connection, lambda request: answer(request, memory, num_frames, frame_transform))
+    serve(connection, lambda request: handle_request(request, memory, num_frames, frame_transform))

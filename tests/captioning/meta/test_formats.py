@@ -1,4 +1,4 @@
-"""Tables that are read as one kind and written as the other."""
+"""Tables that are read in one format and written in the other."""
 
 from __future__ import annotations
 
@@ -42,20 +42,22 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def test_parquet_becomes_csv_in_the_stated_text_form(tmp_path: Path) -> None:
+def test_parquet_is_written_as_csv_in_the_documented_text_form(tmp_path: Path) -> None:
     pq.write_table(pa.table({name: column for name, (column, _) in COLUMNS.items()}), tmp_path / "m.parquet")
     table = MetaTable.read(tmp_path / "m.parquet")
     table.write(tmp_path / "out.csv", {0: "seen"})
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     found = {name: [row[i] for row in rows] for i, name in enumerate(header)}
-    assert table.paths == ["a.mp4", "", "c\ufffd.mp4"], "as the table of failures, which is CSV, will have it"
+    assert table.paths == ["a.mp4", "", "c\ufffd.mp4"], (
+        "the failures file is CSV, so paths must already be in their text form"
+    )
     assert found == {name: texts for name, (_, texts) in COLUMNS.items()} | {"text": ["seen", "", ""]}
     earlier = MetaTable.read(tmp_path / "out.csv")
     assert table.is_same_but_for_text(earlier) and earlier.is_same_but_for_text(table)
 
 
-def test_csv_becomes_parquet_of_strings(tmp_path: Path) -> None:
+def test_csv_is_written_as_parquet_strings(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,id,n\na.mp4,007,\nb.mp4,8,1.50\n")
     table = MetaTable.read(tmp_path / "m.csv")
     table.write(tmp_path / "out.parquet", {1: "seen"})
@@ -70,7 +72,7 @@ def test_csv_becomes_parquet_of_strings(tmp_path: Path) -> None:
     assert not MetaTable.read(tmp_path / "other.csv").is_same_but_for_text(earlier)
 
 
-def test_columns_that_parquet_can_not_have_are_refused_before_the_run(tmp_path: Path) -> None:
+def test_equal_column_names_are_refused_for_a_parquet_output(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,id,id\na.mp4,1,2\n")
     MetaTable.check(tmp_path / "m.csv", tmp_path / "out.csv")
     with pytest.raises(UsageError, match=r"Parquet can't have 2 columns named 'id'"):
