@@ -72,6 +72,7 @@ class DecodeClient(KillableProcess):
                     frames = self._memory.get(reply.frames)
                 self.recycle()
                 return frames, reply
+        self.recycle()
         return None, DecodeReply(stage="decode", messages=tuple(messages))
 
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:

@@ -180,6 +180,8 @@ class KillableProcess(ABC):
 
     def recycle(self) -> None:
         """Count a clip. If the process has reached its limit of clips or memory, kill it; `ask` starts a new one."""
+        if self._process is None:
+            return
         self._clips_done += 1
         resident = self._resident_bytes()
         if self._clips_done >= self._limits.clips or resident > self._limits.memory:
