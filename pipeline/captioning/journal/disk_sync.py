@@ -24,7 +24,7 @@ _CLOSE_SECONDS = 1.0
 
 
 class DiskSync:
-    """Calls `sync` on a thread, at most every SYNC_SECONDS, as long as there is written data that is not yet on disk.
+    """Calls `sync` on a thread, at most once in SYNC_SECONDS, while there is written data that is not yet on disk.
 
     sync: a method that returns when everything written before the call is on disk, or raises RunError. Its object is
         not kept alive: when nothing else refers to it, the thread ends. The thread also ends with the interpreter.
@@ -145,7 +145,7 @@ class DiskSync:
         Not the exception itself, which would keep the object of `sync` alive.
         """
         sync = self._sync()
-        if sync is None:  # its object is gone, so there is nothing to sync and no caller
+        if sync is None:  # its object has been deleted
             self._is_closed = True
             return None
         try:

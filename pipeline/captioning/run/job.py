@@ -217,7 +217,7 @@ def _log_plan(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
     )
     backup = backup_of(options.output).name
     for count, place, message in (
-        (leader.replaced_captions, options.output, f"captions, which this run replaces ({backup} keeps them)"),
+        (leader.replaced_captions, options.output, f"captions, which this run replaces (they are kept in {backup})"),
         (leader.replaced_texts, f"column 'text' of {options.meta_path}", "texts, which the output replaces"),
     ):
         if count and plan.total_rows:

@@ -166,8 +166,8 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         "--bs",
         type=batch_size,
         default=1,
-        help="number of clips that each worker captions at the same time; 'auto' for a number that suits the device "
-        "and its memory",
+        help="batch size: clips that each worker captions at the same time; 'auto' chooses a number that suits the "
+        "device and its memory",
     )
     run.add_argument(
         "--output",
@@ -222,13 +222,20 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
 
     device = parser.add_argument_group("device")
     device.add_argument(
-        "--framework", choices=FRAMEWORKS, help="if not given, chosen from the launcher, else from the device"
+        "--framework",
+        choices=FRAMEWORKS,
+        help="framework that runs the model; if not given, chosen from launcher and device",
     )
-    device.add_argument("--device", choices=DEVICES, help="if not given, an accelerator if there is one, else the CPU")
+    device.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="device that runs the model; if not given, an accelerator if there is one, else the CPU",
+    )
     device.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="computing type; if not given, float32 on CPUs, bfloat16 on accelerators that have it, else float16",
+        help="computing type; if not given, float32 on CPUs, bfloat16 on accelerators that have it, float16 on "
+        "other accelerators",
     )
     return parser
 

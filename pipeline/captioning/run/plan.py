@@ -1,6 +1,6 @@
 """The plan of a run: which rows are to be captioned, and in which order.
 
-Pure functions of their arguments: nothing here reads a file or knows about workers.
+Knows nothing about files and workers: the plan depends only on the arguments.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from ..meta.results import RowResult
 
 DEATHS_TO_QUARANTINE = 2
 """A row that was in flight at this many deaths of its worker is not captioned again."""
-MOST_ISOLATED = 32
-"""Captioning more rows than this one at a time on one rank takes too long. There are more when a host went down."""
+MAX_ISOLATED = 32
+"""If at most this many rows were in flight at one death, they are isolated. More rows, as when a host went down, are
+first retried in small batches, because captioning one row at a time on one rank is slow."""
 _SHORT_VALUE = 60
 """Longest value of a fingerprint's entry that messages show whole, in characters."""
 _CONTEXT = 20
@@ -91,7 +92,7 @@ def make_plan(
         group = pending if count == 0 else in_flight_once if count < DEATHS_TO_QUARANTINE else quarantined
         group.append(row)
     retries = [row for row in in_flight_once if row not in retried]
-    if len(retries) <= MOST_ISOLATED:
+    if len(retries) <= MAX_ISOLATED:
         retries = []
     isolated = sorted(set(in_flight_once) - set(retries))
     return Plan(

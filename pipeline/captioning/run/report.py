@@ -19,9 +19,9 @@ from .options import JobOptions
 from .planning import LeaderPlan, RankPlan
 from .work import RankStats
 
-STUCK_SHARE = 0.05
+REPETITION_WARNING_SHARE = 0.05
 """If a larger share of the rows than this has the same caption, the summary warns."""
-MOST_PARTIAL_EXAMPLES = 5
+MAX_PARTIAL_EXAMPLES = 5
 
 
 def make_report(
@@ -51,7 +51,7 @@ def make_report(
         "truncated": sum(result.truncated for result in results.captions.values()),
         "looping": sum(result.looping for result in results.captions.values()),
         "partial": len(partial),
-        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MOST_PARTIAL_EXAMPLES]],
+        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
         "words_per_caption": results.words_per_caption(),
         "most_repeated_captions": results.most_repeated_captions(),
         "failures_by_stage": results.failures_by_stage(),
@@ -105,7 +105,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         )
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / report["captioned"]
-        level = logging.WARNING if share > STUCK_SHARE and repeated["rows"] > 2 else logging.INFO
+        level = logging.WARNING if share > REPETITION_WARNING_SHARE and repeated["rows"] > 2 else logging.INFO
         yield level, f"{repeated['rows']} rows ({share:.1%}) have the same caption: {repeated['caption'][:200]}"
     if report["words_per_caption"]:
         yield (

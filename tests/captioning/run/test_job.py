@@ -279,7 +279,7 @@ def test_rows_in_flight_at_one_death_are_captioned_last_and_alone(tmp_path: Path
 def test_many_rows_in_flight_are_retried_in_small_batches(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "MOST_ISOLATED", 3)
+    monkeypatch.setattr(plan, "MAX_ISOLATED", 3)
     options = replace(_meta(tmp_path, clips), batch_size=16)
     folder = journal_folder(options.output)
     _run(options, _interrupt_after(0, FakeSource()))

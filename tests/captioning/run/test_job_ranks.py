@@ -108,7 +108,7 @@ def test_texts_that_a_run_replaces_are_logged(
         assert "column 'text' of" in caplog.text and "holds 2 texts, which the output replaces" in caplog.text
         caplog.clear()
         assert _run(replace(options, limit=None), FakeSource()) == [0]
-        assert "out.csv holds 3 captions, which this run replaces (out.csv.bak keeps them)" in caplog.text
+        assert "out.csv holds 3 captions, which this run replaces (they are kept in out.csv.bak)" in caplog.text
         caplog.clear()
         assert _run(replace(options, limit=None, skip_if_existing=True), FakeSource()) == [0]
         assert "holds" not in caplog.text

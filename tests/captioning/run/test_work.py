@@ -256,14 +256,14 @@ def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, cli
         5: End(5, [1], EndReason.NOT_A_NUMBER, "not a number"),
     }
 
-    class Steady(SlotSource):
+    class Refilling(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             captioner.clips_together = 2
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Steady(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
+    worker, plan, journal = _worker(tmp_path, Refilling(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in (0, 1, 3, 4, 6, 8)}
@@ -273,20 +273,20 @@ def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, cli
 
 
 def test_prompts_that_are_too_long_do_not_count_as_device_failures(tmp_path: Path, clips: list[str]) -> None:
-    class Long(SlotSource):
+    class TooLong(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             errors = {row: End(row, [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Long(), clips * 2, 4)
+    worker, plan, journal = _worker(tmp_path, TooLong(), clips * 2, 4)
     worker.run(plan)
     assert [len(results) for results in _results(journal)] == [1, 17]
 
 
 def test_out_of_memory_while_the_engine_is_made_halves_the_slots(tmp_path: Path, clips: list[str]) -> None:
-    class Narrow(SlotSource):
+    class SmallMemory(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             original = captioner.engine
@@ -299,5 +299,5 @@ def test_out_of_memory_while_the_engine_is_made_halves_the_slots(tmp_path: Path,
             captioner.engine = engine  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Narrow(), clips, 8)
+    worker, plan, journal = _worker(tmp_path, SmallMemory(), clips, 8)
     assert worker.run(plan).slots == 2 and len(_results(journal)[0]) == 9
