@@ -1,11 +1,11 @@
-"""What a run of a million rows costs apart from captioning: plan, journals, gather, write.
+"""Measures the cost of a run of up to a million rows without captioning: plan, journals, gather, write.
 
     python -m scripts.simulate_scale --rows 10000,100000,1000000 --ranks 64
 
-Runs the job itself twice for each size, with ranks that are threads of one process and a captioner that is
-never loaded: once to plan a fresh table, once with journals that are complete, as at the end of a run.
-What many hosts do side by side is done here one after the other. Each size in a process of its own, for
-its memory.
+For each size, the script starts the job twice, with ranks that are threads of one process and with a captioner that is
+never loaded: once to plan a table without journals, once with complete journals, as at the end of a run. Work that many
+hosts do in parallel is done one after the other here. Each size has its own process, so that its peak memory can be
+measured.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ WORDS = [
     "the", "a", "man", "woman", "dog", "walks", "slowly", "through", "green",
     "field", "while", "camera", "follows", "from", "left", "light", "water", "city",
 ]  # fmt: skip
-CAPTION_WORDS = 110  # about as long as 150 tokens
-FAILURES = 200  # one row of so many
+CAPTION_WORDS = 110  # about 150 tokens
+ROWS_PER_FAILURE = 200
 
 
 class _Planned(Exception):
-    """Raised instead of loading a model."""
+    """Raised after planning, instead of loading a model."""
 
 
 class _NoCaptioner(SourceWithoutModel):
@@ -57,6 +57,7 @@ class _NoCaptioner(SourceWithoutModel):
 
 
 def write_meta(path: Path, rows: int) -> None:
+    """Write a meta table of `rows` rows; the clips do not exist."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "id", "duration", "aes"])
@@ -66,22 +67,22 @@ def write_meta(path: Path, rows: int) -> None:
 
 
 def write_journals(folder: Path, rows: int, ranks: int, fingerprint: Mapping[str, str]) -> None:
-    """Every rank's finished rows, as `RankWorker` writes them."""
+    """Write complete journals of all ranks, as `RankWorker` writes them."""
     rng = random.Random(0)
     for rank in range(ranks):
-        with Journal(folder, rank, fingerprint) as book:
+        with Journal(folder, rank, fingerprint) as journal:
             for row in range(rank, rows, ranks):
-                if row % FAILURES == 0:
+                if row % ROWS_PER_FAILURE == 0:
                     result = RowResult.failed(row, "decode", ["decord: no video stream", "PyAV: moov atom not found"])
                 else:
                     result = RowResult(row, " ".join(rng.choices(WORDS, k=CAPTION_WORDS)), tokens=150)
-                book.start([row])
-                book.finish([result])
+                journal.start([row])
+                journal.finish([result])
 
 
 @contextmanager
 def _timed(owner: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Adds up how long `owner.name` takes on the rank that takes longest."""
+    """Replace the function `owner.name`, so that the longest time of its calls is stored in `seconds`."""
     original: Callable[..., Any] = getattr(owner, name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +107,7 @@ def _run(options: JobOptions, ranks: int) -> list[Any]:
 
 
 def simulate(rows: int, ranks: int) -> dict[str, float]:
-    """Seconds of each part, and the process's memory in GiB."""
+    """Run the simulation for one size; returns the seconds of each part and the peak memory of the process in GiB."""
     seconds: dict[str, float] = {}
     with TemporaryDirectory() as name:
         meta = Path(name) / "meta.csv"
@@ -116,7 +117,7 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
             restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
             framework=None, device=None, dtype=None,
         )  # fmt: skip
-        with _timed(MetaTable, "read", seconds), _timed(job, "plan_run", seconds), _no_work():
+        with _timed(MetaTable, "read", seconds), _timed(job, "plan_run", seconds), _no_captioning():
             _run(options, ranks)
         fresh = seconds.pop("read") + seconds.pop("plan_run")
         folder = journal_folder(options.output)
@@ -132,12 +133,12 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
             _timed(delivery, "gather_results", seconds),
             _timed(delivery, "write_outputs", seconds),
         ):
-            results = _run(options, ranks)
+            exit_codes = _run(options, ranks)
         total = time.monotonic() - begin
-        assert results == [0] * ranks, results
+        assert exit_codes == [0] * ranks, exit_codes
         with options.output.open(newline="", encoding="utf-8") as file:
             captioned = sum(bool(row["text"]) for row in csv.DictReader(file))
-        assert captioned == rows - len(range(0, rows, FAILURES)), captioned
+        assert captioned == rows - len(range(0, rows, ROWS_PER_FAILURE)), captioned
     return {
         "plan of a fresh table": fresh,
         "journals": journals,
@@ -150,8 +151,8 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
 
 
 @contextmanager
-def _no_work() -> Iterator[None]:
-    """Ranks leave when they have their plan, with a journal that holds the fingerprint."""
+def _no_captioning() -> Iterator[None]:
+    """Make every rank stop after planning, with a journal that contains only the fingerprint."""
     original = job._caption
 
     def caption(

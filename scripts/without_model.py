@@ -1,4 +1,4 @@
-"""Stand-ins for a captioner without a model: for simulations and for tests."""
+"""A captioner source and an engine without a model: for simulations and for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.captioning.generation.requests import End, EndReason, Event, Reque
 
 
 class SourceWithoutModel(CaptionerSource):
-    """A source with nothing to check; `load` is left to subclasses."""
+    """A source that checks nothing; subclasses define `load`."""
 
     def fingerprint(self) -> Mapping[str, str]:
         return {"prompt": "none"}
@@ -23,7 +23,12 @@ class SourceWithoutModel(CaptionerSource):
 
 
 class EngineWithoutModel:
-    """Each step calls `generate` with the keys of all requests and the slots, and those that it returns end."""
+    """An engine without a model: each step ends the requests that a function selects.
+
+    slots: maximum number of active requests.
+    generate: called in each step with the keys of all active requests, oldest first, and `slots`; returns the keys of
+        the requests that end.
+    """
 
     waiting = 0
     on_token: Any = None

@@ -1,4 +1,4 @@
-"""A worker's own loop without a run around it: for the benchmark, and for tests with clips at hand."""
+"""The loop of a worker (`RankWorker.caption`) without a run: for the benchmark and for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.captioning.workers.world import solo_world
 
 
 class ClipsAtHand:
-    """Clips that are there already, in place of a loader."""
+    """Replaces a `ClipLoader` for clips that are already loaded."""
 
     wait_seconds = decode_seconds = 0.0
 
@@ -36,9 +36,10 @@ class ClipsAtHand:
 def answers(
     captioner: Captioner, loader: ClipLoader | ClipsAtHand, backend: Backend, slots: int, refill: bool = True
 ) -> dict[int, list[int]]:
-    """Token ids by row of all clips of `loader`.
+    """The generated token ids of all clips of `loader`, by row.
 
-    refill: fill a slot as soon as it is free; otherwise when all are.
+    slots: maximum number of clips in flight.
+    refill: fill a slot as soon as it is free; otherwise wait until all slots are free.
 
     Raises:
         RuntimeError: a clip could not be decoded or captioned.
@@ -48,7 +49,7 @@ def answers(
         restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
         framework=None, device=None, dtype=None,
     )  # fmt: skip
-    source: Any = None  # the captioner is loaded
+    source: Any = None  # not used: the captioner is already loaded
     journal: Any = _NoJournal()
     worker = RankWorker(options, source, backend, journal, solo_world())
     worker.stats.slots = slots
@@ -70,7 +71,7 @@ class _NoJournal:
 
 
 class _Recorder(Captioner):
-    """A captioner whose token ids are kept; they are not decoded."""
+    """A captioner that stores the token ids by row instead of decoding them to text."""
 
     def __init__(self, captioner: Captioner, refill: bool) -> None:
         self._captioner, self._refill = captioner, refill
@@ -87,7 +88,7 @@ class _Recorder(Captioner):
     def caption(self, end: End) -> Caption:
         assert isinstance(end.key, int)
         self.ids[end.key] = end.ids
-        return Caption("kept", len(end.ids), False)
+        return Caption("stored", len(end.ids), False)
 
     def most_slots(self) -> int:
         return self._captioner.most_slots()
@@ -97,7 +98,7 @@ class _Recorder(Captioner):
 
 
 class _WholeBatches:
-    """An engine that takes requests only until its slots are full, and then not before all have ended."""
+    """An engine whose slots are filled together: once they are full, it accepts no request until all have ended."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._fills = engine, True

@@ -1,1 +1,1 @@
-"""Captioning every clip of a meta table; `docs/architecture.md` draws the house."""
+"""Captions every clip of a meta table. `docs/architecture.md` describes the packages."""

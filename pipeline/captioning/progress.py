@@ -1,4 +1,4 @@
-"""The command that shows how far a run is.
+"""The command that shows the progress of a run.
 
 python -m pipeline.captioning.progress meta.csv
 """

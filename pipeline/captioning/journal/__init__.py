@@ -1,1 +1,1 @@
-"""Journals: every finished row goes to disk, so that an interrupted run can be resumed; one file for each rank."""
+"""Journals: one file for each rank, which records every finished row so that an interrupted run can be resumed."""

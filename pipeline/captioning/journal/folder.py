@@ -1,4 +1,4 @@
-"""The folder of a run's journals: its name and files, notes that concern all journals, removal."""
+"""The folder of a run's journals: names, records that concern all journals in it, removal."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ logger = logging.getLogger(__name__)
 
 _JOURNAL = re.compile(r"rank-\d{5,}\.jsonl")
 _OURS = re.compile(rf"({_JOURNAL.pattern}|{ID_FILE})|\.({_JOURNAL.pattern}|{ID_FILE})\.\w+\.tmp")
-"""Files in a journal folder that are made here; the second kind was being written when its process died."""
+"""Files in a journal folder that a run creates. The second kind is temporary; it remains if its process died."""
 
 
 def journal_folder(output: Path) -> Path:
-    """Where the journals of a run that writes `output` are kept on every host."""
+    """The folder of the journals of a run that writes `output`; the same path on every host."""
     return output.with_name(output.name + ".journal")
 
 
 def journal_path(folder: Path, rank: int) -> Path:
+    """The journal of one rank."""
     return folder / f"rank-{rank:05d}.jsonl"
 
 
 def journals(folder: Path) -> list[Path]:
-    """The journals of all ranks in a folder; none if it is absent, or is being removed."""
+    """The paths of all journals in a folder; none if the folder does not exist."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -39,7 +40,7 @@ def journals(folder: Path) -> list[Path]:
 
 
 def planned_at(folder: Path) -> float | None:
-    """When a run first used the folder, in seconds since the epoch; None if it is not there."""
+    """When a run first used the folder, in seconds since the epoch; None if it does not exist."""
     try:
         return (folder / ID_FILE).stat().st_mtime
     except OSError:
@@ -47,7 +48,7 @@ def planned_at(folder: Path) -> float | None:
 
 
 def read_contents(folder: Path) -> JournalContents:
-    """Read all journals of `folder`; an absent folder reports nothing.
+    """Read all journals of `folder`; empty contents if the folder does not exist.
 
     Raises:
         RunError: a journal can't be read, or a line is damaged.
@@ -56,14 +57,17 @@ def read_contents(folder: Path) -> JournalContents:
 
 
 def ask_to_forget_failures(folder: Path, rank: int) -> None:
-    """Note that the failures of this run, on whatever rank and host, had another cause than the clips."""
+    """Record in one rank's journal that the clips are not the cause of this run's failures, on any rank and host.
+
+    Does nothing if the rank has no journal.
+    """
     path = journal_path(folder, rank)
     if path.exists():
         add_records(path, {"forget_failures": True})
 
 
 def asks_to_forget_failures(folder: Path) -> bool:
-    """Whether one of the journals ends with such a note."""
+    """Whether one of the journals has such a record in its last session."""
     for path in journals(folder):
         with reading(path), path.open("rb") as lines:
             last = b""
@@ -76,16 +80,16 @@ def asks_to_forget_failures(folder: Path) -> bool:
 
 
 def forget_failures(folder: Path) -> None:
-    """Let all failed rows of a folder's journals be tried again."""
+    """Record in all journals of a folder that their failures do not count: the next run tries these rows again."""
     for path in journals(folder):
         add_records(path, {"forget_failures": True}, {"session": "forgot failures"})
 
 
 def remove_journals(folder: Path) -> None:
-    """Remove the journals of a folder, but not the folder: other ranks may be about to use it.
+    """Remove the journals of a folder, but not the folder, because other ranks may be about to use it.
 
     Raises:
-        RunError: another run is writing to one, or it can't be removed.
+        RunError: another run is writing to a journal, or a journal can't be removed.
     """
     for path in journals(folder):
         with writing(path), path.open("a", encoding="utf-8") as file:
@@ -94,16 +98,19 @@ def remove_journals(folder: Path) -> None:
 
 
 def remove_unused_folder(folder: Path) -> None:
-    """Remove the folder if no run has written a journal there."""
+    """Remove the folder if it has no journal."""
     if not journals(folder):
         remove_folder(folder)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove what runs have made in the folder, if it is there, and the folder unless it holds other files."""
+    """Remove the files that runs have created in the folder, then the folder itself unless it contains other files.
+
+    Does nothing if the folder does not exist.
+    """
     try:
         names = sorted(os.listdir(folder))
-    except OSError:  # another rank was first
+    except OSError:  # another rank has removed it
         return
     kept = []
     for name in names:
@@ -112,11 +119,11 @@ def remove_folder(folder: Path) -> None:
                 (folder / name).unlink(missing_ok=True)
             except OSError as error:
                 kept.append(f"{name} ({error.strerror})")
-        elif not name.startswith(".nfs"):  # a file that is still open somewhere, on a network file system
+        elif not name.startswith(".nfs"):  # on NFS: a removed file that a process still has open
             kept.append(name)
     if kept:
-        why = "holds files that no run has made or that can't be removed"
-        logger.warning("the journal folder %s stays, because it %s: %s", folder, why, ", ".join(kept))
+        reason = "it contains files that no run has created or that can't be removed"
+        logger.warning("the journal folder %s is not removed, because %s: %s", folder, reason, ", ".join(kept))
         return
-    with contextlib.suppress(OSError):  # another rank was first, or a file is still open
+    with contextlib.suppress(OSError):  # another rank has removed it, or a file is still open
         folder.rmdir()

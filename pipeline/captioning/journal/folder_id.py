@@ -1,4 +1,4 @@
-"""The id of a journal folder, by which hosts find out whether they share it."""
+"""The id of a journal folder: a file that tells hosts whether they share the folder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from ..process.errors import RunError
 
 ID_FILE = "id"
 _WRITING_SECONDS = 1.0
-"""An id file that is empty for longer is not being written any more."""
+"""If an id file has been empty for longer than this, no process is writing it."""
 
 
 def folder_id(folder: Path) -> str:
-    """A name for the folder that two hosts agree on only if they share it; creates the folder.
+    """The id of the folder: two hosts get the same id only if they share the folder. Creates folder and id if needed.
 
     Raises:
-        RunError: the folder or the file can't be made, as on a full disk; an id is written whole or not at all.
+        RunError: the folder or the id file can't be created, for example on a full disk.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"can't make the journal folder {folder}: {error}") from error
+        raise RunError(f"can't create the journal folder {folder}: {error}") from error
     path = folder / ID_FILE
     try:
         if not path.exists():
-            _make(path)
+            _create(path)
         return _read(path)
     except OSError as error:
-        raise RunError(f"can't make the journal folder {folder}: {path}: {error}; mend that and start again") from error
+        raise RunError(
+            f"can't create the journal folder {folder}: {path}: {error}; fix the cause of this error"
+        ) from error
 
 
-def _make(path: Path) -> None:
-    """Write a new id, unless another rank is first."""
+def _create(path: Path) -> None:
+    """Write a new id, complete or not at all, unless another rank has written one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("x", encoding="ascii") as file:
@@ -47,12 +49,13 @@ def _make(path: Path) -> None:
         except FileExistsError:
             return
         except OSError:  # a file system without hard links
-            _make_in_place(path)
+            _create_in_place(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _make_in_place(path: Path) -> None:
+def _create_in_place(path: Path) -> None:
+    """Like `_create`, but other ranks may see an empty file for a short time."""
     try:
         file = path.open("x", encoding="ascii")
     except FileExistsError:
@@ -66,18 +69,19 @@ def _make_in_place(path: Path) -> None:
 
 
 def _read(path: Path) -> str:
+    """Read an id; replaces an id file that remained empty."""
     deadline = time.monotonic() + _WRITING_SECONDS
     while True:
         with path.open(encoding="ascii", errors="replace") as file:
             found = file.read()
-            about = os.fstat(file.fileno())
+            status = os.fstat(file.fileno())
         if found:
             return found
-        if time.time() - about.st_mtime > _WRITING_SECONDS or time.monotonic() > deadline:
-            # Left empty on a full disk. What replaces it follows from the empty file, so that ranks that mend it
-            # at the same time agree.
-            mended = f"{about.st_ino:x}-{about.st_mtime_ns:x}"
+        if time.time() - status.st_mtime > _WRITING_SECONDS or time.monotonic() > deadline:
+            # The disk was full when the file was written. The new id is derived from the empty file, so that ranks
+            # that replace it at the same time agree.
+            new_id = f"{status.st_ino:x}-{status.st_mtime_ns:x}"
             with atomic_write(path) as temporary:
-                temporary.write_text(mended, encoding="ascii")
-            return mended
+                temporary.write_text(new_id, encoding="ascii")
+            return new_id
         time.sleep(0.05)

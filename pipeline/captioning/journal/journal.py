@@ -1,23 +1,24 @@
-"""Journals: every finished row goes to disk as soon as it is finished, so that an interrupted run can be resumed.
+"""Writes the journal of one rank: records every finished row immediately, so that an interrupted run can be resumed.
 
-Each rank appends to `rank-NNNNN.jsonl` in a folder beside the output. A line is one of
+Each rank appends to `rank-NNNNN.jsonl` in a folder next to the output. A line is one of
 
-    {"fingerprint": {...}}            the first line: what the captions depend on
-    {"session": "...", "run": ..., "rows": ..., "ranks": ..., "locked": ...}   a run begins: name, rows, ranks
-    {"loaded": "..."}                 the model is loaded: from this time (UTC) on, the rank captions
+    {"fingerprint": {...}}            the first line: everything that the captions depend on
+    {"session": "...", "run": ..., "rows": ..., "ranks": ..., "locked": ...}   a session begins
+    {"loaded": "..."}                 the model is loaded; the rank captions from this time (UTC) on
     {"lease": [rows]}                 these rows were leased to this rank
-    {"start": [rows]}                 these rows are in flight now; with "retry": once more
+    {"start": [rows]}                 these rows are in flight now; with "retry": true in a retry
     {"row": ..., ...}                 a finished row (`RowResult`)
-    {"waiting": true}                 for all other ranks, before the rows that come last
-    {"released": true}                the rows in flight were given up in good order
-    {"forget_failures": true}         the failures so far do not count: their cause was not the clips
+    {"waiting": true}                 the rank waits for all other ranks before the isolated rows
+    {"released": true}                the worker has ended the session itself: no row is in flight any more
+    {"forget_failures": true}         the failures so far do not count: the clips were not their cause
 
-The session names start, host and process. A row in flight when a session ends without `released` was in flight at a
-death of its worker. A last line without an end was being written when the worker died; it is dropped. `loaded` and
-`lease` are for `progress`; no plan and no result depends on them.
+`session` holds the time of its start, the host and the process id, separated by spaces. `run` is the name of the run,
+`rows` the number of rows that the run has to caption on all ranks, `ranks` the number of ranks that keep a journal,
+`locked` whether the file system has locks. If a session ends without `released`, its worker has died, and its rows in
+flight were in flight at that death. A last line without a line end was being written when the worker died; it is
+dropped. `loaded` and `lease` are for `progress`; no plan and no result depends on them.
 
-This file writes. `reader` reads journals, `folder` knows all journals of a run, `lines`, `lock`, `disk_sync` and
-`folder_id` are what they share.
+`reader` reads journals, `folder` handles all journals of a folder, `run_journals` those of all ranks and hosts.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ..process.errors import RunError
 from .disk_sync import DiskSync
 from .folder import journal_path
 from .folder_id import folder_id
-from .lines import as_line, drop_torn_line, writing
+from .lines import as_line, drop_incomplete_line, writing
 from .lock import lock
 from .reader import Fingerprint
 
@@ -50,17 +51,16 @@ _RESTORE_ATTEMPTS = 10
 
 
 class Journal:
-    """Appends one rank's results. Usable as a context manager; leaving it releases the rows in flight.
+    """The journal of one rank, open for appending. A context manager, which calls `release` and closes the file.
 
-    No other process can open it until it is closed. What is written survives the death of this process at once. A
-    thread brings it to disk, so that it survives the death of the host, within about `disk_sync.SYNC_SECONDS`. If
-    that fails, every later call raises RunError.
+    No other process can open the journal until it is closed. A record that is written survives the death of this
+    process. A thread syncs the file, so that after about `disk_sync.SYNC_SECONDS` the record also survives the death of
+    the host. If the sync fails, every later call raises RunError.
 
-    run: name of the run, the same on all ranks; rows: to be captioned in the run, on all ranks; ranks: how many keep a
-    journal. These are for `progress`.
+    run, rows, ranks: see the session record; they are for `progress`.
 
     Raises:
-        RunError: another process has it open, or it can't be written.
+        RunError: another process has the journal open, or it can't be written.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Journal:
     ) -> None:
         self.path = journal_path(folder, rank)
         folder_id(folder)
-        self._file_lock = threading.Lock()  # of the file against being written while it is replaced
+        self._file_lock = threading.Lock()  # no write while the file is replaced
         with writing(self.path):
             self._file: IO[str] = self.path.open("a", encoding="utf-8", errors="replace")
             is_locked = lock(self._file)
-            is_new = drop_torn_line(self.path) == 0
-        self._disk = DiskSync(self._bring_to_disk, f"the journal {self.path}")
+            is_new = drop_incomplete_line(self.path) == 0
+        self._disk = DiskSync(self._sync_file, f"the journal {self.path}")
         if is_new:
             self._append({"fingerprint": dict(fingerprint)})
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -84,40 +84,42 @@ class Journal:
 
     @property
     def durable(self) -> int:
-        """How many results of this session are on disk."""
+        """Number of results of this session that are on disk."""
         return self._disk.confirmed
 
     def loaded(self) -> None:
-        """Note that the model is loaded: from now on this rank captions."""
+        """Record that the model is loaded and this rank begins to caption."""
         self._append({"loaded": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
 
     def lease(self, rows: Sequence[int]) -> None:
-        """Note that `rows` were leased to this rank."""
+        """Record that `rows` were leased to this rank."""
         self._append({"lease": list(rows)})
 
     def start(self, rows: Iterable[int], retry: bool = False) -> None:
-        """Note that `rows` are in flight, once more if `retry`."""
+        """Record that `rows` are in flight. retry: they were in flight when a worker died."""
         self._append({"start": list(rows), **({"retry": True} if retry else {})})
 
     def finish(self, results: Sequence[RowResult]) -> None:
-        """Append results; `durable` tells when they are on disk. Waits for the disk only if that has not answered for
-        `disk_sync.STALL_SECONDS`."""
+        """Record results; `durable` counts them when they are on disk.
+
+        Blocks only if the disk has confirmed nothing for `disk_sync.STALL_SECONDS`, until it does.
+        """
         if not results:
             return
         self._write((result.to_json() + "\n" for result in results), len(results))
-        self._disk.hold_back()
+        self._disk.block_while_stalled()
 
-    def wait(self) -> None:
-        """Note that the rows to come are those for which other ranks are waited for."""
+    def record_waiting(self) -> None:
+        """Record that this rank waits for all other ranks before the isolated rows; returns when this is on disk."""
         self._append({"waiting": True})
         self.sync()
 
     def sync(self) -> None:
-        """Return when everything so far is on disk."""
+        """Wait until everything written so far is on disk."""
         self._disk.wait()
 
     def release(self) -> None:
-        """Note that no row is in flight any more: the last that is written."""
+        """Record that no row is in flight any more, as the last record of the session; returns when this is on disk."""
         if not self._is_released:
             self._append({"released": True})
             self.sync()
@@ -130,10 +132,10 @@ class Journal:
         with self._file_lock, writing(self.path):
             self._file.writelines(lines)
             self._file.flush()
-        self._disk.wrote(results)
+        self._disk.record_write(results)
 
-    def _bring_to_disk(self) -> None:
-        """Called by the thread of `_disk`, which alone replaces the file."""
+    def _sync_file(self) -> None:
+        """Sync the file. Called by the thread of `_disk` only, which is the only one that replaces the file."""
         with writing(self.path):
             with self._file_lock:
                 if self._file.closed:
@@ -143,23 +145,24 @@ class Journal:
             os.fsync(descriptor)
 
     def _restore_if_removed(self) -> None:
-        """Write the journal anew if someone has removed it: as long as it is open, nothing in it is lost."""
+        """Write the journal again if it has been removed: its contents exist as long as the file is open."""
         if os.fstat(self._file.fileno()).st_nlink:
             return
-        logger.warning("journal %s was removed while the run wrote to it; writing it anew", self.path)
-        for left in reversed(range(_RESTORE_ATTEMPTS)):
+        logger.warning("journal %s was removed while the run was writing to it; writing it again", self.path)
+        for attempts_left in reversed(range(_RESTORE_ATTEMPTS)):
             try:
                 self._restore()
                 return
             except (OSError, RunError):
-                if not left:
+                if not attempts_left:
                     raise
-                time.sleep(0.1)  # whoever removes the folder may still be at it
+                time.sleep(0.1)  # the process that removes the folder may not have finished
 
     def _restore(self) -> None:
+        """Copy the removed file, which is still open, to its path and continue with the copy."""
         folder_id(self.path.parent)
         with atomic_write(self.path) as temporary, open(f"/proc/self/fd/{self._file.fileno()}", "rb") as removed:
-            # Opened before it is filled and has its name: if it is removed again, its content is still here.
+            # Opened before it is filled and renamed: if it is removed again, its contents still exist.
             restored = temporary.open("a", encoding="utf-8", errors="replace")
             shutil.copyfileobj(removed, restored.buffer)
             restored.flush()
@@ -178,5 +181,5 @@ class Journal:
                 raise
         finally:
             self._disk.close()
-            with contextlib.suppress(OSError):  # of what could not be written above
+            with contextlib.suppress(OSError):  # closing writes again what could not be written above
                 self._file.close()

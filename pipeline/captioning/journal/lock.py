@@ -1,4 +1,4 @@
-"""One writer for one journal: a lock that its process holds as long as the file is open."""
+"""The lock of a journal: the process that writes the journal holds it as long as the file is open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lines import read_records
 
 
 def lock(file: IO[str]) -> bool:
-    """Keep other processes off a journal for as long as it is open; False where the file system has no locks.
+    """Lock a journal until the file is closed; returns False if the file system has no locks.
 
     Raises:
         RunError: another process holds the lock.
@@ -23,17 +23,17 @@ def lock(file: IO[str]) -> bool:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise RunError(f"another run is writing to the journal {file.name} {_writer(Path(file.name))}") from error
-        return False  # there is none to respect
+        return False
     return True
 
 
 def _writer(path: Path) -> str:
-    """Who writes to a journal, in words, and what to do about it."""
+    """The process that writes to a journal and what to do about it, as text for a message."""
     sessions: list[object] = []
-    with contextlib.suppress(RunError):  # of a damaged line: that is for its owner
+    with contextlib.suppress(RunError):  # a damaged line; the run that owns the journal reports it
         sessions += (record["session"] for _, record in read_records(path) if "session" in record)
     words = str(sessions[-1]).split() if sessions else []
-    if len(words) != 3:  # it has not written its name yet
-        return "(its name is not known yet); wait for it"
+    if len(words) != 3:  # it has not written its session record yet
+        return "(its process id is not known yet); wait for it"
     started, host, process = words
     return f"(process {process} on {host}, since {started}); wait for it, or end it on {host} with: kill {process}"

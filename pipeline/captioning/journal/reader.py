@@ -1,4 +1,4 @@
-"""Reads journals: results, and what the next plan needs (finished rows, rows in flight at deaths)."""
+"""Reads journals: results, and what the next plan needs (finished rows, rows in flight when a worker died)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Fingerprint = Mapping[str, str]
 
 @dataclass
 class JournalContents:
-    """What the journals of one folder say.
+    """The contents of one or more journals that a plan needs.
 
     fingerprints: the distinct fingerprints found.
-    finished: rows with a result that counts.
-    deaths: for rows without one, how often a worker died with the row in flight, retries apart.
-    retried: rows without one that were in flight at a death while they were being retried in a batch.
+    finished: rows with a result that counts; a failure that is to be forgotten does not.
+    deaths: for rows without such a result, how many times a worker died with the row in flight, retries not counted.
+    retried: rows without such a result that were in flight when a worker died during their retry in a small batch.
     """
 
     fingerprints: list[Fingerprint] = field(default_factory=list)
@@ -30,7 +30,7 @@ class JournalContents:
 
 
 def contents_of(paths: list[Path]) -> JournalContents:
-    """Read journals, together.
+    """Read journals into one object.
 
     Raises:
         RunError: a journal can't be read, or a line is damaged.
@@ -49,7 +49,7 @@ def _add_journal(path: Path, contents: JournalContents) -> None:
     in_retry: set[int] = set()
     failed: set[int] = set()
     for number, record in read_records(path):
-        if not _is_whole(record):
+        if not _is_complete(record):
             raise damaged(path, number, "a part of the record is missing")
         if "fingerprint" in record:
             if record["fingerprint"] not in contents.fingerprints:
@@ -73,8 +73,8 @@ def _add_journal(path: Path, contents: JournalContents) -> None:
     contents.finished |= failed
 
 
-def _is_whole(record: dict) -> bool:
-    """Whether a record has all that later steps rely on; the end of a run is too late to find out."""
+def _is_complete(record: dict) -> bool:
+    """Whether a record has everything that later steps need, so that damage is reported at the start of a run."""
     if "row" in record:
         if "stage" in record:
             return _is_row(record["row"]) and isinstance(record.get("messages"), list)
@@ -92,17 +92,17 @@ def _is_row(value: object) -> bool:
 
 
 def read_result_lines(path: Path) -> Iterator[bytes]:
-    """Stream the results of one journal that count, as they were written, without line ends; a row may come twice.
+    """Yield the lines of one journal with results that count, without line ends. A row may have more than one.
 
     Raises:
-        RunError: the journal can't be read, or a line that must be looked into is damaged.
+        RunError: the journal can't be read, or a line that has to be parsed is damaged.
     """
     with reading(path), path.open("rb") as lines:
         forgotten = max((n for n, line in enumerate(lines) if line.startswith(FORGET_FAILURES)), default=-1)
         lines.seek(0)
         for number, line in enumerate(lines):
             if not line.endswith(b"\n"):
-                return  # torn: the worker died while writing it
+                return  # incomplete: the worker died while writing it
             if line.startswith(ROW) and (number > forgotten or _has_caption(path, number, line)):
                 yield line[:-1]
 

@@ -1,7 +1,8 @@
-"""The journals of all ranks on all hosts, used as one: opened, read, gathered, forgotten and removed.
+"""The journals of all ranks on all hosts as one object: open, read, gather and remove them, forget failures.
 
-Ranks of one host, and hosts with a shared file system, keep their journals in the same folder. The first of these ranks
-is the keeper of the folder: it does what is to be done once. Knows no meta table and no captioner.
+Ranks of one host, and hosts with a shared file system, keep their journals in the same folder. The lowest of these
+ranks is the keeper of the folder: it does everything that has to be done only once for the folder. Knows nothing about
+the meta table and the captioner.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ _ROWS_PER_RECORD = 2000
 
 
 class RunJournals:
-    """This rank's view of the journals of a run. Constructing it, `contents` and `results` are collective: every rank
-    of the run must call them.
+    """The journals of a run, as one rank uses them.
 
-    is_keeper: whether this rank does what is to be done once for its folder.
+    The constructor, `contents` and `results` are collective: every rank of the run must call them.
+
+    is_keeper: whether this rank is the keeper of its folder.
 
     Raises:
-        RunError: the folder can't be made.
+        RunError: the folder can't be created.
     """
 
     def __init__(self, world: World, output: Path) -> None:
@@ -41,15 +43,15 @@ class RunJournals:
         self.is_keeper = world.rank == min(self._ranks)
 
     def contents(self, restart: bool) -> JournalContents:
-        """What the journals on all hosts hold, on rank 0; nothing on the others.
+        """The contents of the journals on all hosts, on rank 0; empty on other ranks. Collective.
 
-        restart: read nothing. The journals are removed later, when no usage error is possible any more.
+        restart: do not read the journals. They are removed later, when a usage error is no longer possible.
 
         Raises:
             RunError: a journal can't be read, or a line is damaged.
         """
         reads = self.is_keeper and not restart
-        # A run that failed for another cause than its clips may have noted this on one rank only.
+        # If the clips were not the cause of a run's failures, possibly only one rank has recorded that.
         if any(self._world.gather_json(reads and folders.asks_to_forget_failures(self.folder))) and reads:
             folders.forget_failures(self.folder)
         own = folders.read_contents(self.folder) if reads else JournalContents()
@@ -62,19 +64,21 @@ class RunJournals:
         return contents
 
     def open(self, fingerprint: Fingerprint, run: str, rows: int, ranks: int) -> Journal:
-        """This rank's journal; see `Journal`."""
+        """Open this rank's journal; see `Journal`."""
         return Journal(self.folder, self._world.rank, fingerprint, run, rows, ranks)
 
     def results(self, pad_length: int) -> Iterator[RowResult]:
-        """The results in the journals of all ranks, on rank 0; nothing on the others. A row may come twice.
+        """Yield the results in the journals of all ranks on rank 0, nothing on other ranks. Collective.
 
-        pad_length: longest record that is gathered, in int32 words.
+        A row may have more than one result.
+
+        pad_length: maximum size of a gathered record, in int32 words.
         """
         for record in self._world.gather(self._own_results(pad_length), is_wanted=self._world.is_leader):
             yield RowResult.from_json(record.decode("utf-8", "replace"))
 
     def _own_results(self, pad_length: int) -> Iterator[bytes]:
-        """The results in this rank's journal. The keeper adds the journals of ranks that this run does not have."""
+        """The results in this rank's journal. The keeper adds the journals of ranks that do not exist in this run."""
         paths = [folders.journal_path(self.folder, self._world.rank)]
         if self.is_keeper:
             owned = {folders.journal_path(self.folder, rank) for rank in self._ranks}
@@ -85,37 +89,38 @@ class RunJournals:
                     yield fitted_record(line, pad_length)
 
     def ask_to_forget_failures(self) -> None:
-        """Note in this rank's journal that the failures of this run had another cause than the clips."""
+        """Record in this rank's journal that the clips are not the cause of this run's failures."""
         folders.ask_to_forget_failures(self.folder, self._world.rank)
 
     def forget_failures(self) -> None:
-        """Let the next run try all failed rows again."""
+        """Record that the failures do not count, so that the next run tries these rows again."""
         if self.is_keeper:
             folders.forget_failures(self.folder)
 
     def remove_unused(self) -> None:
-        """Remove the folder if no run has written a journal there."""
+        """Remove the folder if it has no journal."""
         folders.remove_unused_folder(self.folder)
 
     def remove_earlier(self) -> None:
         """Remove the journals of earlier runs, but not the folder.
 
         Raises:
-            RunError: another run is writing to one, or it can't be removed.
+            RunError: another run is writing to a journal, or a journal can't be removed.
         """
         if self.is_keeper:
             folders.remove_journals(self.folder)
 
     def remove(self) -> None:
-        """Remove journals and folder, when the output is written."""
+        """Remove journals and folder after the output has been written."""
         if self.is_keeper:
             folders.remove_folder(self.folder)
 
 
 def fitted_record(record: bytes, pad_length: int) -> bytes:
-    """A result as it is gathered, made from its line in a journal: at most `pad_length` int32 words.
+    """Shorten a result for gathering. record: its line in a journal, as UTF-8 JSON.
 
-    A caption that does not fit becomes a failure; the messages of a failure are cut.
+    Returns a record of at most `pad_length` int32 words. A caption that does not fit becomes a failure; the messages of
+    a failure are cut off.
     """
     if words_of(record) <= pad_length:
         return record
@@ -124,7 +129,7 @@ def fitted_record(record: bytes, pad_length: int) -> bytes:
         message = f"the caption takes {words_of(record)} words of 4 bytes, more than --pad_length {pad_length}"
         result = RowResult.failed(result.row, "gather", [message])
     else:
-        # A character takes up to 12 bytes when it is escaped in JSON; half of the space is for the rest.
+        # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
         characters = pad_length * 4 // 2 // 12
         result = RowResult.failed(result.row, result.failure.stage, ["; ".join(result.failure.messages)[:characters]])
     record = result.to_json().encode("utf-8", "replace")
@@ -133,6 +138,7 @@ def fitted_record(record: bytes, pad_length: int) -> bytes:
 
 
 def _contents_records(contents: JournalContents) -> Iterator[bytes]:
+    """Journal contents as records of limited size."""
     yield _packed(contents.fingerprints, [], contents.deaths, sorted(contents.retried))
     finished = sorted(contents.finished)
     for start in range(0, len(finished), _ROWS_PER_RECORD):

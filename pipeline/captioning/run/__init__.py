@@ -1,1 +1,1 @@
-"""A run: from the command line through the plan and the work of each rank to the outputs."""
+"""A captioning run: command line, plan, the work of each rank, gathering of results, output files."""

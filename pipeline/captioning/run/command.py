@@ -1,4 +1,7 @@
-"""What every captioning command does around its job: speak once, check early, leave with the right code."""
+"""The main function of every captioning command: check flags and environment, start the run, return the exit code.
+
+Knows nothing about a model family: the caller passes the parser and the function that makes the captioner source.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,11 @@ def main(
     make_source: Callable[[argparse.Namespace], CaptionerSource],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run a captioning command; returns its exit code."""
+    """Run a captioning command and return its exit code.
+
+    make_source: checks the flags of the model and the checkpoint; raises UsageError.
+    arguments: the command line; None for that of this process.
+    """
     launch, watchdog = Launch(), Watchdog(enforces=True)
     try:
         launch = Launch.from_environment()
@@ -43,10 +50,10 @@ def main(
             print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USAGE_ERROR
     except RunError as error:
-        logger.error("%s; run the same command again to go on", error)
+        logger.error("%s; run the same command again to resume", error)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        logger.error("interrupted; finished rows are in the journal: run the same command again to go on")
+        logger.error("interrupted; finished rows are in the journal: run the same command again to resume")
         return EXIT_FAILED
 
 
@@ -59,7 +66,7 @@ def _run(
 ) -> int:
     flags = parser.parse_args(arguments)
     job_options = options.job_options(flags)
-    if launch.rank == 0:  # on other hosts there need be no meta table
+    if launch.rank == 0:  # the meta table need not exist on other hosts
         MetaTable.check(job_options.meta_path, job_options.output)
     source = make_source(flags)
     choice = backends.choose(
@@ -90,5 +97,5 @@ def _set_up_logging(launch: Launch) -> None:
         datefmt="%Y-%m-%d %H:%M:%S",
         stream=sys.stderr,
     )
-    # Libraries stay at warnings; ours speaks on rank 0, and every rank logs its own troubles.
+    # Warnings of every rank and library are logged, information only from this package on rank 0.
     logging.getLogger("pipeline.captioning").setLevel(logging.INFO if launch.is_leader else logging.WARNING)

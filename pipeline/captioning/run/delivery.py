@@ -1,4 +1,7 @@
-"""Delivery: the results of all ranks, gathered on rank 0 and written to the output files."""
+"""Gathers the results of all ranks on rank 0 and writes them to the output files.
+
+Knows nothing about the model and the framework.
+"""
 
 from __future__ import annotations
 
@@ -25,42 +28,46 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """Results of all rows that this run had to caption, by row."""
+class RunResults:
+    """The results of all rows that this run had to caption: captions and failures by row, each in order of rows."""
 
     captions: Mapping[int, RowResult]
     failures: Mapping[int, Failure]
 
     def most_repeated_captions(self, most: int = 5) -> list[dict[str, Any]]:
-        """The captions that several rows share, and how many do: a model can be stuck on a sentence."""
+        """The captions that more than one row has, with the number of rows: a model may repeat one sentence."""
         repeated = Counter(result.caption for result in self.captions.values()).most_common(most)
         return [{"caption": caption, "rows": count} for caption, count in repeated if count > 1]
 
     def words_per_caption(self) -> dict[str, float]:
-        """Words, as spaces divide them: the least, the median, the most."""
+        """Smallest, median and largest number of words in a caption; words are separated by spaces."""
         words = sorted((result.caption or "").count(" ") + 1 for result in self.captions.values())
         return {"least": words[0], "median": words[len(words) // 2], "most": words[-1]} if words else {}
 
     def partial_rows(self) -> list[int]:
-        """Captioned rows whose clips could be decoded in part only."""
+        """Captioned rows whose clips are partial videos: only a part of the file could be decoded."""
         return [row for row, result in self.captions.items() if result.partial]
 
     def failure_examples(self) -> dict[str, tuple[int, Failure]]:
-        """The first failed row of each stage."""
+        """The first failed row of each stage, with its failure."""
         examples: dict[str, tuple[int, Failure]] = {}
         for row, failure in self.failures.items():
             examples.setdefault(failure.stage, (row, failure))
         return examples
 
     def failures_by_stage(self) -> dict[str, int]:
+        """Number of failed rows of each stage, the largest number first."""
         return dict(Counter(failure.stage for failure in self.failures.values()).most_common())
 
 
-def gather_results(journals: RunJournals, leader: LeaderPlan | None, pad_length: int) -> Delivered | None:
-    """All ranks' results, on rank 0; None on the others, where `leader` is None. Collective.
+def gather_results(journals: RunJournals, leader: LeaderPlan | None, pad_length: int) -> RunResults | None:
+    """The results of all ranks, on rank 0; None on other ranks. Collective: every rank must call it.
+
+    leader: the plan, on rank 0; None on other ranks.
+    pad_length: maximum size of a gathered record, in int32 words.
 
     Raises:
-        RunError: on rank 0, a row has no result.
+        RunError: on rank 0: a row has no result.
     """
     captions: dict[int, RowResult] = {}
     failures: dict[int, Failure] = {}
@@ -77,25 +84,27 @@ def gather_results(journals: RunJournals, leader: LeaderPlan | None, pad_length:
     return _complete(leader.plan, captions, failures)
 
 
-def _complete(plan: Plan, captions: dict[int, RowResult], failures: dict[int, Failure]) -> Delivered:
+def _complete(plan: Plan, captions: dict[int, RowResult], failures: dict[int, Failure]) -> RunResults:
     wanted = {*plan.pending, *plan.retries, *plan.isolated, *plan.quarantined, *plan.finished}
     missing = sorted(wanted - captions.keys() - failures.keys())
     if missing:
-        raise RunError(f"{len(missing)} rows came without a result (first: row {missing[0]}); was a journal removed?")
-    return Delivered(
+        raise RunError(
+            f"{len(missing)} rows have no result (the first is row {missing[0]}): a journal may have been removed"
+        )
+    return RunResults(
         captions={row: captions[row] for row in sorted(wanted & captions.keys())},
         failures={row: failures[row] for row in sorted(wanted & failures.keys() - captions.keys())},
     )
 
 
-def write_outputs(output: Path, leader: LeaderPlan, delivered: Delivered, report: Mapping[str, Any]) -> None:
-    """Write failures, outcomes and report, and the captioned table last: once it is there, all is."""
+def write_outputs(output: Path, leader: LeaderPlan, results: RunResults, report: Mapping[str, Any]) -> None:
+    """Write failures, outcomes, report and, last, the captioned table: if the table exists, the other files do, too."""
     paths = leader.table.paths
-    _write_failures(failures_path(output), paths, delivered.failures)
-    write_outcomes(outcomes_path(output), paths, leader.plan.kept, delivered.captions, delivered.failures)
+    _write_failures(failures_path(output), paths, results.failures)
+    write_outcomes(outcomes_path(output), paths, leader.plan.kept, results.captions, results.failures)
     with atomic_write(report_path(output)) as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    captions = dict(leader.plan.kept) | {row: result.caption or "" for row, result in delivered.captions.items()}
+    captions = dict(leader.plan.kept) | {row: result.caption or "" for row, result in results.captions.items()}
     leader.table.write(output, captions)
 
 

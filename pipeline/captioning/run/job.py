@@ -1,4 +1,4 @@
-"""The whole flow of a run: plan, caption, gather, write. Knows no model and no framework."""
+"""The steps of a run: plan, caption, gather, write. Knows nothing about the model and the framework."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch, watchdog: Watchdog) -> int:
     """Caption the meta table; returns the exit code.
 
-    watchdog: notes this rank's progress.
+    watchdog: records when this rank last made progress.
 
     Raises:
-        UsageError, RunError: see their docstrings; the other ranks have been told.
+        UsageError, RunError: see their docstrings; the failure has been reported to the other ranks.
     """
     if launch.launcher == "plain":
-        # One process needs the framework only when there is something to caption.
+        # A single process imports the framework only if there is something to caption.
         return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world(watchdog=watchdog))
     logger.info("started by %s: waiting for all %d workers", launch.launcher, launch.world_size)
     backend = choice.activate(options.dtype)
@@ -45,7 +45,13 @@ def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: La
 
 
 def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
-    """One rank's whole run. activate: imports the framework."""
+    """Do one rank's part of a run; returns the exit code.
+
+    activate: imports the framework and returns it.
+
+    Raises:
+        UsageError, RunError: as in `run`.
+    """
     try:
         with contextlib.ExitStack() as resources:
             exit_code = _run(options, source, activate, world, resources)
@@ -65,15 +71,15 @@ def _run(
     world: World,
     resources: contextlib.ExitStack,
 ) -> int:
-    """As `run_in_world`. resources: keeps this rank's journal open, and so locked, until everything is written."""
+    """See `run_in_world`. resources: keeps this rank's journal open, and so locked, until all outputs are written."""
     begin = time.monotonic()
-    # Before the first collective: if the table can't be read, no other rank waits for a timeout.
+    # Read before the first collective: if the table can't be read, no other rank has to wait for a timeout.
     table = MetaTable.read(options.meta_path) if world.is_leader else None
     journals = RunJournals(world, options.output)
     plan = plan_run(world, journals, table, options, source.fingerprint())
     if plan.is_done:
         if plan.leader is not None:
-            _announce(options, plan, plan.leader)
+            _log_plan(options, plan, plan.leader)
         exit_code = EXIT_DONE
     else:
         planned = time.monotonic()
@@ -81,19 +87,19 @@ def _run(
         if backend is not None:
             plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
         if plan.leader is not None:
-            _describe(source, backend)
-            _announce(options, plan, plan.leader)
+            _log_choices(source, backend)
+            _log_plan(options, plan, plan.leader)
         with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
             seconds = time.monotonic() - planned
             stats = _caption(options, source, backend, world, plan, journals, resources, seconds)
             rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
-        delivered = delivery.gather_results(journals, plan.leader, options.pad_length)
-        if plan.leader is not None and delivered is not None:
-            world.decide(_conclude(options, plan, plan.leader, delivered, rank_stats, time.monotonic() - begin))
+        results = delivery.gather_results(journals, plan.leader, options.pad_length)
+        if plan.leader is not None and results is not None:
+            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, time.monotonic() - begin))
         exit_code = world.exit_code()
         if exit_code != EXIT_DONE:
             journals.forget_failures()
-    world.barrier()  # no rank removes a folder that another rank still reads
+    world.barrier()  # no rank may remove a folder that another rank still reads
     if exit_code == EXIT_DONE:
         journals.remove()
     return exit_code
@@ -107,19 +113,20 @@ def _prepare(
     plan: RankPlan,
     journals: RunJournals,
 ) -> Backend | None:
-    """Do everything that may still find a usage error, then remove earlier journals if `--restart` is given.
+    """Import the framework and do all remaining checks; then remove earlier journals if `--restart` is given.
 
     Returns the framework; None if this rank has nothing to caption.
 
     Raises:
-        UsageError: the weights do not fit, or the device is not there; no journal has been changed.
+        UsageError: the weights do not fit, the device is missing, or the computing types differ; no journal has been
+            changed.
     """
     backend = None
     try:
         if plan.has_work:
             backend = activate()
             source.check_weights()
-        # No rank opens a journal before all ranks have reached this line.
+        # A collective: no rank opens a journal before all ranks have come this far.
         _check_computing_types(plan, world.gather_json(backend.dtype_name if backend else None))
     except UsageError:
         journals.remove_unused()
@@ -131,12 +138,12 @@ def _prepare(
 
 
 def _check_computing_types(plan: RankPlan, found: Sequence[str | None]) -> None:
-    """Captions of one table are computed in one type.
+    """Check that all captions of the table are computed in the same type.
 
-    found: of each rank; None for one that captions nothing.
+    found: the computing type of each rank; None for a rank that captions nothing.
 
     Raises:
-        UsageError: on all ranks alike.
+        UsageError: the types differ between ranks, or from those in the journals; raised on all ranks.
     """
     types = {dtype for dtype in found if dtype is not None}
     if len(types) > 1:
@@ -145,8 +152,8 @@ def _check_computing_types(plan: RankPlan, found: Sequence[str | None]) -> None:
     others = set(plan.computing_types) - types
     if types and others:
         raise UsageError(
-            f"an interrupted run computed its captions in {', '.join(sorted(others))}, this one computes in "
-            f"{types.pop()}. Give --dtype to continue it, or --restart to discard its captions"
+            f"the interrupted run computed its captions in {', '.join(sorted(others))}, this one computes in "
+            f"{types.pop()}. Give --dtype to resume that run, or --restart to discard its captions"
         )
 
 
@@ -177,22 +184,26 @@ def _caption(
     return stats
 
 
-def _describe(source: CaptionerSource, backend: Backend | None) -> None:
-    """Tell the choices that were made, and why."""
+def _log_choices(source: CaptionerSource, backend: Backend | None) -> None:
+    """Log which model options, framework and device were chosen, and why."""
     for line in source.describe():
         logger.info("%s", line)
     if backend is not None:
         logger.info("%s on %s in %s: %s", backend.framework, backend.device, backend.dtype_name, backend.reason)
 
 
-def _announce(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
+def _log_plan(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
+    """Log how many rows there are of each kind, and which texts the run replaces."""
     rows, parts = leader.plan, []
     for count, what in (
-        (len(rows.kept), "have a caption already (--skip_if_existing)"),
+        (len(rows.kept), "already have a caption (--skip_if_existing)"),
         (len(rows.finished), "are finished in the journals of an interrupted run"),
-        (len(rows.retries), "were in flight when workers died and come later, in small batches"),
-        (len(rows.isolated), "were in flight when a worker died and come last, one by one"),
-        (len(rows.quarantined), "were in flight at two deaths of a worker and are given up"),
+        (
+            len(rows.retries),
+            "were in flight when a worker died: they are captioned later, in small batches",
+        ),
+        (len(rows.isolated), "were in flight when a worker died: they are captioned last, one at a time"),
+        (len(rows.quarantined), "were in flight at two deaths of a worker: they are quarantined"),
         (len(rows.excluded), "are beyond --limit"),
     ):
         if count:
@@ -206,37 +217,37 @@ def _announce(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
     )
     backup = backup_of(options.output).name
     for count, place, message in (
-        (leader.replaced_captions, options.output, f"captions, which this run replaces ({backup} keeps them)"),
+        (leader.replaced_captions, options.output, f"captions, which this run replaces (they are kept in {backup})"),
         (leader.replaced_texts, f"column 'text' of {options.meta_path}", "texts, which the output replaces"),
     ):
         if count and plan.total_rows:
-            logger.warning("%s holds %d %s; --skip_if_existing takes them over", place, count, message)
+            logger.warning("%s holds %d %s; give --skip_if_existing to keep them", place, count, message)
     if plan.is_done:
-        logger.info("nothing is left to caption; %s stays as it is", options.output)
+        logger.info("nothing is left to caption; %s is unchanged", options.output)
 
 
-def _conclude(
+def _write_results(
     options: JobOptions,
     plan: RankPlan,
     leader: LeaderPlan,
-    delivered: delivery.Delivered,
+    results: delivery.RunResults,
     rank_stats: list[RankStats],
     seconds: float,
 ) -> int:
-    """Write the outputs and the summary, on rank 0; returns the run's exit code."""
-    pending = len(delivered.captions) + len(delivered.failures)
-    if pending and not delivered.captions:
-        row, failure = next(iter(delivered.failures.items()))
+    """Write the outputs and log the summary, on rank 0; returns the run's exit code."""
+    rows = len(results.captions) + len(results.failures)
+    if rows and not results.captions:
+        row, failure = next(iter(results.failures.items()))
         logger.error(
-            "none of %d rows could be captioned, so nothing is written; for example row %d (%s): %s",
-            pending,
+            "none of %d rows could be captioned, so no output is written; for example row %d (%s): %s",
+            rows,
             row,
             leader.table.paths[row],
             failure,
         )
         return EXIT_FAILED
-    report = make_report(options, plan, leader, delivered, rank_stats, seconds)
-    delivery.write_outputs(options.output, leader, delivered, report)
+    report = make_report(options, plan, leader, results, rank_stats, seconds)
+    delivery.write_outputs(options.output, leader, results, report)
     for level, line in summary(report):
         logger.log(level, "%s", line)
     logger.info("wrote %s", options.output)

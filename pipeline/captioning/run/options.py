@@ -1,6 +1,7 @@
-"""Flags shared by all captioning commands, validated into frozen dataclasses.
+"""The flags that all captioning commands share: parsed and checked, then stored in frozen dataclasses.
 
-Free of frameworks, so that a usage error is reported at once. A family's command adds flags of its own.
+Imports no framework, so that a usage error is reported within a second or two. The command of each model family adds
+its own flags.
 """
 
 from __future__ import annotations
@@ -19,25 +20,27 @@ from ..process.arguments import CommandParser, number, positive_int, whole_numbe
 from ..process.errors import UsageError
 
 MIN_PAD_LENGTH = 64
-"""int32 words; a failure with its messages cut must fit."""
-
+"""In int32 words. A failure whose messages are shortened must fit into this size."""
 
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What the job does, whatever the model.
+    """The options of a run that do not depend on the model.
 
     output: the captioned table.
-    batch_size: clips captioned at once on each worker; None for as many as suit the device.
-    pad_length: longest record that is gathered, in int32 words of 4 bytes.
-    limit: caption so many rows at most; None for all.
-    decode_timeout: deadline for decoding one clip, in seconds.
-    decode_workers: decoding processes of each worker; None to go by the cores.
+    batch_size: clips that each worker captions at the same time; None for as many as suit the device.
+    pad_length: maximum size of a gathered record, in int32 words of 4 bytes.
+    limit: consider this many rows at most, without the kept rows; None for all.
+    decode_timeout: time limit for decoding one clip with one decoder, in seconds.
+    decode_workers: decoding processes of each worker; None to choose from the number of CPU cores.
     max_failure_rate: share of a worker's last 1,000 rows that may fail.
-    stall_timeout: seconds that a worker may be without progress before it is ended.
-    framework, device, dtype: None to choose by launcher and hardware.
+    stall_timeout: seconds without progress after which a worker is ended.
+    framework, device, dtype: None to choose from launcher and hardware.
+
+    Raises:
+        UsageError: the output can't be written, or writing it would replace the meta table.
     """
 
     meta_path: Path
@@ -56,22 +59,26 @@ class JobOptions:
     dtype: str | None
 
     def __post_init__(self) -> None:
-        meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises for a link to itself
+        meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises an error for a link to itself
         if os.path.realpath(self.output) == meta_file:
-            raise UsageError(f"--output {self.output} is the meta file itself; it is never written over")
+            raise UsageError(f"--output {self.output} is the meta file itself, which is never overwritten")
         check_output(self.output)
         names = (failures_path, report_path, outcomes_path, backup_of)
         for other in (name(self.output) for name in names):
             if os.path.realpath(other) == meta_file:
                 raise UsageError(
-                    f"--output {self.output} would replace the meta file: the run writes {other.name} beside its "
+                    f"--output {self.output} would replace the meta file: the run writes {other.name} next to its "
                     "output; give --output another name"
                 )
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What is asked of the model; see `captioners.prompts`."""
+    """The prompt and its template; see `captioners.prompts`.
+
+    Raises:
+        UsageError: question or system prompt contains an image placeholder.
+    """
 
     question: str
     system: str
@@ -83,7 +90,7 @@ class PromptOptions:
 
 
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser with the flags that all captioning commands share."""
+    """Make a parser with the flags that all captioning commands share."""
     parser = CommandParser(
         prog=prog,
         description=description,
@@ -91,44 +98,67 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("meta_path", type=Path, help="meta table: .csv, .csv.gz or .parquet, with a 'path' column")
+    parser.add_argument("meta_path", type=Path, help="meta table (.csv, .csv.gz or .parquet) with a column 'path'")
 
     prompt = parser.add_argument_group("prompt")
-    prompt.add_argument("--question", default=DEFAULT_QUESTION, help="what is asked about every clip")
-    prompt.add_argument("--system", default=DEFAULT_SYSTEM, help="system prompt; '' for none")
     prompt.add_argument(
-        "--conv_mode", choices=sorted(TEMPLATES), help="conversation template; by default the checkpoint's own"
+        "--question", default=DEFAULT_QUESTION, help="question that the model is asked about every clip"
+    )
+    prompt.add_argument("--system", default=DEFAULT_SYSTEM, help="system prompt; '' for no system prompt")
+    prompt.add_argument(
+        "--conv_mode",
+        choices=sorted(TEMPLATES),
+        help="conversation template; if not given, chosen from the checkpoint's vocabulary",
     )
 
     generation = parser.add_argument_group("generation")
     defaults = GenerationOptions()
     generation.add_argument(
-        "--max_new_tokens", type=positive_int, default=defaults.max_new_tokens, help="longest caption, in tokens"
+        "--max_new_tokens",
+        type=positive_int,
+        default=defaults.max_new_tokens,
+        help="maximum length of a caption, in tokens; longer captions are cut off",
     )
-    generation.add_argument("--num_beams", type=positive_int, default=defaults.num_beams, help="beams; 1 for none")
+    generation.add_argument(
+        "--num_beams",
+        type=positive_int,
+        default=defaults.num_beams,
+        help="number of beams of the beam search; 1 for no beam search",
+    )
     generation.add_argument(
         "--temperature",
         type=number(minimum=0),
         default=defaults.temperature,
-        help="other than 1.0 it turns sampling on; 0 is greedy",
-    )
-    generation.add_argument("--do_sample", action="store_true", help="sample; greedy otherwise")
-    generation.add_argument(
-        "--top_p", type=number(minimum=0, maximum=1, above=True), default=defaults.top_p, help="nucleus to sample from"
+        help="sampling temperature; 0 selects greedy decoding, and any value other than 0 and 1 turns sampling on",
     )
     generation.add_argument(
-        "--seed", type=whole_number(0), default=defaults.seed, help="of sampling, with the row's number"
+        "--do_sample",
+        action="store_true",
+        help="sample tokens; without this flag and with --temperature 1, decoding is greedy",
     )
-
+    generation.add_argument(
+        "--top_p",
+        type=number(minimum=0, maximum=1, above=True),
+        default=defaults.top_p,
+        help="sample from the smallest set of tokens whose probabilities add up to at least this value",
+    )
+    generation.add_argument(
+        "--seed",
+        type=whole_number(0),
+        default=defaults.seed,
+        help="seed of sampling; each row has its own random numbers, made from the seed and the row's number",
+    )
     generation.add_argument(
         "--repetition_penalty",
         type=number(minimum=0, above=True),
-        help="above 1 it makes tokens less likely that were there before; by default the checkpoint's own, else none",
+        help="a value above 1 makes tokens less likely that were already generated; if not given, the value in the "
+        "checkpoint's generation_config.json, else no penalty",
     )
     generation.add_argument(
         "--no_repeat_ngram_size",
         type=whole_number(0),
-        help="no sequence of so many tokens comes twice; 0 for no rule; by default the checkpoint's own, else none",
+        help="no sequence of this many tokens is generated twice; 0 for no such rule; if not given, the value in the "
+        "checkpoint's generation_config.json, else no such rule",
     )
 
     run = parser.add_argument_group("run")
@@ -136,70 +166,95 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         "--bs",
         type=batch_size,
         default=1,
-        help="clips captioned at once on each worker; auto for as many as suit the device and its memory",
+        help="batch size: clips that each worker captions at the same time; 'auto' chooses a number that suits the "
+        "device and its memory",
     )
     run.add_argument(
         "--output",
         type=Path,
-        help="captioned table, .csv, .csv.gz or .parquet; by default <meta>_caption beside the meta table",
+        help="captioned table (.csv, .csv.gz or .parquet); if not given, <meta>_caption next to the meta table, with "
+        "the same suffix",
     )
     run.add_argument(
         "--skip_if_existing",
         action="store_true",
-        help="keep the captions of rows that have one, in the output or else in the meta's 'text'",
+        help="keep existing captions: those in an earlier output, else those in the column 'text' of the meta table",
     )
-    run.add_argument("--restart", action="store_true", help="throw away the journals of an interrupted run")
     run.add_argument(
-        "--limit", type=positive_int, help="caption at most so many of the rows that keep no caption, the first ones"
+        "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
+    )
+    run.add_argument(
+        "--limit",
+        type=positive_int,
+        help="caption only the first LIMIT rows, not counting rows that keep a caption; if not given, all rows",
     )
     run.add_argument(
         "--pad_length",
         type=positive_int,
         default=4096,
-        help="longest record that is gathered, in words of 4 bytes; longer captions become failures",
+        help="maximum size of a row's result when the results are gathered, in words of 4 bytes; a row with a longer "
+        "caption becomes a failure",
     )
     run.add_argument(
-        "--decode_timeout", type=number(minimum=0, above=True), default=60.0, help="seconds for decoding one clip"
+        "--decode_timeout",
+        type=number(minimum=0, above=True),
+        default=60.0,
+        help="time limit of each decoder for one clip, in seconds",
     )
     run.add_argument(
-        "--decode_workers", type=positive_int, help="decoding processes of each worker; by default from the cores"
+        "--decode_workers",
+        type=positive_int,
+        help="decoding processes of each worker; if not given, 2 to 8, chosen from the number of CPU cores",
     )
     run.add_argument(
         "--max_failure_rate",
         type=number(minimum=0, maximum=1),
         default=0.5,
-        help="stop when a larger share of a worker's last 1,000 rows failed",
+        help="stop the run if more than this share of a worker's last 1,000 rows failed",
     )
     run.add_argument(
         "--stall_timeout",
         type=number(minimum=2, maximum=1e6),
         default=1800.0,
-        help="end a worker that has made no progress for so many seconds; loading and waiting for other ranks do not "
-        "count, and clips have the time of their own deadlines",
+        help="end a worker that has made no progress for this many seconds; loading the model and waiting for other "
+        "ranks do not count, and decoding a clip may take as long as --decode_timeout allows",
     )
 
     device = parser.add_argument_group("device")
-    device.add_argument("--framework", choices=FRAMEWORKS, help="by default the launcher's, else the device's")
-    device.add_argument("--device", choices=DEVICES, help="by default an accelerator if there is one")
+    device.add_argument(
+        "--framework",
+        choices=FRAMEWORKS,
+        help="framework that runs the model; if not given, chosen from launcher and device",
+    )
+    device.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="device that runs the model; if not given, an accelerator if there is one, else the CPU",
+    )
     device.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of computing; by default float32 on CPUs, bfloat16 on accelerators that have it",
+        help="computing type; if not given, float32 on CPUs, bfloat16 on accelerators that have it, float16 on "
+        "other accelerators",
     )
     return parser
 
 
 def job_options(flags: argparse.Namespace) -> JobOptions:
-    """Validate the flags that concern the job."""
+    """Check the flags of the run.
+
+    Raises:
+        UsageError: values that do not go together, or a folder that does not exist.
+    """
     if flags.max_new_tokens > flags.pad_length:
         raise UsageError(
             f"--max_new_tokens {flags.max_new_tokens} is more than --pad_length {flags.pad_length}: "
-            "captions could not be gathered; raise --pad_length"
+            "long captions could not be gathered; raise --pad_length"
         )
     if flags.pad_length < MIN_PAD_LENGTH:
         raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
     if flags.output is None and not os.path.isdir(flags.meta_path.parent):
-        raise UsageError(f"meta file {flags.meta_path} does not exist, nor does its folder")
+        raise UsageError(f"meta file {flags.meta_path} does not exist, and its folder does not exist")
     return JobOptions(
         meta_path=flags.meta_path,
         output=flags.output or default_output(flags.meta_path),
@@ -236,7 +291,7 @@ def generation_options(flags: argparse.Namespace) -> GenerationOptions:
 
 
 def batch_size(text: str) -> int | str:
-    """An argparse type: a whole number from 1, or `auto`."""
+    """An argparse type: a whole number of at least 1, or `auto`."""
     if text == AUTO:
         return AUTO
     try:
@@ -246,9 +301,9 @@ def batch_size(text: str) -> int | str:
 
 
 def pooling_shape(text: str) -> tuple[int, int, int]:
-    """An argparse type: `16-12-12` or `16,12,12`, (time, rows, columns)."""
+    """An argparse type: `16-12-12` or `16,12,12`, returned as (time, rows, columns)."""
     parts = text.replace(",", "-").split("-")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers from 1, as in 16-12-12")
+        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers of at least 1, as in 16-12-12")
     time, rows, columns = map(int, parts)
     return time, rows, columns

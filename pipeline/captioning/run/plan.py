@@ -1,4 +1,7 @@
-"""Which rows are still to be captioned, and in which order. Pure: reads no file, knows no worker."""
+"""The plan of a run: which rows are to be captioned, and in which order.
+
+Knows nothing about files and workers: the plan depends only on the arguments.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,31 @@ from dataclasses import dataclass
 from ..journal.reader import Fingerprint
 from ..meta.results import RowResult
 
-DEATHS_TO_FAIL = 2
-MOST_ISOLATED = 32
-"""So many rows can be captioned one by one on one rank; more, as when a host has gone down, can't."""
+DEATHS_TO_QUARANTINE = 2
+"""A row that was in flight at this many deaths of its worker is not captioned again."""
+MAX_ISOLATED = 32
+"""If at most this many rows were in flight at one death, they are isolated. More rows, as when a host went down, are
+first retried in small batches, because captioning one row at a time on one rank is slow."""
 _SHORT_VALUE = 60
-"""Characters of a fingerprint's entry that is told whole."""
+"""Longest value of a fingerprint's entry that messages show whole, in characters."""
 _CONTEXT = 20
+"""Characters that messages show before and after a difference."""
 _LONG_EXCERPT = 160
+"""Longest excerpt of a value that messages show, in characters."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every row of the meta table is in exactly one of these.
+    """Sorts the rows: every row of the meta table is in exactly one of these groups.
 
-    kept: rows that keep the caption they have (`--skip_if_existing`), with it.
+    kept: rows that keep their existing caption (`--skip_if_existing`), with that caption.
     finished: rows whose result is in a journal.
-    quarantined: rows that were in flight at two deaths of their worker.
-    pending: rows to be captioned, in order.
-    retries: rows to be captioned after those, in small batches: in flight at one death, with many others.
-    isolated: rows to be captioned after all others and alone: in flight at one death, with few others or
-        in such a batch.
+    quarantined: rows that were in flight at two deaths of a worker. They become failures.
+    pending: rows to caption, in order.
+    retries: rows to caption after the pending rows, in small batches: they were in flight when a worker died, together
+        with many other rows.
+    isolated: rows to caption after all other rows, one at a time: they were in flight when a worker died, together
+        with few other rows, or while they were retried in a small batch.
     excluded: rows beyond `--limit`.
     """
 
@@ -42,7 +50,7 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Neither a row to caption nor a result to write."""
+        """Whether there is no row to caption and no result to write."""
         return not (self.rows_to_caption or self.quarantined or self.finished)
 
     @property
@@ -50,7 +58,8 @@ class Plan:
         return len(self.pending) + len(self.retries) + len(self.isolated)
 
     def results_of_quarantined(self) -> list[RowResult]:
-        message = f"in flight at {DEATHS_TO_FAIL} deaths of its worker; left out so that the run can end"
+        """The failures of the quarantined rows."""
+        message = f"in flight at {DEATHS_TO_QUARANTINE} deaths of its worker; quarantined so that the run can end"
         return [RowResult.failed(row, "worker", [message]) for row in self.quarantined]
 
 
@@ -62,15 +71,17 @@ def make_plan(
     retried: Collection[int] = (),
     limit: int | None = None,
 ) -> Plan:
-    """Sort rows 0..rows-1 into a plan. A kept caption goes before a journal's result.
+    """Sort rows 0..rows-1 into a plan. A kept caption takes precedence over a journal's result.
 
-    deaths: at how many deaths of a worker a row was in flight, retries apart.
-    retried: rows in flight at a death while they were being retried.
-    limit: consider the first `limit` rows that do not keep a caption.
+    kept: captions to keep, by row.
+    finished: rows with a result in a journal.
+    deaths: for each row, how many times a worker died with the row in flight; deaths during retries do not count.
+    retried: rows that were in flight when a worker died during their retry.
+    limit: consider only the first `limit` rows that do not keep a caption; None for all.
     """
     done = frozenset(row for row in finished if row < rows and row not in kept)
-    open_rows = [row for row in range(rows) if row not in kept]
-    wanted = open_rows if limit is None else open_rows[:limit]
+    not_kept = [row for row in range(rows) if row not in kept]
+    wanted = not_kept if limit is None else not_kept[:limit]
     pending: list[int] = []
     in_flight_once: list[int] = []
     quarantined: list[int] = []
@@ -78,10 +89,10 @@ def make_plan(
         if row in done:
             continue
         count = deaths.get(row, 0)
-        kind = pending if count == 0 else in_flight_once if count < DEATHS_TO_FAIL else quarantined
-        kind.append(row)
+        group = pending if count == 0 else in_flight_once if count < DEATHS_TO_QUARANTINE else quarantined
+        group.append(row)
     retries = [row for row in in_flight_once if row not in retried]
-    if len(retries) <= MOST_ISOLATED:
+    if len(retries) <= MAX_ISOLATED:
         retries = []
     isolated = sorted(set(in_flight_once) - set(retries))
     return Plan(
@@ -91,12 +102,15 @@ def make_plan(
         pending=tuple(pending),
         retries=tuple(retries),
         isolated=tuple(isolated),
-        excluded=frozenset(open_rows[len(wanted) :]) - done,
+        excluded=frozenset(not_kept[len(wanted) :]) - done,
     )
 
 
 def fingerprint_difference(found: Fingerprint, wanted: Fingerprint) -> list[str]:
-    """One line per entry in which a journal's fingerprint differs from this run's; of long values what differs."""
+    """Compare a journal's fingerprint with that of this run; returns one line for each entry that differs.
+
+    Of long values, a line shows only the part that differs.
+    """
     return [
         f"{name}: {_difference(found.get(name, '(none)'), wanted.get(name, '(none)'))}"
         for name in sorted(set(found) | set(wanted))
@@ -104,23 +118,25 @@ def fingerprint_difference(found: Fingerprint, wanted: Fingerprint) -> list[str]
     ]
 
 
-def _difference(there: str, now: str) -> str:
-    if max(len(there), len(now)) <= _SHORT_VALUE:
-        return f"{there} there, {now} now"
-    begin = _common(there, now)
-    end = _common(there[begin:][::-1], now[begin:][::-1])
-    return f"{_excerpt(there, begin, end)} there, {_excerpt(now, begin, end)} now"
+def _difference(found: str, wanted: str) -> str:
+    if max(len(found), len(wanted)) <= _SHORT_VALUE:
+        return f"{found} in the journals, {wanted} now"
+    begin = _common_prefix_length(found, wanted)
+    end = _common_prefix_length(found[begin:][::-1], wanted[begin:][::-1])
+    return f"{_excerpt(found, begin, end)} in the journals, {_excerpt(wanted, begin, end)} now"
 
 
-def _common(one: str, other: str) -> int:
-    """How many characters two strings have in common at their beginning."""
+def _common_prefix_length(one: str, other: str) -> int:
+    """Number of characters that two strings have in common at their start."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _excerpt(value: str, begin: int, end: int) -> str:
-    """What stands between the first `begin` and the last `end` characters, with some context; the middle is cut out
-    of much. Quoted, so that differences in white space are seen."""
+    """The part of `value` without its first `begin` and last `end` characters, but with some context.
+
+    The middle of a long part is left out. The part is quoted, so that differences in white space are visible.
+    """
     start, stop = max(0, begin - _CONTEXT), min(len(value), len(value) - end + _CONTEXT)
     part = value[start:stop]
     if len(part) > _LONG_EXCERPT:
@@ -129,6 +145,6 @@ def _excerpt(value: str, begin: int, end: int) -> str:
 
 
 def _visible(text: str) -> str:
-    """Line ends and runs of blanks as escapes: messages are printed as one line with single blanks."""
+    """Write line ends and repeated spaces as escape sequences: messages are printed on one line with single spaces."""
     escaped = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
-    return re.sub(" {2,}", lambda blanks: "\\x20" * len(blanks[0]), escaped)
+    return re.sub(" {2,}", lambda spaces: "\\x20" * len(spaces[0]), escaped)

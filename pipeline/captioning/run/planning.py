@@ -1,4 +1,7 @@
-"""Planning: rank 0 sorts the rows of the meta table into a plan and offers them to all ranks."""
+"""Planning: rank 0 makes the plan from meta table and journals, and offers the rows to all ranks.
+
+Knows nothing about the model and the framework.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ from .options import JobOptions
 from .plan import Plan, fingerprint_difference, make_plan
 
 COMPUTING_TYPE = "computing type"
-"""The entry of a journal's fingerprint that is known only after the framework is imported."""
+"""Name of the entry of a journal's fingerprint whose value is known only after the framework is imported."""
 
 
 @dataclass(frozen=True)
 class LeaderPlan:
-    """What rank 0 alone knows.
+    """The part of the plan that only rank 0 has.
 
-    replaced_captions: captions in the earlier output that this run does not keep.
-    replaced_texts: cells of the table's own `text` that the output does not keep.
+    replaced_captions: number of captions in the earlier output that this run does not keep.
+    replaced_texts: number of texts in the meta table's own column `text` that the output does not keep.
     """
 
     table: MetaTable
@@ -38,19 +41,20 @@ class LeaderPlan:
 
 @dataclass(frozen=True)
 class RankPlan:
-    """What one rank knows of the plan. It leases the rows to caption from rank 0, block by block.
+    """The part of the plan that one rank has. The rank leases the rows to caption from rank 0, in blocks.
 
-    fingerprint: what the captions of this run depend on, without the computing type.
-    computing_types: those of the captions in the journals.
-    run: the name of this run, which is the time of its start.
-    total_rows: rows to caption on all ranks together; ranks: how many ranks may have some.
-    has_isolated: whether rank 0 has isolated rows.
+    fingerprint: everything that the captions of this run depend on, except the computing type.
+    computing_types: computing types of the captions in the journals.
+    run: name of this run: the time when it was planned, in UTC.
+    total_rows: rows to caption on all ranks together.
+    ranks: number of ranks that may get rows to caption.
+    has_isolated: whether there are isolated rows, which are on rank 0.
     is_done: there is nothing to caption and nothing to write on any rank.
-    has_work: whether this rank may have rows to caption.
-    isolated: (row, path) pairs to caption after all other rows, each alone. All are on rank 0, so that if a worker
-        dies then, the one row in flight is the cause.
-    host_workers: ranks on this host, this one included.
-    leader: the whole table and plan, on rank 0 only.
+    has_work: whether this rank may get rows to caption.
+    isolated: (row, path) pairs to caption after all other rows, one at a time. All are on rank 0: if a worker dies
+        then, the only row in flight is the cause.
+    host_workers: ranks on this host, including this one.
+    leader: the whole table and plan, on rank 0; None on other ranks.
     """
 
     fingerprint: Fingerprint
@@ -73,12 +77,12 @@ def plan_run(
     options: JobOptions,
     captioner_fingerprint: Mapping[str, str],
 ) -> RankPlan:
-    """Agree on what is to be captioned. Collective: every rank must call it.
+    """Make the plan on rank 0 and send each rank its part. Collective: every rank must call it.
 
-    table: the meta table, on rank 0; None on the others.
+    table: the meta table, on rank 0; None on other ranks.
 
     Raises:
-        UsageError: on rank 0: the journals are those of another run, or the earlier output can't be read.
+        UsageError: on rank 0: the journals belong to a run with other settings, or the earlier output can't be read.
     """
     host_workers = world.host_workers()
     contents = journals.contents(options.restart)
@@ -124,16 +128,16 @@ def _check_fingerprints(found: Sequence[Fingerprint], wanted: Fingerprint, folde
         difference = fingerprint_difference(known, wanted)
         if difference:
             raise UsageError(
-                f"an interrupted run left its journals in {folder}, but it was another run: "
-                f"{'; '.join(difference)}. Give the same arguments to resume it, or --restart to discard its captions"
+                f"the journals in {folder} belong to an interrupted run with other settings: {'; '.join(difference)}. "
+                "Give the same arguments to resume that run, or --restart to discard its captions"
             )
 
 
 def _earlier_output(options: JobOptions) -> MetaTable | None:
-    """The table that an earlier run wrote to the output; None without one.
+    """The table that an earlier run wrote to the output path; None if there is none, or it can't be read.
 
     Raises:
-        UsageError: it can't be read, and `--skip_if_existing` needs it.
+        UsageError: the table can't be read, and `--skip_if_existing` needs it.
     """
     if not options.output.exists():
         return None
@@ -142,7 +146,7 @@ def _earlier_output(options: JobOptions) -> MetaTable | None:
     except UsageError:
         if options.skip_if_existing:
             raise
-        return None  # whatever it is, it becomes the backup
+        return None  # the file becomes the backup
 
 
 def _leader_plan(

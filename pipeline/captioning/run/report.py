@@ -1,4 +1,7 @@
-"""The report of a run, in figures; knows no model and no framework."""
+"""The report of a run: its figures, and the summary of them in the log.
+
+Knows nothing about the model and the framework.
+"""
 
 from __future__ import annotations
 
@@ -11,55 +14,55 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..monitor.progress_log import duration
-from .delivery import Delivered
+from .delivery import RunResults
 from .options import JobOptions
 from .planning import LeaderPlan, RankPlan
 from .work import RankStats
 
-STUCK_SHARE = 0.05
-"""One caption on a larger share of the rows than this is worth a warning."""
-MOST_PARTIAL_EXAMPLES = 5
+REPETITION_WARNING_SHARE = 0.05
+"""If a larger share of the rows than this has the same caption, the summary warns."""
+MAX_PARTIAL_EXAMPLES = 5
 
 
 def make_report(
     options: JobOptions,
     plan: RankPlan,
     leader: LeaderPlan,
-    delivered: Delivered,
+    results: RunResults,
     rank_stats: Sequence[RankStats],
     seconds: float,
 ) -> dict[str, Any]:
-    """What `<meta>_caption_report.json` holds; times are in seconds, added up over the workers.
+    """The content of `<meta>_caption_report.json`; `docs/outputs.md` describes its fields.
 
-    decode_seconds are those of the decoders, beside the device; decode_wait_seconds those that the
-    device waited for clips.
+    rank_stats: what each rank did in this run.
+    seconds: wall time of this run.
     """
-    now = sum(stats.captioned for stats in rank_stats)
+    captioned = sum(stats.captioned for stats in rank_stats)
     tokens = sum(stats.tokens for stats in rank_stats)
     device = sum(stats.device_seconds for stats in rank_stats)
     wait = sum(stats.decode_wait_seconds for stats in rank_stats)
-    partial = delivered.partial_rows()
+    partial = results.partial_rows()
     return {
         "run": plan.run,
         "rows": len(leader.table.paths),
-        "captioned": len(delivered.captions),
-        "failed": len(delivered.failures),
+        "captioned": len(results.captions),
+        "failed": len(results.failures),
         "kept": len(leader.plan.kept),
-        "truncated": sum(result.truncated for result in delivered.captions.values()),
-        "looping": sum(result.looping for result in delivered.captions.values()),
+        "truncated": sum(result.truncated for result in results.captions.values()),
+        "looping": sum(result.looping for result in results.captions.values()),
         "partial": len(partial),
-        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MOST_PARTIAL_EXAMPLES]],
-        "words_per_caption": delivered.words_per_caption(),
-        "most_repeated_captions": delivered.most_repeated_captions(),
-        "failures_by_stage": delivered.failures_by_stage(),
+        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
+        "words_per_caption": results.words_per_caption(),
+        "most_repeated_captions": results.most_repeated_captions(),
+        "failures_by_stage": results.failures_by_stage(),
         "failure_examples": {
             stage: {"row": row, "path": leader.table.paths[row], "message": "; ".join(failure.messages)}
-            for stage, (row, failure) in delivered.failure_examples().items()
+            for stage, (row, failure) in results.failure_examples().items()
         },
-        "captioned_in_this_run": now,
+        "captioned_in_this_run": captioned,
         "failed_in_this_run": sum(stats.failed for stats in rank_stats),
         "seconds": round(seconds, 3),
-        "clips_per_second": round(now / seconds, 4) if seconds else 0.0,
+        "clips_per_second": round(captioned / seconds, 4) if seconds else 0.0,
         "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
         "tokens": tokens,
         "workers": len(rank_stats),
@@ -80,33 +83,34 @@ def make_report(
 
 
 def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """The report in words: (logging level, line) pairs."""
+    """The report as text for the log: (logging level, line) pairs."""
     for stage, count in report["failures_by_stage"].items():
         example = report["failure_examples"][stage]
         yield (
             logging.WARNING,
-            f"failed at {stage}: {count}, for example row {example['row']} ({example['path']}): {example['message']}",
+            f"rows that failed at stage {stage}: {count}, for example row {example['row']} ({example['path']}): "
+            f"{example['message']}",
         )
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
         yield logging.WARNING, f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
     if report["looping"]:
-        yield logging.WARNING, f"{report['looping']} captions loop, saying the same again and again"
+        yield logging.WARNING, f"{report['looping']} captions loop: they repeat the same words"
     if report["partial"]:
         share, example = report["partial"] / report["captioned"], report["partial_examples"][0]
         yield (
             logging.WARNING,
-            f"{report['partial']} captions ({share:.1%}) are of videos that could be decoded in part only, for example "
-            f"row {example['row']} ({example['path']})",
+            f"{report['partial']} captions ({share:.1%}) are of partial videos, of which only a part could be decoded, "
+            f"for example row {example['row']} ({example['path']})",
         )
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / report["captioned"]
-        level = logging.WARNING if share > STUCK_SHARE and repeated["rows"] > 2 else logging.INFO
-        yield level, f"{repeated['rows']} rows ({share:.1%}) share one caption: {repeated['caption'][:200]}"
+        level = logging.WARNING if share > REPETITION_WARNING_SHARE and repeated["rows"] > 2 else logging.INFO
+        yield level, f"{repeated['rows']} rows ({share:.1%}) have the same caption: {repeated['caption'][:200]}"
     if report["words_per_caption"]:
         yield (
             logging.INFO,
-            "words in a caption: {least} to {most}, median {median}".format(**report["words_per_caption"]),
+            "words per caption: {least} to {most}, median {median}".format(**report["words_per_caption"]),
         )
     yield logging.INFO, f"device time: {timeline(report)}"
     yield (
@@ -117,7 +121,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 
 def timeline(report: Mapping[str, Any]) -> str:
-    """Where the device's time went, in words."""
+    """The time of each stage on the device and the time the device waited for clips, as text."""
     suffix = "_seconds"
     stages = {name: value for name, value in report["stages"].items() if name.endswith(suffix)}
     parts = [f"{name.removesuffix(suffix)} {duration(value)}" for name, value in stages.items()]
@@ -126,7 +130,7 @@ def timeline(report: Mapping[str, Any]) -> str:
 
 
 def _stages(rank_stats: Sequence[RankStats]) -> dict[str, float]:
-    """The stages on the device: seconds, tokens and steps of all workers."""
+    """Seconds, tokens and steps of the stages on the device, added up over the ranks."""
     total: Counter[str] = Counter()
     for stats in rank_stats:
         total.update(stats.stages)

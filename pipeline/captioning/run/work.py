@@ -1,4 +1,7 @@
-"""One rank's work: clips from the loader, requests to the engine, results into the journal."""
+"""The work of one rank: take clips from the loader, give requests to the engine, write results to the journal.
+
+Knows nothing about the meta table and about other ranks, except what `World` and the plan provide.
+"""
 
 from __future__ import annotations
 
@@ -31,33 +34,36 @@ from .planning import RankPlan
 logger = logging.getLogger(__name__)
 
 FAILURE_WINDOW = 1000
-"""Rows over which `--max_failure_rate` is taken."""
+"""Number of last rows to which `--max_failure_rate` applies."""
 AUTO_PREFETCH = 64
-"""Clips decoded ahead with `--bs auto`, which is settled only when the model is loaded."""
-RETRY_SHARE = 8
-"""Clips that were in flight at a death with many others come again in batches so many times smaller."""
+"""Number of clips decoded ahead with `--bs auto`: the number of slots is known only after the model is loaded."""
+RETRY_DIVISOR = 8
+"""Rows that were in flight when a worker died, with many others, are retried with the slots divided by this."""
 FIRST_STEP_SECONDS = 7200.0
-"""The first step may compile for long."""
-START_SECONDS = 300.0
-"""For a decoding process to start, whatever it takes."""
-_WAIT_SECONDS = 0.2
-"""Between two looks at whether to stop."""
+"""Time limit of the first step, which may compile for a long time."""
+_DECODER_START_SECONDS = 300.0
+"""Time limit for starting a decoding process; large enough for any slow disk."""
+_POLL_SECONDS = 0.2
+"""Time between two checks whether the run has been interrupted."""
 DEVICE_FAILURES = 8
-"""So many clips in a row that failed in the captioner, each for itself, are the device's fault, not theirs."""
+"""If this many clips in a row failed in the captioner, each captioned alone, the device is the cause, not the clips."""
 
 
 @dataclass
 class RankStats:
     """What a rank did in this run.
 
-    tokens: generated, end-of-sequence tokens included.
-    load_seconds: until the model was loaded; `device_seconds` in the captioner, `decode_wait_seconds`
-        waiting for clips, `decode_seconds` decoding them, beside the device.
-    stages: what the captioner's stages took and did (`Captioner.stages`).
-    slots: clips captioned at once, at the end.
-    peak_memory_mib: most host memory that the worker's process has held, without its decoding process;
-        peak_device_memory_mib: most memory of an accelerator that tensors took.
-    backend: framework, device and computing type, in words.
+    captioned, failed: number of rows.
+    tokens: number of generated tokens, including end-of-sequence tokens.
+    load_seconds: time until the model was loaded.
+    device_seconds: time in the captioner.
+    decode_wait_seconds: time in which the device waited for clips.
+    decode_seconds: time of decoding clips, added up over the decoding processes, which run while the device computes.
+    stages: seconds, tokens and steps of the captioner's stages (`Captioner.stages`).
+    slots: maximum number of clips in flight, at the end of the run.
+    peak_memory_mib: peak host memory of the worker's process, without its decoding processes, in MiB.
+    peak_device_memory_mib: peak memory that tensors took on an accelerator, in MiB; 0 on a CPU.
+    backend: framework, device and computing type, as text.
     """
 
     captioned: int = 0
@@ -75,14 +81,14 @@ class RankStats:
 
 
 class MassFailure(RunError):
-    """Too many rows in a row failed: the cause is not the clips."""
+    """Too many rows failed: the clips are not the cause."""
 
 
 @dataclass
 class _Group:
-    """Clips that are captioned apart from the others after an error with them in flight.
+    """Clips that are captioned separately from other clips, because an error occurred while they were in flight.
 
-    slots: at most so many at once.
+    slots: maximum number of these clips in flight.
     """
 
     slots: int
@@ -91,7 +97,7 @@ class _Group:
 
 @dataclass
 class RankWorker:
-    """Captions the rows that one rank leases."""
+    """Captions the rows that one rank leases from rank 0."""
 
     options: JobOptions
     source: CaptionerSource
@@ -104,17 +110,20 @@ class RankWorker:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._device_failures = 0
         self._captioner: Captioner | None = None
-        decoders = 2  # one after the other, each with the whole deadline
-        self._clip_seconds = START_SECONDS + decoders * self.options.decode_timeout
-        where = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
-        self._warnings = LimitedLog(logger, where)
+        decoders = 2  # tried one after the other, each with the full time limit
+        self._clip_seconds = _DECODER_START_SECONDS + decoders * self.options.decode_timeout
+        place = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
+        self._warnings = LimitedLog(logger, place)
 
     def run(self, plan: RankPlan) -> RankStats:
-        """Caption what rank 0 leases, until no row is left; every result is in the journal when this returns.
+        """Lease and caption rows until no row is left. When this returns, every result is in the journal.
 
         Raises:
             MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
                 DEVICE_FAILURES clips in a row failed in the captioner.
+            RunError: the captioner failed before it accepted a clip, the journal can't be written, or the run failed
+                on another rank.
+            KeyboardInterrupt: a signal interrupted the run.
         """
         with contextlib.closing(self._warnings):
             self._run(plan)
@@ -134,16 +143,17 @@ class RankWorker:
                 with self._loader(rows, plan, rows.clips_ahead) as loader:
                     captioner = self._loaded_captioner()
                     is_retry = kind == RETRIES
-                    together = max(1, self.stats.slots // RETRY_SHARE) if is_retry else self.stats.slots
-                    self.caption(loader, captioner, together, is_retry)
+                    slots = max(1, self.stats.slots // RETRY_DIVISOR) if is_retry else self.stats.slots
+                    self.caption(loader, captioner, slots, is_retry)
         if plan.has_isolated:
-            self.journal.wait()
+            self.journal.record_waiting()
             self.world.barrier()
         if plan.isolated:
             with self._loader(plan.isolated, plan, lambda: AUTO_PREFETCH) as loader:
-                self.caption(loader, self._loaded_captioner(), together=1)
+                self.caption(loader, self._loaded_captioner(), slots=1)
 
     def _loaded_captioner(self) -> Captioner:
+        """The captioner; the first call loads it."""
         if self._captioner is None:
             begin = time.monotonic()
             self._captioner = self.source.load(self.backend)
@@ -151,7 +161,7 @@ class RankWorker:
             logger.info("model loaded in %.1f s", self.stats.load_seconds)
             self.stats.slots = self.options.batch_size or self._captioner.most_slots()
             self.journal.loaded()
-            self._report()
+            self._report_counts()
             self.world.watchdog.progress()
             self.world.watchdog.allow(FIRST_STEP_SECONDS)
         return self._captioner
@@ -168,26 +178,31 @@ class RankWorker:
             ahead=ahead,
         )
 
-    def caption(self, loader: ClipLoader, captioner: Captioner, together: int, is_retry: bool = False) -> None:
-        """Load clips, prepare their requests, add them to the engine, step, journal what has ended.
+    def caption(self, loader: ClipLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:
+        """Caption all clips of `loader`.
 
-        together: clips in flight at most. is_retry: the clips were in flight at a death.
+        The loop loads clips, prepares their requests, adds these to the engine, calls its `step`, and writes the
+        results of ended requests to the journal.
+
+        slots: maximum number of clips in flight.
+        is_retry: the rows were in flight when a worker died.
         """
         engine: Engine | None = None
-        slots, in_flight = 0, dict[int, Clip]()
-        groups = [_Group(together)]  # the loader fills the first, errors the others; the last one comes first
+        engine_slots, in_flight = 0, dict[int, Clip]()
+        # The loader fills the first group, `_recover` adds others. The last group is captioned first.
+        groups = [_Group(slots)]
         with interruption.postponed():
             while groups:
-                group, source = groups[-1], loader if len(groups) == 1 else None
-                is_fed = source is not None and not source.has_ended
-                if not in_flight and (not (group.clips or is_fed) or interruption.requested):
+                group, group_loader = groups[-1], loader if len(groups) == 1 else None
+                may_load = group_loader is not None and not group_loader.has_ended
+                if not in_flight and (not (group.clips or may_load) or interruption.requested):
                     groups.pop()
                     engine = None
                     continue
                 if engine is None:
-                    most = group.slots if is_fed else min(group.slots, len(group.clips))
-                    engine, slots = self._engine(captioner, most)
-                clips = self._load(group, source, captioner, engine, is_retry)
+                    most = group.slots if may_load else min(group.slots, len(group.clips))
+                    engine, engine_slots = self._engine(captioner, most)
+                clips = self._next_clips(group, group_loader, captioner, engine, is_retry)
                 in_flight |= {clip.row: clip for clip in clips}
                 begin, problem = time.monotonic(), None
                 try:
@@ -195,11 +210,11 @@ class RankWorker:
                     events = engine.step() if in_flight and not (clips and engine.wanted) else []
                     results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
                 except Exception as error:
-                    problem = _text(error), self.backend.is_out_of_memory(error)
+                    problem = _one_line(error), self.backend.is_out_of_memory(error)
                 self.stats.device_seconds += time.monotonic() - begin
                 if problem is not None:
                     engine = None
-                    self._recover(groups, in_flight, slots, *problem)
+                    self._recover(groups, in_flight, engine_slots, *problem)
                     continue
                 if events:
                     self.world.watchdog.progress()
@@ -209,7 +224,11 @@ class RankWorker:
         self.stats.decode_seconds += loader.decode_seconds
 
     def _engine(self, captioner: Captioner, most: int) -> tuple[Engine, int]:
-        """A new engine of `most` slots, or fewer where memory does not suffice, and their number."""
+        """A new engine and its number of slots: `most`, or fewer if the memory does not suffice.
+
+        Raises:
+            RunError: the engine can't be made, not even with one slot if the reason is out of memory.
+        """
         slots = min(most, self.stats.slots)
         try:
             engine = captioner.engine(slots)
@@ -217,56 +236,57 @@ class RankWorker:
             return engine, slots
         except Exception as error:
             if slots == 1 or not self.backend.is_out_of_memory(error):
-                raise RunError(f"the captioner broke before it took a clip: {_text(error)}") from error
+                raise RunError(f"the captioner failed before it accepted a clip: {_one_line(error)}") from error
         self._halve_slots(slots)
         return self._engine(captioner, most)
 
     def _halve_slots(self, slots: int) -> None:
         self.backend.release_memory()
         self.stats.slots = slots // 2
-        logger.warning("out of memory with %d clips at once; going on with %d", slots, slots // 2)
+        logger.warning("out of memory with %d clips in flight; continuing with %d", slots, slots // 2)
 
-    def _load(
+    def _next_clips(
         self, group: _Group, loader: ClipLoader | None, captioner: Captioner, engine: Engine, is_retry: bool
     ) -> list[Clip]:
-        """Clips for the engine: those of the group, then the loader's.
+        """The next clips for the engine: first those of the group, then those of the loader.
 
-        Waits for clips only while the engine has nothing worth doing. Clips that cannot be loaded have failed.
+        Waits for clips only if another step of the engine is not worthwhile without them. A clip that cannot be
+        loaded becomes a failure.
         """
         if engine.waiting or interruption.requested:
             return []
         most = min(engine.free, captioner.clips_together)
-        given_back = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
-        fresh: list[Clip] = []
-        while len(given_back + fresh) < most and not interruption.requested:
+        of_group = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
+        new: list[Clip] = []
+        while len(of_group + new) < most and not interruption.requested:
             if loader is None or loader.has_ended:
                 break
-            must_wait = len(given_back + fresh) < engine.wanted
-            loaded = loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
+            must_wait = len(of_group + new) < engine.wanted
+            loaded = loader.next_clip(_POLL_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
                 self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)
             elif loaded is not None:
-                fresh.append(loaded)
+                new.append(loaded)
             elif not must_wait:
                 break
             else:
                 self.world.watchdog.allow(self._clip_seconds)
-        if fresh:
-            self.journal.start([clip.row for clip in fresh], is_retry)
-        return given_back + fresh
+        if new:
+            self.journal.start([clip.row for clip in new], is_retry)
+        return of_group + new
 
     def _recover(
         self, groups: list[_Group], in_flight: dict[int, Clip], slots: int, message: str, out_of_memory: bool
     ) -> None:
-        """Caption all clips in flight again after an error; the engine has lost them.
+        """Arrange that all clips in flight are captioned again after an error; a new engine takes them.
 
-        They are captioned apart from others and half as many at once, until the error has cost its own clip and
-        no other. Out of memory halves the slots instead, for good.
+        They become a group of their own with half as many in flight. This is repeated until only the clip that causes
+        the error fails. Out of memory instead halves the slots for the rest of the run.
         """
         clips = list(in_flight.values())
         in_flight.clear()
         if not clips:
-            raise RunError(f"the captioner broke before it took a clip: {message}")
+            raise RunError(f"the captioner failed before it accepted a clip: {message}")
         if slots == 1 or (len(clips) == 1 and not out_of_memory):
             for clip in clips:
                 self._finish(RowResult.failed(clip.row, "caption", [message]), clip.path)
@@ -275,7 +295,7 @@ class RankWorker:
             groups[-1].clips.extendleft(reversed(clips))
         else:
             half = len(clips) // 2
-            logger.warning("an error (%s) with %d clips at once; going on with %d", message, len(clips), half)
+            logger.warning("an error (%s) with %d clips in flight; continuing with %d", message, len(clips), half)
             groups.append(_Group(half, deque(clips)))
 
     def _finish(self, result: RowResult, path: str) -> None:
@@ -290,29 +310,30 @@ class RankWorker:
         self.stats.captioned += not failed
         self.stats.tokens += result.tokens
         self.world.watchdog.progress()
-        self._report()
+        self._report_counts()
         self._check_failure_rate()
 
-    def _report(self) -> None:
-        """What this rank has done, for all: rows count when they are on disk."""
+    def _report_counts(self) -> None:
+        """Report this rank's counts to rank 0; a row counts when its result is durable."""
         self.world.report_counts(self.journal.durable, self.stats.failed, 1)
 
     def _check_failure_rate(self) -> None:
         if self._device_failures >= DEVICE_FAILURES:
             raise MassFailure(
-                f"{self._device_failures} clips in a row failed in the captioner, each alone; the device or the "
-                "framework is at fault, see the messages above. The next run tries them again"
+                f"{self._device_failures} clips in a row failed in the captioner, each captioned alone: the device or "
+                "the framework is at fault, see the messages above. The next run captions these clips again"
             )
         failed = sum(self._recent)
         if len(self._recent) == FAILURE_WINDOW and failed > self.options.max_failure_rate * FAILURE_WINDOW:
             raise MassFailure(
                 f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
-                f"{self.options.max_failure_rate:g}; are the clips' disks mounted? The next run tries them again"
+                f"{self.options.max_failure_rate:g}: check that the disks of the clips are mounted. The next run "
+                "captions the failed rows again"
             )
 
 
 def _result(captioner: Captioner, end: End, in_flight: Mapping[int, Clip]) -> RowResult:
-    assert isinstance(end.key, int), "requests of a run have rows for keys"
+    assert isinstance(end.key, int), "the key of a request is its row"
     if end.is_error:
         stage = "prompt" if end.reason is EndReason.TOO_LONG else "caption"
         return RowResult.failed(end.key, stage, [end.message])
@@ -321,10 +342,10 @@ def _result(captioner: Captioner, end: End, in_flight: Mapping[int, Clip]) -> Ro
 
 
 def _add_all(engine: Engine, requests: Iterable[Request]) -> None:
-    # A function of its own: its last request goes with it, and so does the memory of a whole batch.
+    # A separate function: its variable `request` would otherwise keep the memory of a whole batch.
     for request in requests:
         engine.add(request)
 
 
-def _text(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,4 +1,4 @@
-"""Ranks agree on the id of a journal folder, also beside full disks and what those have left."""
+"""Ranks agree on the id of a journal folder, also on full disks and after an empty id file was left there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.captioning.process.errors import RunError
 
 
 def _ids_of_ranks(folder: Path, ranks: int = 8) -> set[str]:
-    """The ids that ranks find that come at the same time."""
+    """The ids that ranks get which call `folder_id` at the same time."""
     found: list[str] = []
     barrier = threading.Barrier(ranks)
 
@@ -33,7 +33,7 @@ def _ids_of_ranks(folder: Path, ranks: int = 8) -> set[str]:
     return set(found)
 
 
-def test_ranks_that_come_together_agree(tmp_path: Path) -> None:
+def test_ranks_that_start_at_the_same_time_agree(tmp_path: Path) -> None:
     for number in range(20):
         folder = tmp_path / str(number)
         (found,) = _ids_of_ranks(folder)
@@ -51,8 +51,8 @@ def test_ranks_agree_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
         assert found
 
 
-def test_an_empty_id_is_mended_at_once_by_all_ranks_alike(tmp_path: Path) -> None:
-    """Earlier versions left one on a full disk."""
+def test_all_ranks_replace_an_empty_id_by_the_same_id_without_waiting(tmp_path: Path) -> None:
+    """Earlier versions left an empty id file on a full disk."""
     for number in range(10):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -64,7 +64,7 @@ def test_an_empty_id_is_mended_at_once_by_all_ranks_alike(tmp_path: Path) -> Non
         assert found and folder_id(folder) == found == (folder / "id").read_text()
 
 
-def test_a_full_disk_is_told_and_leaves_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -79,19 +79,19 @@ def test_a_full_disk_is_told_and_leaves_no_id(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
-def test_an_id_that_can_not_be_read_is_told(tmp_path: Path, make: object) -> None:
+def test_an_id_that_can_not_be_read_is_reported(tmp_path: Path, make: object) -> None:
     make(tmp_path / "id")  # type: ignore[operator]
     with pytest.raises(RunError, match=str(tmp_path / "id")):
         folder_id(tmp_path)
 
 
-def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=f"can't make the journal folder {tmp_path / 'file'}"):
+    with pytest.raises(RunError, match=f"can't create the journal folder {tmp_path / 'file'}"):
         folder_id(tmp_path / "file")
 
 
-def test_an_unused_folder_leaves_nothing(tmp_path: Path) -> None:
+def test_an_unused_folder_is_removed(tmp_path: Path) -> None:
     folder_id(tmp_path / "journal")
     remove_unused_folder(tmp_path / "journal")
     assert not (tmp_path / "journal").exists()

@@ -1,4 +1,4 @@
-"""Journals survive what kills a worker."""
+"""Journals survive the death of a worker, full disks and removed files."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def _results(path: Path) -> list[RowResult]:
     return [RowResult.from_json(line.decode()) for line in read_result_lines(path)]
 
 
-def _die(book: Journal) -> None:
-    """What a kill leaves: the file as it is, and no lock."""
-    book._file.close()
+def _die(journal: Journal) -> None:
+    """Leave the journal as a killed process does: with the file as it is, and without a lock."""
+    journal._file.close()
 
 
 def test_a_journal_has_one_writer(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_journal_has_one_writer(tmp_path: Path) -> None:
         remove_journals(tmp_path)
 
 
-def test_the_writer_of_a_journal_can_be_ended_by_what_the_message_says(tmp_path: Path) -> None:
+def test_the_message_says_how_to_end_the_writer_of_a_journal(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, FINGERPRINT), pytest.raises(RunError) as raised:
         Journal(tmp_path, 0, FINGERPRINT)
     message = str(raised.value)
@@ -58,10 +58,10 @@ def test_the_writer_of_a_journal_can_be_ended_by_what_the_message_says(tmp_path:
     assert "pkill" not in message
 
 
-def test_files_of_others_stay_in_a_journal_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_no_run_created_are_not_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "journal"
-    with Journal(folder, 0, FINGERPRINT) as book:
-        book.finish([_caption(1)])
+    with Journal(folder, 0, FINGERPRINT) as journal:
+        journal.finish([_caption(1)])
     (folder / "notes.txt").write_text("mine")
     (folder / "rank-00000.jsonl.bak").write_text("mine")
     for name in (".rank-00000.jsonl.a_b12345.tmp", ".id.0123456789abcdef.tmp"):
@@ -76,10 +76,10 @@ def test_files_of_others_stay_in_a_journal_folder(tmp_path: Path, caplog: pytest
     remove_folder(folder)
 
 
-def test_one_rank_asks_to_forget_failures_for_all(tmp_path: Path) -> None:
+def test_failures_of_all_ranks_are_forgotten_if_one_rank_asks(tmp_path: Path) -> None:
     for rank in range(2):
-        with Journal(tmp_path, rank, FINGERPRINT) as book:
-            book.finish([RowResult.failed(rank, "path", ["x"])])
+        with Journal(tmp_path, rank, FINGERPRINT) as journal:
+            journal.finish([RowResult.failed(rank, "path", ["x"])])
     assert not asks_to_forget_failures(tmp_path)
     ask_to_forget_failures(tmp_path, 1)
     assert asks_to_forget_failures(tmp_path)
@@ -88,95 +88,95 @@ def test_one_rank_asks_to_forget_failures_for_all(tmp_path: Path) -> None:
     assert not asks_to_forget_failures(tmp_path)
 
 
-def test_results_come_back(tmp_path: Path) -> None:
-    with Journal(tmp_path, 3, FINGERPRINT) as book:
-        book.start([1, 2])
-        book.finish([_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])])
-    report = read_contents(tmp_path)
-    assert (report.fingerprints, report.finished, report.deaths) == ([FINGERPRINT], {1, 2}, {})
-    assert _results(book.path) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
+def test_results_are_read_as_written(tmp_path: Path) -> None:
+    with Journal(tmp_path, 3, FINGERPRINT) as journal:
+        journal.start([1, 2])
+        journal.finish([_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])])
+    contents = read_contents(tmp_path)
+    assert (contents.fingerprints, contents.finished, contents.deaths) == ([FINGERPRINT], {1, 2}, {})
+    assert _results(journal.path) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
 
 
-def test_a_death_during_a_retry_is_no_second_death(tmp_path: Path) -> None:
+def test_a_death_during_a_retry_does_not_count_as_a_second_death(tmp_path: Path) -> None:
     for retry in (False, True):
-        book = Journal(tmp_path, 0, FINGERPRINT)
-        book.start([4, 5, 6], retry)
-        book.finish([_caption(4)])
-        _die(book)
-    report = read_contents(tmp_path)
-    assert (report.deaths, report.retried, report.finished) == ({5: 1, 6: 1}, {5, 6}, {4})
-    with Journal(tmp_path, 0, FINGERPRINT) as book:
-        book.finish([_caption(5)])
+        journal = Journal(tmp_path, 0, FINGERPRINT)
+        journal.start([4, 5, 6], retry)
+        journal.finish([_caption(4)])
+        _die(journal)
+    contents = read_contents(tmp_path)
+    assert (contents.deaths, contents.retried, contents.finished) == ({5: 1, 6: 1}, {5, 6}, {4})
+    with Journal(tmp_path, 0, FINGERPRINT) as journal:
+        journal.finish([_caption(5)])
     assert read_contents(tmp_path).retried == {6}
 
 
-def test_a_journal_removed_while_it_is_written_comes_back_whole(tmp_path: Path) -> None:
+def test_a_journal_removed_while_it_is_open_is_restored_completely(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    with Journal(folder, 0, FINGERPRINT) as book:
-        book.finish([_caption(1)])
+    with Journal(folder, 0, FINGERPRINT) as journal:
+        journal.finish([_caption(1)])
         shutil.rmtree(folder)
-        book.finish([_caption(2)])
-        book.sync()
+        journal.finish([_caption(2)])
+        journal.sync()
         assert read_contents(folder).finished == {1, 2}
         with pytest.raises(RunError, match="another run"):
             Journal(folder, 0, FINGERPRINT)
         shutil.rmtree(folder)
-        book.finish([_caption(3)])
+        journal.finish([_caption(3)])
     assert read_contents(folder).finished == {1, 2, 3}
 
 
-def _fill_disk(limit: int) -> None:
+def _limit_file_size(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
-    """Lets files grow to so many bytes only."""
+    """A function that limits the size of files, in bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield _fill_disk
+    yield _limit_file_size
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
     with (
         pytest.raises(RunError, match=r"can't write the journal .*rank-00000.*File too large"),
-        Journal(tmp_path, 0, FINGERPRINT) as book,
+        Journal(tmp_path, 0, FINGERPRINT) as journal,
     ):
-        small_disk(book.path.stat().st_size + 1000)
+        small_disk(journal.path.stat().st_size + 1000)
         for row in range(100):
-            book.start([row])
-            book.finish([_caption(row)])
+            journal.start([row])
+            journal.finish([_caption(row)])
     small_disk(resource.RLIM_INFINITY)
     finished = read_contents(tmp_path).finished
     assert finished == set(range(len(finished))) and len(finished) > 5
-    with Journal(tmp_path, 0, FINGERPRINT) as book:
-        book.finish([_caption(99)])
+    with Journal(tmp_path, 0, FINGERPRINT) as journal:
+        journal.finish([_caption(99)])
     assert read_contents(tmp_path).finished == finished | {99}
 
 
-def test_a_death_leaves_its_rows_in_flight(tmp_path: Path) -> None:
-    for _ in range(2):  # neither is closed: the worker died
-        book = Journal(tmp_path, 0, FINGERPRINT)
-        book.start([4, 5])
-        book.finish([_caption(4)])
-        _die(book)
+def test_rows_in_flight_at_a_death_are_counted(tmp_path: Path) -> None:
+    for _ in range(2):  # neither journal is released: the worker died
+        journal = Journal(tmp_path, 0, FINGERPRINT)
+        journal.start([4, 5])
+        journal.finish([_caption(4)])
+        _die(journal)
     assert read_contents(tmp_path).deaths == {5: 2}
     assert read_contents(tmp_path).finished == {4}
 
 
-def test_rows_given_up_in_good_order_are_no_deaths(tmp_path: Path) -> None:
-    with Journal(tmp_path, 0, FINGERPRINT) as book:
-        book.start([4])
+def test_released_rows_are_not_counted_as_deaths(tmp_path: Path) -> None:
+    with Journal(tmp_path, 0, FINGERPRINT) as journal:
+        journal.start([4])
     assert read_contents(tmp_path).deaths == {}
 
 
-def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
-    book = Journal(tmp_path, 0, FINGERPRINT)
-    book.finish([_caption(1), _caption(2)])
-    _die(book)
-    whole = book.path.read_bytes()
+def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0, FINGERPRINT)
+    journal.finish([_caption(1), _caption(2)])
+    _die(journal)
+    whole = journal.path.read_bytes()
     for cut in range(1, 20):
-        book.path.write_bytes(whole[:-cut])
+        journal.path.write_bytes(whole[:-cut])
         assert read_contents(tmp_path).finished == {1}
         with Journal(tmp_path, 0, FINGERPRINT) as again:
             again.finish([_caption(3)])
@@ -185,25 +185,25 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
-    book = Journal(tmp_path, 0, FINGERPRINT)
-    book.finish([_caption(1)])
-    book.path.write_bytes(book.path.read_bytes().replace(b"caption 1", b'"'))
+    journal = Journal(tmp_path, 0, FINGERPRINT)
+    journal.finish([_caption(1)])
+    journal.path.write_bytes(journal.path.read_bytes().replace(b"caption 1", b'"'))
     with pytest.raises(RunError, match="line 3 is damaged"):
         read_contents(tmp_path)
 
 
 def test_failures_can_be_forgotten(tmp_path: Path) -> None:
-    with Journal(tmp_path, 0, FINGERPRINT) as book:
-        book.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
+    with Journal(tmp_path, 0, FINGERPRINT) as journal:
+        journal.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
     forget_failures(tmp_path)
     assert read_contents(tmp_path).finished == {1}
-    assert [result.row for result in _results(book.path)] == [1]
-    with Journal(tmp_path, 0, FINGERPRINT) as book:
-        book.finish([RowResult.failed(2, "decode", ["y"])])
+    assert [result.row for result in _results(journal.path)] == [1]
+    with Journal(tmp_path, 0, FINGERPRINT) as journal:
+        journal.finish([RowResult.failed(2, "decode", ["y"])])
     assert read_contents(tmp_path).finished == {1, 2}
 
 
-def test_folder_ids_tell_folders_apart(tmp_path: Path) -> None:
+def test_different_folders_have_different_ids(tmp_path: Path) -> None:
     assert folder_id(tmp_path / "a") == folder_id(tmp_path / "a")
     assert folder_id(tmp_path / "a") != folder_id(tmp_path / "b")
     remove_folder(tmp_path / "a")
@@ -221,8 +221,8 @@ def test_an_empty_caption_is_a_failure() -> None:
     assert "no text" in str(result.failure)
 
 
-def test_what_no_encoding_has_is_written_as_a_question_mark(tmp_path: Path) -> None:
-    """Names of folders may hold bytes that are no UTF-8, and messages quote them."""
-    with Journal(tmp_path, 0, FINGERPRINT) as book:
-        book.finish([RowResult.failed(3, "path", ["no such file (relative to /data/\udcff)"])])
-    assert _results(book.path) == [RowResult.failed(3, "path", ["no such file (relative to /data/?)"])]
+def test_characters_that_can_not_be_encoded_are_written_as_question_marks(tmp_path: Path) -> None:
+    """Names of folders may contain bytes that are not UTF-8, and messages quote these names."""
+    with Journal(tmp_path, 0, FINGERPRINT) as journal:
+        journal.finish([RowResult.failed(3, "path", ["no such file (relative to /data/\udcff)"])])
+    assert _results(journal.path) == [RowResult.failed(3, "path", ["no such file (relative to /data/?)"])]

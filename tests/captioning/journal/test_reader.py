@@ -1,4 +1,4 @@
-"""Reading journals: records that no plan needs, old records, damaged ones, journals that can't be read."""
+"""Reading journals: records that no plan needs, old records, damaged records, journals that can't be read."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def _write(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_leases_are_neither_results_nor_rows_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    book = Journal(tmp_path, 0, {})
-    book.loaded()
-    book.lease([4, 5])
-    book.start([4])
-    book.finish([RowResult(4, "a caption", tokens=3)])
-    book.lease([6])
-    book._file.close()  # what a kill leaves
+def test_leases_are_not_results_and_not_rows_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, 0, {})
+    journal.loaded()
+    journal.lease([4, 5])
+    journal.start([4])
+    journal.finish([RowResult(4, "a caption", tokens=3)])
+    journal.lease([6])
+    journal._file.close()  # as after a kill
     parsed: list[str] = []
     parse = json.loads
     monkeypatch.setattr(json, "loads", lambda line: parsed.append(str(line)) or parse(line))
-    report = read_contents(tmp_path)
-    assert (report.finished, report.deaths, report.retried) == ({4}, {}, set())
-    assert [parse(line)["row"] for line in read_result_lines(book.path)] == [4]
+    contents = read_contents(tmp_path)
+    assert (contents.finished, contents.deaths, contents.retried) == ({4}, {}, set())
+    assert [parse(line)["row"] for line in read_result_lines(journal.path)] == [4]
     assert parsed and not any("lease" in line or "loaded" in line for line in parsed)
 
 
@@ -53,8 +53,8 @@ def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
         '{"row": 1, "caption": "a", "tokens": 3}',
         '{"unknown": 1}',
     )
-    report = read_contents(tmp_path)
-    assert (report.fingerprints, report.finished, report.deaths) == ([{"a": "b"}], {1}, {2: 1})
+    contents = read_contents(tmp_path)
+    assert (contents.fingerprints, contents.finished, contents.deaths) == ([{"a": "b"}], {1}, {2: 1})
     assert len(list(read_result_lines(path))) == 1
     with Journal(tmp_path, 0, {}), pytest.raises(RunError, match="another run is writing"):
         Journal(tmp_path, 0, {})
@@ -78,20 +78,20 @@ def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
         '{"row": 3, "capti',
     ],
 )
-def test_a_damaged_record_is_told_with_its_place(tmp_path: Path, line: str) -> None:
+def test_a_damaged_record_is_reported_with_its_line(tmp_path: Path, line: str) -> None:
     path = _write(tmp_path, line)
     with pytest.raises(RunError, match=rf"journal {path}, line 2 is damaged .*; remove that line, or give --restart"):
         read_contents(tmp_path)
 
 
-def test_a_damaged_result_before_forgotten_failures_is_told(tmp_path: Path) -> None:
+def test_a_damaged_result_before_forgotten_failures_is_reported(tmp_path: Path) -> None:
     path = _write(tmp_path, '{"row": 3, "capti', '{"forget_failures": true}')
     with pytest.raises(RunError, match="line 2 is damaged"):
         list(read_result_lines(path))
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
-def test_a_journal_that_can_not_be_read_or_written_is_told(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_journal_that_can_not_be_read_or_written_is_reported(tmp_path: Path, make: Callable[[Path], None]) -> None:
     path = journal_path(tmp_path, 0)
     make(path)
     for use in (
@@ -106,7 +106,7 @@ def test_a_journal_that_can_not_be_read_or_written_is_told(tmp_path: Path, make:
             use()
 
 
-def test_only_names_of_ranks_are_journals(tmp_path: Path) -> None:
+def test_only_files_named_after_ranks_are_journals(tmp_path: Path) -> None:
     _write(tmp_path)
     (tmp_path / "rank-notes.jsonl").write_text("my own notes\n")
     assert journals(tmp_path) == [journal_path(tmp_path, 0)]

@@ -1,4 +1,4 @@
-"""Everything that has been found in tables and folders of clips: each costs its own row, and says why."""
+"""Bad paths, files and tables: each bad clip fails only its own row, with a clear message."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _special(name: str, make: Callable[[Path], object]) -> Callable[[Path], str]
 
 
 def _socket(path: Path) -> None:
-    # Its address is limited to 108 bytes, so from within the folder.
+    # The address is limited to 108 bytes, so the name is relative to the folder.
     with socket.socket(socket.AF_UNIX) as server:
         before = os.getcwd()
         os.chdir(path.parent)
@@ -93,15 +93,15 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "device": (lambda folder: "/dev/zero", "not a regular file"),
     "dangling link": (_special("dangling.mp4", lambda path: path.symlink_to("gone.mp4")), "no such file"),
     "link to itself": (_special("loop.mp4", lambda path: path.symlink_to(path.name)), "symbolic links"),
-    "too long a name": (lambda folder: str(folder / ("x" * 5000)), "File name too long"),
+    "too long name": (lambda folder: str(folder / ("x" * 5000)), "File name too long"),
     "address": (lambda folder: "https://example.org/clip.mp4", "no such file"),
     "path with a newline": (lambda folder: str(folder / "a\nb.mp4"), "no such file"),
-    "below a file": (lambda folder: str(_touch(folder / "file") / "a.mp4"), "Not a directory"),
+    "path through a file": (lambda folder: str(_touch(folder / "file") / "a.mp4"), "Not a directory"),
     "zero bytes": (_write("zero.mp4", lambda folder: b""), "0 bytes"),
     "text": (_write("text.mp4", lambda folder: b"this is no video\n" * 50), "PyAV"),
     "zeros": (_write("zeros.mp4", lambda folder: bytes(100_000)), "PyAV"),
-    "cut before its index": (_write("cut.mp4", lambda folder: _bytes_of(folder)[:2000]), "PyAV"),
-    "index alone": (_write("head.mp4", lambda folder: _bytes_of(folder)[:48]), "PyAV"),
+    "cut off before its index": (_write("cut.mp4", lambda folder: _bytes_of(folder)[:2000]), "PyAV"),
+    "start only": (_write("head.mp4", lambda folder: _bytes_of(folder)[:48]), "PyAV"),
     "audio only": (_special("audio.mp4", _audio), "no video stream"),
     "no frames": (_special("none.mp4", _no_frames), "PyAV"),
     "no image": (_write("image.png", lambda folder: b"\x89PNG\r\n\x1a\n" + bytes(50)), "PIL"),
@@ -120,10 +120,10 @@ GOOD: dict[str, Callable[[Path], str]] = {
 }
 
 
-def test_each_costs_its_own_row(tmp_path: Path) -> None:
+def test_each_bad_clip_fails_only_its_own_row(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
-    names = [*GOOD, *BAD, "one frame"]  # a row that comes twice too
+    names = [*GOOD, *BAD, "one frame"]  # one row occurs twice
     built = {name: (GOOD[name] if name in GOOD else BAD[name][0])(folder) for name in dict.fromkeys(names)}
     with (tmp_path / "meta.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -158,7 +158,7 @@ def test_each_costs_its_own_row(tmp_path: Path) -> None:
     ],
     ids=["bom", "crlf", "quotes", "50 MB row", "unicode", "no last newline"],
 )
-def test_tables_come_through(tmp_path: Path, data: bytes, paths: list[str]) -> None:
+def test_unusual_tables_are_read_and_written_unchanged(tmp_path: Path, data: bytes, paths: list[str]) -> None:
     from pipeline.captioning.meta.table import MetaTable
 
     (tmp_path / "meta.csv").write_bytes(data)
@@ -170,7 +170,7 @@ def test_tables_come_through(tmp_path: Path, data: bytes, paths: list[str]) -> N
     assert table.is_same_but_for_text(again)
 
 
-def test_ragged_rows_are_refused_with_their_line(tmp_path: Path) -> None:
+def test_a_row_with_too_many_cells_is_refused_with_its_line(tmp_path: Path) -> None:
     from pipeline.captioning.meta.table import MetaTable
     from pipeline.captioning.process.errors import UsageError
 

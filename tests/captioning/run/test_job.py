@@ -1,4 +1,4 @@
-"""Whole runs without a model: ranks are threads, clips and journals are real."""
+"""Complete runs without a model: ranks are threads; clips and journals are real."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_output_does_not_depend_on_workers_or_batches(tmp_path: Path, clips: lis
     assert len(outputs) == 1
 
 
-def test_failed_rows_are_reported_beside_the_others(tmp_path: Path, clips: list[str]) -> None:
+def test_failed_rows_are_reported_and_other_rows_are_captioned(tmp_path: Path, clips: list[str]) -> None:
     options = _meta(tmp_path, [clips[0], "", "/nowhere.mp4", clips[1]])
     assert _run(options, FakeSource(), 2) == [0, 0]
     assert [bool(row["text"]) for row in _rows(options.output)] == [True, False, False, True]
@@ -97,18 +97,18 @@ def test_nothing_is_written_when_nothing_could_be_captioned(tmp_path: Path, clip
     options = _meta(tmp_path, [str(tmp_path / f"{i}.mp4") for i in range(3)])
     assert _run(options, FakeSource(), 2) == [1, 1]
     assert not options.output.exists()
-    for i in range(3):  # the disk is back
+    for i in range(3):  # the clips exist now
         (tmp_path / f"{i}.mp4").symlink_to(clips[i])
     assert _run(options, FakeSource(), 2) == [0, 0]
     assert all(row["text"] for row in _rows(options.output))
 
 
-def test_skip_keeps_captions_and_tries_failures_again(tmp_path: Path, clips: list[str]) -> None:
+def test_skip_keeps_captions_and_captions_failed_rows_again(tmp_path: Path, clips: list[str]) -> None:
     options = _meta(tmp_path, [clips[0], str(tmp_path / "late.mp4"), clips[1]])
     _run(options, FakeSource())
     first = _rows(options.output)
     (tmp_path / "late.mp4").symlink_to(clips[2])
-    _meta(tmp_path, [clips[3], clips[0], str(tmp_path / "late.mp4"), clips[1]])  # a row inserted
+    _meta(tmp_path, [clips[3], clips[0], str(tmp_path / "late.mp4"), clips[1]])  # with a new first row
     source = FakeSource()
     skipping = replace(options, skip_if_existing=True)
     assert _run(skipping, source) == [0]
@@ -121,14 +121,14 @@ def test_skip_keeps_captions_and_tries_failures_again(tmp_path: Path, clips: lis
     assert (again.loads, options.output.stat().st_mtime_ns) == (0, written)
 
 
-def test_skip_takes_captions_from_the_meta_table_too(tmp_path: Path, clips: list[str]) -> None:
+def test_skip_also_keeps_captions_of_the_meta_table(tmp_path: Path, clips: list[str]) -> None:
     options = replace(_meta(tmp_path, clips[:3], ["", "mine", " "]), skip_if_existing=True)
     source = FakeSource()
     assert _run(options, source) == [0]
     assert (sorted(source.rows_captioned), _rows(options.output)[1]["text"]) == ([0, 2], "mine")
 
 
-def test_skip_follows_a_table_that_has_changed(tmp_path: Path, clips: list[str]) -> None:
+def test_skip_matches_rows_of_a_changed_table_by_path(tmp_path: Path, clips: list[str]) -> None:
     options = replace(_meta(tmp_path, clips[:2], ["", "mine"]), skip_if_existing=True)
     assert _run(options, FakeSource()) == [0]
     first = _rows(options.output)
@@ -139,7 +139,7 @@ def test_skip_follows_a_table_that_has_changed(tmp_path: Path, clips: list[str])
     assert [row["text"] for row in _rows(options.output)] == ["mine", "new and captioned", first[0]["text"]]
 
 
-def test_without_skip_all_is_captioned_anew(tmp_path: Path, clips: list[str]) -> None:
+def test_without_skip_all_rows_are_captioned_again(tmp_path: Path, clips: list[str]) -> None:
     options = _meta(tmp_path, clips[:2], ["old", "old"])
     for _ in range(2):
         source = FakeSource()
@@ -180,14 +180,14 @@ def test_journals_of_another_run_are_refused(tmp_path: Path, clips: list[str]) -
     _run(options, _interrupt_after(1, FakeSource()))
     other = FakeSource(settings={"prompt": "b"})
     results = _run(options, other, 2)
-    assert isinstance(results[0], UsageError) and "prompt: a there, b now" in str(results[0])
+    assert isinstance(results[0], UsageError) and "prompt: a in the journals, b now" in str(results[0])
     assert isinstance(results[1], RunError)
     assert _run(replace(options, restart=True), other) == [0]
     assert sorted(other.rows_captioned) == list(range(7))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path: Path, clips: list[str], workers: int) -> None:
+def test_weights_that_do_not_fit_change_no_journal(tmp_path: Path, clips: list[str], workers: int) -> None:
     class Unfit(FakeSource):
         def check_weights(self) -> None:
             raise UsageError("the checkpoint does not fit its config.json")
@@ -206,13 +206,13 @@ def test_weights_that_do_not_fit_leave_nothing_behind(tmp_path: Path, clips: lis
 
 
 def _die_with(folder: Path, rows: Sequence[int], options: JobOptions, clips: list[str]) -> None:
-    """Leave a journal as a worker does that dies with `rows` in flight."""
+    """Leave a journal as after the death of a worker with `rows` in flight."""
     _run(options, _interrupt_after(0, FakeSource()))
     fingerprint = json.loads((folder / "rank-00000.jsonl").read_text().splitlines()[0])["fingerprint"]
     Journal(folder, 0, fingerprint).start(rows)
 
 
-def test_a_clip_that_kills_its_worker_is_given_up_the_third_time(tmp_path: Path, clips: list[str]) -> None:
+def test_a_row_in_flight_at_two_deaths_is_quarantined(tmp_path: Path, clips: list[str]) -> None:
     options = _meta(tmp_path, clips)
     folder = journal_folder(options.output)
     _die_with(folder, [2, 3], options, clips)
@@ -229,14 +229,14 @@ def _fingerprint(folder: Path) -> dict[str, str]:
     return json.loads((folder / "rank-00000.jsonl").read_text().splitlines()[0])["fingerprint"]
 
 
-def test_mass_failure_stops_and_is_tried_again(
+def test_mass_failure_stops_the_run_and_its_rows_are_captioned_by_the_next(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
     paths = [clips[0], *(str(tmp_path / f"gone {i}.mp4") for i in range(20))]
     options = _meta(tmp_path, paths)
     result = _run(options, FakeSource())[0]
-    assert isinstance(result, RunError) and "are the clips' disks mounted" in str(result)
+    assert isinstance(result, RunError) and "check that the disks of the clips are mounted" in str(result)
     assert not options.output.exists()
     for i in range(20):
         (tmp_path / f"gone {i}.mp4").symlink_to(clips[1 + i % 6])
@@ -245,7 +245,7 @@ def test_mass_failure_stops_and_is_tried_again(
     assert sorted(source.rows_captioned) == list(range(0 if 0 in source.rows_captioned else 1, 21))
 
 
-def test_a_broken_device_is_not_the_clips_fault(tmp_path: Path, clips: list[str]) -> None:
+def test_after_a_device_failure_the_next_run_captions_the_failed_rows(tmp_path: Path, clips: list[str]) -> None:
     def on_batch(batch: Sequence[Clip]) -> None:
         if any(clip.row >= 2 for clip in batch):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -259,8 +259,8 @@ def test_a_broken_device_is_not_the_clips_fault(tmp_path: Path, clips: list[str]
     assert sorted(source.rows_captioned) == list(range(2, 21))
 
 
-def test_innocent_rows_in_flight_are_not_given_up(tmp_path: Path, clips: list[str]) -> None:
-    """When a worker dies, msrun kills the others: rows in flight there have done nothing."""
+def test_rows_in_flight_at_one_death_are_captioned_last_and_alone(tmp_path: Path, clips: list[str]) -> None:
+    """When one worker dies, msrun kills the others: the rows in flight there are not the cause."""
     options = _meta(tmp_path, clips)
     folder = journal_folder(options.output)
     _run(options, _interrupt_after(0, FakeSource()))
@@ -271,22 +271,22 @@ def test_innocent_rows_in_flight_are_not_given_up(tmp_path: Path, clips: list[st
     source = FakeSource()
     source.on_batch = lambda batch: batches.append([clip.row for clip in batch])
     assert _run(options, source, 3) == [0, 0, 0]
-    # All on one rank, alone, and after everything else.
+    # All on one rank, one at a time, after all other rows.
     assert batches[-3:] == [[0], [3], [5]]
     assert all(row["text"] for row in _rows(options.output))
 
 
-def test_many_rows_in_flight_come_again_in_small_batches(
+def test_many_rows_in_flight_are_retried_in_small_batches(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "MOST_ISOLATED", 3)
+    monkeypatch.setattr(plan, "MAX_ISOLATED", 3)
     options = replace(_meta(tmp_path, clips), batch_size=16)
     folder = journal_folder(options.output)
     _run(options, _interrupt_after(0, FakeSource()))
     Journal(folder, 0, _fingerprint(folder)).start([0, 1, 2, 3])
-    book = Journal(folder, 1, _fingerprint(folder))
-    book.start([6])
-    book._file.close()  # it dies, and once more while its row is retried
+    journal = Journal(folder, 1, _fingerprint(folder))
+    journal.start([6])
+    journal._file.close()  # its worker dies, and dies again while the row is retried
     Journal(folder, 1, _fingerprint(folder)).start([6], retry=True)
     batches: list[list[int]] = []
     source = FakeSource()
@@ -296,14 +296,14 @@ def test_many_rows_in_flight_come_again_in_small_batches(
     assert all(row["text"] for row in _rows(options.output))
 
 
-def test_an_error_in_a_batch_costs_its_own_clip(tmp_path: Path, clips: list[str]) -> None:
+def test_an_error_in_a_batch_fails_only_its_own_clip(tmp_path: Path, clips: list[str]) -> None:
     def on_batch(batch: Sequence[Clip]) -> None:
         if any(clip.row == 3 for clip in batch):
-            raise ValueError("kernel broke")
+            raise ValueError("kernel failed")
 
     options = replace(_meta(tmp_path, clips), batch_size=5)
     assert _run(options, FakeSource(on_batch=on_batch)) == [0]
-    assert [row["message"] for row in _rows(tmp_path / "out_failures.csv")] == ["ValueError: kernel broke"]
+    assert [row["message"] for row in _rows(tmp_path / "out_failures.csv")] == ["ValueError: kernel failed"]
 
 
 def test_out_of_memory_halves_the_batch(tmp_path: Path, clips: list[str]) -> None:
@@ -324,11 +324,11 @@ def test_limit_captions_the_first_rows(tmp_path: Path, clips: list[str]) -> None
     assert [bool(row["text"]) for row in _rows(options.output)] == [True] * 3 + [False] * 4
 
 
-def test_a_caption_too_long_to_travel_is_a_failure(tmp_path: Path, clips: list[str]) -> None:
+def test_a_caption_too_long_to_gather_is_a_failure(tmp_path: Path, clips: list[str]) -> None:
     options = replace(_meta(tmp_path, clips[:2]), pad_length=64)
     folder = journal_folder(options.output)
     _run(options, _interrupt_after(0, FakeSource()))
-    with Journal(folder, 0, _fingerprint(folder)) as book:
-        book.finish([RowResult(row=0, caption="x" * 1000, tokens=9)])
+    with Journal(folder, 0, _fingerprint(folder)) as journal:
+        journal.finish([RowResult(row=0, caption="x" * 1000, tokens=9)])
     assert _run(options, FakeSource()) == [0]
     assert "more than --pad_length 64" in _rows(tmp_path / "out_failures.csv")[0]["message"]

@@ -1,4 +1,4 @@
-"""Runs of several ranks: rows are leased, journals may lie on different hosts, ranks must agree."""
+"""Runs of several ranks: leased rows, journals on different hosts, checks that all ranks agree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_mass_failure_on_one_rank_is_forgotten_on_all(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
-    # Every other row is rank 1's: its clips are there, but for one that fails for the same cause.
+    # Every second row is leased to rank 1. Its clips exist, except one, which fails for the same reason.
     paths = [str(tmp_path / f"gone {i}.mp4") for i in range(16)]
     for i in range(3, 16, 2):
         (tmp_path / f"gone {i}.mp4").symlink_to(clips[i % 7])
@@ -42,7 +42,7 @@ def test_mass_failure_on_one_rank_is_forgotten_on_all(
 
 
 def test_hosts_without_shared_folders(tmp_path: Path, clips: list[str]) -> None:
-    """Two ranks that keep their journals in folders of their own: nothing is lost, also after an interruption."""
+    """Two ranks with separate journal folders: nothing is lost, also after an interruption."""
     options = _meta(tmp_path, clips)
     (tmp_path / "host").mkdir()
     sources = [_interrupt_after(1, FakeSource()), _interrupt_after(1, FakeSource())]
@@ -68,8 +68,8 @@ def _run_in_types(options: JobOptions, source: FakeSource, dtypes: Sequence[str]
     return run_ranks(len(dtypes), rank_main)
 
 
-def test_captions_of_one_table_are_computed_in_one_type(tmp_path: Path, clips: list[str]) -> None:
-    """The type is the device's own, and known only when the framework is there."""
+def test_different_computing_types_are_refused(tmp_path: Path, clips: list[str]) -> None:
+    """The computing type depends on the device and is known only after the framework is imported."""
     options = _meta(tmp_path, clips)
     mixed = _run_in_types(options, FakeSource(), ["float16", "bfloat16"])
     assert all(isinstance(result, UsageError) and "rank 1: bfloat16" in str(result) for result in mixed)
@@ -85,7 +85,7 @@ def test_captions_of_one_table_are_computed_in_one_type(tmp_path: Path, clips: l
     assert json.loads((tmp_path / "out_report.json").read_text())["fingerprint"]["computing type"] == "float16"
 
 
-def test_a_fast_rank_takes_rows_that_a_slow_one_has_not(tmp_path: Path, clips: list[str]) -> None:
+def test_a_fast_rank_captions_more_rows_than_a_slow_one(tmp_path: Path, clips: list[str]) -> None:
     options = replace(_meta(tmp_path, clips * 8), batch_size=1)
     sources = [FakeSource(on_batch=lambda batch: time.sleep(1.0)), FakeSource()]
 
@@ -99,7 +99,7 @@ def test_a_fast_rank_takes_rows_that_a_slow_one_has_not(tmp_path: Path, clips: l
     assert all(row["text"] for row in _rows(options.output))
 
 
-def test_what_a_new_run_replaces_is_told_first(
+def test_texts_that_a_run_replaces_are_logged(
     tmp_path: Path, clips: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     options = replace(_meta(tmp_path, clips[:4], ["mine", "", "mine too", ""]), limit=3)
@@ -108,13 +108,13 @@ def test_what_a_new_run_replaces_is_told_first(
         assert "column 'text' of" in caplog.text and "holds 2 texts, which the output replaces" in caplog.text
         caplog.clear()
         assert _run(replace(options, limit=None), FakeSource()) == [0]
-        assert "out.csv holds 3 captions, which this run replaces (out.csv.bak keeps them)" in caplog.text
+        assert "out.csv holds 3 captions, which this run replaces (they are kept in out.csv.bak)" in caplog.text
         caplog.clear()
         assert _run(replace(options, limit=None, skip_if_existing=True), FakeSource()) == [0]
         assert "holds" not in caplog.text
 
 
-def test_journals_of_an_earlier_version_are_called_so(tmp_path: Path, clips: list[str]) -> None:
+def test_journals_of_an_earlier_version_are_refused(tmp_path: Path, clips: list[str]) -> None:
     options = _meta(tmp_path, clips)
     _run(options, _interrupt_after(1, FakeSource()))
     journal = journal_folder(options.output) / "rank-00000.jsonl"
@@ -124,7 +124,7 @@ def test_journals_of_an_earlier_version_are_called_so(tmp_path: Path, clips: lis
     assert _run(replace(options, restart=True), FakeSource()) == [0]
 
 
-def test_signs_of_formats_in_names_are_names(
+def test_percent_signs_in_file_names_are_logged_unchanged(
     tmp_path: Path, clips: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "a%20b %s"
@@ -135,7 +135,7 @@ def test_signs_of_formats_in_names_are_names(
     assert f"{options.output} holds 1 captions" in caplog.text
 
 
-def test_one_cause_is_told_however_many_ranks_there_are(tmp_path: Path, clips: list[str]) -> None:
+def test_all_ranks_report_the_same_cause(tmp_path: Path, clips: list[str]) -> None:
     def rank_main(world):  # type: ignore[no-untyped-def]
         if world.rank == 1:
             world.report_failure("MassFailure: the disk is gone")

@@ -1,4 +1,4 @@
-"""Options of a job that would damage the meta table, or that can't be carried out, are refused."""
+"""Options that would overwrite the meta table, or that can't be used, are refused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def _options(*arguments: str) -> JobOptions:
     ("meta", "output"),
     [
         ("x.csv", "x.csv"),
-        ("x_failures.csv", "x.csv"),  # which a run without failures removes
+        ("x_failures.csv", "x.csv"),  # a run without failures removes this file
         ("x.csv.bak", "x.csv"),
         ("link.csv", "x.csv"),
         ("x.csv", "loop.csv"),
     ],
 )
-def test_the_meta_table_is_never_written_over(
+def test_the_meta_table_is_never_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meta: str, output: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -35,21 +35,21 @@ def test_the_meta_table_is_never_written_over(
         _options(meta, "--output", output)
 
 
-def test_any_known_kind_is_an_output_of_any_other(tmp_path: Path) -> None:
+def test_input_and_output_may_have_different_formats(tmp_path: Path) -> None:
     for meta in ("m.csv", "m.csv.gz", "m.parquet", "m.txt"):
         for output in ("o.csv", "o.csv.gz", "o.parquet", "o.pq"):
             assert _options(str(tmp_path / meta), "--output", str(tmp_path / output)).output == tmp_path / output
     assert _options(str(tmp_path / "m.csv.gz")).output == tmp_path / "m_caption.csv.gz"
 
 
-def test_a_missing_folder_is_blamed_on_the_flag_that_names_it(tmp_path: Path) -> None:
+def test_the_error_names_the_flag_of_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"meta file .*none/m.csv does not exist"):
         _options(str(tmp_path / "none" / "m.csv"))
     with pytest.raises(UsageError, match=r"folder of --output, .*none, does not exist"):
         _options(str(tmp_path / "m.csv"), "--output", str(tmp_path / "none" / "o.csv"))
 
 
-def test_a_link_to_itself_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_not_resolved(tmp_path: Path) -> None:
     (tmp_path / "loop.csv").symlink_to("loop.csv")
-    options = _options(str(tmp_path / "loop.csv"))  # whether it can be read is found next
+    options = _options(str(tmp_path / "loop.csv"))  # reading the table reports the error later
     assert options.output.name == "loop_caption.csv"

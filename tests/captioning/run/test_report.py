@@ -1,4 +1,4 @@
-"""The report of a run says what its outputs say."""
+"""The report of a run agrees with its other outputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _caption(clip: Clip) -> Caption:
     return Caption(text, len(text.split()) + 1, truncated=text.endswith("then"))
 
 
-def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_counts_of_the_report_agree_with_the_outputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "text.mp4").write_text("no video")
     paths = [str(render_clip(tmp_path / f"{i}.mkv", i, frames=40)) for i in range(len(CAPTIONS))]
@@ -54,14 +54,15 @@ def test_counts_are_those_of_a_recount(tmp_path: Path, caplog: pytest.LogCapture
     assert report["partial_examples"] == [{"row": 1, "path": paths[1]}, {"row": 2, "path": paths[2]}]
     assert report["failure_examples"]["path"]["path"] == "/nowhere.mp4"
     assert report["tokens"] == sum(len(text.split()) + 1 for text in texts)
-    page = caplog.text
+    log = caplog.text
     for line in (
-        "failed at decode: 1, for example row 6",
+        "rows that failed at stage decode: 1, for example row 6",
         "1 captions (20.0%) were cut off by --max_new_tokens",
         "1 captions loop",
-        f"2 captions (40.0%) are of videos that could be decoded in part only, for example row 1 ({paths[1]})",
-        "3 rows (60.0%) share one caption: A dog runs.",
-        "words in a caption: 3 to 9, median 3",
+        "2 captions (40.0%) are of partial videos, of which only a part could be decoded, "
+        f"for example row 1 ({paths[1]})",
+        "3 rows (60.0%) have the same caption: A dog runs.",
+        "words per caption: 3 to 9, median 3",
         "5 captions in",
     ):
-        assert line in page, line
+        assert line in log, line

@@ -1,4 +1,4 @@
-"""One rank's work with captioners that break while clips are in flight: nothing is lost, nothing twice."""
+"""One rank's work with captioners that fail while clips are in flight: every row has exactly one result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
 @dataclass
 class SlotSource(FakeSource):
-    """A captioner whose clips leave one by one: each step one of those in flight ends.
+    """A captioner whose requests end one by one: in each step, one of those in flight ends.
+
+    slots: the numbers of slots of the engines that it made.
 
     on_step: called with the clips in flight before each step; may raise.
     """
@@ -82,16 +84,16 @@ def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) 
         stall_timeout=1800, framework=None, device=None, dtype=None,
     )  # fmt: skip
     (folder / "journal").mkdir()
-    book = Journal(folder / "journal", 0, {})
+    journal = Journal(folder / "journal", 0, {})
     world = solo_world()
     world.offer(RowPool(clips, {PENDING: range(len(clips))}, 1))
-    worker = RankWorker(options, source, CPU, book, world)
+    worker = RankWorker(options, source, CPU, journal, world)
     plan = RankPlan({}, [], "", len(clips), 1, False, False, True, [], 1, None)
     return worker, plan, journal_path(folder / "journal", 0)
 
 
 def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """Captions and failures by row; every row once."""
+    """Captions and failures by row; checks that every row has at most one result."""
     records = [json.loads(line) for line in journal.read_text().splitlines()]
     finished = [record for record in records if "row" in record]
     assert set(Counter(record["row"] for record in finished).values()) <= {1}
@@ -100,9 +102,9 @@ def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
 
 
 @pytest.mark.parametrize("error", ASCEND_OUT_OF_MEMORY)
-def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str], error: str) -> None:
-    def on_step(flying: list[Clip]) -> None:
-        if len(flying) > 2 and len(source.rows_captioned) >= 2:  # not at once: some captions are out by then
+def test_out_of_memory_halves_the_slots_for_the_rest_of_the_run(tmp_path: Path, clips: list[str], error: str) -> None:
+    def on_step(in_flight: list[Clip]) -> None:
+        if len(in_flight) > 2 and len(source.rows_captioned) >= 2:  # after some captions have ended
             raise RuntimeError(error)
 
     source = SlotSource(on_step=on_step)
@@ -114,9 +116,9 @@ def test_out_of_memory_halves_the_slots_for_good(tmp_path: Path, clips: list[str
     assert (stats.captioned, stats.tokens, stats.stages["decode_seconds"]) == (9, 27, 1.0)
 
 
-def test_a_clip_that_fits_no_memory_fails_alone(tmp_path: Path, clips: list[str]) -> None:
-    def on_step(flying: list[Clip]) -> None:
-        if any(clip.row == 3 for clip in flying):
+def test_a_clip_that_is_out_of_memory_alone_fails(tmp_path: Path, clips: list[str]) -> None:
+    def on_step(in_flight: list[Clip]) -> None:
+        if any(clip.row == 3 for clip in in_flight):
             raise RuntimeError("CUDA out of memory")
 
     source = SlotSource(on_step=on_step)
@@ -126,44 +128,44 @@ def test_a_clip_that_fits_no_memory_fails_alone(tmp_path: Path, clips: list[str]
     assert list(failures) == [3] and len(captions) == 8
 
 
-def test_an_error_is_pinned_down_on_its_clip(tmp_path: Path, clips: list[str]) -> None:
-    def on_step(flying: list[Clip]) -> None:
-        if any(clip.row in (2, 6) for clip in flying):
-            raise ValueError("kernel broke")
+def test_an_error_fails_only_the_clip_that_causes_it(tmp_path: Path, clips: list[str]) -> None:
+    def on_step(in_flight: list[Clip]) -> None:
+        if any(clip.row in (2, 6) for clip in in_flight):
+            raise ValueError("kernel failed")
 
     source = SlotSource(on_step=on_step)
     worker, plan, journal = _worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
     stats = worker.run(plan)
     captions, failures = _results(journal)
-    assert sorted(failures) == [2, 4, 6] and "ValueError: kernel broke" in failures[2]
+    assert sorted(failures) == [2, 4, 6] and "ValueError: kernel failed" in failures[2]
     assert len(captions) == 6 and stats.slots == 5
 
 
-def test_a_captioner_that_takes_no_clip_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
-    class Broken(SlotSource):
+def test_a_captioner_that_accepts_no_clip_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
+    class Failing(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             captioner.engine = lambda slots: int("no number")  # type: ignore[assignment]
             return captioner
 
-    worker, plan, _ = _worker(tmp_path, Broken(), clips, 2)
-    with pytest.raises(RunError, match="broke before it took a clip: ValueError"):
+    worker, plan, _ = _worker(tmp_path, Failing(), clips, 2)
+    with pytest.raises(RunError, match="failed before it accepted a clip: ValueError"):
         worker.run(plan)
 
 
-def test_what_the_journal_raises_is_no_error_of_the_captioner(tmp_path: Path, clips: list[str]) -> None:
+def test_an_error_of_the_journal_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
     worker, plan, _ = _worker(tmp_path, SlotSource(), clips, 2)
     worker.journal.start = lambda rows, retry: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore
     with pytest.raises(OSError, match="No space left"):
         worker.run(plan)
 
 
-def test_a_signal_lets_captions_in_flight_end(
+def test_after_a_signal_captions_in_flight_are_finished(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interruption, "requested", False)
 
-    def on_step(flying: list[Clip]) -> None:
+    def on_step(in_flight: list[Clip]) -> None:
         if len(source.rows_captioned) == 1 and not interruption.requested:
             interruption._on_signal(signal.SIGTERM, None)
 
@@ -176,13 +178,13 @@ def test_a_signal_lets_captions_in_flight_end(
 
 
 @pytest.mark.parametrize(("echo_seconds", "captioned"), [(0.0, 1), (60.0, 1 + 3)])
-def test_a_second_signal_ends_at_once_unless_it_is_the_firsts_echo(
+def test_a_second_signal_ends_immediately_unless_it_is_an_echo_of_the_first(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch, echo_seconds: float, captioned: int
 ) -> None:
     monkeypatch.setattr(interruption, "requested", False)
     monkeypatch.setattr(interruption_module, "ECHO_SECONDS", echo_seconds)
 
-    def on_step(flying: list[Clip]) -> None:
+    def on_step(in_flight: list[Clip]) -> None:
         if len(source.rows_captioned) == 1 and not interruption.requested:
             interruption._on_signal(signal.SIGINT, None)
             interruption._on_signal(signal.SIGTERM, None)
@@ -195,21 +197,21 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_firsts_echo(
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_auto_takes_as_many_slots_as_the_captioner_says(tmp_path: Path, clips: list[str]) -> None:
+def test_auto_uses_the_number_of_slots_of_the_captioner(tmp_path: Path, clips: list[str]) -> None:
     source = SlotSource()
     worker, plan, journal = _worker(tmp_path, source, clips, None)
     assert worker.run(replace(plan)).slots == 4
     assert source.slots == [4] and len(_results(journal)[0]) == 9
 
 
-class _SteadyEngine:
-    """Works like the engine of slots: a step is a prefill or ends one answer; nothing is added while one waits.
+class _RefillingEngine:
+    """Behaves like the real engine: a step is a prefill or ends one request; nothing is added while requests wait.
 
-    ends: reason and message of the rows that end with an error.
+    errors: for each row that ends with an error, its end.
     """
 
-    def __init__(self, slots: int, ends: dict[int, End]) -> None:
-        self._slots, self._errors = slots, ends
+    def __init__(self, slots: int, errors: dict[int, End]) -> None:
+        self._slots, self._errors = slots, errors
         self._waiting: list[int] = []
         self._begun: list[int] = []
 
@@ -230,12 +232,12 @@ class _SteadyEngine:
         return int(not self.active)
 
     def add(self, request: Request) -> None:
-        assert not self._waiting or self._waiting == self._added, "prepared while others wait"
+        assert not self._waiting or self._waiting == self._added, "a clip was prepared while requests wait"
         self._added = [*self._waiting, request.key]
         self._waiting = list(self._added)
 
     def step(self) -> list[Event]:
-        if self._waiting and len(self._begun) % 2 == 0:  # half of what waits; decoding has its turns too
+        if self._waiting and len(self._begun) % 2 == 0:  # prefill half of those that wait, then decode
             half = -(-len(self._waiting) // 2)
             self._begun += self._waiting[:half]
             del self._waiting[:half]
@@ -248,20 +250,20 @@ class _SteadyEngine:
 
 
 def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, clips: list[str]) -> None:
-    """Rows whose requests end with an error have failed; all others are captioned, each once."""
+    """Rows whose requests end with an error fail; all other rows are captioned once."""
     errors = {
         2: End(2, [], EndReason.TOO_LONG, "4000 tokens of the prompt …"),
         5: End(5, [1], EndReason.NOT_A_NUMBER, "not a number"),
     }
 
-    class Steady(SlotSource):
+    class Refilling(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             captioner.clips_together = 2
-            captioner.engine = lambda slots: _SteadyEngine(slots, errors)  # type: ignore[method-assign]
+            captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Steady(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
+    worker, plan, journal = _worker(tmp_path, Refilling(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in (0, 1, 3, 4, 6, 8)}
@@ -270,21 +272,21 @@ def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, cli
     assert (stats.captioned, stats.failed, stats.slots) == (6, 3, 4)
 
 
-def test_prompts_that_are_too_long_are_not_the_devices_fault(tmp_path: Path, clips: list[str]) -> None:
-    class Long(SlotSource):
+def test_prompts_that_are_too_long_do_not_count_as_device_failures(tmp_path: Path, clips: list[str]) -> None:
+    class TooLong(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             errors = {row: End(row, [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
-            captioner.engine = lambda slots: _SteadyEngine(slots, errors)  # type: ignore[method-assign]
+            captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Long(), clips * 2, 4)
+    worker, plan, journal = _worker(tmp_path, TooLong(), clips * 2, 4)
     worker.run(plan)
     assert [len(results) for results in _results(journal)] == [1, 17]
 
 
-def test_out_of_memory_while_an_engine_is_made(tmp_path: Path, clips: list[str]) -> None:
-    class Narrow(SlotSource):
+def test_out_of_memory_while_the_engine_is_made_halves_the_slots(tmp_path: Path, clips: list[str]) -> None:
+    class SmallMemory(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
             original = captioner.engine
@@ -297,5 +299,5 @@ def test_out_of_memory_while_an_engine_is_made(tmp_path: Path, clips: list[str])
             captioner.engine = engine  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Narrow(), clips, 8)
+    worker, plan, journal = _worker(tmp_path, SmallMemory(), clips, 8)
     assert worker.run(plan).slots == 2 and len(_results(journal)[0]) == 9
