@@ -25,7 +25,7 @@ _ROWS_PER_RECORD = 2000
 
 
 class RunJournals:
-    """The journals of a run, as one rank uses them.
+    """The journals of a run, as one rank uses them. A context manager that closes the journal of this rank.
 
     The constructor, `contents` and `results` are collective: every rank of the run must call them.
 
@@ -41,6 +41,14 @@ class RunJournals:
         ids = world.gather_json(folder_id(self.folder))
         self._ranks = [rank for rank, found in enumerate(ids) if found == ids[world.rank]]
         self.is_keeper = world.rank == min(self._ranks)
+        self._journal: Journal | None = None
+
+    def __enter__(self) -> RunJournals:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if self._journal is not None:
+            self._journal.__exit__(kind, error, traceback)
 
     def contents(self, restart: bool) -> JournalContents:
         """The contents of the journals on all hosts, on rank 0; empty on other ranks. Collective.
@@ -65,7 +73,8 @@ class RunJournals:
 
     def open(self, fingerprint: Fingerprint, run: str, rows: int, ranks: int) -> Journal:
         """Open this rank's journal; see `Journal`."""
-        return Journal(self.folder, self._world.rank, fingerprint, run, rows, ranks)
+        self._journal = Journal(self.folder, self._world.rank, fingerprint, run, rows, ranks)
+        return self._journal
 
     def results(self, pad_length: int) -> Iterator[RowResult]:
         """Yield the results in the journals of all ranks on rank 0, nothing on other ranks. Collective.

@@ -53,8 +53,7 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
         UsageError, RunError: as in `run`.
     """
     try:
-        with contextlib.ExitStack() as resources:
-            exit_code = _run(options, source, activate, world, resources)
+        exit_code = _run(options, source, activate, world)
     except BaseException as error:
         if not isinstance(error, FailedElsewhere):
             world.report_failure(f"{type(error).__name__}: {error}")
@@ -64,44 +63,53 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
     return exit_code
 
 
-def _run(
+def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+    begin = time.monotonic()
+    # Read before the first collective: if the table can't be read, no other rank has to wait for a timeout.
+    table = MetaTable.read(options.meta_path) if world.is_leader else None
+    with RunJournals(world, options.output) as journals:  # this rank's journal stays locked until all is written
+        plan = plan_run(world, journals, table, options, source.fingerprint())
+        if not plan.is_done:
+            exit_code = _caption_and_deliver(options, source, activate, world, plan, journals, begin)
+        else:
+            exit_code = EXIT_DONE
+            if plan.leader is not None:
+                _log_plan(options, plan, plan.leader)
+        world.barrier()  # no rank may remove a folder that another rank still reads
+        if exit_code == EXIT_DONE:
+            journals.remove()
+    return exit_code
+
+
+def _caption_and_deliver(
     options: JobOptions,
     source: CaptionerSource,
     activate: Callable[[], Backend],
     world: World,
-    resources: contextlib.ExitStack,
+    plan: RankPlan,
+    journals: RunJournals,
+    begin: float,
 ) -> int:
-    """See `run_in_world`. resources: keeps this rank's journal open, and so locked, until all outputs are written."""
-    begin = time.monotonic()
-    # Read before the first collective: if the table can't be read, no other rank has to wait for a timeout.
-    table = MetaTable.read(options.meta_path) if world.is_leader else None
-    journals = RunJournals(world, options.output)
-    plan = plan_run(world, journals, table, options, source.fingerprint())
-    if plan.is_done:
-        if plan.leader is not None:
-            _log_plan(options, plan, plan.leader)
-        exit_code = EXIT_DONE
-    else:
-        planned = time.monotonic()
-        backend = _prepare(options, source, activate, world, plan, journals)
-        if backend is not None:
-            plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
-        if plan.leader is not None:
-            _log_choices(source, backend)
-            _log_plan(options, plan, plan.leader)
-        with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
-            seconds = time.monotonic() - planned
-            stats = _caption(options, source, backend, world, plan, journals, resources, seconds)
-            rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
-        results = delivery.gather_results(journals, plan.leader, options.pad_length)
-        if plan.leader is not None and results is not None:
-            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, time.monotonic() - begin))
-        exit_code = world.exit_code()
-        if exit_code != EXIT_DONE:
-            journals.forget_failures()
-    world.barrier()  # no rank may remove a folder that another rank still reads
-    if exit_code == EXIT_DONE:
-        journals.remove()
+    """Caption the rows of the plan and write the outputs; returns the run's exit code, the same on all ranks.
+
+    begin: when the run began, on the clock of `time.monotonic`.
+    """
+    planned = time.monotonic()
+    backend = _prepare(options, source, activate, world, plan, journals)
+    if backend is not None:
+        plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
+    if plan.leader is not None:
+        _log_choices(source, backend)
+        _log_plan(options, plan, plan.leader)
+    with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
+        stats = _caption(options, source, backend, world, plan, journals, time.monotonic() - planned)
+        rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
+    results = delivery.gather_results(journals, plan.leader, options.pad_length)
+    if plan.leader is not None and results is not None:
+        world.decide(_write_results(options, plan, plan.leader, results, rank_stats, time.monotonic() - begin))
+    exit_code = world.exit_code()
+    if exit_code != EXIT_DONE:
+        journals.forget_failures()
     return exit_code
 
 
@@ -164,14 +172,13 @@ def _caption(
     world: World,
     plan: RankPlan,
     journals: RunJournals,
-    resources: contextlib.ExitStack,
     prepare_seconds: float,
 ) -> RankStats:
     if backend is None:
         if plan.has_isolated:
             world.barrier()
         return RankStats()
-    journal = resources.enter_context(journals.open(plan.fingerprint, plan.run, plan.total_rows, plan.ranks))
+    journal = journals.open(plan.fingerprint, plan.run, plan.total_rows, plan.ranks)
     try:
         worker = RankWorker(options, source, backend, journal, world)
         worker.stats.load_seconds = prepare_seconds

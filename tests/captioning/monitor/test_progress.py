@@ -86,7 +86,7 @@ def test_a_waiting_rank_is_neither_silent_nor_slowest(tmp_path: Path, capsys: py
     folder = journal_folder(tmp_path / "meta_caption.csv")
     with Journal(folder, 0, {}, RUN, 6, 2) as first, Journal(folder, 1, {}, RUN, 6, 2) as second:
         first.finish([_caption(0)])
-        first.wait()
+        first.record_waiting()
         second.finish([_caption(1), _caption(2)])
         old = time.time() - 300
         for journal in (first, second):
