@@ -34,7 +34,7 @@ from scripts.without_model import EngineWithoutModel, SourceWithoutModel
 class _WaitingEngine(EngineWithoutModel):
     """Ends the oldest of its requests after so many seconds for each clip, as slots on one device share it."""
 
-    wanted = 1
+    requests_needed = 1
 
     def __init__(self, slots: int, source: _WaitingSource) -> None:
         super().__init__(slots, self._wait)
@@ -82,7 +82,7 @@ class _WaitingCaptioner(Captioner):
     def caption(self, end: End) -> Caption:
         return Caption(f"row {end.key}", 1, False)
 
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         return 1
 
     def stages(self) -> Mapping[str, float]:

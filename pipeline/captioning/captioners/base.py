@@ -51,7 +51,7 @@ class Captioner(ABC):
         """The caption of a request that has ended without an error."""
 
     @abstractmethod
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         """The number of clips at once that suits the device and its memory (`--bs auto`)."""
 
     @abstractmethod

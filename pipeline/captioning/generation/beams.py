@@ -38,7 +38,7 @@ class BatchEngine(BaseEngine):
         return 0
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         return self.free
 
     def add(self, request: Request) -> None:

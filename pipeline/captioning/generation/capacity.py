@@ -43,7 +43,7 @@ def frames_together(backend: Backend, frame_bytes: int) -> int:
     return max(1, min(most, backend.available_memory() // _VISION_SHARE // frame_bytes))
 
 
-def most_slots(
+def max_slots(
     backend: Backend, estimate: MemoryEstimate, beams: int, together: int, rehearse: Callable[[int], None]
 ) -> int:
     """Captions at once that fit beside the loaded model.

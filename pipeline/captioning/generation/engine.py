@@ -96,7 +96,7 @@ class SlotEngine(BaseEngine):
         return len(self._waiting)
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         return int(not self._keys)
 
     def add(self, request: Request) -> None:

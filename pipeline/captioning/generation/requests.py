@@ -146,5 +146,5 @@ class Engine(Protocol):
         """Requests that wait for a prefill; while there are some, preparing more only takes memory."""
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         """Further requests without which the next step is not worth taking, as long as there may be more."""

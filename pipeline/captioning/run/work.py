@@ -149,7 +149,7 @@ class RankWorker:
             self._captioner = self.source.load(self.backend)
             self.stats.load_seconds += time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.stats.load_seconds)
-            self.stats.slots = self.options.batch_size or self._captioner.most_slots()
+            self.stats.slots = self.options.batch_size or self._captioner.max_slots()
             self.journal.loaded()
             self._report()
             self.world.watchdog.progress()
@@ -192,7 +192,7 @@ class RankWorker:
                 begin, problem = time.monotonic(), None
                 try:
                     _add_all(engine, captioner.prepare(clips))
-                    events = engine.step() if in_flight and not (clips and engine.wanted) else []
+                    events = engine.step() if in_flight and not (clips and engine.requests_needed) else []
                     results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
                 except Exception as error:
                     problem = _text(error), self.backend.is_out_of_memory(error)
@@ -241,7 +241,7 @@ class RankWorker:
         while len(given_back + fresh) < most and not interruption.requested:
             if loader is None or loader.has_ended:
                 break
-            must_wait = len(given_back + fresh) < engine.wanted
+            must_wait = len(given_back + fresh) < engine.requests_needed
             loaded = loader.next_clip(_WAIT_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
                 self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)

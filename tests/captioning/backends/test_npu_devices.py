@@ -59,7 +59,7 @@ def test_captions_mix_no_devices(backend: Backend, checkpoint: str, generation: 
         assert {parameter.device.type for parameter in captioner._model.parameters()} == {"npu"}
         found = token_ids(captioner, _clips(captioner), slots=2)
         if generation == "greedy":
-            captioner.most_slots()  # which rehearses
+            captioner.max_slots()  # which rehearses
     assert found == expected
 
 

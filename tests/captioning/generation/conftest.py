@@ -7,9 +7,9 @@ import pytest
 from pipeline.captioning.backends import Backend
 
 from . import reference
+from .checked_engine import Setup, text_model
 from .reference import Case
 from .text_models import MODELS
-from .watched import Setup, text_model
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
     requests = [_request(0, 7), _request(1, 5), _request(2, 7), _request(3, 7), _request(4, 5, most=3)]
     for request in requests[:4]:
         engine.add(request)
-    assert (engine.active, engine.free, engine.wanted) == (4, 0, 0)
+    assert (engine.active, engine.free, engine.requests_needed) == (4, 0, 0)
     batches, answers = [], {}
     while engine.active:
         events = engine.step()
@@ -76,7 +76,7 @@ def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
         end = answers[request.key]
         assert end.ids == _expected(model, request), request.key
         assert end.reason is (EndReason.STOP if end.ids[-1] in STOPS else EndReason.LENGTH)
-    assert engine.step() == [] and engine.wanted == engine.free == 2
+    assert engine.step() == [] and engine.requests_needed == engine.free == 2
     assert engine.stats.decode_tokens == sum(len(end.ids) for end in answers.values())
 
 

@@ -44,7 +44,7 @@ def _most(
 ) -> tuple[int, list[int]]:
     """Slots, and the numbers of clips rehearsed. A clip takes SLOT, a prefill WORK; beyond `most` clips it fails
     with `error`."""
-    from pipeline.captioning.generation.capacity import MemoryEstimate, most_slots
+    from pipeline.captioning.generation.capacity import MemoryEstimate, max_slots
 
     tried: list[int] = []
 
@@ -54,7 +54,7 @@ def _most(
             raise RuntimeError(error)
         Device.used = WORK + clips * SLOT * beams
 
-    return most_slots(device, MemoryEstimate(*ESTIMATE), beams, together, rehearse), tried
+    return max_slots(device, MemoryEstimate(*ESTIMATE), beams, together, rehearse), tried
 
 
 def test_an_accelerator_divides_what_a_rehearsal_leaves(backend: Backend) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .watched import Ask, Setup
+from .checked_engine import Ask, Setup
 
 pytestmark = pytest.mark.model
 

@@ -13,9 +13,9 @@ import pytest
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import EndReason, Request, Token
 
+from .checked_engine import GREEDY, SAMPLINGS, Ask, Sampling, Setup, complete, text_model
 from .reference import LONG_ANSWER, NEW_TOKENS
 from .text_models import MAX_POSITIONS, VOCABULARY
-from .watched import GREEDY, SAMPLINGS, Ask, Sampling, Setup, complete, text_model
 
 pytestmark = pytest.mark.model
 

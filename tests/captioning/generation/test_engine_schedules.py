@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.captioning.backends import Backend
 
+from .checked_engine import GREEDY, SAMPLINGS, Ask, Setup
 from .reference import NEW_TOKENS
 from .text_models import VOCABULARY
-from .watched import GREEDY, SAMPLINGS, Ask, Setup
 
 pytestmark = pytest.mark.model
 

@@ -93,7 +93,7 @@ class PllavaCaptioner(Captioner):
     def caption(self, end: End) -> Caption:
         return Caption(self._source.tokenizer.decode(end.ids), len(end.ids), end.reason is EndReason.LENGTH)
 
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         source, config, itemsize = self._source, self._text.config, self._backend.dtype.itemsize
         length = source.prompt_length
         prefill_tokens = max(self._backend.prefill_tokens, length)
@@ -103,7 +103,7 @@ class PllavaCaptioner(Captioner):
             work=capacity.prefill_memory(config, prefill_tokens, itemsize) + frames * self._model.frame_bytes(itemsize),
         )
         beams = source.generation.num_beams
-        return capacity.most_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
+        return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
 
     def _rehearse(self, clips: int) -> None:
         """Caption so many clips, for as long as memory use grows; leaves no figures."""

@@ -111,7 +111,7 @@ def test_a_rehearsal_goes_through_prefill_and_decoding(
     assert seen == [2] and engine.stats.decode_tokens > 1
     monkeypatch.undo()
     assert captioner.stages()["vision_seconds"] == 0, "the report is of clips alone"
-    assert captioner.most_slots() == 32
+    assert captioner.max_slots() == 32
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])

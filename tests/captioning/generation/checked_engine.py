@@ -62,14 +62,14 @@ class Setup:
             if case.is_long == are_long and (have_rules is None or case.has_rules == have_rules)
         ]
 
-    def engine(self, with_prefix: bool = False, **how: int) -> Watched:
+    def engine(self, with_prefix: bool = False, **how: int) -> CheckedEngine:
         from pipeline.captioning.generation.engine import EngineSettings, SlotEngine
 
         first = next(case for case in self.cases if case.prefix)
         prefix = self.upload(first.embeddings[None, :PREFIX]) if with_prefix else None
         engine_settings = EngineSettings(**{"slots": 3, "check_every": 1, "prefill_tokens": 2048, **how})
         engine = SlotEngine(self.text_model, self.backend, engine_settings, prefix=prefix)
-        return Watched(engine, engine_settings.slots, engine_settings.check_every, engine_settings.prefill_tokens)
+        return CheckedEngine(engine, engine_settings.slots, engine_settings.check_every, engine_settings.prefill_tokens)
 
     def request(self, key: Hashable, ask: Ask, with_prefix: bool = False) -> Request:
         case = self.cases[ask.case]
@@ -132,7 +132,7 @@ def cut(tokens: Sequence[int], ask: Ask) -> list[int]:
 
 
 @dataclass
-class Watched:
+class CheckedEngine:
     """An engine, with what must hold at every step checked.
 
     first_steps: the step that brought each request's first token; end_steps: the one that ended it.
@@ -195,7 +195,7 @@ class Watched:
     def _check_counts(self) -> None:
         assert self.engine.active == len(self._open)
         assert self.engine.free == max(0, self.slots - len(self._open))
-        assert self.engine.wanted == (0 if self._open else 1)
+        assert self.engine.requests_needed == (0 if self._open else 1)
 
     def _check_work(self, tokens: dict[Hashable, int], started: set[Hashable], waiting: list[Hashable]) -> None:
         """The step was one prefill or one round of decoding, and the right one of them."""
@@ -230,7 +230,7 @@ def text_model(name: str, nan_token: int | None = None) -> Any:
     return TextModel.of(build(name, UNMASKED_ATTENTION, nan_token))
 
 
-def complete(setup: Setup, asks: Mapping[Any, Ask], with_prefix: bool = False, **how: int) -> Watched:
+def complete(setup: Setup, asks: Mapping[Any, Ask], with_prefix: bool = False, **how: int) -> CheckedEngine:
     """All requests added at once, and their answers checked."""
     engine = setup.engine(with_prefix, **how)
     for key, ask in asks.items():
