@@ -78,7 +78,7 @@ def test_the_bool_mask_means_the_same_to_mindnlp(backend: Backend) -> None:
     rng = np.random.default_rng(0)
     query, key, value = (rng.normal(0, 1, (2, heads, size, 16)).astype(np.float16) for heads, size in _SHAPES)
     seen = rng.random((2, 1, 3, 40)) < 0.5
-    hiding = np.where(seen, 0, kernels.HIDDEN).astype(np.float32)
+    hiding = np.where(seen, 0, kernels.MASKED).astype(np.float32)
     with emulated_npu("float16") as npu:
         tensors = [torch.from_numpy(array).to(npu.device) for array in (query, key, value)]
         mask = kernels.score_mask(torch.from_numpy(hiding).to(npu.device), torch.float16)

@@ -91,7 +91,7 @@ class Setup:
             options,
             ask.stops,
             has_prefix=skipped > 0,
-            counted_ids=case.counted_ids,
+            history_ids=case.history_ids,
             stream=ask.sampling.stream,
         )
 

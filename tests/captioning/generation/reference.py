@@ -45,7 +45,7 @@ class Case:
     embeddings: (tokens, width), the shared prefix included.
     positions: (tokens,) or (3, tokens).
     prefix: tokens of the shared prefix that the prompt begins with; 0 or PREFIX.
-    counted_ids: the prompt's ids if `generate` counted them for the penalty and the n-gram rule, else none.
+    history_ids: the prompt's ids if `generate` counted them for the penalty and the n-gram rule, else none.
     tokens: new token ids.
     margins: by how much each of them was ahead of the second best.
     """
@@ -56,7 +56,7 @@ class Case:
     prefix: int
     penalty: float
     ngram_size: int
-    counted_ids: tuple[int, ...]
+    history_ids: tuple[int, ...]
     tokens: list[int]
     margins: list[float]
 
@@ -160,7 +160,7 @@ def _generate(model: Any, prompt: _Prompt, pixels: np.random.Generator) -> Case:
         prefix=prompt.prefix,
         penalty=prompt.penalty,
         ngram_size=prompt.ngram_size,
-        counted_ids=tuple(prompt.ids) if prompt.counted else (),
+        history_ids=tuple(prompt.ids) if prompt.counted else (),
         tokens=tokens,
         margins=[float(first - second) for first, second in best],
     )
@@ -198,7 +198,7 @@ def _load(folder: Path, name: str) -> list[Case]:
     arrays = np.load(folder / f"{name}.npz")
     cases = []
     for i, values in enumerate(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))):
-        values["counted_ids"] = tuple(values["counted_ids"])
+        values["history_ids"] = tuple(values["history_ids"])
         cases.append(Case(**values, **{field: arrays[f"{field}-{i}"] for field in _ARRAYS}))
     return cases
 

@@ -86,10 +86,10 @@ def test_cancelled_unknown_and_unfit_requests(model: Any) -> None:
     engine = BatchEngine(model, 3)
     engine.add(_request(0, 5))
     engine.add(_request(1, MAX_POSITIONS - 5, most=6))
-    with pytest.raises(ValueError, match="1 is there already"):
+    with pytest.raises(ValueError, match="already has a request 1"):
         engine.add(_request(1, 5))
-    for change in ({"has_prefix": True}, {"counted_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
-        with pytest.raises(ValueError, match="needs the engine of slots"):
+    for change in ({"has_prefix": True}, {"history_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
+        with pytest.raises(ValueError, match="needs SlotEngine"):
             engine.add(_request(2, 5, **change))
     assert engine.cancel(0) and not engine.cancel(0)
     (end,) = engine.step()

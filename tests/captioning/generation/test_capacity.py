@@ -110,7 +110,7 @@ def test_the_arithmetic_is_that_of_the_cache(backend: Backend) -> None:
 
     config = LlamaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
     shape = CacheShape.for_lengths(5, 4, 17, 9)
-    assert shape.columns % 16 == 0 and shape.ring == 8 and shape.room >= 17
+    assert shape.columns % 16 == 0 and shape.ring == 8 and shape.prompt >= 17
     cache = SlotCache(config, shape, [], "cpu", torch.float32)
     size = sum(tensor.numel() * 4 for layer in cache._layers for tensor in layer)
     assert size == 5 * bytes_per_slot(config, shape.columns, 4)

@@ -271,7 +271,7 @@ def test_a_cache_that_changes_at_every_prefill(setup: Setup, monkeypatch: pytest
     """Each prefill makes the room as small as it can be, with captions in flight."""
     from pipeline.captioning.generation import engine
 
-    monkeypatch.setattr(engine, "_FAR_TOO_LARGE", 0)
+    monkeypatch.setattr(engine, "_MAX_OVERSIZE", 0)
     asks = {case: Ask(case) for case in [*setup.cases_that()[:6], setup.cases_that(are_long=True)[-1]]}
     complete(setup, dict(reversed(asks.items())), with_prefix=True, slots=3, check_every=2, prefill_tokens=1)
 
