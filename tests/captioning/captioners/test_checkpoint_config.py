@@ -15,7 +15,7 @@ ASKED = GenerationOptions()
 
 @pytest.mark.parametrize("content", ["{", "[1]", "null", '"text"', b"\xff\xfe\x00"])
 def test_a_config_that_is_no_object_is_a_usage_error(tmp_path: Path, content: str | bytes) -> None:
-    with pytest.raises(UsageError, match=r"is no checkpoint: it has no config\.json"):
+    with pytest.raises(UsageError, match=r"is not a checkpoint: it has no config\.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=r"config\.json can't be read: "):
@@ -35,7 +35,7 @@ def test_penalties_of_the_checkpoint_apply(tmp_path: Path) -> None:
     assert used.temperature == ASKED.temperature
     assert describe_penalties(ASKED, used) == [
         "repetition penalty 1.05 (generation_config.json)",
-        "no sequence of 3 tokens comes twice (generation_config.json)",
+        "no sequence of 3 tokens occurs twice (generation_config.json)",
     ]
 
 

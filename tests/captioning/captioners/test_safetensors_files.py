@@ -31,7 +31,7 @@ def test_an_index_names_the_files(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"b": "b.safetensors", "a": "a.safetensors"}}))
     assert [tensor.name for tensor in stored_tensors(tmp_path)] == ["a", "b"]
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"lacks b\.safetensors, which its index names"):
+    with pytest.raises(UsageError, match=r"lacks b\.safetensors, which its index lists"):
         stored_tensors(tmp_path)
     for damaged in ("{", "[]", '{"weight_map": []}'):
         index.write_text(damaged)

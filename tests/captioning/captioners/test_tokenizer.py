@@ -44,7 +44,7 @@ def test_captions_end_at_the_tokens_of_all_files(folder: Path) -> None:
 def test_a_checkpoint_without_an_end_is_a_usage_error(folder: Path) -> None:
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    with pytest.raises(UsageError, match="names no end-of-sequence token"):
+    with pytest.raises(UsageError, match="defines no end-of-sequence token"):
         CheckpointTokenizer(folder, IMAGE).stop_ids(TEMPLATES["chatml"])
 
 

@@ -47,7 +47,7 @@ def test_the_first_prefix_that_fits_is_replaced() -> None:
         "old.q.base_layer.weight": "tower.q.weight",
         "old.q.lora_A.default.weight": "tower.q.lora_A.default.weight",
     }
-    assert {name: NAMES.own_name(name) for name in stored} == stored
+    assert {name: NAMES.model_name(name) for name in stored} == stored
 
 
 def test_lora_is_folded_in(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_alpha_comes_from_the_flag_the_adapter_or_not_at_all(tmp_path: Path) -> 
     assert CheckpointWeights(base, ADAPTERS, adapter, 3.0).lora_alpha == 3
     for content, message in (
         ('{"lora_alpha": 2, "use_rslora": true}', "use_rslora is not supported"),
-        ('{"r": 2}', "gives no lora_alpha"),
-        ("[]", "gives no lora_alpha"),
+        ('{"r": 2}', "has no valid lora_alpha"),
+        ("[]", "has no valid lora_alpha"),
     ):
         settings.write_text(content)
         with pytest.raises(UsageError, match=message):
@@ -109,7 +109,7 @@ def test_alpha_without_lora_is_a_usage_error(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"tower.lora_A.default.weight": None}, "LoRA for tower.weight has no lora_A"),
-        ({"tower.base_layer.weight": None}, "LoRA for tower.weight, a weight that the checkpoint does not have"),
+        ({"tower.base_layer.weight": None}, "LoRA for tower.weight, but the checkpoint does not contain this weight"),
         ({"tower.lora_A.default.weight": np.ones((2, 5), np.float32)}, "do not fit (3, 4)"),
         ({"tower.lora_B.default.weight": np.ones((3, 1), np.float32)}, "do not fit (3, 4)"),
     ],
@@ -142,14 +142,14 @@ def test_every_mismatch_is_in_one_message_before_a_weight_is_read(
 
 def test_an_adapter_on_top_of_lora_is_refused(tmp_path: Path) -> None:
     unmerged = _write(tmp_path / "unmerged", UNMERGED)
-    with pytest.raises(UsageError, match="LoRA weights of its own"):
+    with pytest.raises(UsageError, match="both hold LoRA weights"):
         CheckpointWeights(unmerged, ADAPTERS, _write(tmp_path / "lora", ADAPTER), 2.0)
     # With what they belong to, trained weights replace the checkpoint's own.
     trained = _write(tmp_path / "trained", UNMERGED | {"tower.base_layer.weight": WEIGHT + 1})
     weights = CheckpointWeights(unmerged, ADAPTERS, trained, 2.0)
     np.testing.assert_array_equal(weights.read("tower.weight"), WEIGHT + 1 + LORA_B @ LORA_A)
     two = UNMERGED | {f"second.{name.removeprefix('tower.')}": array for name, array in UNMERGED.items()}
-    with pytest.raises(UsageError, match="LoRA weights of its own"):  # it would leave one of the two
+    with pytest.raises(UsageError, match="both hold LoRA weights"):  # it would leave one of the two
         CheckpointWeights(_write(tmp_path / "two", two), ADAPTERS, trained, 2.0)
 
 

@@ -51,7 +51,7 @@ def _is_lora(name: str) -> bool:
 
 def _plain(arrays: Arrays) -> Arrays:
     """The base without LoRA, under its plain names."""
-    return {NAMES.own_name(name): array for name, array in arrays.items() if not _is_lora(name)}
+    return {NAMES.model_name(name): array for name, array in arrays.items() if not _is_lora(name)}
 
 
 def _same_as_unmerged(weights: CheckpointWeights) -> None:
@@ -118,7 +118,7 @@ def test_base_with_a_folder_of_all_trained_weights(tmp_path: Path, backend: Back
 def test_base_with_a_peft_adapter(tmp_path: Path, prefix: str, backend: Backend) -> None:
     arrays = _stored("mini-a")
     adapter = {
-        prefix + NAMES.own_name(name).replace(".default", "").removeprefix("language_model."): array
+        prefix + NAMES.model_name(name).replace(".default", "").removeprefix("language_model."): array
         for name, array in arrays.items()
         if _is_lora(name)
     }
