@@ -96,9 +96,9 @@ def _make_buffers(model: torch.nn.Module, device: str) -> None:
 def _rotary(name: str, empty: torch.nn.Module) -> torch.nn.Module:
     """A rotary embedding like `empty`, computed in float32 on the CPU.
 
-    The whole module is made again, because it keeps more copies of its frequencies. Rotary embeddings of text models
-    have a config. Those of transformers' vision towers have none: they take their width, which is twice the number of
-    frequencies, and use the default base.
+    The whole module is constructed again, because it keeps more copies of its frequencies. Rotary embeddings of text
+    models have a config. Those of transformers' vision towers have none: they take their width, which is twice the
+    number of frequencies, and use the default base.
     """
     config = getattr(empty, "config", None)
     made = type(empty)(2 * empty.inv_freq.shape[0]) if config is None else type(empty)(config=config)

@@ -79,7 +79,7 @@ def samples(tensors: Sequence[StoredTensor]) -> Iterator[bytes]:
 
     All tensors have the same number of samples, evenly spread; a small tensor is read completely, in one read. If there
     are more than MAX_SAMPLES tensors, an evenly spread selection of them is sampled. The files are read in the order of
-    `tensors`, each from begin to end: at most 2048 reads and 8 MiB in total, for files of any size.
+    `tensors`, each from start to end: at most 2048 reads and 8 MiB in total, for files of any size.
     """
     count = min(len(tensors), MAX_SAMPLES)
     chosen = [tensors[number * len(tensors) // count] for number in range(count)]

@@ -24,9 +24,10 @@ from .slots import NextTokens, Slot
 from .text_model import TextModel
 
 _SHRINK_AFTER = 16
-"""Decoding rounds with at least half of the slots free after which the cache is made smaller."""
+"""The cache is made smaller after more than this many decoding rounds with at least half of the slots free."""
 _MAX_OVERSIZE = 4
-"""A cache with more than this multiple of the needed columns is made smaller: each decoding step reads all columns."""
+"""Prompt columns beyond this multiple of the needed number are removed, because each decoding step reads all columns.
+While no slot is active, this applies to the ring buffer too."""
 
 
 @dataclass

@@ -44,7 +44,7 @@ class Case:
 
     embeddings: (tokens, width), including the shared prefix.
     positions: (tokens,) or (3, tokens).
-    prefix: number of shared prefix tokens at the begin of the prompt: 0 or PREFIX.
+    prefix: number of shared prefix tokens at the start of the prompt: 0 or PREFIX.
     history_ids: the prompt's ids if `generate` applied the penalty and the n-gram rule to them, else none.
     tokens: new token ids.
     margins: for each new token, its score minus the second highest score.

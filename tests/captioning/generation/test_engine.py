@@ -149,7 +149,7 @@ def test_the_cache_grows_and_shrinks_with_requests_in_flight(setup: Setup, with_
     add(long_prompt, LONG_ANSWER)
     steps(5)
     add(plain[10], NEW_TOKENS)
-    steps(NEW_TOKENS + 2)  # after the others have ended, the long answer is alone for many steps
+    steps(NEW_TOKENS + 2)  # after the others have ended, the long answer is the only one for many steps
     add(short_prompt, LONG_ANSWER)  # both long answers use the whole ring buffer, at different times
     for i in range(6):  # all slots are needed again
         add(plain[i], 7 + i)

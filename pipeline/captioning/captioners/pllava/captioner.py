@@ -128,7 +128,7 @@ class PllavaCaptioner(Captioner):
     def prompt_embeddings(self, clips: Sequence[Clip], skipped: int = 0) -> torch.Tensor:
         """Input embeddings of the text model, (clips, length - skipped, width).
 
-        skipped: number of tokens to omit at the begin of the prompt.
+        skipped: number of tokens to omit at the start of the prompt.
         """
         prompt = self._source.prompt
         with torch.no_grad():
