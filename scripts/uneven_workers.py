@@ -35,7 +35,7 @@ from scripts.without_model import EngineWithoutModel, SourceWithoutModel
 class _WaitingEngine(EngineWithoutModel):
     """Each step waits `source.seconds` and ends the oldest request: the slots share one device."""
 
-    wanted = 1
+    requests_needed = 1
 
     def __init__(self, slots: int, source: _WaitingSource) -> None:
         super().__init__(slots, self._wait)
@@ -88,7 +88,7 @@ class _WaitingCaptioner(Captioner):
     def caption(self, end: End) -> Caption:
         return Caption(f"row {end.key}", 1, False)
 
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         return 1
 
     def stages(self) -> Mapping[str, float]:

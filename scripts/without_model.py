@@ -46,7 +46,7 @@ class EngineWithoutModel:
         return len(self._keys)
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         """All that fit: it steps when its slots are full."""
         return self.free
 

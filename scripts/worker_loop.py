@@ -90,8 +90,8 @@ class _Recorder(Captioner):
         self.ids[end.key] = end.ids
         return Caption("stored", len(end.ids), False)
 
-    def most_slots(self) -> int:
-        return self._captioner.most_slots()
+    def max_slots(self) -> int:
+        return self._captioner.max_slots()
 
     def stages(self) -> Mapping[str, float]:
         return self._captioner.stages()
@@ -119,7 +119,7 @@ class _WholeBatches:
         return 0
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         return self.free
 
     def step(self) -> list[Event]:

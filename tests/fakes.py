@@ -96,7 +96,7 @@ class FakeCaptioner(Captioner):
         assert isinstance(end.key, int)
         return self._source.caption(self._clips.pop(end.key))
 
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         return 3
 
     def stages(self) -> Mapping[str, float]:

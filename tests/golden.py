@@ -1,4 +1,4 @@
-"""Golden outputs of the public PLLaVA: cases, their frames, and where they lie."""
+"""Golden outputs of the public PLLaVA: loads the cases and makes their frames."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def token_ids(captioner: Captioner, clips: Sequence[Clip], slots: int | None = N
 
 
 def synthetic_frame(name: str, t: int) -> Image.Image:
-    """Frame `t` of a synthetic case, as the golden README defines it."""
+    """Frame `t` of a synthetic case, as defined in the README of the golden outputs."""
     height, width = _SIZES[name]
     y, x, c = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")
     value = (x * (3 + c) + y * (5 - c) + t * 37 * (c + 1)) // 4
@@ -54,7 +54,7 @@ def synthetic_frame(name: str, t: int) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class GoldenSet:
-    """One golden file and its arrays."""
+    """The cases of one golden file, and its arrays."""
 
     cases: tuple[dict[str, Any], ...]
     arrays: Any
@@ -66,7 +66,7 @@ class GoldenSet:
 
 
 def golden_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> Clip:
-    """The case's clip as the pipeline would hand it to the captioner."""
+    """The case's clip as the captioner gets it from the pipeline."""
     if case["video"] in _SIZES:
         images = [synthetic_frame(case["video"], t) for t in range(case["num_frames"])]
         index = tuple(range(len(images)))
@@ -79,14 +79,14 @@ def golden_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> Cli
 
 
 def _short_edge_672(image: Image.Image) -> Image.Image:
-    # The public recaption script resizes with torchvision (PIL, bilinear) before the processor.
+    # The public recaption script resizes frames with torchvision (PIL, bilinear) before the processor.
     width, height = image.size
     size = (672, int(672 * height / width)) if width <= height else (int(672 * width / height), 672)
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> PllavaSource:
-    """The options that the case was recorded with; the prompt is the case's own, token for token."""
+    """A source with the options that the case was recorded with, and with the recorded token ids as the prompt."""
     source = PllavaSource(
         PllavaOptions(
             checkpoint=DATA / checkpoint,
@@ -108,7 +108,7 @@ KERNELS = ("attention", "masked_attention", "allocate", "write", "read")
 
 
 def default_kernels() -> ModuleType:
-    """`backends.kernels` as it is before a backend puts operators of its own in their place."""
+    """A copy of the module `backends.kernels` with the default operators, before a backend replaces them."""
     from pipeline.captioning.backends import kernels
 
     spec = importlib.util.spec_from_file_location("default_kernels", str(kernels.__file__))

@@ -1,7 +1,7 @@
-"""MindSpore's CPU as an NPU of mindnlp: tensors say `npu:0`, and no operator takes tensors of two devices.
+"""Emulates an NPU on MindSpore's CPU: tensors have the device `npu:0`, and mixing devices in an operator is an error.
 
-mindnlp dispatches operators by name to a table for the device of their tensors. Here the table for NPUs has the names
-of the real one and the CPU's kernels. What it does not show: the kernels of an NPU, their types and their speed.
+mindnlp dispatches operators by name, with one table for each kind of device. Here the table for NPUs has the names of
+the real table and the kernels of the CPU. The emulation does not test an NPU's kernels, their types and their speed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class MixedDevicesError(Exception):
 
 @contextlib.contextmanager
 def emulated_npu(dtype_name: str = "float32") -> Iterator[Backend]:
-    """A backend on the emulated NPU, with the kernels that Ascend runs. The framework must have been activated."""
+    """A backend on the emulated NPU, with the default kernels, as on Ascend. The framework must have been activated."""
     import mindtorch
     from mindtorch import dispatcher, npu
 
@@ -36,7 +36,7 @@ def emulated_npu(dtype_name: str = "float32") -> Iterator[Backend]:
         patch.setitem(dispatcher.api_map, "npu", _Table())
         patch.setattr(dispatcher.Dispatcher, "dispatch", _checked(dispatcher.Dispatcher.dispatch, has_name=True))
         tensor = mindtorch.Tensor
-        # mindnlp relabels values that lie elsewhere, and reads indices of any device.
+        # mindnlp itself does not check these: it changes the device of values, and accepts indices on any device.
         patch.setattr(tensor, "__getitem__", _checked(tensor.__getitem__, "getitem"))
         patch.setattr(tensor, "__setitem__", _checked(_as_on_cpu(tensor.__setitem__), "setitem"))
         patch.setattr(tensor, "_move_to", _moving(tensor._move_to))
@@ -49,16 +49,16 @@ def emulated_npu(dtype_name: str = "float32") -> Iterator[Backend]:
 
 
 class _Table:
-    """The operators of mindnlp's table for NPUs, computed by those for CPUs."""
+    """The operators in mindnlp's table for NPUs, computed by those for CPUs."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         from mindtorch._apis import cpu, npu
 
-        own = {"index": _index, "index_select": _index_select}
+        replaced = {"index": _index, "index_select": _index_select}
         if not inspect.isfunction(getattr(npu, name, None)):
             raise AttributeError(name)
-        found: Callable[..., Any] = own.get(name) or getattr(cpu, name)
-        return found
+        operator: Callable[..., Any] = replaced.get(name) or getattr(cpu, name)
+        return operator
 
 
 def _index(input: Any, indices: list[Any]) -> Any:
@@ -75,7 +75,7 @@ def _index_select(input: Any, dim: int, index: Any) -> Any:
 
 
 def _as_on_cpu(original: Callable[..., None]) -> Callable[..., None]:
-    """Writing as the CPU does it: an NPU writes into a view, which the CPU's kernels do not make."""
+    """`__setitem__` as on the CPU. The variant for NPUs writes to a view, which the CPU's kernels do not support."""
     import mindtorch
 
     def write(self: Any, index: Any, value: Any) -> None:
@@ -93,14 +93,14 @@ def _as_on_cpu(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _is_placeholder(tensor: Any) -> bool:
-    """Whether it is one of mindnlp's own, which stand for dimensions without an index."""
+    """Whether `tensor` is a constant of mindnlp that stands for a dimension without an index."""
     from mindtorch.ops import array
 
-    return any(tensor is own for own in (array.empty_tensor_9d, array.empty_tensor_1d, array.tensor_1d))
+    return any(tensor is constant for constant in (array.empty_tensor_9d, array.empty_tensor_1d, array.tensor_1d))
 
 
 def _checked(original: Callable[..., Any], name: str = "", has_name: bool = False) -> Callable[..., Any]:
-    """`original`, but an error for tensors of several devices anywhere in its arguments.
+    """`original`, with an error if its arguments contain tensors of several devices.
 
     has_name: the argument after `self` is the operator's name.
     """

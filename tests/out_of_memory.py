@@ -1,4 +1,4 @@
-"""What MindSpore 2.7.0 says on Ascend when the device's memory is used up, put together from its libraries' strings."""
+"""Out-of-memory messages of MindSpore 2.7.0 on Ascend, assembled from the strings in its libraries."""
 
 from __future__ import annotations
 

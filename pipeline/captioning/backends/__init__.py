@@ -1,7 +1,7 @@
-"""The framework under the model code: PyTorch itself, or MindSpore under mindnlp's torch API.
+"""The framework of the model code: PyTorch, or MindSpore through mindnlp's torch API.
 
-Chosen once, before the first `import torch`, from the flags, the launcher and the hardware; `choose`
-imports nothing, `Choice.activate` does. What differs between the two lives in this package.
+It is chosen once, before the first `import torch`, from the flags, the launcher and the hardware. `choose` imports no
+framework, `Choice.activate` does. All code that differs between the frameworks is in this package.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which framework and device, and why; nothing is imported yet.
+    """The chosen framework and device, before the framework is imported.
 
+    framework: one of FRAMEWORKS.
     device: one of DEVICES.
-    index: number of the device on its host.
-    joins: the framework joins msrun's cluster as it starts.
-    workers: of the run; on a CPU they share the host's memory.
-    local_workers: of them on this host, as far as is known; each needs a device of its own.
+    index: index of the device on its host.
+    reason: why this framework was chosen, for the log.
+    joins_cluster: whether the framework must join msrun's cluster when it starts.
+    workers: number of workers of the run; on a CPU they share the host's memory.
+    local_workers: number of workers on this host, as far as it is known; each needs a device of its own.
     """
 
     framework: str
     device: str
     index: int
     reason: str
-    joins: bool = False
+    joins_cluster: bool = False
     workers: int = 1
     local_workers: int = 1
 
     def activate(self, dtype: str | None) -> Backend:
-        """Import the framework. dtype: one of DTYPES, or None for the device's own."""
+        """Import the framework. dtype: one of DTYPES, or None for the default of the device."""
         if self.framework == "mindspore":
             from . import mindspore_backend
 
@@ -63,9 +65,11 @@ class Choice:
 class Backend:
     """An imported framework, ready for `import torch`.
 
-    device: where the model goes, in torch's notation.
-    workers: how many share the memory of a CPU device at most.
-    reason: why this framework was chosen.
+    framework: one of FRAMEWORKS.
+    device: the model's device, in torch's notation.
+    dtype_name: one of DTYPES.
+    workers: maximum number of workers that share the memory if the device is a CPU.
+    reason: why this framework was chosen, for the log.
     """
 
     framework: str
@@ -83,34 +87,34 @@ class Backend:
 
     @property
     def is_accelerator(self) -> bool:
-        """Whether the device computes beside the host, with memory of its own."""
+        """Whether the device is a GPU or an NPU: it has its own memory, and computes while the host continues."""
         return self.device != "cpu"
 
     @property
     def check_every(self) -> int:
-        """Decoding steps between two looks at what has ended: an accelerator waits while the host looks."""
+        """Decoding steps between two checks for ended answers: an accelerator is idle while the host checks."""
         return 4 if self.is_accelerator else 1
 
     @property
     def prefill_tokens(self) -> int:
-        """Prompts are prefilled together up to so many tokens: a CPU's caches bear no more, and an
-        accelerator is busy with so many."""
+        """Maximum number of tokens in one prefill: more do not fit into a CPU's caches, and this many are enough to
+        keep an accelerator busy."""
         return 8192 if self.is_accelerator else 2048
 
     @property
     def _memory(self) -> Any:
-        """The module of an accelerator's memory figures; torch_npu's and mindnlp's have the names of PyTorch's."""
+        """The module with an accelerator's memory functions; torch_npu and mindnlp use the same names as PyTorch."""
         import torch
 
         return torch.cuda if self.device.startswith("cuda") else torch.npu
 
     def synchronize(self) -> None:
-        """Wait until an accelerator has computed all that it was given."""
+        """Wait until an accelerator has finished all its work."""
         if self.is_accelerator:
             self._memory.synchronize()
 
     def available_memory(self) -> int:
-        """Bytes of the device that may still be used: on a CPU a quarter of this worker's share."""
+        """Bytes of device memory that can still be used; on a CPU a quarter of this worker's share."""
         if not self.is_accelerator:
             import psutil
 
@@ -118,15 +122,15 @@ class Backend:
         free = int(self._memory.mem_get_info()[0])
         if self.framework == "mindspore":
             return free
-        # PyTorch keeps what tensors have given back.
+        # PyTorch keeps the memory of freed tensors reserved for new ones.
         return free + int(self._memory.memory_reserved() - self._memory.memory_allocated())
 
     def peak_memory(self) -> int:
-        """Most bytes of an accelerator that tensors have taken so far; 0 on a CPU."""
+        """Peak bytes of tensors on an accelerator so far; 0 on a CPU."""
         return int(self._memory.max_memory_allocated()) if self.is_accelerator else 0
 
     def peak_during(self, work: Callable[[], None]) -> int:
-        """Most bytes of an accelerator that `work` takes beside what is taken already."""
+        """Peak bytes that `work` takes on an accelerator, in addition to those already in use."""
         self.synchronize()
         before = int(self._memory.memory_allocated())
         self._memory.reset_peak_memory_stats()
@@ -135,11 +139,11 @@ class Backend:
         return int(self._memory.max_memory_allocated()) - before
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether `error` says that memory is used up; with fewer clips at once there may be enough."""
+        """Whether `error` is an out-of-memory error; fewer clips in flight may fit."""
         return memory_errors.is_out_of_memory(error)
 
     def release_memory(self) -> None:
-        """Give cached device memory back after an error of the kind above."""
+        """Free cached device memory, after an out-of-memory error or a rehearsal."""
         gc.collect()
         if self.is_accelerator:
             self._memory.empty_cache()
@@ -153,54 +157,56 @@ def choose(
     workers: int = 1,
     local_workers: int | None = None,
 ) -> Choice:
-    """Pick framework and device; flags that are None are chosen here.
+    """Choose framework and device. Values of None are chosen here, others are checked.
 
+    framework: one of FRAMEWORKS, or None. device: one of DEVICES, or None.
     launcher: `msrun`, `torchrun` or `plain`.
-    local_rank: among the workers of this host; None if the environment does not tell.
-    workers: of the run; local_workers: of them on this host, None if the environment does not tell.
+    local_rank: rank among the workers of this host; None if the environment does not contain it.
+    workers: number of workers of the run.
+    local_workers: number of workers on this host; None if the environment does not contain it.
 
     Raises:
-        UsageError: the two do not go together, the framework is not installed, or several workers would take the
-            same device.
+        UsageError: launcher, framework and device can't be combined, a package is not installed, or several workers
+            would use the same device.
     """
     if framework is None:
         framework, reason = _choose_framework(device, launcher)
     else:
         reason = "--framework"
     if launcher == "msrun" and framework != "mindspore":
-        raise UsageError("--framework torch can't run under msrun; start it with torchrun, or as one plain process")
+        raise UsageError("--framework torch can't run under msrun; start it with torchrun, or as a single process")
     if launcher == "torchrun" and framework != "torch":
         raise UsageError("--framework mindspore can't run under torchrun; start it with msrun")
     for package in ("mindspore", "mindnlp") if framework == "mindspore" else ("torch",):
         if not _is_installed(package):
-            raise UsageError(f"{package} is not installed; run scripts/setup.sh, or choose another --framework")
+            raise UsageError(f"{package} is not installed; run scripts/setup.sh, or give another --framework")
     if device is None:
         device = _accelerator(framework) or "cpu"
     _check_pair(framework, device)
     if device == "npu":
-        reason += "; PyTorch on NPUs has not been proven on hardware"
+        reason += "; PyTorch on NPUs has not been tested on hardware"
     if local_rank is None and workers > 1 and device != "cpu":
         raise UsageError(
-            f"LOCAL_RANK is not set: all workers of a host would take its first {device} device; start {workers} "
-            "workers with torchrun, or export LOCAL_RANK for each (under Slurm it is $SLURM_LOCALID)"
+            f"LOCAL_RANK is not set: all workers of a host would use its first {device} device; start {workers} "
+            "workers with torchrun, or export LOCAL_RANK for each worker (under Slurm it is $SLURM_LOCALID)"
         )
     index = local_rank or 0
-    most = max(index + 1, local_workers or 1)
-    return Choice(framework, device, index, reason, launcher == "msrun", workers, most)
+    known_local_workers = max(index + 1, local_workers or 1)
+    return Choice(framework, device, index, reason, launcher == "msrun", workers, known_local_workers)
 
 
 def _check_pair(framework: str, device: str) -> None:
-    refused = {
+    fixes = {
         ("mindspore", "cuda"): "on CUDA use --framework torch",
-        ("mindspore", "npu"): "that is PyTorch's name for it: give --device ascend, or --framework torch",
-        ("torch", "ascend"): "on Ascend use mindspore, or give --device npu, which is PyTorch's name for it",
+        ("mindspore", "npu"): "npu is PyTorch's name for an NPU; give --device ascend, or --framework torch",
+        ("torch", "ascend"): "on Ascend use mindspore, or give --device npu, which is PyTorch's name for an NPU",
     }
-    if (framework, device) in refused:
-        raise UsageError(f"--device {device} does not go with {framework}; {refused[framework, device]}")
+    if (framework, device) in fixes:
+        raise UsageError(f"--device {device} can't be combined with {framework}; {fixes[framework, device]}")
     if device == "npu" and not _is_installed("torch_npu"):
         raise UsageError(
-            "--device npu: torch_npu, which brings PyTorch to Ascend, is not installed; install the release that goes "
-            "with the installed PyTorch, or use --framework mindspore --device ascend"
+            "--device npu: torch_npu, which brings PyTorch to Ascend, is not installed; install the release for the "
+            "installed PyTorch, or use --framework mindspore --device ascend"
         )
 
 
@@ -212,9 +218,9 @@ def _choose_framework(device: str | None, launcher: str) -> tuple[str, str]:
     if device == "npu":
         return "torch", "--device npu"
     if device == "ascend" or (device is None and _has_ascend()):
-        return "mindspore", "an Ascend device"
+        return "mindspore", "the device is an Ascend NPU"
     if _is_installed("torch"):
-        return "torch", "a plain process without Ascend device; --framework mindspore for the other"
+        return "torch", "a single process without an Ascend device; --framework mindspore selects MindSpore"
     return "mindspore", "PyTorch is not installed"
 
 

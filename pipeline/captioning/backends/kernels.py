@@ -1,6 +1,6 @@
-"""The operators of the generation engine that a backend may replace, written on the torch API.
+"""The operators of the generation engine that a backend can replace, written with the torch API.
 
-`mindspore_cpu` puts its own in their place; everywhere else these run.
+`mindspore_cpu` replaces them with its own. On all other devices these run.
 """
 
 from __future__ import annotations
@@ -11,34 +11,37 @@ import numpy as np
 import torch
 from transformers.models.llama.modeling_llama import repeat_kv
 
-HIDDEN = -1e30
-"""Added to a score, it hides a key."""
+MASKED = -1e30
+"""Added to a score, it hides the key."""
 
 fused_types: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
-"""Types whose `masked_attention` is a fused kernel, where scores keep float32. As a product of two matrices they would
-be rounded to 16 bit before the softmax. A backend without such a kernel empties it."""
+"""Types for which `masked_attention` calls a fused kernel, which keeps scores in float32. Without a fused kernel the
+scores of these types would be rounded to 16 bits before the softmax. Backends without such a kernel set it to ()."""
 
 
 def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, is_causal: bool
 ) -> torch.Tensor:
-    """Scaled dot-product attention without a mask; if causal, the last query sees all keys.
+    """Scaled dot-product attention without a mask.
 
-    query: (batch, heads, new tokens, head width); key, value: (batch, key heads, all tokens, head width),
-    `heads` a multiple of `key heads`. Returns the shape of `query`.
+    query: (batch, heads, new tokens, head width).
+    key, value: (batch, key heads, all tokens, head width); `heads` is a multiple of `key heads`.
+    is_causal: the last query sees all keys, each earlier query one key fewer than the next.
+
+    Returns the shape of `query`.
     """
     earlier = key.shape[2] - query.shape[2] if is_causal else 0
     if earlier > query.shape[2]:
-        # Few new tokens behind many: a mask of so few rows costs less than the padding below.
-        mask = np.triu(np.full((query.shape[2], key.shape[2]), HIDDEN, np.float32), earlier + 1)
-        shown = score_mask(torch.from_numpy(mask[None, None]).to(query.device), query.dtype)
-        return masked_attention(query, key, value, scale, shown)
+        # Few new tokens after many earlier ones: a mask with few rows costs less than the padding below.
+        mask = np.triu(np.full((query.shape[2], key.shape[2]), MASKED, np.float32), earlier + 1)
+        causal = score_mask(torch.from_numpy(mask[None, None]).to(query.device), query.dtype)
+        return masked_attention(query, key, value, scale, causal)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if earlier:
-        # The fused kernels' causal route wants as many queries as keys: rows of zeros, thrown away after,
-        # cost less than the mask that they save.
+        # The causal mode of the fused kernels needs as many queries as keys. Padding with rows of zeros, discarded
+        # below, costs less than a mask.
         batch, heads, _, width = query.shape
         query = torch.cat([query.new_zeros((batch, heads, earlier, width)), query], 2)
     output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal, scale=scale)
@@ -50,10 +53,14 @@ def masked_attention(
 ) -> torch.Tensor:
     """Attention of a few new tokens of each slot to the slot's columns of the cache.
 
-    query: (slots, heads, new tokens, head width); key, value: (slots, key heads, columns, head width).
-    mask: of `score_mask`, (slots or 1, 1, new tokens, columns). Returns the shape of `query`.
+    Query heads that share a key head are treated as further tokens of this key head: each key and value is read once,
+    and none is copied.
 
-    Query heads that share a key head become further tokens of it: each key and value is read once, and none is copied.
+    query: (slots, heads, new tokens, head width).
+    key, value: (slots, key heads, columns, head width).
+    mask: the result of `score_mask`, (slots or 1, 1, new tokens, columns).
+
+    Returns the shape of `query`.
     """
     slots, heads, tokens, width = query.shape
     key_heads, columns = key.shape[1:3]
@@ -71,31 +78,34 @@ def masked_attention(
 
 
 def score_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask that `masked_attention` takes for queries of `dtype`, from a float32 one of 0 and HIDDEN.
+    """The mask that `masked_attention` needs for queries of `dtype`, from a float32 mask of 0 and MASKED.
 
-    No value that hides is infinite: where nothing is to be seen, the output must be a number. NPUs are given a bool
-    mask, True for what is seen, which is the only kind that mindnlp's fused kernel takes
+    No value of the mask is infinite: a row with all keys hidden must give finite output. On NPUs the mask is bool,
+    True for visible keys, the only type that mindnlp's fused kernel accepts
     (`mindtorch.nn.functional.scaled_dot_product_attention` inverts it for `flash_attention_score`).
     """
     if dtype not in fused_types:
         return mask
     if mask.device.type == "npu":
-        return mask > HIDDEN / 2
-    # Half of the least number, so that a score added to it is finite in float16 too.
+        return mask > MASKED / 2
+    # Half of the lowest value, so that the sum with a score is finite, in float16 too.
     return mask.clamp(min=torch.finfo(dtype).min / 2).to(dtype)
 
 
 def allocate(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> torch.Tensor:
-    """A cache for `write`: zeros, for a masked column must still be finite (0 x nan is nan)."""
+    """A cache for `write`, filled with zeros: a masked column must be finite too (0 x NaN is NaN)."""
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def write(cache: torch.Tensor, slot: int, column: int, values: torch.Tensor) -> None:
-    """Write `values` into `cache`, made by `allocate`, (slots, heads, columns, width), from `slot` and `column` on."""
+    """Write `values` into `cache`, starting at `slot` and `column`.
+
+    cache: made by `allocate`. Both have the axes (slots, heads, columns, width).
+    """
     slots, _, columns, _ = values.shape
     cache[slot : slot + slots, :, column : column + columns] = values
 
 
 def read(cache: torch.Tensor, slots: Sequence[int], start: int, stop: int) -> torch.Tensor:
-    """The columns from `start` to `stop` of these slots of `cache`."""
+    """A copy of the columns from `start` to `stop` (exclusive) of these slots of `cache`."""
     return torch.stack([cache[slot, :, start:stop] for slot in slots])

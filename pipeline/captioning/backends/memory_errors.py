@@ -1,6 +1,6 @@
-"""Which errors say that memory is used up; imports no framework.
+"""Recognises out-of-memory errors. Imports no framework.
 
-Frameworks have a type or a code for it in part; the rest is known by its text.
+Only some of these errors have a type or a code of their own; the others are recognised by their text.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 
 _CUDA_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation of driver_types.h
 
-# Each with where the text comes from; matched without regard to case. MindSpore's are strings of the libraries in its
-# wheel of 2.7.0; no text of theirs about freeing, copying or mapping memory matches.
+# Patterns, each with the source of its texts; the case of letters is ignored. The texts of MindSpore are strings in the
+# libraries of its 2.7.0 wheel; none of their texts about freeing, copying or mapping memory matches.
 _TEXTS = (
     # PyTorch's and torch_npu's allocators, CUDA's runtime ("CUDA error: out of memory"); MindSpore:
     # "Out of Memory!!! Request memory size:" (libmindspore_ascend_res_manager.so).
@@ -32,26 +32,26 @@ _TEXTS = (
     r"(?:failed to|can't|could not) allocate (?:\w+ ){0,2}memory|malloc mem from mem pool failed",
     # CANN, below MindSpore and torch_npu: error EL0004 and the name of 207001 in its headers.
     r"\bel0004\b|memory_allocation_failure|acl_error_rt_memory_allocation",
-    # The enumerations of CUDA's libraries: cublasStatus_t, cusolverStatus_t, cudnnStatus_t; from version 9 on cuDNN has
-    # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED.
+    # The enumerations of CUDA's libraries: cublasStatus_t, cusolverStatus_t, cudnnStatus_t. cuDNN has
+    # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED since version 9.
     r"cu(?:blas|dnn|solver)_status_(?:\w+_)?alloc(?:ation)?_failed",
 )
-_KNOWN = re.compile("|".join(_TEXTS), re.IGNORECASE)
+_PATTERN = re.compile("|".join(_TEXTS), re.IGNORECASE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory, of the device or of the host, is used up.
+    """Whether `error` is an out-of-memory error of the device or of the host.
 
-    A text counts in a RuntimeError alone, which is what the frameworks raise.
+    Texts are checked only in a RuntimeError, because the frameworks raise this type.
     """
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # Who has not imported PyTorch has none of its errors. mindnlp, in its place, calls every RuntimeError
-    # `OutOfMemoryError`.
+    # If PyTorch is not imported, no error can have its type. If mindnlp stands in for it, `torch.OutOfMemoryError` is
+    # RuntimeError itself.
     torch = sys.modules.get("torch")
-    own_type = getattr(torch, "OutOfMemoryError", RuntimeError)
-    if own_type is not RuntimeError and isinstance(error, own_type):
+    torch_type = getattr(torch, "OutOfMemoryError", RuntimeError)
+    if torch_type is not RuntimeError and isinstance(error, torch_type):
         return True
     if type(error).__name__ == "AcceleratorError" and getattr(error, "error_code", None) == _CUDA_MEMORY_ALLOCATION:
         return True
-    return isinstance(error, RuntimeError) and _KNOWN.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and _PATTERN.search(str(error)) is not None

@@ -1,4 +1,4 @@
-"""MindSpore under mindnlp's torch API: Ascend NPUs, and the CPU."""
+"""Starts MindSpore with mindnlp's torch API, on Ascend NPUs or on the CPU."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> Backend:
-    """Import MindSpore on the chosen device, then mindnlp, which puts its torch API in place.
+    """Import MindSpore on the chosen device, then mindnlp. Afterwards `import torch` imports mindnlp's torch API.
 
-    From here on `import torch` gives mindnlp's. own_operators: see `mindspore_cpu`; without them one
-    sees what they are worth.
+    dtype: one of DTYPES, or None for the default of the device.
+    own_operators: replace the operators listed in `mindspore_cpu`; False only to measure the effect of the replacement.
     """
     from . import Backend
 
-    os.environ.setdefault("GLOG_v", "3")  # errors only; MindSpore warns some 27 times at every start
+    os.environ.setdefault("GLOG_v", "3")  # errors only; MindSpore logs about 27 warnings at every start
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -28,16 +28,16 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
     import mindspore
 
     if choice.device == "ascend":
-        # Without an id: MindSpore deals the visible devices of a host out to the workers of msrun, and
-        # a plain process gets the first.
+        # Without a device id, MindSpore assigns the visible devices of a host to the workers of msrun; a single
+        # process gets the first device.
         mindspore.set_device("Ascend")
         if dtype == "float32":
-            # By default CANN's convolutions round float32 to HF32; its other products do not.
+            # By default CANN rounds float32 to HF32 in convolutions, but not in other products.
             mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)
     else:
         mindspore.set_device("CPU")
-    if choice.joins:
-        # Before anything can start the runtime: that settles which device is whose.
+    if choice.joins_cluster:
+        # Before anything starts MindSpore's runtime: `init` determines the device of each worker.
         from mindspore.communication import init
 
         init()
@@ -65,13 +65,13 @@ def activate(choice: Choice, dtype: str | None, own_operators: bool = True) -> B
 def _ascend_dtype() -> str:
     from mindtorch.configs import SOC, SUPPORT_BF16
 
-    # The 910A and the 310P have no bfloat16; mindnlp's table leaves the latter out.
+    # The 910A and the 310P have no bfloat16; the 310P is missing in mindnlp's table.
     return "bfloat16" if SUPPORT_BF16 and "310p" not in SOC else "float16"
 
 
 def _has_fused_attention() -> bool:
-    """Whether mindnlp's attention with a mask is a fused kernel: elsewhere it multiplies, rounds the scores to the
-    computing type, and its softmax is of that type too."""
+    """Whether mindnlp's attention with a mask is a fused kernel. Otherwise it consists of single operators, which round
+    the scores to the model's dtype and compute the softmax in this type."""
     from mindtorch.configs import ON_A2
 
     return bool(ON_A2)

@@ -1,8 +1,8 @@
-"""Three operators replaced on MindSpore's CPU backend, where mindnlp's own take most of the time.
+"""Replaces three operators on MindSpore's CPU backend, where mindnlp's versions take most of the time.
 
-Linear layers, attention and the writing of the key-value cache are computed by numpy, whose arrays share
-memory with MindSpore's CPU tensors both ways. The model code is unaware of them, and Ascend never sees
-them. `docs/performance.md` says what each brings.
+numpy computes linear layers and attention and writes the KV cache. numpy arrays and MindSpore's CPU tensors share
+memory in both directions. The model code does not change, and nothing is replaced on Ascend.
+`docs/performance.md` shows the effect of each replacement.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from . import kernels
 
-_QUERY_BLOCK = 256  # queries at once in a prefill: their scores stay in the cache of the CPU
+_QUERY_BLOCK = 256  # queries in one block of a prefill: the scores of a block stay in the CPU's cache
 
 
 def install() -> None:
-    """Put the replacements in place, for all models of this process, and run operators one by one.
+    """Replace the operators for all models of this process, and let MindSpore run operators synchronously.
 
-    MindSpore's pipeline of threads, which hides the time of launching on Ascend, takes several times
-    what it saves on a CPU: each operator waits for its turn on the cores that compute the others.
+    MindSpore's asynchronous launch hides the launch time on Ascend. On a CPU it costs several times the time that it
+    saves: its threads compete with the operators for the cores.
     """
     mindspore.runtime.launch_blocking()
     cpu_operators.dense = _linear  # mindnlp dispatches operators by name
@@ -49,7 +49,7 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _attention(query: Any, key: Any, value: Any, scale: float, is_causal: bool) -> Any:
-    """As `kernels.attention`, in blocks of queries, each with no more keys than it sees."""
+    """Like `kernels.attention`, but in blocks of queries; each block reads only the keys that it sees."""
     keys, values = key.asnumpy(), value.asnumpy()
     queries = _grouped(query.asnumpy() * np.float32(scale), keys.shape[1])
     keys, values = keys[:, :, None], values[:, :, None]
@@ -61,7 +61,7 @@ def _attention(query: Any, key: Any, value: Any, scale: float, is_causal: bool) 
         seen = total - count + begin + size if is_causal else total
         scores = block @ keys[..., :seen, :].swapaxes(-1, -2)
         if is_causal:
-            scores[..., seen - size :] += np.triu(np.full((size, size), kernels.HIDDEN, np.float32), 1)
+            scores[..., seen - size :] += np.triu(np.full((size, size), kernels.MASKED, np.float32), 1)
         output[..., begin : begin + size, :] = _softmax(scores) @ values[..., :seen, :]
     return _tensor(output.reshape(query.shape))
 
@@ -78,7 +78,7 @@ def _masked_attention(query: Any, key: Any, value: Any, scale: float, mask: Any)
 
 
 def _grouped(queries: np.ndarray, key_heads: int) -> np.ndarray:
-    """(batch, heads, tokens, width) to (batch, key heads, heads of each, tokens, width)."""
+    """(batch, heads, tokens, width) to (batch, key heads, heads of each key head, tokens, width)."""
     batch, heads, tokens, width = queries.shape
     return queries.reshape(batch, key_heads, heads // key_heads, tokens, width)
 
@@ -91,7 +91,8 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _allocate(shape: tuple[int, ...], device: str, dtype: Any) -> Any:
-    # Only memory that numpy has made is shared both ways, and only numpy sees at once what it writes there.
+    # Only memory allocated by numpy is shared in both directions. What numpy writes there is visible immediately only
+    # to numpy, so all operators on the cache use numpy.
     return _tensor(np.zeros(shape, mindtorch.dtype2np[dtype]))
 
 

@@ -1,4 +1,4 @@
-"""PyTorch: CUDA GPUs, Ascend NPUs through torch_npu (not proven on hardware), and the CPU."""
+"""Starts PyTorch: on CUDA GPUs, on Ascend NPUs through torch_npu (not tested on hardware), or on the CPU."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _FIXES = {
 def activate(choice: Choice, dtype: str | None) -> Backend:
     """Import PyTorch and select the device.
 
+    dtype: one of DTYPES, or None for the default of the device.
+
     Raises:
-        UsageError: PyTorch sees no such device, or fewer than workers on this host.
+        UsageError: PyTorch sees no such device, or fewer devices than there are workers on this host.
     """
     from . import Backend
 
@@ -52,7 +54,7 @@ def _device_module(device: str) -> Any:
     import torch
 
     if device == "npu":
-        importlib.import_module("torch_npu")  # puts torch.npu in place
+        importlib.import_module("torch_npu")  # defines torch.npu
     return getattr(torch, device)
 
 
@@ -77,8 +79,8 @@ def _accelerator_dtype(device: str, module: Any) -> str:
 
 
 def _multiply_in_float32(device: str, module: Any) -> None:
-    """Keep all 23 bits of float32 in products. CUDA's TF32 has 10, and is the default of convolutions, as HF32 is
-    that of NPUs."""
+    """Keep all 23 mantissa bits of float32 in products. By default convolutions use TF32 on CUDA, with 10 bits, and
+    HF32 on NPUs."""
     import torch
 
     if device == "npu":

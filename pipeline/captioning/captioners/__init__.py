@@ -1,1 +1,1 @@
-"""Captioners: one package per model family behind the interface in `base`."""
+"""Captioners: one package for each model family; all implement the interface in `base`."""

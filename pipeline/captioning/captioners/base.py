@@ -1,6 +1,6 @@
-"""The interface of a captioner: what the job needs of a model family, and no more.
+"""The interface between the job and a model family.
 
-Adding a family means a package beside `pllava` with these two classes, and a command.
+A new family needs a package next to `pllava` with subclasses of `Captioner` and `CaptionerSource`, and a command.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..clips.clip import Clip
 from ..generation.requests import End, Engine, Request
 
 FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
-"""From distinct frames to what the captioner wants of them, as one array. Runs in the decoding
-process: picklable, and free of the framework."""
+"""Converts distinct frames to the captioner's input array. Runs in the decoding process, so it must be picklable and
+must not import the framework."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """Generated text of one clip; see RowResult for `tokens` and `truncated`."""
+    """The generated text of one clip; see RowResult for `tokens` and `truncated`."""
 
     text: str
     tokens: int
@@ -31,41 +31,41 @@ class Caption:
 
 
 class Captioner(ABC):
-    """A loaded model: makes requests of clips, an engine for them, and captions of what the engine generates.
+    """A loaded model: converts clips to requests for an engine, and generated tokens to captions.
 
-    clips_together: clips worth preparing at once.
+    clips_together: maximum number of clips that one call of `prepare` should get.
     """
 
     clips_together: int
 
     @abstractmethod
     def engine(self, slots: int) -> Engine:
-        """A new engine that generates up to `slots` captions at once."""
+        """A new engine that generates up to `slots` captions at the same time."""
 
     @abstractmethod
     def prepare(self, clips: Sequence[Clip]) -> list[Request]:
-        """Run the vision stage; returns the request of each clip, whose key is the clip's row."""
+        """Run the vision stage; returns one request for each clip, with the clip's row as its key."""
 
     @abstractmethod
     def caption(self, end: End) -> Caption:
         """The caption of a request that has ended without an error."""
 
     @abstractmethod
-    def most_slots(self) -> int:
-        """The number of clips at once that suits the device and its memory (`--bs auto`)."""
+    def max_slots(self) -> int:
+        """The number of slots that suits the device and its memory (`--bs auto`)."""
 
     @abstractmethod
     def stages(self) -> Mapping[str, float]:
-        """What each stage on the device has taken and done so far: figures that add up over workers.
+        """Times and amounts of work of the stages on the device so far; the figures of all workers can be added.
 
-        Seconds are named `<stage>_seconds`, in the order of the stages.
+        Times are in seconds and named `<stage>_seconds`, in the order of the stages.
         """
 
 
 class CaptionerSource(ABC):
     """A captioner before its framework is imported: checked options and checkpoint.
 
-    num_frames: frames to sample of each clip.
+    num_frames: number of frames to sample from each clip.
     frame_transform: see FrameTransform.
     """
 
@@ -74,20 +74,20 @@ class CaptionerSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, str]:
-        """Everything but the clips that the captions depend on, in words."""
+        """Everything that the captions depend on, except the clips, as text. Journals store it."""
 
     @abstractmethod
     def describe(self) -> list[str]:
-        """Lines for the log: the choices made and why."""
+        """Lines for the log: the settings in use and the reasons for them."""
 
     @abstractmethod
     def check_weights(self) -> None:
-        """Compare the checkpoint's weights with the model's, without reading any. Needs the framework.
+        """Compare names and shapes of the checkpoint's weights with the model's; reads no values. Needs the framework.
 
         Raises:
-            UsageError: lists every missing, unexpected and misshapen weight.
+            UsageError: lists every missing weight, every unexpected weight and every weight with a wrong shape.
         """
 
     @abstractmethod
     def load(self, backend: Backend) -> Captioner:
-        """Load the model onto the backend's device."""
+        """Load the model to the backend's device."""

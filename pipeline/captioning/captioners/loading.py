@@ -1,7 +1,7 @@
-"""Builds a model without memory of its own and streams a checkpoint's weights into it, one at a time.
+"""Builds a model without allocating memory and loads a checkpoint's weights into it, one at a time.
 
-Needs the framework (PyTorch, or MindSpore through mindnlp). Knows no model family: which weights and buffers
-there are is read from the model's modules.
+Needs the framework (PyTorch, or MindSpore through mindnlp). Knows nothing about model families: it finds weights and
+buffers through the model's modules.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _LARGEST_FLOAT16 = 65504.0
 
 
 def meta_model(build: Callable[[Config], Model], config: Config) -> Model:
-    """`build(config)` on the meta device: every name and shape, and no memory."""
+    """`build(config)` on the meta device: names and shapes without memory."""
     with torch.device("meta"):
         return build(config)
 
 
 def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each weight that a checkpoint must hold; tied weights count once, by their first name."""
+    """Name and shape of each weight that a checkpoint must contain; tied weights count once, by their first name."""
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def load_weights(model: Model, weights: CheckpointWeights, device: str, dtype: torch.dtype) -> Model:
-    """Fill a model of `meta_model` from a checkpoint; returns it in inference mode on `device`.
+    """Fill a model made by `meta_model` from a checkpoint; returns it in inference mode on `device`.
 
     Each weight is rounded once, from its stored type to `dtype`. Host memory holds one weight at a time.
 
     Raises:
-        UsageError: the weights' names or shapes are not the model's; none has been read.
+        UsageError: the names or shapes of the weights differ from the model's; found before any weight is read.
         RunError: a weight is not finite, or overflows in `dtype`; see also `fill_model`.
     """
     weights.check(weight_shapes(model))
@@ -52,24 +52,24 @@ def load_weights(model: Model, weights: CheckpointWeights, device: str, dtype: t
 
 
 def fill_model(model: Model, device: str, weight: Callable[[str, torch.Size], torch.Tensor]) -> Model:
-    """Fill a model of `meta_model`; returns it in inference mode.
+    """Fill a model made by `meta_model`; returns it in inference mode.
 
-    weight: from a weight's name and shape to its values, on `device` already. Called once for tied weights,
-        which stay tied.
+    weight: returns a weight's values on `device`, given its name and shape. It is called once for weights that are
+        tied; they stay tied.
 
     Raises:
         RunError: the model has a tensor that is neither a parameter nor a known buffer.
     """
     filled: dict[int, torch.nn.Parameter] = {}
-    # A list, not an iterator: it keeps every parameter alive, so that no id comes twice.
+    # A list keeps every parameter alive, so that no two parameters can have the same id.
     for name, empty in list(model.named_parameters(remove_duplicate=False)):
         if id(empty) not in filled:
             filled[id(empty)] = torch.nn.Parameter(weight(name, empty.shape), requires_grad=False)
         _set(model, name, filled[id(empty)])
     _make_buffers(model, device)
-    left = [name for name, tensor in _tensors(model) if tensor.device.type == "meta"]
-    if left:
-        raise RunError(f"{type(model).__name__} was not filled: {', '.join(left)} still on the meta device")
+    unfilled = [name for name, tensor in _tensors(model) if tensor.device.type == "meta"]
+    if unfilled:
+        raise RunError(f"{type(model).__name__} was not filled: {', '.join(unfilled)} still on the meta device")
     return model.eval()
 
 
@@ -78,24 +78,27 @@ def _check_range(name: str, value: np.ndarray, dtype: torch.dtype) -> None:
     if not np.isfinite(largest):
         raise RunError(f"weight {name} holds values that are not finite; the checkpoint is damaged")
     if dtype == torch.float16 and largest > _LARGEST_FLOAT16:
-        raise RunError(f"weight {name} reaches {largest:g}, beyond float16; give --dtype float32 or bfloat16")
+        raise RunError(
+            f"weight {name} has values up to {largest:g}, too large for float16; give --dtype float32 or bfloat16"
+        )
 
 
 def _make_buffers(model: torch.nn.Module, device: str) -> None:
-    """The buffers that no checkpoint needs to hold: positions, and the frequencies of rotary embeddings."""
+    """Compute the buffers that a checkpoint need not contain: positions, and the frequencies of rotary embeddings."""
     for name, module in list(model.named_modules()):
-        own = dict(module.named_buffers(recurse=False))
-        if "position_ids" in own:
-            module.position_ids = torch.arange(own["position_ids"].shape[-1], device=device).reshape(1, -1)
-        if "inv_freq" in own:
+        buffers = dict(module.named_buffers(recurse=False))
+        if "position_ids" in buffers:
+            module.position_ids = torch.arange(buffers["position_ids"].shape[-1], device=device).reshape(1, -1)
+        if "inv_freq" in buffers:
             _set(model, name, _rotary(name, module).to(device))
 
 
 def _rotary(name: str, empty: torch.nn.Module) -> torch.nn.Module:
-    """A rotary embedding like `empty`, computed in float32 on the CPU. As a whole: it keeps further copies.
+    """A rotary embedding like `empty`, computed in float32 on the CPU.
 
-    Those of text models have a config. Those of vision towers have none: transformers' take their width, twice the
-    frequencies, and have a default base.
+    The whole module is constructed again, because it keeps more copies of its frequencies. Rotary embeddings of text
+    models have a config. Those of transformers' vision towers have none: they take their width, which is twice the
+    number of frequencies, and use the default base.
     """
     config = getattr(empty, "config", None)
     made = type(empty)(2 * empty.inv_freq.shape[0]) if config is None else type(empty)(config=config)

@@ -19,11 +19,11 @@ DEFAULT_QUESTION = "Describe the video in details."
 
 @dataclass(frozen=True)
 class ConversationTemplate:
-    """How a system prompt and a question become the model's prompt.
+    """Combines a system prompt and a question to the model's prompt.
 
-    system: with `{system}`; left out when there is no system prompt.
-    user: with `{question}` and one image placeholder; ends where the answer begins.
-    end: text that ends an answer, where it is one token of the vocabulary.
+    system: template with `{system}`; omitted if there is no system prompt.
+    user: template with `{question}` and one image placeholder; the answer begins after its end.
+    end: text that ends an answer, if it is a single token of the vocabulary.
     """
 
     system: str
@@ -52,8 +52,10 @@ TEMPLATES = {
 
 
 def template_for(conv_mode: str | None, has_chatml_tokens: bool) -> tuple[str, ConversationTemplate, str]:
-    """Name, template and reason of the choice. conv_mode: a name of TEMPLATES, or None to go by the
-    checkpoint's vocabulary."""
+    """Name, template and reason of the choice.
+
+    conv_mode: a name of TEMPLATES, or None to choose by the checkpoint's vocabulary.
+    """
     if conv_mode is not None:
         return conv_mode, TEMPLATES[conv_mode], "--conv_mode"
     if has_chatml_tokens:
@@ -62,6 +64,10 @@ def template_for(conv_mode: str | None, has_chatml_tokens: bool) -> tuple[str, C
 
 
 def check_prompt_part(flag: str, text: str) -> None:
-    """Refuse a second image placeholder: the clip can stand in one place only."""
+    """Check that a part of the prompt contains no image placeholder: the template already contains the only one.
+
+    Raises:
+        UsageError: the text contains the placeholder.
+    """
     if IMAGE_PLACEHOLDER in text:
         raise UsageError(f"{flag} must not contain {IMAGE_PLACEHOLDER}; the template places the clip")

@@ -1,8 +1,8 @@
-"""The safetensors files of a folder, read lazily into numpy: headers first, one tensor at a time afterwards.
+"""Reads the safetensors files of a folder into numpy: all headers first, then one tensor at a time.
 
-Knows no model: names are as they are stored.
-The `safetensors` package does not read bfloat16 into numpy, and its torch route loses large bfloat16
-values under mindnlp (through float16); here bfloat16 becomes float32 exactly.
+Knows nothing about models: tensors have their stored names.
+The `safetensors` package can't read bfloat16 into numpy, and its torch interface loses large bfloat16 values under
+mindnlp, which converts them through float16. Here bfloat16 is converted to float32 exactly.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -21,15 +21,16 @@ from ..process.errors import UsageError
 
 _NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER_BYTES = 100_000_000
-MOST_SAMPLES = 2048
+MAX_SAMPLES = 2048
 SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; reading it touches its own bytes only.
+    """A tensor in a file. Reading it reads only its own bytes.
 
-    offset, size: in bytes.
+    offset: position in the file, in bytes.
+    size: size in bytes.
     """
 
     file: Path
@@ -40,14 +41,14 @@ class StoredTensor:
     size: int
 
     def identity(self) -> str:
-        """What tells this tensor from another without reading it."""
+        """Text for the digest: everything that is known about the tensor without reading its values."""
         return f"{self.name} {self.dtype} {self.shape} {self.file.stat().st_size}\n"
 
     def read_float32(self) -> np.ndarray:
         """The values as float32, exact for every stored type but F64.
 
         Raises:
-            UsageError: a type that weights do not have (integers, 8-bit floats).
+            UsageError: the stored type is not supported (integers, 8-bit floats).
         """
         if self.dtype not in _NUMPY_TYPES:
             raise UsageError(
@@ -63,34 +64,36 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:
-    """The tensors of a folder's weight files, in the order of the files' names or of its index.
+    """The tensors of a folder's weight files, file by file.
+
+    If there is an index, these are the files that it lists, and a PEFT adapter; otherwise all files, sorted by name.
 
     Raises:
-        UsageError: there is no such file, one that the index names is missing, or one is damaged.
+        UsageError: the folder or all weight files are missing, a file of the index is missing, or a file is damaged.
     """
     return [tensor for file in _weight_files(folder) for tensor in read_header(file)]
 
 
 def samples(tensors: Sequence[StoredTensor]) -> Iterator[bytes]:
-    """Stored bytes of `tensors` in as many places as MOST_SAMPLES allows, each of SAMPLE_BYTES at most.
+    """Samples of the stored bytes of `tensors`: at most MAX_SAMPLES samples, each of at most SAMPLE_BYTES.
 
-    Every tensor has the same number of places, evenly spread over it; small ones are read whole, in one read. Of more
-    than MOST_SAMPLES tensors some are left out, at even distances. Files come in the order of `tensors`, and each is
-    read from its begin to its end: at most 2048 reads and 8 MiB in all, however large the files are.
+    All tensors have the same number of samples, evenly spread; a small tensor is read completely, in one read. If there
+    are more than MAX_SAMPLES tensors, an evenly spread selection of them is sampled. The files are read in the order of
+    `tensors`, each from start to end: at most 2048 reads and 8 MiB in total, for files of any size.
     """
-    count = min(len(tensors), MOST_SAMPLES)
+    count = min(len(tensors), MAX_SAMPLES)
     chosen = [tensors[number * len(tensors) // count] for number in range(count)]
-    places = MOST_SAMPLES // max(1, count)
+    samples_each = MAX_SAMPLES // max(1, count)
     for file, group in itertools.groupby(chosen, key=lambda tensor: tensor.file):
         with file.open("rb", buffering=0) as stream:
             for tensor in sorted(group, key=lambda tensor: tensor.offset):
-                for offset, size in _places(tensor, places):
+                for offset, size in _sample_ranges(tensor, samples_each):
                     stream.seek(offset)
                     yield stream.read(size)
 
 
-def _places(tensor: StoredTensor, count: int) -> Iterator[tuple[int, int]]:
-    """Offset and size of each read."""
+def _sample_ranges(tensor: StoredTensor, count: int) -> Iterator[tuple[int, int]]:
+    """Offset and size of each sample, in bytes."""
     if tensor.size <= count * SAMPLE_BYTES:
         yield tensor.offset, tensor.size
         return
@@ -100,7 +103,7 @@ def _places(tensor: StoredTensor, count: int) -> Iterator[tuple[int, int]]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, by its index where it has one."""
+    """The weight files of a folder, from its index if it has one."""
     if not folder.is_dir():
         raise UsageError(f"checkpoint folder {folder} does not exist")
     index = folder / "model.safetensors.index.json"
@@ -110,15 +113,15 @@ def _weight_files(folder: Path) -> list[Path]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{index} can't be read: {error!r}") from error
         files = [folder / name for name in names]
-        files += folder.glob("adapter_model.safetensors")  # a PEFT adapter beside the shards
+        files += folder.glob("adapter_model.safetensors")  # a PEFT adapter next to the shards
     else:
         files = sorted(folder.glob("*.safetensors"))
     missing = [file.name for file in files if not file.exists()]
     if missing:
-        raise UsageError(f"checkpoint {folder} lacks {', '.join(missing)}, which its index names")
+        raise UsageError(f"checkpoint {folder} lacks {', '.join(missing)}, which its index lists")
     if not files:
         pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.pth")]), None)
-        hint = f" ({pickled.name} is a pickle, which can run code: convert it)" if pickled else ""
+        hint = f" ({pickled.name} is a pickle file, which can run code: convert it)" if pickled else ""
         raise UsageError(f"checkpoint {folder} holds no .safetensors file{hint}")
     return files
 
@@ -127,7 +130,7 @@ def read_header(file: Path) -> list[StoredTensor]:
     """The tensors of a safetensors file, in the order of its header.
 
     Raises:
-        UsageError: not a whole safetensors file.
+        UsageError: the file is not a complete safetensors file.
     """
     try:
         with file.open("rb") as stream:

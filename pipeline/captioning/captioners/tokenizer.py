@@ -1,6 +1,7 @@
-"""A checkpoint's tokenizer: the prompt around the clip, and captions from token ids.
+"""A checkpoint's tokenizer: converts the prompt to token ids, and token ids to captions.
 
-Framework-free: it needs the `tokenizers` package alone. Knows no model family: the image token is given.
+Needs only the `tokenizers` package and imports no framework. Knows nothing about model families: the caller passes the
+image token.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .prompts import ConversationTemplate, template_for
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a run asks of every clip, tokenized.
+    """The tokenized prompt, which is the same for every clip of a run.
 
-    text: the whole prompt with the image placeholder.
-    before, after: token ids around the visual tokens.
-    stop_ids: tokens that end a caption.
+    text: the whole prompt, with the image placeholder.
+    before, after: token ids before and after the visual tokens.
+    stop_ids: token ids that end a caption.
     """
 
     text: str
@@ -33,17 +34,17 @@ class Prompt:
 
     @property
     def length(self) -> int:
-        """Tokens of text."""
+        """Number of text tokens, without the visual tokens."""
         return len(self.before) + len(self.after)
 
 
 class CheckpointTokenizer:
-    """`tokenizer.json` of a checkpoint.
+    """The tokenizer in a checkpoint's `tokenizer.json`.
 
-    image_token_id: the token that stands for the clip.
+    image_token_id: the token in the place of the clip.
 
     Raises:
-        UsageError: it is missing or unreadable, or does not know the image token.
+        UsageError: the file is missing or unreadable, or its vocabulary does not contain the image token.
     """
 
     def __init__(self, folder: Path, image_token_id: int) -> None:
@@ -61,11 +62,11 @@ class CheckpointTokenizer:
             raise UsageError(f"{path} has no token {image_token_id}, the image token of config.json")
 
     def template(self, conv_mode: str | None) -> tuple[str, ConversationTemplate, str]:
-        """Name, conversation template and the reason for it."""
+        """Name and template of the conversation template, and the reason of the choice; see `template_for`."""
         return template_for(conv_mode, self._tokenizer.token_to_id("<|im_start|>") is not None)
 
     def split_prompt(self, prompt: str) -> tuple[list[int], list[int]]:
-        """Token ids before and after the image token, the beginning-of-sequence token included.
+        """Token ids before and after the image token, including the beginning-of-sequence token.
 
         Raises:
             UsageError: the prompt does not have exactly one image token.
@@ -73,13 +74,13 @@ class CheckpointTokenizer:
         ids = self._tokenizer.encode(prompt).ids
         if ids.count(self._image_token_id) != 1:
             raise UsageError(
-                f"the prompt has {ids.count(self._image_token_id)} image tokens, it must have one: {prompt!r}"
+                f"the prompt has {ids.count(self._image_token_id)} image tokens, but it must have one: {prompt!r}"
             )
         position = ids.index(self._image_token_id)
         return ids[:position], ids[position + 1 :]
 
     def stop_ids(self, template: ConversationTemplate) -> list[int]:
-        """Tokens that end a caption: those of the configs, of the tokenizer and of the template.
+        """Token ids that end a caption: those of both config files, of the tokenizer and of the template.
 
         Raises:
             UsageError: there are none, or a JSON file of the checkpoint can't be read.
@@ -91,11 +92,11 @@ class CheckpointTokenizer:
         tokens = [_text_of(read_settings(self._folder / "tokenizer_config.json").get("eos_token")), template.end]
         ids += [i for i in map(self._tokenizer.token_to_id, filter(None, tokens)) if i is not None]
         if not ids:
-            raise UsageError(f"checkpoint {self._folder} names no end-of-sequence token (generation_config.json)")
+            raise UsageError(f"checkpoint {self._folder} defines no end-of-sequence token (generation_config.json)")
         return sorted(set(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """The text of token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 

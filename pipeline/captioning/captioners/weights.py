@@ -1,8 +1,8 @@
-"""The weights of a checkpoint folder: which file holds which, and how LoRA weights are folded into them.
+"""Reads the weights of a checkpoint folder, and merges LoRA weights into them.
 
-Read without a conversion step: whole checkpoints with LoRA unmerged or merged, and a base with a separate folder
-(a PEFT adapter, or LoRA and trained weights). Framework-free: everything here happens in numpy, one weight at a
-time. Knows no model family: a family tells with `WeightNames` how its checkpoints name the weights.
+Needs no conversion step for complete checkpoints with unmerged or merged LoRA, and for a base checkpoint with a
+separate folder (a PEFT adapter, or LoRA and other trained weights). Computes in numpy, one weight at a time. Imports no
+framework. Knows nothing about model families: `WeightNames` describes how a family's checkpoints name their weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..process.errors import UsageError
 from .safetensors_files import StoredTensor, samples, stored_tensors
 
 _LORA = re.compile(r"(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight")
-# Computed from the config, whether the checkpoint has them or not.
+# Buffers are computed from the config, even if the checkpoint contains them.
 _BUFFER = re.compile(r".*\.(inv_freq|position_ids)")
 
 
@@ -28,28 +28,28 @@ _BUFFER = re.compile(r".*\.(inv_freq|position_ids)")
 class WeightNames:
     """How the checkpoints of a model family name their weights.
 
-    prefixes: pairs of a stored prefix and the model's own; the first that a stored name begins with is replaced.
-    is_unused: whether a weight, by the model's name for it, belongs to a part that the family does not run.
-    alpha_hint: values of LoRA alpha to try, in words; part of the error where alpha is not known.
+    prefixes: pairs of a stored prefix and the model's prefix; the first matching prefix of a stored name is replaced.
+    is_unused: whether a weight, given the model's name for it, belongs to a part of the model that is not run.
+    alpha_hint: text with values of LoRA alpha to try, for the error message if alpha is not known.
     """
 
     prefixes: Sequence[tuple[str, str]]
     is_unused: Callable[[str], bool]
     alpha_hint: str = ""
 
-    def own_name(self, stored: str) -> str:
-        """The model's own name for a stored weight; LoRA parts keep `.lora_A.` or `.lora_B.`."""
+    def model_name(self, stored: str) -> str:
+        """The model's name for a stored weight; LoRA parts keep `.lora_A.` or `.lora_B.`."""
         name = stored
-        for prefix, own in self.prefixes:
+        for prefix, model_prefix in self.prefixes:
             if stored.startswith(prefix):
-                name = own + stored[len(prefix) :]
+                name = model_prefix + stored[len(prefix) :]
                 break
         return name.replace(".base_layer.", ".")
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """Where one weight of the model comes from."""
+    """The stored tensors that one weight of the model is computed from."""
 
     base: StoredTensor
     lora_a: StoredTensor | None = None
@@ -57,14 +57,17 @@ class _Weight:
 
 
 class CheckpointWeights:
-    """The weights of a checkpoint folder, with those of `weight_folder` laid over them.
+    """The weights of a checkpoint folder; weights of `weight_folder` replace those with the same name.
 
-    LoRA weights are used wherever they are found; `needs_lora` makes it an error if there are none.
+    LoRA weights are used if either folder contains them.
+
+    lora_alpha: LoRA alpha; None to read it from an adapter_config.json.
+    needs_lora: whether missing LoRA weights are an error.
 
     Raises:
-        UsageError: a folder or its safetensors files are missing or damaged, LoRA parts are
-            incomplete or a bare adapter's beside the checkpoint's own, or LoRA is there and alpha is not known, or
-            the other way round.
+        UsageError: a folder or its safetensors files are missing or damaged; LoRA weights are incomplete or do not fit;
+            both folders contain LoRA weights and those of `weight_folder` can't replace the others; LoRA alpha is
+            unknown; or `lora_alpha` or `needs_lora` is given without LoRA weights.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class CheckpointWeights:
         self._names = names
         self._stored: list[StoredTensor] = []
         for source in filter(None, (folder, weight_folder)):
-            tensors = [(names.own_name(tensor.name), tensor) for tensor in stored_tensors(source)]
+            tensors = [(names.model_name(tensor.name), tensor) for tensor in stored_tensors(source)]
             if lora and source.resolve() != folder.resolve():
                 _check_replaces(set(lora), source, folder, {name for name, _ in tensors})
             for name, tensor in tensors:
@@ -93,7 +96,7 @@ class CheckpointWeights:
         searched = f"{weight_folder} or {folder}" if weight_folder else f"{folder}"
         if needs_lora and not lora:
             raise UsageError(
-                f"--use_lora: no LoRA weights (lora_A, lora_B) in {searched}; --weight_dir names their folder"
+                f"--use_lora: no LoRA weights (lora_A, lora_B) in {searched}; give their folder as --weight_dir"
             )
         if lora_alpha is not None and not lora:
             raise UsageError(
@@ -113,20 +116,25 @@ class CheckpointWeights:
         return sum(weight.lora_a is not None for weight in self._weights.values())
 
     def digest(self) -> str:
-        """Hash of names, types, shapes, file sizes and samples of the values: tells checkpoints apart, and fine-tunes
-        of one checkpoint, in at most 2048 reads and 8 MiB (`safetensors_files.samples`)."""
-        found = hashlib.sha256()
+        """Hash of names, types, shapes, file sizes and samples of the values.
+
+        It differs between checkpoints, and between fine-tuned versions of one checkpoint. Reads the values in at most
+        2048 reads and 8 MiB (`safetensors_files.samples`).
+        """
+        digest = hashlib.sha256()
         for tensor in self._stored:
-            found.update(tensor.identity().encode())
+            digest.update(tensor.identity().encode())
         for sample in samples(self._stored):
-            found.update(sample)
-        return found.hexdigest()[:16]
+            digest.update(sample)
+        return digest.hexdigest()[:16]
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Compare with the names and shapes of a model's weights, without reading any.
+        """Compare with the names and shapes of a model's weights; reads no values.
+
+        expected: shape of each weight, by the model's name.
 
         Raises:
-            UsageError: lists every missing, unexpected and misshapen weight.
+            UsageError: lists every missing weight, every unexpected weight and every weight with a wrong shape.
         """
         unused = {name for name in self._weights if _BUFFER.fullmatch(name) or self._names.is_unused(name)}
         problems = [f"missing: {name}" for name in sorted(set(expected) - set(self._weights))]
@@ -140,7 +148,7 @@ class CheckpointWeights:
             raise UsageError(f"the checkpoint does not fit its config.json, {len(problems)} weights: {shown}")
 
     def read(self, name: str) -> np.ndarray:
-        """One weight in float32 (exact for every stored type), LoRA folded in: W + alpha / rank * B A."""
+        """One weight in float32 (exact for every stored type but F64), with LoRA merged: W + alpha / rank * B A."""
         weight = self._weights[name]
         value = weight.base.read_float32()
         if weight.lora_a is not None and weight.lora_b is not None:
@@ -155,22 +163,30 @@ def _check_lora(base: Mapping[str, StoredTensor], lora: Mapping[str, Mapping[str
         if set(parts) != {"A", "B"}:
             raise UsageError(f"LoRA for {name} has no lora_{'B' if 'A' in parts else 'A'}")
         if name not in base:
-            raise UsageError(f"LoRA for {name}, a weight that the checkpoint does not have")
-        folded = (parts["B"].shape[0], parts["A"].shape[1])
-        if folded != base[name].shape or parts["A"].shape[0] != parts["B"].shape[1]:
+            raise UsageError(f"LoRA for {name}, but the checkpoint does not contain this weight")
+        product = (parts["B"].shape[0], parts["A"].shape[1])
+        if product != base[name].shape or parts["A"].shape[0] != parts["B"].shape[1]:
             raise UsageError(
                 f"LoRA for {name}: A {parts['A'].shape} and B {parts['B'].shape} do not fit {base[name].shape}"
             )
 
 
-def _check_replaces(own: set[str], weight_folder: Path, folder: Path, stored: set[str]) -> None:
-    """Trained weights may replace a checkpoint's `own` LoRA: all of it, with what it belongs to. A bare
-    adapter would drop it where both have one, and share its alpha elsewhere: refuse that."""
+def _check_replaces(own_lora: set[str], weight_folder: Path, folder: Path, stored: set[str]) -> None:
+    """Check that trained weights replace all of a checkpoint's own LoRA, or contain no LoRA.
+
+    Trained weights may replace the LoRA if they contain LoRA for all the same weights, and these weights too. An
+    adapter without them would replace the checkpoint's LoRA of some weights, and would apply its alpha to the others.
+
+    own_lora: weights with LoRA in `folder`. stored: all names in `weight_folder`.
+
+    Raises:
+        UsageError: `weight_folder` contains LoRA that does not replace the checkpoint's.
+    """
     lora = {part[1] + ".weight" for part in map(_LORA.fullmatch, stored) if part}
-    if lora and (lora - stored or own - lora):
+    if lora and (lora - stored or own_lora - lora):
         raise UsageError(
-            f"{folder} holds LoRA weights of its own beside those of {weight_folder}; merge its own first, "
-            "or take a checkpoint without"
+            f"{folder} and {weight_folder} both hold LoRA weights; merge those of {folder} first, or use a checkpoint "
+            "without LoRA"
         )
 
 
@@ -187,7 +203,7 @@ def _alpha(folder: Path, weight_folder: Path | None, lora_alpha: float | None, h
                         raise UsageError(f"{config}: {name} is not supported; merge the adapter with PEFT first")
                 return float(settings["lora_alpha"])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UsageError(f"{config} gives no lora_alpha: {error!r}; give --lora_alpha") from error
+                raise UsageError(f"{config} has no valid lora_alpha: {error!r}; give --lora_alpha") from error
     raise UsageError(
         f"{weight_folder or folder} holds LoRA weights, but alpha is not stored with them: give --lora_alpha"
         + (f" ({hint})" if hint else "")

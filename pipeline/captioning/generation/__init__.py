@@ -1,1 +1,1 @@
-"""Batched decoding of token ids; knows no video, no tokenizer and no checkpoint."""
+"""Batched decoding of token ids; knows nothing about videos, tokenizers and checkpoints."""

@@ -1,9 +1,8 @@
-"""Attention of the engine: a prefill has no mask.
+"""The attention function of the engine, registered with transformers under the name `unmasked`.
 
-Registered with transformers by name. A prefill is causal and its prompts are padded on the right, so no token
-sees the padding. Without a mask the fused kernels take their causal route, on Ascend and CUDA alike, and no
-mask of length times length is made. A decoding step brings a mask: it shows each slot its own columns of the
-cache.
+A prefill needs no mask: it is causal, and its prompts are padded on the right, so no token sees the padding. Without
+a mask the fused kernels use their causal mode, on Ascend and on CUDA, and no mask of (length, length) is allocated.
+A decoding step passes a mask, which shows each slot only its own columns of the cache.
 """
 
 from __future__ import annotations
@@ -27,13 +26,14 @@ def unmasked_attention(
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention; shapes as in `backends.kernels`.
 
-    Returns (batch, new tokens, heads, head width). Without a mask it is causal for a text model.
+    Without a mask it is causal if the module is (text models are, vision towers are not).
+    Returns (batch, new tokens, heads, head width), and None in place of the attention weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if attention_mask is not None:
         output = kernels.masked_attention(query, key, value, scale, attention_mask)
     else:
-        # One new token sees all that came before it.
+        # A single new token sees all earlier tokens, so it needs no causal mode.
         is_causal = bool(module.is_causal) and query.shape[2] > 1
         output = kernels.attention(query, key, value, scale, is_causal)
     return output.transpose(1, 2).contiguous(), None

@@ -1,66 +1,68 @@
-"""The requests of an engine between `add` and their end: the part of `requests.Engine` that all engines share.
+"""Tracks the requests of an engine from `add` to their end: the part of `requests.Engine` that all engines share.
 
-Knows no model and no cache.
+Knows nothing about models and caches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from .requests import End, Event, Request, refusal
+from .requests import End, Event, Request, end_if_too_long
 
 
 class BaseEngine:
-    """Keeps the keys of all requests, those that wait, and those that do not fit the model.
+    """Keeps the keys of all requests, the waiting requests, and the requests that are too long for the model.
 
-    most: requests that are worked on at once.
+    max_requests: maximum number of requests in flight.
     max_positions: longest sequence of the model, in tokens.
     """
 
-    def __init__(self, most: int, max_positions: int) -> None:
-        self._most, self._max_positions = most, max_positions
+    def __init__(self, max_requests: int, max_positions: int) -> None:
+        self._max_requests, self._max_positions = max_requests, max_positions
         self.on_token: Callable[[], None] = _nothing
         self._keys: set[Hashable] = set()
-        self._refused: list[End] = []
+        self._rejected: list[End] = []
         self._waiting: list[Request] = []
 
     @property
     def free(self) -> int:
-        return max(0, self._most - len(self._keys))
+        return max(0, self._max_requests - len(self._keys))
 
     @property
     def active(self) -> int:
         return len(self._keys)
 
     def _accept(self, request: Request, prompt_tokens: int) -> None:
-        """Let a request wait, or end with the next step if it does not fit. prompt_tokens: with a shared prefix.
+        """Queue a request. A request that is too long for the model ends in the next step.
+
+        prompt_tokens: tokens of the prompt, with the shared prefix.
 
         Raises:
-            ValueError: a request with this key is there already.
+            ValueError: the engine already has a request with this key.
         """
         if request.key in self._keys:
-            raise ValueError(f"request {request.key!r} is there already")
+            raise ValueError(f"the engine already has a request {request.key!r}")
         self._keys.add(request.key)
-        refused = refusal(request, prompt_tokens, self._max_positions)
-        if refused is None:
+        too_long = end_if_too_long(request, prompt_tokens, self._max_positions)
+        if too_long is None:
             self._waiting.append(request)
         else:
-            self._refused.append(refused)
+            self._rejected.append(too_long)
 
     def cancel(self, key: Hashable) -> bool:
-        is_there = key in self._keys
+        is_known = key in self._keys
         self._keys.discard(key)
-        self._refused = [end for end in self._refused if end.key != key]
+        self._rejected = [end for end in self._rejected if end.key != key]
         self._waiting = [request for request in self._waiting if request.key != key]
-        return is_there
+        return is_known
 
-    def _take_refused(self) -> list[Event]:
-        """The ends of requests that do not fit."""
-        refused, self._refused = self._refused, []
-        return [*refused]
+    def _pop_rejected(self) -> list[Event]:
+        """The ends of the requests that are too long for the model. Each end is returned once."""
+        rejected, self._rejected = self._rejected, []
+        return [*rejected]
 
-    def _take(self, group: Sequence[Request]) -> None:
-        """These requests do not wait any more."""
+    def _remove_waiting(self, group: Sequence[Request]) -> None:
+        """Remove the requests of `group` from the waiting ones."""
         taken = {request.key for request in group}
         self._waiting = [request for request in self._waiting if request.key not in taken]
 

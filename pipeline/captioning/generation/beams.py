@@ -1,6 +1,6 @@
-"""Whole-batch generation with transformers' `generate`: beam search, a whole batch in one step.
+"""Beam search with transformers' `generate`: one step generates the answers of a whole batch.
 
-Driven like the engine of slots; knows no video and no tokenizer.
+Has the same interface as `engine.SlotEngine`. Knows nothing about videos and tokenizers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .text_model import TextModel
 
 
 class BatchEngine(BaseEngine):
-    """Generates for up to `slots` requests at once; see `requests.Engine`. One step ends all of them.
+    """Generates for a batch of up to `slots` requests; see `requests.Engine`. One step ends the whole batch.
 
-    Prompts of different lengths or options come one after the other, because `generate` has one length for a
-    batch. Requests bring their whole prompt at positions from 0 on one axis, and no ids of it are counted:
-    `generate` sees embeddings alone.
+    Prompts with different lengths, options or stop ids go into different batches, because `generate` takes one length
+    and one set of options for a batch. A request must contain its whole prompt, at positions 0, 1, 2, ... on one axis,
+    and no `history_ids`: `generate` gets only embeddings.
 
     model: a causal model of transformers.
     """
@@ -38,34 +38,34 @@ class BatchEngine(BaseEngine):
         return 0
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         return self.free
 
     def add(self, request: Request) -> None:
-        is_plain = np.array_equal(request.positions, np.arange(request.length))
-        if request.has_prefix or request.counted_ids or not is_plain or request.next_position != request.length:
-            raise ValueError(f"request {request.key!r} needs the engine of slots: prefix, counted ids or positions")
+        counts_from_0 = np.array_equal(request.positions, np.arange(request.length))
+        if request.has_prefix or request.history_ids or not counts_from_0 or request.next_position != request.length:
+            raise ValueError(f"request {request.key!r} needs SlotEngine: it has a prefix, history ids or own positions")
         self._accept(request, request.length)
 
     def step(self) -> list[Event]:
-        """Generate for the oldest requests that are alike, at most `slots`; nothing of them is left afterwards."""
-        events = self._take_refused()
+        """Generate for the oldest request and up to `slots` - 1 others that can share its batch; all of them end."""
+        events = self._pop_rejected()
         if self._waiting:
-            events += self._answer_oldest()
+            events += self._run_oldest_batch()
         self._forget_ended(events)
         return events
 
-    def _answer_oldest(self) -> list[Event]:
-        kind = _kind(self._waiting[0])
-        batch = [request for request in self._waiting if _kind(request) == kind][: self._slots]
+    def _run_oldest_batch(self) -> list[Event]:
+        key = _batch_key(self._waiting[0])
+        batch = [request for request in self._waiting if _batch_key(request) == key][: self._slots]
         begin = time.monotonic()
         answers = self._generate(batch)
         self.stats.decode_seconds += time.monotonic() - begin
         self.stats.decode_tokens += sum(len(ids) for ids, _ in answers)
-        self._take(batch)
+        self._remove_waiting(batch)
         events: list[Event] = []
-        for request, (ids, is_wrong) in zip(batch, answers, strict=True):
-            if is_wrong:
+        for request, (ids, has_nan) in zip(batch, answers, strict=True):
+            if has_nan:
                 events.append(End(request.key, [], EndReason.NOT_A_NUMBER, OVERFLOW_MESSAGE))
                 continue
             events += [Token(request.key, token) for token in ids]
@@ -74,7 +74,7 @@ class BatchEngine(BaseEngine):
         return events
 
     def _generate(self, batch: Sequence[Request]) -> list[tuple[list[int], bool]]:
-        """For each prompt the new token ids of its best beam, to its first stop id, and whether a score was wrong."""
+        """For each prompt: new token ids of the best beam up to the first stop id, and whether a score was NaN."""
         embeddings = torch.stack([request.embeddings for request in batch])
         options, stop_ids = batch[0].options, sorted(batch[0].stop_ids)
         config = GenerationConfig(
@@ -86,42 +86,42 @@ class BatchEngine(BaseEngine):
             eos_token_id=stop_ids or None,
             pad_token_id=stop_ids[0] if stop_ids else 0,
         )
-        watch = _StepWatch(len(batch), self.on_token)
+        monitor = _StepMonitor(len(batch), self.on_token)
         with torch.no_grad():
             generated = self._model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device),
                 generation_config=config,
-                logits_processor=LogitsProcessorList([watch]),
+                logits_processor=LogitsProcessorList([monitor]),
             )
-        answers = [_until_stop(ids, batch[0].stop_ids) for ids in generated.cpu().numpy().tolist()]
-        return [(ids, is_wrong) for ids, is_wrong in zip(answers, watch.is_wrong(), strict=True)]
+        answers = [_up_to_stop(ids, batch[0].stop_ids) for ids in generated.cpu().numpy().tolist()]
+        return [(ids, has_nan) for ids, has_nan in zip(answers, monitor.has_nan(), strict=True)]
 
 
-class _StepWatch(LogitsProcessor):
-    """Sees every step of `generate`: notes which prompts get scores that are not numbers, and tells of progress."""
+class _StepMonitor(LogitsProcessor):
+    """Runs in every step of `generate`: records which prompts have NaN scores, and calls `on_token`."""
 
     def __init__(self, prompts: int, on_token: Callable[[], None]) -> None:
         self._prompts, self._on_token = prompts, on_token
-        self._wrong: torch.Tensor | None = None
+        self._has_nan: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # The beams of a prompt stand together; scores of -infinity are numbers here.
-        wrong = torch.isnan(scores).reshape(self._prompts, -1).any(-1)
-        self._wrong = wrong if self._wrong is None else self._wrong | wrong
+        # The beams of a prompt are adjacent rows. A score of -infinity is valid: it excludes a token.
+        has_nan = torch.isnan(scores).reshape(self._prompts, -1).any(-1)
+        self._has_nan = has_nan if self._has_nan is None else self._has_nan | has_nan
         self._on_token()
         return scores
 
-    def is_wrong(self) -> list[bool]:
-        """For each prompt, whether a score was not a number."""
-        assert self._wrong is not None
-        return [bool(wrong) for wrong in self._wrong.cpu().numpy()]
+    def has_nan(self) -> list[bool]:
+        """For each prompt, whether a score was NaN."""
+        assert self._has_nan is not None
+        return [bool(value) for value in self._has_nan.cpu().numpy()]
 
 
-def _kind(request: Request) -> tuple[object, ...]:
+def _batch_key(request: Request) -> tuple[object, ...]:
     return request.length, request.options, request.stop_ids
 
 
-def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
+def _up_to_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
     ends = (position for position, token in enumerate(ids) if token in stop_ids)
     return ids[: next(ends, len(ids) - 1) + 1]

@@ -1,4 +1,4 @@
-"""What a device's memory holds: captions at once (`--bs auto`), frames at once in a vision tower."""
+"""How many clips (`--bs auto`) and how many frames in one vision chunk fit into the memory of a device."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ logger = logging.getLogger(__name__)
 
 ACCELERATOR_SLOTS = 256
 CPU_SLOTS = 32
-"""More bring little: a step's time then grows with the slots."""
+"""More slots bring little on a CPU: beyond this number a step's time grows with the number of slots."""
 ACCELERATOR_FRAMES = 64
 CPU_FRAMES = 16
-"""More bring nothing: the vision tower's matrix products are large enough, and a CPU's caches are small."""
+"""More frames bring nothing: the vision tower's matrix products are large enough, and a CPU's caches are small."""
 _USABLE = 0.92
-"""Of the memory that is left; the rest goes to fragmentation."""
+"""Usable fraction of the available memory; the rest is reserved for fragmentation."""
 _VISION_SHARE = 32
-"""The vision tower's intermediate values take at most one part in so many of the memory that is left."""
+"""The vision tower's intermediate values take at most 1 / _VISION_SHARE of the available memory."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by arithmetic.
+    """Memory in bytes, computed from the configuration.
 
-    slot: of one caption, with its part of the cache; work: of the largest prefill and the largest vision chunk.
+    slot: one caption, with its part of the cache.
+    work: intermediate values of the largest prefill and of the largest vision chunk.
     """
 
     slot: int
@@ -38,25 +39,25 @@ class MemoryEstimate:
 
 
 def frames_together(backend: Backend, frame_bytes: int) -> int:
-    """Frames that go through the vision tower at once; frame_bytes: intermediate values of one of them."""
-    most = ACCELERATOR_FRAMES if backend.is_accelerator else CPU_FRAMES
-    return max(1, min(most, backend.available_memory() // _VISION_SHARE // frame_bytes))
+    """Number of frames in one vision chunk. frame_bytes: bytes of the intermediate values of one frame."""
+    limit = ACCELERATOR_FRAMES if backend.is_accelerator else CPU_FRAMES
+    return max(1, min(limit, backend.available_memory() // _VISION_SHARE // frame_bytes))
 
 
-def most_slots(
-    backend: Backend, estimate: MemoryEstimate, beams: int, together: int, rehearse: Callable[[int], None]
+def max_slots(
+    backend: Backend, estimate: MemoryEstimate, beams: int, prefill_clips: int, rehearse: Callable[[int], None]
 ) -> int:
-    """Captions at once that fit beside the loaded model.
+    """Number of slots that fit into memory in addition to the loaded model.
 
-    A CPU goes by the estimate. An accelerator rehearses the largest prefill and vision chunk once, reads the peak
-    of its memory, and divides what is left. With beams, captions of one and of two clips are rehearsed, because
-    transformers' cache grows in its own way; the difference is what a clip takes.
+    On a CPU the estimate decides. On an accelerator the largest prefill and vision chunk are rehearsed once; the
+    remaining memory after this peak is divided by the size of a slot. With beams, one and two clips are rehearsed,
+    and the difference of the two peaks is the size of a slot: the estimate does not describe transformers' cache.
 
-    together: clips of the largest prefill. rehearse: goes through the largest prefill, vision chunk and decoding
-    of so many clips.
+    prefill_clips: number of clips in the largest prefill.
+    rehearse: runs the largest prefill, the largest vision chunk and decoding for the given number of clips.
 
     Raises:
-        What `rehearse` raises, if it is not for memory or happens with one clip.
+        Any error of `rehearse` that is not an out-of-memory error, or that occurs with one clip.
     """
     memory = backend.available_memory()
     slot, work = estimate.slot * beams, estimate.work
@@ -67,16 +68,16 @@ def most_slots(
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
-            slot = memory  # two clips at once do not fit
+            slot = memory  # two clips do not fit together
         work = max(0, one - slot)
     elif backend.is_accelerator:
-        work = _measured_work(backend, slot, together, rehearse)
+        work = _measured_work(backend, slot, prefill_clips, rehearse)
     backend.release_memory()
     fitting = int((memory * _USABLE - work) // slot)
     slots = max(1, min(fitting, ACCELERATOR_SLOTS if backend.is_accelerator else CPU_SLOTS))
     gib = 2**30
     logger.info(
-        "--bs auto: %d clips at once; each takes %.2f of %.1f GiB, vision and prefill %.2f GiB",
+        "--bs auto: %d clips in flight; each takes %.2f of %.1f GiB, vision and prefill take %.2f GiB",
         slots,
         slot / gib,
         memory / gib,
@@ -85,27 +86,27 @@ def most_slots(
     return slots
 
 
-def _measured_work(backend: Backend, slot: int, together: int, rehearse: Callable[[int], None]) -> int:
+def _measured_work(backend: Backend, slot: int, clips: int, rehearse: Callable[[int], None]) -> int:
     try:
-        return max(0, backend.peak_during(lambda: rehearse(together)) - together * slot)
+        return max(0, backend.peak_during(lambda: rehearse(clips)) - clips * slot)
     except Exception as error:
-        if together == 1 or not backend.is_out_of_memory(error):
+        if clips == 1 or not backend.is_out_of_memory(error):
             raise
-    logger.warning("--bs auto: out of memory in the rehearsal of %d clips; trying one", together)
+    logger.warning("--bs auto: out of memory in the rehearsal of %d clips; trying one clip", clips)
     backend.release_memory()
     return max(0, backend.peak_during(lambda: rehearse(1)) - slot)
 
 
 def slot_memory(config: PretrainedConfig, length: int, options: GenerationOptions, itemsize: int) -> int:
-    """Bytes that one slot takes: its part of the cache, and its logits with what choosing makes of them.
+    """Bytes that one slot takes: its part of the cache, its logits, and the copies of them that sampling makes.
 
     length: tokens of a prompt.
     """
     columns = CacheShape.for_lengths(1, 0, length, options.max_new_tokens).columns
-    choosing = config.vocab_size * (itemsize + 3 * 4)
-    return bytes_per_slot(config, columns, itemsize) + choosing
+    logits = config.vocab_size * (itemsize + 3 * 4)
+    return bytes_per_slot(config, columns, itemsize) + logits
 
 
 def prefill_memory(config: PretrainedConfig, tokens: int, itemsize: int) -> int:
-    """Bytes of the intermediate values of one prefill: the widest are the MLP's, three at once."""
+    """Bytes of the intermediate values of one prefill: the widest are those of the MLP, which keeps three at a time."""
     return tokens * (3 * config.intermediate_size + 8 * config.hidden_size) * itemsize

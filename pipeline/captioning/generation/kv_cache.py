@@ -1,12 +1,12 @@
-"""Keys and values of the requests in flight: one row for each slot, one column for each token.
+"""The KV cache of the requests in flight: one row for each slot, one column for each token.
 
-Columns are `[prefix | ring | room]`. The prefix is the same in every slot. The room holds a slot's prompt, at its
-left end. The ring holds generated tokens: each decoding step writes one and the same column of it for all slots.
-That is a slice, which every framework writes correctly and fast; a column of its own for each slot would need a
-scatter. The order of columns does not matter, because keys contain their positions before they are cached. The
-mask of a decoding step decides what a slot sees.
+The columns of a row are `[prefix | ring buffer | prompt columns]`. The prefix is the same in every slot. The prompt
+columns hold the slot's prompt, from their left end. The ring buffer holds generated tokens: each decoding step writes
+the same one of its columns for all slots. This write is a slice, which every framework writes correctly and fast; a
+different column for each slot would need a scatter. The order of the columns does not matter, because keys contain
+their positions before they are cached. The mask of a decoding step decides which columns a slot sees.
 
-Knows no request and no mask.
+Knows nothing about requests and masks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of every layer, each (batch, key heads, tokens, head width)."""
 
 COLUMN_MULTIPLE = 16
-"""Of a cache's length, which suits matrix units."""
+"""The number of columns is a multiple of this, which suits matrix units."""
 
 
 class PrefixRecorder:
-    """A cache for the forward pass over the shared prefix: keeps its keys and values."""
+    """A cache for the forward pass over the shared prefix: keeps the prefix's keys and values."""
 
     def __init__(self) -> None:
         self.layers: Layers = []
@@ -40,29 +40,32 @@ class PrefixRecorder:
 
 @dataclass(frozen=True)
 class CacheShape:
-    """Sizes of a cache. prefix, ring and room are in columns; the room takes what rounding up leaves."""
+    """Sizes of a cache: number of slots, and number of columns of the prefix, the ring buffer and the prompts.
+
+    The total number of columns is rounded up; the additional columns are prompt columns.
+    """
 
     slots: int
     prefix: int
     ring: int
-    room: int
+    prompt: int
 
     @classmethod
     def for_lengths(cls, slots: int, prefix: int, prompt: int, new_tokens: int) -> CacheShape:
-        """For prompts of up to `prompt` tokens after the prefix. The last generated token is not fed to the model."""
-        ring = max(1, new_tokens - 1)
+        """The shape for prompts of up to `prompt` tokens after the prefix and answers of up to `new_tokens` tokens."""
+        ring = max(1, new_tokens - 1)  # the last generated token is not fed to the model
         columns = -(-(prefix + ring + prompt) // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
         return cls(slots, prefix, ring, columns - prefix - ring)
 
     @property
     def columns(self) -> int:
-        return self.prefix + self.ring + self.room
+        return self.prefix + self.ring + self.prompt
 
 
 class SlotCache:
     """The cache of all slots.
 
-    prefix: keys and values of tokens that prompts may begin with (batch 1); empty for none.
+    prefix: keys and values of the shared prefix (batch 1); empty if there is none.
     """
 
     def __init__(
@@ -80,20 +83,21 @@ class SlotCache:
         )
 
     def _write_prefix(self) -> None:
-        """Into every slot."""
-        for cached, shared in zip(self._layers, self._prefix, strict=False):  # the prefix may be empty
+        """Write the prefix into every slot."""
+        for cached, shared in zip(self._layers, self._prefix, strict=False):  # `self._prefix` may be empty
             for tensor, values in zip(cached, shared, strict=True):
                 kernels.write(tensor, 0, 0, values.expand(self.shape.slots, -1, -1, -1))
 
     def resize(self, shape: CacheShape, kept: Sequence[int], oldest: int) -> None:
-        """Change the sizes. What the kept slots hold must fit: the ring must not become smaller.
+        """Change the sizes. The prompts of the kept slots must fit, and the ring buffer must not become smaller.
 
-        kept: slots to keep; they become the first ones, in this order.
-        oldest: column of the ring, counted from its begin, that becomes the first; those before it follow the last.
+        kept: slots to keep; they become the first slots, in this order.
+        oldest: index of the ring buffer's oldest column, which becomes its first; the columns before it move after
+            the last one.
         """
         before, self.shape = self.shape, shape
         for layer, pair in enumerate(self._layers):
-            # One tensor after the other: twice the memory of one, not of all.
+            # One tensor at a time: only one of them is in memory twice.
             self._layers[layer] = (
                 self._resized(pair[0], before, kept, oldest),
                 self._resized(pair[1], before, kept, oldest),
@@ -104,19 +108,19 @@ class SlotCache:
         new = self._allocate()
         if not kept:
             return new
-        ring, room = before.prefix, before.prefix + before.ring
-        new_room = self.shape.prefix + self.shape.ring
+        ring, prompt = before.prefix, before.prefix + before.ring  # first columns
+        new_prompt = self.shape.prefix + self.shape.ring
         for start, stop, target in (
-            (ring + oldest, room, ring),
-            (ring, ring + oldest, room - oldest),
-            (room, room + min(before.room, self.shape.room), new_room),
+            (ring + oldest, prompt, ring),
+            (ring, ring + oldest, prompt - oldest),
+            (prompt, prompt + min(before.prompt, self.shape.prompt), new_prompt),
         ):
             if stop > start:
                 kernels.write(new, 0, target, kernels.read(old, kept, start, stop))
         return new
 
     def clear(self, slot: int) -> None:
-        """Remove values that are not numbers: a mask hides a column, but 0 times not-a-number is not 0."""
+        """Overwrite a slot with zeros, to remove NaN: a mask hides a column with weight 0, but 0 times NaN is NaN."""
         columns = self.shape.columns - self.shape.prefix
         zeros = torch.zeros((1, self._heads, columns, self._width), dtype=self._dtype, device=self._device)
         for pair in self._layers:
@@ -124,12 +128,12 @@ class SlotCache:
                 kernels.write(tensor, slot, self.shape.prefix, zeros)
 
     def prefill(self, slots: Sequence[int], has_prefix: bool) -> _PrefillView:
-        """For a forward pass over prompts, without their prefix; prompt i goes into `slots[i]`."""
+        """The cache for a forward pass over prompts without their prefix; prompt i is written to `slots[i]`."""
         start = self.shape.prefix + self.shape.ring
         return _PrefillView(self._layers, self._prefix if has_prefix else [], slots, start)
 
     def decode(self, column: int) -> _DecodeView:
-        """For a forward pass over one token of each slot, written to `column` of the ring."""
+        """The cache for a forward pass over one token of each slot, written to `column` of the ring buffer."""
         return _DecodeView(self._layers, self.shape.prefix + column)
 
 
@@ -161,7 +165,7 @@ class _DecodeView:
 
 
 def _adjacent(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Begin and end of each run of consecutive numbers in `slots`."""
+    """Begin and end index of each run of consecutive numbers in `slots`."""
     begin = 0
     for end in range(1, len(slots) + 1):
         if end == len(slots) or slots[end] != slots[end - 1] + 1:
@@ -174,5 +178,5 @@ def head_width(config: PretrainedConfig) -> int:
 
 
 def bytes_per_slot(config: PretrainedConfig, columns: int, itemsize: int) -> int:
-    """Memory of one slot's keys and values."""
+    """Bytes of one slot's keys and values."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * columns * head_width(config) * itemsize

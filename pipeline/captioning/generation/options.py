@@ -1,4 +1,4 @@
-"""How token ids are chosen; framework-free."""
+"""The options for choosing token ids. Imports no framework."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ..process.errors import UsageError
 class GenerationOptions:
     """How the tokens of an answer are chosen.
 
-    max_new_tokens: at most so many tokens, the end-of-sequence token included.
-    num_beams: beams of the beam search; 1 for none.
-    temperature: divides the logits before sampling; 0 is greedy.
-    do_sample: sample; implied by a temperature other than 1 and 0.
-    top_p: sample from the smallest set of tokens with at least this probability.
-    seed: with the request's stream it fixes what is sampled.
-    repetition_penalty: divides positive logits of tokens that were there before and multiplies negative ones, as
-        in transformers; None for the checkpoint's own, else 1 (no penalty).
-    no_repeat_ngram_size: no sequence of so many tokens comes twice; 0 for no such rule, None for the checkpoint's own.
+    max_new_tokens: maximum number of tokens, including the end-of-sequence token.
+    num_beams: beams of the beam search; 1 means no beam search.
+    temperature: divides the logits before sampling; 0 means greedy decoding.
+    do_sample: sample instead of greedy decoding; implied by a temperature other than 0 and 1.
+    top_p: sample from the smallest set of tokens whose probabilities add up to at least top_p.
+    seed: the seed and the request's stream determine the random numbers.
+    repetition_penalty: divides positive logits of tokens that occurred before and multiplies negative ones, as in
+        transformers; None means the checkpoint's own, or 1 (no penalty) if it has none.
+    no_repeat_ngram_size: no n-gram of this size occurs twice; 0 means no such rule, None means the checkpoint's own,
+        or no rule if it has none.
     """
 
     max_new_tokens: int = 200
@@ -44,16 +45,16 @@ class GenerationOptions:
 
     @property
     def penalty(self) -> float:
-        """The repetition penalty that applies; 1 for none."""
+        """The repetition penalty in effect; 1 means none."""
         return 1.0 if self.repetition_penalty is None else self.repetition_penalty
 
     @property
     def ngram_size(self) -> int:
-        """The n-gram size that applies; 0 for none."""
+        """The n-gram size in effect; 0 means no rule."""
         return self.no_repeat_ngram_size or 0
 
     def with_defaults(self, repetition_penalty: float | None, no_repeat_ngram_size: int | None) -> GenerationOptions:
-        """These options, with a checkpoint's own values where none were given."""
+        """A copy of these options, with a checkpoint's values in place of None."""
         own_penalty, own_size = self.repetition_penalty, self.no_repeat_ngram_size
         return dataclasses.replace(
             self,
@@ -62,7 +63,7 @@ class GenerationOptions:
         )
 
     def fingerprint(self) -> str:
-        """All that the chosen tokens depend on, in words."""
+        """Everything that the chosen tokens depend on, as text. Journals store it, so its format must not change."""
         text = f"max_new_tokens={self.max_new_tokens} num_beams={self.num_beams}"
         if self.samples:
             text += f" temperature={self.temperature} top_p={self.top_p} seed={self.seed}"

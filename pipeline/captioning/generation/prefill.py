@@ -1,4 +1,4 @@
-"""Which waiting requests are prefilled together, and their batch; knows no model and no cache."""
+"""Selects waiting requests for one prefill and builds its batch. Knows nothing about models and caches."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import torch
 
 from .requests import Request
 
-_MOST_PADDING = 1.25
-"""Tokens of a padded batch for each token of its prompts, at most: padding is computed like prompts."""
+_MAX_PADDING = 1.25
+"""Maximum ratio of a batch's tokens with padding to those without: padding costs as much time as prompts."""
 
 
-def next_group(waiting: Sequence[Request], room: int, most_tokens: int) -> list[Request]:
-    """The oldest request, and others of about its length: at most `room`, and `most_tokens` with padding.
+def next_group(waiting: Sequence[Request], free_slots: int, max_tokens: int) -> list[Request]:
+    """The oldest request, and others of similar length: at most `free_slots` requests.
 
-    All of them begin with the shared prefix, or none does, and all have as many position axes.
+    Either all of them begin with the shared prefix or none. All have the same number of position axes.
+
+    max_tokens: maximum size of the batch, with padding; the oldest request is taken even if it is longer.
     """
     oldest = waiting[0]
     kind = oldest.has_prefix, oldest.positions.ndim
-    alike = [request for request in waiting[1:] if (request.has_prefix, request.positions.ndim) == kind]
+    candidates = [request for request in waiting[1:] if (request.has_prefix, request.positions.ndim) == kind]
     group, longest, total = [oldest], oldest.length, oldest.length
-    for request in sorted(alike, key=lambda request: abs(request.length - oldest.length)):
+    for request in sorted(candidates, key=lambda request: abs(request.length - oldest.length)):
         longest, total = max(longest, request.length), total + request.length
         padded_tokens = (len(group) + 1) * longest
-        if len(group) == room or padded_tokens > min(most_tokens, _MOST_PADDING * total):
+        if len(group) == free_slots or padded_tokens > min(max_tokens, _MAX_PADDING * total):
             break
         group.append(request)
     return group

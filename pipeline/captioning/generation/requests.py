@@ -1,6 +1,6 @@
-"""What goes into an engine and what comes out: requests, tokens and ends; framework-free.
+"""The interface of an engine: requests go in, tokens and ends of requests come out. Imports no framework.
 
-Knows no clip and no tokenizer: a prompt is embeddings, an answer is token ids.
+Knows nothing about clips and tokenizers: a prompt is embeddings, an answer is token ids.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     import torch
 
 
-OVERFLOW_MESSAGE = "the model's output is not a number; a --dtype of wider range may hold what overflows"
-"""Why an answer ends with NOT_A_NUMBER."""
+OVERFLOW_MESSAGE = "the model's output is not a number: a value overflowed; try a --dtype with a wider range"
+"""The message of an End with the reason NOT_A_NUMBER."""
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
     """A prompt with everything that its answer depends on.
 
-    key: names the request in all events; no two requests of an engine have the same at the same time.
-    embeddings: (tokens, width), on the model's device; without the shared prefix.
-    positions: of these tokens, int64, (tokens,), or (3, tokens) for models with three position axes.
-    next_position: of the first generated token; the following tokens count on from there, on every axis.
+    key: identifies the request in all events; unique among the current requests of an engine.
+    embeddings: (tokens, width), on the model's device, without the shared prefix.
+    positions: positions of these tokens, int64, (tokens,), or (3, tokens) for models with three position axes.
+    next_position: position of the first generated token; each further token has the next position, on every axis.
     options: how tokens are chosen.
-    stop_ids: tokens that end the answer.
-    has_prefix: the prompt begins with the engine's shared prefix.
-    counted_ids: token ids that count as generated already for the repetition penalty and the n-gram rule:
+    stop_ids: token ids that end the answer.
+    has_prefix: whether the prompt begins with the engine's shared prefix.
+    history_ids: token ids that the repetition penalty and the n-gram rule treat as generated before the answer:
         those of the prompt, or none.
-    stream: with the seed it names the request's random numbers.
+    stream: number of the request's random stream; the options' seed and the stream determine its random numbers.
     """
 
     key: Hashable
@@ -45,7 +45,7 @@ class Request:
     options: GenerationOptions
     stop_ids: frozenset[int]
     has_prefix: bool = False
-    counted_ids: tuple[int, ...] = ()
+    history_ids: tuple[int, ...] = ()
     stream: int = 0
 
     @property
@@ -55,21 +55,21 @@ class Request:
 
 
 class EndReason(enum.Enum):
-    """Why a request has ended. STOP and LENGTH give an answer, the others an error message."""
+    """Why a request has ended: STOP and LENGTH with an answer, the others with an error message."""
 
     STOP = "stop"
-    """A stop id was generated; it is the last of the answer's ids."""
+    """A stop id was generated; it is the last id of the answer."""
     LENGTH = "length"
     """`max_new_tokens` tokens were generated."""
     TOO_LONG = "too long"
-    """Prompt and answer do not fit the model; nothing was computed."""
+    """Prompt and answer are longer than the model's longest sequence; nothing was computed."""
     NOT_A_NUMBER = "not a number"
     """The model's output overflowed."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token, stop ids included."""
+    """One generated token; may be a stop id."""
 
     key: Hashable
     id: int
@@ -79,8 +79,8 @@ class Token:
 class End:
     """The end of a request.
 
-    ids: all tokens generated, the stop id included.
-    message: what went wrong, if `reason` is an error.
+    ids: all generated tokens, including the stop id.
+    message: the error message; empty if the request ended without an error.
     """
 
     key: Hashable
@@ -96,55 +96,58 @@ class End:
 Event = Token | End
 
 
-def refusal(request: Request, prompt_tokens: int, max_positions: int) -> End | None:
-    """The end of a request that does not fit the model. prompt_tokens: with a shared prefix."""
-    most = request.options.max_new_tokens
-    length = prompt_tokens + most
+def end_if_too_long(request: Request, prompt_tokens: int, max_positions: int) -> End | None:
+    """The end of a request that is too long for the model; None if it fits.
+
+    prompt_tokens: tokens of the prompt, with the shared prefix. max_positions: longest sequence, in tokens.
+    """
+    new_tokens = request.options.max_new_tokens
+    length = prompt_tokens + new_tokens
     if length <= max_positions:
         return None
     message = (
-        f"{prompt_tokens} tokens of the prompt and --max_new_tokens {most} make {length}; the model was made for "
-        f"{max_positions}: lower one of them"
+        f"{prompt_tokens} prompt tokens and --max_new_tokens {new_tokens} make {length}; the model was made for "
+        f"{max_positions}: lower one of the two"
     )
     return End(request.key, [], EndReason.TOO_LONG, message)
 
 
 class Engine(Protocol):
-    """Generates token ids for many requests at once; driven step by step, from one thread.
+    """Generates token ids for many requests at the same time. The caller runs it step by step, from one thread.
 
-    on_token: called during a step that generates many tokens, whenever it has generated one.
+    on_token: called after each token during a step that generates many tokens.
     """
 
     on_token: Callable[[], None]
 
     def add(self, request: Request) -> None:
-        """Take a request; its events come from the following steps.
+        """Add a request; the following steps return its events.
 
         Raises:
-            ValueError: a request with this key is there already, or it asks for what this engine does not do.
+            ValueError: the engine already has a request with this key, or does not support one of its options.
         """
 
     def step(self) -> list[Event]:
-        """Do one piece of work; returns what it generated and what has ended, in order; nothing if there is no work.
+        """Run one prefill, some decoding steps, or a whole batch; returns the events in order, or none without work.
 
-        An engine whose step has raised an error is of no further use: its requests go to a new one.
+        After an error in a step the engine must not be used again; the caller adds its requests to a new engine.
         """
 
     def cancel(self, key: Hashable) -> bool:
-        """Forget a request, without any further event of it; returns whether it was there."""
+        """Remove a request; no further event is returned for it. Returns whether the engine had it."""
 
     @property
     def free(self) -> int:
-        """Requests that can be added and need not wait for another's end."""
+        """Number of requests that can be added and need not wait until another one ends."""
 
     @property
     def active(self) -> int:
-        """Requests added and not ended, those that wait for their first step included."""
+        """Number of requests that were added and have not ended, including those that wait for their first step."""
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a prefill; while there are some, preparing more only takes memory."""
+        """Number of requests that wait for a prefill. While it is above 0, preparing more of them only takes memory."""
 
     @property
-    def wanted(self) -> int:
-        """Further requests without which the next step is not worth taking, as long as there may be more."""
+    def requests_needed(self) -> int:
+        """Number of further requests to add before the next step, if more requests can still come."""

@@ -1,4 +1,4 @@
-"""The part of a model that reads prompts and writes answers; knows no family, no cache and no request."""
+"""The text part of a model: decoder and head. Knows nothing about model families, caches and requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 @dataclass(frozen=True)
 class TextModel:
-    """A causal text model in two parts, so that only chosen positions go through the head.
+    """A causal text model in two parts, so that the head computes only the positions that are needed.
 
-    decoder: from token ids or embeddings to hidden states, with the attention of `attention`.
-    head: from hidden states to logits.
-    config: of the text model.
+    decoder: maps token ids or embeddings to hidden states, with the attention function of `attention`.
+    head: maps hidden states to logits.
+    config: configuration of the text model.
     """
 
     decoder: torch.nn.Module
@@ -23,14 +23,15 @@ class TextModel:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> TextModel:
-        """The text model of a causal model, or within a model of images and text, of transformers."""
+        """The text model of a transformers model: a causal model, or a model for images and text."""
         return cls(model.get_decoder(), model.get_output_embeddings(), model.config.get_text_config())
 
     @property
     def max_positions(self) -> int:
-        """Longest sequence that is computed as the model was made, in tokens.
+        """Longest sequence, in tokens, whose result is correct.
 
-        Attention without masks knows no sliding window; within one window there is no difference.
+        The engine's attention does not implement sliding windows. Up to the length of one window the result is the
+        same, so a window limits the sequence.
         """
         longest = int(self.config.max_position_embeddings)
         window: int | None = getattr(self.config, "sliding_window", None)

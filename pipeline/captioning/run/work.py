@@ -159,7 +159,7 @@ class RankWorker:
             self._captioner = self.source.load(self.backend)
             self.stats.load_seconds += time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.stats.load_seconds)
-            self.stats.slots = self.options.batch_size or self._captioner.most_slots()
+            self.stats.slots = self.options.batch_size or self._captioner.max_slots()
             self.journal.loaded()
             self._report_counts()
             self.world.watchdog.progress()
@@ -207,7 +207,7 @@ class RankWorker:
                 begin, problem = time.monotonic(), None
                 try:
                     _add_all(engine, captioner.prepare(clips))
-                    events = engine.step() if in_flight and not (clips and engine.wanted) else []
+                    events = engine.step() if in_flight and not (clips and engine.requests_needed) else []
                     results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
                 except Exception as error:
                     problem = _one_line(error), self.backend.is_out_of_memory(error)
@@ -261,7 +261,7 @@ class RankWorker:
         while len(of_group + new) < most and not interruption.requested:
             if loader is None or loader.has_ended:
                 break
-            must_wait = len(of_group + new) < engine.wanted
+            must_wait = len(of_group + new) < engine.requests_needed
             loaded = loader.next_clip(_POLL_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
                 self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)

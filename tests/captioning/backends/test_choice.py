@@ -1,4 +1,4 @@
-"""Framework and device, chosen before either is imported; a device that is not there is a usage error."""
+"""The choice of framework and device before a framework is imported; a missing device is a usage error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def no_ascend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def torch_npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A host with NPUs and a package torch_npu, which puts `torch.npu` in place when it is imported."""
+    """A host with NPUs and a package torch_npu, which defines `torch.npu` when it is imported."""
     import torch
 
     (tmp_path / "torch_npu.py").write_text(TORCH_NPU)
@@ -64,27 +64,27 @@ def torch_npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         (None, "npu", "torch_npu, which brings PyTorch to Ascend, is not installed"),
     ],
 )
-def test_pairs_that_do_not_go_together(no_ascend: None, framework: str | None, device: str, message: str) -> None:
+def test_pairs_that_can_not_be_combined(no_ascend: None, framework: str | None, device: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         choose(framework, device, "plain")
 
 
-def test_the_launcher_goes_before_the_hardware(torch_npu: None) -> None:
-    found = {
+def test_the_launcher_has_priority_over_the_hardware(torch_npu: None) -> None:
+    choices = {
         (launcher, framework): choose(framework, None, launcher)
         for launcher, framework in (("plain", None), ("plain", "torch"), ("torchrun", None), ("msrun", None))
     }
-    assert [(choice.framework, choice.device) for choice in found.values()] == [
+    assert [(choice.framework, choice.device) for choice in choices.values()] == [
         ("mindspore", "ascend"),
         ("torch", "npu"),
         ("torch", "npu"),
         ("mindspore", "ascend"),
     ]
-    assert "not been proven" in found["torchrun", None].reason
-    assert "not been proven" not in found["msrun", None].reason
+    assert "not been tested" in choices["torchrun", None].reason
+    assert "not been tested" not in choices["msrun", None].reason
 
 
-def test_pytorch_without_torch_npu_leaves_npus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_without_torch_npu_uses_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_has_ascend", lambda: True)
     monkeypatch.setattr(backends, "_has_cuda", lambda: False)
     assert choose("torch", None, "plain").device == "cpu"
@@ -96,28 +96,28 @@ def test_pytorch_on_npus(torch_npu: None) -> None:
     backend = choose("torch", None, "torchrun", 1, 4, 2).activate(None)
     assert (backend.framework, backend.device, backend.dtype_name) == ("torch", "npu:1", "bfloat16")
     assert backend.is_accelerator and ("set_device", 1) in torch.npu.calls
-    assert backend.available_memory() == 1000 + 500 - 300, "PyTorch keeps what tensors have given back"
+    assert backend.available_memory() == 1000 + 500 - 300, "memory reserved for new tensors is available"
     assert backend.peak_memory() == 700
     assert backend.peak_during(lambda: torch.npu.calls.append("work")) == 700 - 300
     backend.release_memory()
     assert torch.npu.calls[1:] == ["synchronize", "work", "synchronize", "empty_cache"]
-    assert torch.npu.conv.allow_hf32, "bfloat16 needs no change"
+    assert torch.npu.conv.allow_hf32, "bfloat16 does not need the change"
     assert choose("torch", "npu", "plain").activate("float32").dtype_name == "float32"
     assert not torch.npu.conv.allow_hf32 and not torch.npu.matmul.allow_hf32
 
 
-def test_ranks_on_npus_gather_by_hccl(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_device_has_its_collectives_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch.distributed as distributed
 
     from pipeline.captioning.workers.collectives import TorchCollectives
 
-    started: list[str] = []
-    monkeypatch.setattr(distributed, "init_process_group", started.append)
+    backend_names: list[str] = []
+    monkeypatch.setattr(distributed, "init_process_group", backend_names.append)
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     for device in ("npu:1", "cuda:0", "cpu"):
         TorchCollectives(device)
-    assert started == ["hccl", "nccl", "gloo"]
+    assert backend_names == ["hccl", "nccl", "gloo"]
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def two_gpus(no_ascend: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return selected
 
 
-def test_a_rank_without_a_place_on_its_host_takes_no_gpu(no_ascend: None) -> None:
+def test_a_rank_without_a_local_rank_uses_no_gpu(no_ascend: None) -> None:
     with pytest.raises(UsageError, match=r"LOCAL_RANK is not set: .* start 4 workers with torchrun, or export"):
         choose("torch", "cuda", "torchrun", None, 4)
     assert choose("torch", "cuda", "torchrun", None, 1).index == 0
@@ -142,16 +142,16 @@ def test_a_rank_without_a_place_on_its_host_takes_no_gpu(no_ascend: None) -> Non
 
 @pytest.mark.parametrize(("local_rank", "local_workers"), [(0, 3), (2, 3), (2, None)])
 def test_more_workers_than_gpus(two_gpus: list[int], local_rank: int, local_workers: int | None) -> None:
-    """Each rank of the host finds it, the first among them: that one tells it."""
+    """Every rank of the host detects it, also the first one, which reports it."""
     with pytest.raises(UsageError, match="3 workers on this host need a cuda device each, but PyTorch sees 2;"):
         choose("torch", "cuda", "torchrun", local_rank, 6, local_workers).activate(None)
     assert not two_gpus
 
 
-def test_each_worker_takes_its_own_gpu(two_gpus: list[int]) -> None:
-    chosen = [choose("torch", "cuda", "torchrun", rank, 2, 2).activate(None) for rank in range(2)]
-    assert [backend.device for backend in chosen] == ["cuda:0", "cuda:1"] and two_gpus == [0, 1]
-    assert {backend.dtype_name for backend in chosen} == {"bfloat16"}
+def test_each_worker_uses_a_different_gpu(two_gpus: list[int]) -> None:
+    started = [choose("torch", "cuda", "torchrun", rank, 2, 2).activate(None) for rank in range(2)]
+    assert [backend.device for backend in started] == ["cuda:0", "cuda:1"] and two_gpus == [0, 1]
+    assert {backend.dtype_name for backend in started} == {"bfloat16"}
 
 
 def test_no_gpu(no_ascend: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_no_gpu(no_ascend: None, monkeypatch: pytest.MonkeyPatch) -> None:
         choose("torch", "cuda", "plain").activate(None)
 
 
-def test_float32_on_cuda_is_float32(two_gpus: list[int]) -> None:
+def test_float32_on_cuda_is_not_rounded(two_gpus: list[int]) -> None:
     import torch
 
     def switches() -> tuple[bool, bool, str]:
@@ -173,7 +173,7 @@ def test_float32_on_cuda_is_float32(two_gpus: list[int]) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
         choose("torch", "cuda", "plain").activate(None)
-        assert switches() == (True, True, "high"), "16 bit types have no use for it"
+        assert switches() == (True, True, "high"), "16-bit types do not need the change"
         choose("torch", "cuda", "plain").activate("float32")
         assert switches() == (False, False, "highest")
     finally:

@@ -1,4 +1,4 @@
-"""Freed memory is reused: a second allocation of the same size touches no new pages."""
+"""Freed memory is reused: a second allocation of the same size causes no page faults."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone")
-def test_intermediate_values_reuse_their_pages() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_reused_memory_causes_fewer_page_faults() -> None:
     faults = [
-        int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("", "reuse")
+        int(subprocess.run([sys.executable, "-c", CODE, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("", "reuse")
     ]
     assert faults[1] < faults[0] / 2, faults

@@ -1,4 +1,4 @@
-"""The operators that backends replace, against their formulas, on the framework of this process."""
+"""Compares the operators that backends can replace with their formulas, on the framework of this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.model
 
 
 def expected_attention(query: Any, key: Any, value: Any, scale: float, mask: np.ndarray) -> np.ndarray:
-    """Attention in float64, from the formula. mask: True for what is seen."""
+    """Attention in float64, from the formula. mask: True for visible keys."""
     groups = query.shape[1] // key.shape[1]
     keys, values = (np.repeat(tensor.numpy().astype(np.float64), groups, 1) for tensor in (key, value))
     scores = np.where(mask, query.numpy() @ keys.swapaxes(2, 3) * scale, -np.inf)
@@ -22,14 +22,14 @@ def expected_attention(query: Any, key: Any, value: Any, scale: float, mask: np.
     return np.asarray(weights / weights.sum(-1, keepdims=True) @ values)
 
 
-def _hiding(seen: np.ndarray) -> Any:
+def _float_mask(visible: np.ndarray) -> Any:
     import torch
 
-    return torch.from_numpy(np.where(seen, 0, -1e30).astype(np.float32))
+    return torch.from_numpy(np.where(visible, 0, -1e30).astype(np.float32))
 
 
-def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) -> None:
-    """MindSpore's CPU has its own; both must compute the same."""
+def test_default_operators_and_those_of_this_backend_match_the_formulas(backend: Backend) -> None:
+    """MindSpore's CPU backend has its own operators; on PyTorch both are the same."""
     import torch
 
     from pipeline.captioning.backends import kernels
@@ -44,13 +44,13 @@ def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) ->
         for queries, is_causal in ((300, True), (290, True), (24, True), (2, True), (300, False), (1, False)):
             query = tensor(2, 6, queries, 8)
             output = module.attention(query, key, value, 0.3, is_causal)
-            seen = np.tri(queries, 300, 300 - queries, dtype=bool) | (not is_causal)
-            np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, seen), atol=1e-5)
+            visible = np.tri(queries, 300, 300 - queries, dtype=bool) | (not is_causal)
+            np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, visible), atol=1e-5)
         for queries, rows in ((1, 2), (7, 2), (1, 1), (7, 1)):
-            query, seen = tensor(2, 6, queries, 8), rng.random((rows, 1, queries, 300)) < 0.5
-            mask = module.score_mask(_hiding(seen), torch.float32)
+            query, visible = tensor(2, 6, queries, 8), rng.random((rows, 1, queries, 300)) < 0.5
+            mask = module.score_mask(_float_mask(visible), torch.float32)
             output = module.masked_attention(query, key, value, 0.3, mask)
-            np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, seen), atol=1e-5)
+            np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, visible), atol=1e-5)
         cache, expected = module.allocate((3, 2, 5, 4), "cpu", torch.float32), np.zeros((3, 2, 5, 4), np.float32)
         block, column = tensor(1, 2, 3, 4), tensor(3, 2, 1, 4)
         module.write(cache, 1, 1, block)
@@ -60,18 +60,18 @@ def test_the_operators_of_this_backend_and_the_default_ones(backend: Backend) ->
         part = module.read(cache, [1], 2, 4)
         np.testing.assert_array_equal(part.numpy(), expected[[1], :, 2:4])
         module.write(cache, 1, 2, tensor(1, 2, 2, 4))
-        np.testing.assert_array_equal(part.numpy(), expected[[1], :, 2:4], "what was read is a copy")
+        np.testing.assert_array_equal(part.numpy(), expected[[1], :, 2:4], "`read` did not return a copy")
         copy = module.allocate((1, 2, 4, 4), "cpu", torch.float32)
-        module.write(copy, 0, 1, part)  # what was read can be written elsewhere
+        module.write(copy, 0, 1, part)  # the result of `read` can be written to another cache
         np.testing.assert_array_equal(copy.numpy()[:, :, 1:3], expected[[1], :, 2:4])
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("key_heads", "queries"), [(6, 1), (2, 1), (2, 7)])
-def test_scores_of_16_bit_are_not_rounded(backend: Backend, name: str, key_heads: int, queries: int) -> None:
-    """What decoding computes on accelerators, and on PyTorch's CPU: the error stays that of rounding the output."""
+def test_scores_of_16_bit_types_are_not_rounded(backend: Backend, name: str, key_heads: int, queries: int) -> None:
+    """Attention on accelerators and on PyTorch's CPU: the error is not larger than that of rounding the output."""
     if backend.framework == "mindspore":
-        pytest.skip("its CPU computes in float32; on Ascend the kernel is mindnlp's")
+        pytest.skip("MindSpore's CPU computes in float32; on Ascend mindnlp's kernel runs")
     import torch
 
     module = default_kernels()
@@ -80,11 +80,11 @@ def test_scores_of_16_bit_are_not_rounded(backend: Backend, name: str, key_heads
     def tensor(*shape: int) -> Any:
         return torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32)).to(dtype)
 
-    # Queries three times as large: scores that differ by much are where their rounding is seen.
+    # Rounding of scores is visible only if they differ much, so the queries are three times as large.
     query, key, value = tensor(3, 6, queries, 64) * 3, tensor(3, key_heads, 600, 64), tensor(3, key_heads, 600, 64)
-    seen = rng.random((3, 1, queries, 600)) < 0.5
-    expected = expected_attention(query.float(), key.float(), value.float(), 64**-0.5, seen)
-    mask = module.score_mask(_hiding(seen), dtype)
+    visible = rng.random((3, 1, queries, 600)) < 0.5
+    expected = expected_attention(query.float(), key.float(), value.float(), 64**-0.5, visible)
+    mask = module.score_mask(_float_mask(visible), dtype)
     output = module.masked_attention(query, key, value, 64**-0.5, mask).float().numpy()
     assert np.linalg.norm(output - expected) < 0.004 * np.linalg.norm(expected)
     prefilled = module.attention(query, key, value, 64**-0.5, True).float().numpy()
@@ -94,24 +94,24 @@ def test_scores_of_16_bit_are_not_rounded(backend: Backend, name: str, key_heads
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_a_row_that_sees_nothing_is_a_number(backend: Backend, name: str) -> None:
-    """Rows of free slots: what they give is cached, where not-a-number would outlast any mask."""
+def test_a_row_without_visible_keys_gives_finite_output(backend: Backend, name: str) -> None:
+    """Such rows belong to free slots: keys and values from their output are cached, and a mask does not hide NaN."""
     if backend.framework == "mindspore" and name != "float32":
-        pytest.skip("its CPU computes in float32")
+        pytest.skip("MindSpore's CPU computes in float32")
     import torch
 
     module, dtype = default_kernels(), getattr(torch, name)
     query = torch.full((2, 4, 1, 8), 60.0).to(dtype)
     keys = torch.full((2, 2, 32, 8), -60.0).to(dtype)
-    mask = module.score_mask(_hiding(np.zeros((2, 1, 1, 32), bool)), dtype)
+    mask = module.score_mask(_float_mask(np.zeros((2, 1, 1, 32), bool)), dtype)
     assert np.isfinite(module.masked_attention(query, keys, keys, 1.0, mask).float().numpy()).all()
 
 
-def test_npus_are_given_a_bool_mask(backend: Backend) -> None:
+def test_the_mask_for_npus_is_bool(backend: Backend) -> None:
     import torch
 
     class OnNpu:
-        """A mask that says it lies on an NPU."""
+        """A mask whose device is an NPU."""
 
         def __init__(self, mask: Any) -> None:
             self.mask, self.device = mask, type("Device", (), {"type": "npu"})()
@@ -119,7 +119,7 @@ def test_npus_are_given_a_bool_mask(backend: Backend) -> None:
         def __gt__(self, other: float) -> Any:
             return self.mask > other
 
-    seen = np.array([[[[True, False, True]]]])
-    mask: Any = OnNpu(_hiding(seen))
-    assert default_kernels().score_mask(mask, torch.bfloat16).numpy().tolist() == seen.tolist()
+    visible = np.array([[[[True, False, True]]]])
+    mask: Any = OnNpu(_float_mask(visible))
+    assert default_kernels().score_mask(mask, torch.bfloat16).numpy().tolist() == visible.tolist()
     assert default_kernels().score_mask(mask, torch.float32) is mask

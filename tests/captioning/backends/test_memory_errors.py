@@ -1,4 +1,4 @@
-"""Errors that say that memory is used up are told from all others, by the frameworks' own texts and types."""
+"""Out-of-memory errors are recognised by the frameworks' texts and types; other errors are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.backends.memory_errors import is_out_of_memory
 from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
-USED_UP = [
+OUT_OF_MEMORY = [
     *ASCEND_OUT_OF_MEMORY,
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which 3 MiB is free",
     "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
@@ -38,11 +38,11 @@ OTHER = [
 ]
 
 
-@pytest.mark.parametrize("text", USED_UP)
-def test_texts_of_used_up_memory(text: str) -> None:
+@pytest.mark.parametrize("text", OUT_OF_MEMORY)
+def test_texts_of_out_of_memory_errors(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
     assert Backend("mindspore", "npu:0", "bfloat16").is_out_of_memory(RuntimeError(text))
-    assert not is_out_of_memory(ValueError(text)), "frameworks raise RuntimeError"
+    assert not is_out_of_memory(ValueError(text)), "the frameworks raise only RuntimeError"
 
 
 @pytest.mark.parametrize("text", OTHER)
@@ -58,12 +58,12 @@ def test_types_and_codes() -> None:
 
 @pytest.mark.model
 def test_types_of_the_framework(backend: Backend) -> None:
-    assert not backend.is_out_of_memory(RuntimeError("anything")), "mindnlp calls each RuntimeError out of memory"
+    assert not backend.is_out_of_memory(RuntimeError("anything")), "mindnlp's torch.OutOfMemoryError is RuntimeError"
     if backend.framework == "torch":
         import torch
 
-        assert backend.is_out_of_memory(torch.OutOfMemoryError("whatever it says"))
-        error = torch.AcceleratorError("CUDA error: whatever it says")
+        assert backend.is_out_of_memory(torch.OutOfMemoryError("any text"))
+        error = torch.AcceleratorError("CUDA error: any text")
         error.error_code = 2
         assert backend.is_out_of_memory(error)
         error.error_code = 700  # an illegal address

@@ -1,4 +1,4 @@
-"""What is chosen on an Ascend host by its kind of NPU; MindSpore itself stays on the CPU here."""
+"""The settings for each kind of NPU on an Ascend host. MindSpore itself stays on the CPU in these tests."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ pytestmark = [pytest.mark.model, pytest.mark.mindspore_only]
 
 
 @pytest.fixture
-def rounding(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """A host with NPUs; returns whether convolutions may round float32, each time that it is set."""
+def hf32_settings(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A host with NPUs; returns the values that were set for `conv_allow_hf32`."""
     import mindspore
     import torch
 
     from pipeline.captioning.backends import kernels
 
-    allowed: list[bool] = []
+    values: list[bool] = []
     monkeypatch.setattr(mindspore, "set_device", lambda device: None)
-    monkeypatch.setattr(mindspore.device_context.ascend.op_precision, "conv_allow_hf32", allowed.append)
+    monkeypatch.setattr(mindspore.device_context.ascend.op_precision, "conv_allow_hf32", values.append)
     monkeypatch.setattr(kernels, "fused_types", (torch.bfloat16, torch.float16))
-    return allowed
+    return values
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def rounding(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ("ascend310p", True, False, "float16"),
     ],
 )
-def test_the_kind_of_npu_decides(
-    rounding: list[bool], monkeypatch: pytest.MonkeyPatch, soc: str, has_bfloat16: bool, is_fused: bool, dtype: str
+def test_the_kind_of_npu_determines_dtype_and_kernel(
+    hf32_settings: list[bool], monkeypatch: pytest.MonkeyPatch, soc: str, has_bfloat16: bool, is_fused: bool, dtype: str
 ) -> None:
     from mindtorch import configs
 
@@ -44,10 +44,10 @@ def test_the_kind_of_npu_decides(
     monkeypatch.setattr(configs, "ON_A2", soc == "ascend910b")
     chosen = Choice("mindspore", "ascend", 0, "tests").activate(None)
     assert (chosen.device, chosen.dtype_name) == ("npu:0", dtype)
-    assert bool(kernels.fused_types) == is_fused, "mindnlp runs a fused kernel on the 910B and 910_93 alone"
-    assert not rounding
+    assert bool(kernels.fused_types) == is_fused, "mindnlp runs a fused kernel only on the 910B and 910_93"
+    assert not hf32_settings
 
 
-def test_float32_on_ascend_is_float32(rounding: list[bool]) -> None:
+def test_float32_on_ascend_is_not_rounded(hf32_settings: list[bool]) -> None:
     assert Choice("mindspore", "ascend", 0, "tests").activate("float32").dtype_name == "float32"
-    assert rounding == [False]
+    assert hf32_settings == [False]

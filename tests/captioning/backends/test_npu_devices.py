@@ -1,4 +1,4 @@
-"""On Ascend no operator may be given tensors of two devices. On the CPU all are of one, so nothing would show it."""
+"""On Ascend all tensors of an operator must be on one device. The emulated NPU finds violations without hardware."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-_SHAPES = ((4, 3), (2, 40), (2, 40))  # heads, tokens: queries in pairs share a key head
+_SHAPES = ((4, 3), (2, 40), (2, 40))  # (heads, tokens) of query, key and value; two query heads share a key head
 
 
 def _captioner(backend: Backend, checkpoint: str, **generation: Any) -> PllavaCaptioner:
@@ -59,39 +59,39 @@ def test_captions_mix_no_devices(backend: Backend, checkpoint: str, generation: 
         assert {parameter.device.type for parameter in captioner._model.parameters()} == {"npu"}
         found = token_ids(captioner, _clips(captioner), slots=2)
         if generation == "greedy":
-            captioner.most_slots()  # which rehearses
+            captioner.max_slots()  # runs a rehearsal
     assert found == expected
 
 
 def test_float16_mixes_no_devices(backend: Backend) -> None:
-    """With the bool mask that Ascend's fused attention is given. MindSpore's CPU has no bfloat16."""
+    """Uses the bool mask for Ascend's fused attention. Not bfloat16, because MindSpore's CPU does not support it."""
     with emulated_npu("float16") as npu:
         captioner = _captioner(npu, "pllava-tiny")
         assert all(token_ids(captioner, _clips(captioner), slots=2))
 
 
-def test_the_bool_mask_means_the_same_to_mindnlp(backend: Backend) -> None:
+def test_mindnlp_reads_the_bool_mask_as_intended(backend: Backend) -> None:
     import torch
 
     from pipeline.captioning.backends import kernels
 
     rng = np.random.default_rng(0)
     query, key, value = (rng.normal(0, 1, (2, heads, size, 16)).astype(np.float16) for heads, size in _SHAPES)
-    seen = rng.random((2, 1, 3, 40)) < 0.5
-    hiding = np.where(seen, 0, kernels.HIDDEN).astype(np.float32)
+    visible = rng.random((2, 1, 3, 40)) < 0.5
+    float_mask = np.where(visible, 0, kernels.MASKED).astype(np.float32)
     with emulated_npu("float16") as npu:
         tensors = [torch.from_numpy(array).to(npu.device) for array in (query, key, value)]
-        mask = kernels.score_mask(torch.from_numpy(hiding).to(npu.device), torch.float16)
+        mask = kernels.score_mask(torch.from_numpy(float_mask).to(npu.device), torch.float16)
         assert mask.dtype == torch.bool
         found = kernels.masked_attention(*tensors, 0.25, mask).to("cpu").numpy()
-    scores = query.astype(np.float64) @ np.repeat(key, 2, 1).swapaxes(2, 3).astype(np.float64) * 0.25 + hiding
+    scores = query.astype(np.float64) @ np.repeat(key, 2, 1).swapaxes(2, 3).astype(np.float64) * 0.25 + float_mask
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     expected = weights / weights.sum(-1, keepdims=True) @ np.repeat(value, 2, 1)
     assert np.linalg.norm(found - expected) < 0.004 * np.linalg.norm(expected)
 
 
-def test_what_the_detector_sees(backend: Backend) -> None:
-    """Each of these is right on the CPU, and on MindSpore's the detector is silent."""
+def test_the_emulation_detects_mixed_devices(backend: Backend) -> None:
+    """No error is raised for operators with tensors of one device, the NPU or the CPU."""
     import torch
 
     def tensors(device: str) -> tuple[Any, Any]:
@@ -101,27 +101,29 @@ def test_what_the_detector_sees(backend: Backend) -> None:
         cache[0:3] = value
 
     operations = {
-        "add": lambda mine, other, index: mine + other,
-        "cat": lambda mine, other, index: torch.cat([mine, other]),
-        "where": lambda mine, other, index: torch.where(mine > 0, mine, other),
-        "linear": lambda mine, other, index: torch.nn.functional.linear(mine, other),
-        "getitem": lambda mine, other, index: mine[index],
-        "setitem": lambda mine, other, index: stored(mine, other),
-        "gather": lambda mine, other, index: torch.gather(mine, 1, index[None]),
+        "add": lambda first, second, index: first + second,
+        "cat": lambda first, second, index: torch.cat([first, second]),
+        "where": lambda first, second, index: torch.where(first > 0, first, second),
+        "linear": lambda first, second, index: torch.nn.functional.linear(first, second),
+        "getitem": lambda first, second, index: first[index],
+        "setitem": lambda first, second, index: stored(first, second),
+        "gather": lambda first, second, index: torch.gather(first, 1, index[None]),
     }
     with emulated_npu() as npu:
-        ours, index = tensors(npu.device)
-        host, host_index = tensors("cpu")
+        on_npu, npu_index = tensors(npu.device)
+        on_cpu, cpu_index = tensors("cpu")
         for name, operation in operations.items():
-            operation(ours, ours, index)
-            operation(host, host, host_index)
+            operation(on_npu, on_npu, npu_index)
+            operation(on_cpu, on_cpu, cpu_index)
             with pytest.raises(MixedDevicesError):
-                operation(ours, host, host_index)
+                operation(on_npu, on_cpu, cpu_index)
                 pytest.fail(name)
 
 
-@pytest.mark.parametrize("what", ["masks and positions of the engine", "a weight", "a buffer", "pixels"])
-def test_a_deliberate_mix_is_found(backend: Backend, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+@pytest.mark.parametrize("misplaced", ["masks and positions of the engine", "a weight", "a buffer", "pixels"])
+def test_a_tensor_on_the_wrong_device_is_detected(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, misplaced: str
+) -> None:
     import torch
 
     from pipeline.captioning.generation.engine import SlotEngine
@@ -129,12 +131,12 @@ def test_a_deliberate_mix_is_found(backend: Backend, monkeypatch: pytest.MonkeyP
     with emulated_npu() as npu:
         captioner = _captioner(npu, "mini-a")
         model = captioner._model
-        if what == "masks and positions of the engine":
+        if misplaced == "masks and positions of the engine":
             monkeypatch.setattr(SlotEngine, "_upload", lambda self, values: torch.from_numpy(values.copy()))
-        elif what == "a weight":
+        elif misplaced == "a weight":
             bias = model.multi_modal_projector.linear_1.bias
             model.multi_modal_projector.linear_1.bias = torch.nn.Parameter(bias.to("cpu"))
-        elif what == "a buffer":
+        elif misplaced == "a buffer":
             embeddings = model.vision_tower.vision_model.embeddings
             embeddings.position_ids = embeddings.position_ids.to("cpu")
         else:

@@ -1,4 +1,4 @@
-"""Models of any family are filled on both frameworks: tied heads, made buffers, and nothing left without memory."""
+"""Models of any family are filled completely on both frameworks, with tied heads and computed buffers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _linear(_: None) -> Any:
 
 
 def _filled(build: Any, config: Any) -> Any:
-    """A model with random weights, and with buffers that are made."""
+    """A model with random weights and computed buffers."""
     import torch
 
     from pipeline.captioning.captioners.loading import fill_model, meta_model
@@ -89,15 +89,15 @@ def test_a_tied_head_stays_tied(backend: Backend) -> None:
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
     ],
 )
-def test_buffers_of_a_text_model_are_the_configs(backend: Backend, rope_scaling: dict[str, Any] | None) -> None:
+def test_buffers_of_a_text_model_follow_its_config(backend: Backend, rope_scaling: dict[str, Any] | None) -> None:
     settings = {"rope_scaling": rope_scaling, "rope_theta": 5000.0}
     filled, built = _filled(_llama, settings), _llama(settings)
     _same_buffers(filled, built)
     assert filled.model.rotary_emb.attention_scaling == built.model.rotary_emb.attention_scaling
 
 
-def test_buffers_of_vision_towers_are_made(backend: Backend) -> None:
-    """CLIP has positions; Qwen's tower a rotary module without a config, its text model one in every layer."""
+def test_buffers_of_vision_towers_are_computed(backend: Backend) -> None:
+    """CLIP has positions. Qwen's tower has a rotary module without a config, its text model one in every layer."""
     from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -112,7 +112,7 @@ def test_buffers_of_vision_towers_are_made(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("is_buffer", [True, False])
-def test_a_tensor_that_nobody_fills_is_an_error(backend: Backend, is_buffer: bool) -> None:
+def test_a_tensor_that_is_not_filled_is_an_error(backend: Backend, is_buffer: bool) -> None:
     import torch
 
     class Family(torch.nn.Module):
@@ -128,7 +128,7 @@ def test_a_tensor_that_nobody_fills_is_an_error(backend: Backend, is_buffer: boo
         _filled(Family, None)
 
 
-def test_a_rotary_module_of_another_kind_is_an_error(backend: Backend) -> None:
+def test_a_rotary_module_of_an_unknown_kind_is_an_error(backend: Backend) -> None:
     import torch
 
     class Rotary(torch.nn.Module):
@@ -165,21 +165,21 @@ def test_weights_are_loaded_and_rounded_once(tmp_path: Path, backend: Backend) -
         np.testing.assert_array_equal(model.weight.numpy(), expected)
 
 
-def test_a_weight_that_can_not_be_used_is_an_error(tmp_path: Path, backend: Backend) -> None:
+def test_weights_that_overflow_or_are_not_finite_are_an_error(tmp_path: Path, backend: Backend) -> None:
     import torch
 
     from pipeline.captioning.captioners.loading import load_weights, meta_model
 
     large = _linear_weights(tmp_path, bias=np.array([0, -1e6], np.float32))
     load_weights(meta_model(_linear, None), large, "cpu", torch.float32)
-    with pytest.raises(RunError, match=r"weight bias reaches 1e\+06, beyond float16; give --dtype"):
+    with pytest.raises(RunError, match=r"weight bias has values up to 1e\+06, too large for float16; give --dtype"):
         load_weights(meta_model(_linear, None), large, "cpu", torch.float16)
     damaged = _linear_weights(tmp_path, bias=np.array([0, np.nan], np.float32))
     with pytest.raises(RunError, match="weight bias holds values that are not finite"):
         load_weights(meta_model(_linear, None), damaged, "cpu", torch.float32)
 
 
-def test_loading_alone_checks_before_it_reads(
+def test_load_weights_checks_names_and_shapes_before_it_reads(
     tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

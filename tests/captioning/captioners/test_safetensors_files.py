@@ -1,4 +1,4 @@
-"""Weight files are found by name or index, and their values are exact."""
+"""Weight files are found by name or index, and their values are read exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_header(file)[0].read_float32(), expected)
 
 
-def test_an_index_names_the_files(tmp_path: Path) -> None:
+def test_an_index_lists_the_files(tmp_path: Path) -> None:
     for name in ("a", "b", "unlisted"):
         save_file({name: np.ones(2, np.float32)}, tmp_path / f"{name}.safetensors")
     assert [tensor.name for tensor in stored_tensors(tmp_path)] == ["a", "b", "unlisted"]
@@ -31,7 +31,7 @@ def test_an_index_names_the_files(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"b": "b.safetensors", "a": "a.safetensors"}}))
     assert [tensor.name for tensor in stored_tensors(tmp_path)] == ["a", "b"]
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"lacks b\.safetensors, which its index names"):
+    with pytest.raises(UsageError, match=r"lacks b\.safetensors, which its index lists"):
         stored_tensors(tmp_path)
     for damaged in ("{", "[]", '{"weight_map": []}'):
         index.write_text(damaged)
@@ -46,7 +46,7 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tensors", "size"), [(1, 70 * 10**9), (700, 10**8), (5000, 14 * 10**6), (3, 8), (0, 0)])
-def test_samples_are_few_however_large_a_checkpoint_is(tmp_path: Path, tensors: int, size: int) -> None:
+def test_samples_are_limited_for_checkpoints_of_any_size(tmp_path: Path, tensors: int, size: int) -> None:
     header = {
         str(number): {"dtype": "U8", "shape": [size], "data_offsets": [number * size, (number + 1) * size]}
         for number in range(tensors)
@@ -55,18 +55,18 @@ def test_samples_are_few_however_large_a_checkpoint_is(tmp_path: Path, tensors: 
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        stream.truncate(stream.tell() + tensors * size)  # a sparse file: holes that read as zeros
+        stream.truncate(stream.tell() + tensors * size)  # a sparse file: the holes are read as zeros
     stored = stored_tensors(tmp_path)
-    taken = list(samples(stored))
-    assert len(taken) <= 2048 and sum(map(len, taken)) <= 2048 * SAMPLE_BYTES
-    assert len(taken) >= min(tensors, 2048) and all(len(sample) >= min(size, SAMPLE_BYTES) for sample in taken)
+    found = list(samples(stored))
+    assert len(found) <= 2048 and sum(map(len, found)) <= 2048 * SAMPLE_BYTES
+    assert len(found) >= min(tensors, 2048) and all(len(sample) >= min(size, SAMPLE_BYTES) for sample in found)
 
 
-def test_samples_lie_in_every_part_of_a_tensor(tmp_path: Path) -> None:
+def test_samples_cover_every_part_of_a_tensor(tmp_path: Path) -> None:
     values = np.zeros(8 * 2**20, np.uint8)
     save_file({"w": values}, tmp_path / "model.safetensors")
     before = list(samples(stored_tensors(tmp_path)))
-    assert b"".join(before) == values.tobytes(), "8 MiB are read whole"
+    assert b"".join(before) == values.tobytes(), "a tensor of 8 MiB must be read completely"
     larger = np.zeros(32 * 2**20, np.uint8)
     for part in range(16):  # each a sixteenth of the tensor
         larger[:] = 0

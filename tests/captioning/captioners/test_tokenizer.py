@@ -1,4 +1,4 @@
-"""The prompt is split at the clip, and captions end at every token that the checkpoint's files name."""
+"""The prompt is split at the image token; the checkpoint's files define the tokens that end a caption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_prompt_is_split_at_its_one_image_token(folder: Path) -> None:
             tokenizer.split_prompt(prompt)
 
 
-def test_captions_end_at_the_tokens_of_all_files(folder: Path) -> None:
+def test_the_stop_ids_of_all_files_are_used(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
     (folder / "config.json").write_text(json.dumps({"eos_token_id": 5}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<unk>"}}))
@@ -41,14 +41,14 @@ def test_captions_end_at_the_tokens_of_all_files(folder: Path) -> None:
     assert CheckpointTokenizer(folder, IMAGE).stop_ids(TEMPLATES["chatml"]) == [0, 5, 7, 9]
 
 
-def test_a_checkpoint_without_an_end_is_a_usage_error(folder: Path) -> None:
+def test_a_checkpoint_without_stop_ids_is_a_usage_error(folder: Path) -> None:
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    with pytest.raises(UsageError, match="names no end-of-sequence token"):
+    with pytest.raises(UsageError, match="defines no end-of-sequence token"):
         CheckpointTokenizer(folder, IMAGE).stop_ids(TEMPLATES["chatml"])
 
 
-def test_an_unfit_tokenizer_is_a_usage_error(folder: Path) -> None:
+def test_an_unusable_tokenizer_is_a_usage_error(folder: Path) -> None:
     with pytest.raises(UsageError, match="has no token 100000, the image token"):
         CheckpointTokenizer(folder, 100000)
     (folder / "tokenizer.json").write_text("{}")

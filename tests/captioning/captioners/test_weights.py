@@ -1,4 +1,4 @@
-"""Weights are found under a family's names, LoRA is folded in, and all that does not fit is in one message."""
+"""Weights are found by a family's names, LoRA is merged, and one message lists all weights that do not fit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _write(folder: Path, arrays: Arrays, file: str = "model.safetensors") -> Pat
     return folder
 
 
-def test_the_first_prefix_that_fits_is_replaced() -> None:
+def test_the_first_matching_prefix_is_replaced() -> None:
     stored = {
         "base_model.model.old.w": "old.w",
         "old.w": "tower.w",
@@ -47,10 +47,10 @@ def test_the_first_prefix_that_fits_is_replaced() -> None:
         "old.q.base_layer.weight": "tower.q.weight",
         "old.q.lora_A.default.weight": "tower.q.lora_A.default.weight",
     }
-    assert {name: NAMES.own_name(name) for name in stored} == stored
+    assert {name: NAMES.model_name(name) for name in stored} == stored
 
 
-def test_lora_is_folded_in(tmp_path: Path) -> None:
+def test_lora_is_merged(tmp_path: Path) -> None:
     expected = WEIGHT + np.float32(3 / 2) * (LORA_B @ LORA_A)
     base, adapter = _write(tmp_path / "base", BASE), _write(tmp_path / "lora", ADAPTER)
     for weights in (
@@ -63,7 +63,7 @@ def test_lora_is_folded_in(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights.read("tower.bias"), BIAS)
 
 
-def test_trained_weights_lie_over_the_checkpoint(tmp_path: Path) -> None:
+def test_trained_weights_replace_those_of_the_checkpoint(tmp_path: Path) -> None:
     trained = {"tower.bias": np.full(3, 7, np.float32)}
     weights = CheckpointWeights(_write(tmp_path / "base", BASE), PLAIN, _write(tmp_path / "trained", trained))
     np.testing.assert_array_equal(weights.read("tower.bias"), trained["tower.bias"])
@@ -71,7 +71,7 @@ def test_trained_weights_lie_over_the_checkpoint(tmp_path: Path) -> None:
     assert weights.lora_alpha is None
 
 
-def test_alpha_comes_from_the_flag_the_adapter_or_not_at_all(tmp_path: Path) -> None:
+def test_alpha_is_read_from_the_flag_or_the_adapter(tmp_path: Path) -> None:
     base, adapter = _write(tmp_path / "base", BASE), _write(tmp_path / "lora", ADAPTER)
     with pytest.raises(UsageError, match=r"lora holds LoRA weights, but .*: give --lora_alpha \(4 is usual\)$"):
         CheckpointWeights(base, ADAPTERS, adapter)
@@ -83,15 +83,15 @@ def test_alpha_comes_from_the_flag_the_adapter_or_not_at_all(tmp_path: Path) -> 
     assert CheckpointWeights(base, ADAPTERS, adapter, 3.0).lora_alpha == 3
     for content, message in (
         ('{"lora_alpha": 2, "use_rslora": true}', "use_rslora is not supported"),
-        ('{"r": 2}', "gives no lora_alpha"),
-        ("[]", "gives no lora_alpha"),
+        ('{"r": 2}', "has no valid lora_alpha"),
+        ("[]", "has no valid lora_alpha"),
     ):
         settings.write_text(content)
         with pytest.raises(UsageError, match=message):
             CheckpointWeights(base, ADAPTERS, adapter)
 
 
-def test_lora_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_use_lora_without_lora_weights_is_a_usage_error(tmp_path: Path) -> None:
     base = _write(tmp_path / "base", BASE)
     with pytest.raises(UsageError, match="--use_lora: no LoRA weights"):
         CheckpointWeights(base, PLAIN, lora_alpha=2.0, needs_lora=True)
@@ -109,7 +109,7 @@ def test_alpha_without_lora_is_a_usage_error(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"tower.lora_A.default.weight": None}, "LoRA for tower.weight has no lora_A"),
-        ({"tower.base_layer.weight": None}, "LoRA for tower.weight, a weight that the checkpoint does not have"),
+        ({"tower.base_layer.weight": None}, "LoRA for tower.weight, but the checkpoint does not contain this weight"),
         ({"tower.lora_A.default.weight": np.ones((2, 5), np.float32)}, "do not fit (3, 4)"),
         ({"tower.lora_B.default.weight": np.ones((3, 1), np.float32)}, "do not fit (3, 4)"),
     ],
@@ -142,26 +142,26 @@ def test_every_mismatch_is_in_one_message_before_a_weight_is_read(
 
 def test_an_adapter_on_top_of_lora_is_refused(tmp_path: Path) -> None:
     unmerged = _write(tmp_path / "unmerged", UNMERGED)
-    with pytest.raises(UsageError, match="LoRA weights of its own"):
+    with pytest.raises(UsageError, match="both hold LoRA weights"):
         CheckpointWeights(unmerged, ADAPTERS, _write(tmp_path / "lora", ADAPTER), 2.0)
-    # With what they belong to, trained weights replace the checkpoint's own.
+    # Trained weights with LoRA and its base weights replace the checkpoint's LoRA.
     trained = _write(tmp_path / "trained", UNMERGED | {"tower.base_layer.weight": WEIGHT + 1})
     weights = CheckpointWeights(unmerged, ADAPTERS, trained, 2.0)
     np.testing.assert_array_equal(weights.read("tower.weight"), WEIGHT + 1 + LORA_B @ LORA_A)
     two = UNMERGED | {f"second.{name.removeprefix('tower.')}": array for name, array in UNMERGED.items()}
-    with pytest.raises(UsageError, match="LoRA weights of its own"):  # it would leave one of the two
+    with pytest.raises(UsageError, match="both hold LoRA weights"):  # only one of the two would be replaced
         CheckpointWeights(_write(tmp_path / "two", two), ADAPTERS, trained, 2.0)
 
 
-def test_the_digest_stays_what_journals_hold() -> None:
+def test_the_digest_does_not_change_between_versions() -> None:
     assert CheckpointWeights(DATA / "mini-a", PLAIN, lora_alpha=2.0).digest() == "ca9746255a3fa42d"
     assert CheckpointWeights(DATA / "mini-a-merged", PLAIN).digest() == "43b84b2daeebe75c"
 
 
-def test_the_digest_tells_fine_tunes_apart(tmp_path: Path) -> None:
-    """Their configs, names, types, shapes and sizes are the same; any tensor may be the one that was trained."""
+def test_fine_tuned_weights_have_different_digests(tmp_path: Path) -> None:
+    """Config, names, types, shapes and sizes are the same; only the values of one tensor differ."""
     rng = np.random.default_rng(1)
-    # The first is too large to be read whole.
+    # The first tensor is too large to be read completely.
     arrays = {"tower.weight": rng.normal(size=(3000, 1000)).astype(np.float32), "tower.bias": np.ones(3, np.float32)}
     digests = {CheckpointWeights(_write(tmp_path / "base", arrays), PLAIN).digest()}
     for name, value in arrays.items():
@@ -169,10 +169,10 @@ def test_the_digest_tells_fine_tunes_apart(tmp_path: Path) -> None:
         digests.add(CheckpointWeights(_write(tmp_path / f"tuned {name}", tuned), PLAIN).digest())
     assert len(digests) == 3
     again = CheckpointWeights(_write(tmp_path / "elsewhere", arrays), PLAIN).digest()
-    assert again in digests, "where a checkpoint lies does not count"
+    assert again in digests, "the digest depends on the folder"
 
 
-def test_the_digest_tells_adapters_apart(tmp_path: Path) -> None:
+def test_adapters_have_different_digests(tmp_path: Path) -> None:
     base = _write(tmp_path / "base", BASE)
     digests = set()
     for number, name in enumerate([None, *ADAPTER]):

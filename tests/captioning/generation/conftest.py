@@ -1,4 +1,4 @@
-"""The tiny models of the engine's tests, and what transformers generates with them."""
+"""Fixtures for the engine's tests: tiny models, and the reference answers from transformers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from pipeline.captioning.backends import Backend
 
 from . import reference
+from .checked_engine import Setup, text_model
 from .reference import Case
 from .text_models import MODELS
-from .watched import Setup, text_model
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +31,5 @@ def llama(backend: Backend, references: dict[str, list[Case]]) -> Setup:
 def with_prefix(request: pytest.FixtureRequest, backend: Backend) -> bool:
     """Whether the engine has a shared prefix."""
     if backend.framework == "mindspore" and not request.param:
-        pytest.skip("takes too long there; the fixed schedules have engines without a prefix")
+        pytest.skip("too slow on MindSpore; some of the fixed schedules have no prefix")
     return bool(request.param)

@@ -1,7 +1,7 @@
-"""What transformers' `generate` gives for each prompt alone: the reference of the engine's tests.
+"""The reference for the engine's tests: what transformers' `generate` returns for each prompt in a batch of one.
 
-A program: `python -m tests.captioning.generation.reference FOLDER`. It runs on PyTorch in a process of its own, so
-that a test process on MindSpore can compare with it too. Knows nothing of the engine. Importing this module
+This is a program: `python -m tests.captioning.generation.reference FOLDER`. It runs on PyTorch in a separate process,
+so that a test process on MindSpore can compare with it too. Knows nothing about the engine. Importing this module
 imports no framework.
 """
 
@@ -30,24 +30,24 @@ from .text_models import (
     build,
 )
 
-PREFIX = 5  # tokens that some prompts of a model share
+PREFIX = 5  # tokens of the prefix that some prompts of a model share
 NEW_TOKENS = 20
 LONG_ANSWER = 48
-TIE = 1e-4  # two scores closer than this may change places between two ways to compute them
+TIE = 1e-4  # rounding differences can change the order of two scores that are closer than this
 
 _ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt, and what `generate` gives for it without any stop id.
+    """A prompt, and what `generate` returns for it without stop ids.
 
-    embeddings: (tokens, width), the shared prefix included.
+    embeddings: (tokens, width), including the shared prefix.
     positions: (tokens,) or (3, tokens).
-    prefix: tokens of the shared prefix that the prompt begins with; 0 or PREFIX.
-    counted_ids: the prompt's ids if `generate` counted them for the penalty and the n-gram rule, else none.
+    prefix: number of shared prefix tokens at the start of the prompt: 0 or PREFIX.
+    history_ids: the prompt's ids if `generate` applied the penalty and the n-gram rule to them, else none.
     tokens: new token ids.
-    margins: by how much each of them was ahead of the second best.
+    margins: for each new token, its score minus the second highest score.
     """
 
     embeddings: np.ndarray
@@ -56,7 +56,7 @@ class Case:
     prefix: int
     penalty: float
     ngram_size: int
-    counted_ids: tuple[int, ...]
+    history_ids: tuple[int, ...]
     tokens: list[int]
     margins: list[float]
 
@@ -70,7 +70,7 @@ class Case:
 
 
 def run(folder: Path) -> dict[str, list[Case]]:
-    """The cases of each model, computed in a process of their own."""
+    """The cases of each model, computed in a separate process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", __spec__.name, str(folder)], cwd=_ROOT, env=environment, check=True)
     return {name: _load(folder, name) for name in MODELS}
@@ -78,19 +78,23 @@ def run(folder: Path) -> dict[str, list[Case]]:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What `generate` is given. grid: (frames / FRAMES, rows, columns) in patches of the video; None for text alone."""
+    """The input of `generate`.
+
+    grid: (frames / FRAMES, rows, columns) of the video, in patches; None for a prompt of text only.
+    with_prompt: whether the penalty and the n-gram rule apply to the prompt's ids.
+    """
 
     ids: list[int]
     grid: tuple[int, int, int] | None
     prefix: int
     penalty: float
     ngram_size: int
-    counted: bool
+    with_prompt: bool
     new_tokens: int
 
 
 def _prompts(name: str) -> list[_Prompt]:
-    """Prompts of the model: the first ones without rules, then those with rules, then the long ones."""
+    """Prompts of the model: first those without rules, then those with rules, then those with long answers."""
     rng = random.Random(name)
     shared = [rng.randrange(WORDS) for _ in range(PREFIX)]
     has_vision = name == "qwen2_5_vl"
@@ -110,16 +114,21 @@ def _prompts(name: str) -> list[_Prompt]:
 
     prompts = []
     for _ in range(14):
-        rest = {"penalty": 1.0, "ngram_size": 0, "counted": False, "new_tokens": NEW_TOKENS}
+        rest = {"penalty": 1.0, "ngram_size": 0, "with_prompt": False, "new_tokens": NEW_TOKENS}
         prompts.append(prompt(rng.randint(2, 40), rng.choice([0, PREFIX]), grid(), **rest))
     for penalty, ngram_size in ((1.05, 0), (1.3, 0), (3.0, 0), (0.8, 0), (1.0, 1), (1.0, 2), (1.0, 3), (1.2, 2)):
-        for counted in (True,) if has_vision else (True, False):
-            if counted and ngram_size == 1:
-                continue  # too few words would be left
-            rest = {"penalty": penalty, "ngram_size": ngram_size, "counted": counted, "new_tokens": NEW_TOKENS}
+        for with_prompt in (True,) if has_vision else (True, False):
+            if with_prompt and ngram_size == 1:
+                continue  # too few words would remain
+            rest = {
+                "penalty": penalty,
+                "ngram_size": ngram_size,
+                "with_prompt": with_prompt,
+                "new_tokens": NEW_TOKENS,
+            }
             prompts.append(prompt(rng.randint(2, 40), rng.choice([0, PREFIX]), grid(), **rest))
     for length in (3, 20, MAX_POSITIONS - LONG_ANSWER):
-        rest = {"penalty": 1.0, "ngram_size": 0, "counted": False, "new_tokens": LONG_ANSWER}
+        rest = {"penalty": 1.0, "ngram_size": 0, "with_prompt": False, "new_tokens": LONG_ANSWER}
         prompts.append(prompt(length, rng.choice([0, PREFIX]), grid(), **rest))
     return prompts
 
@@ -137,10 +146,10 @@ def _generate(model: Any, prompt: _Prompt, pixels: np.random.Generator) -> Case:
     with torch.no_grad():
         embeddings, positions = _text_inputs(model, ids, vision)
         has_rules = prompt.penalty != 1 or prompt.ngram_size > 0
-        # Given embeddings alone, `generate` counts no prompt ids.
-        given = {"inputs_embeds": embeddings} if has_rules and not prompt.counted else {"input_ids": ids, **vision}
+        # If `generate` gets only embeddings, the rules do not apply to the prompt's ids.
+        inputs = {"inputs_embeds": embeddings} if has_rules and not prompt.with_prompt else {"input_ids": ids, **vision}
         output = model.generate(
-            **given,
+            **inputs,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=prompt.new_tokens,
             do_sample=False,
@@ -160,14 +169,14 @@ def _generate(model: Any, prompt: _Prompt, pixels: np.random.Generator) -> Case:
         prefix=prompt.prefix,
         penalty=prompt.penalty,
         ngram_size=prompt.ngram_size,
-        counted_ids=tuple(prompt.ids) if prompt.counted else (),
+        history_ids=tuple(prompt.ids) if prompt.with_prompt else (),
         tokens=tokens,
         margins=[float(first - second) for first, second in best],
     )
 
 
 def _text_inputs(model: Any, ids: Any, vision: dict[str, Any]) -> tuple[Any, Any]:
-    """Embeddings (1, tokens, width) with the visual tokens in their places, and positions without the batch axis."""
+    """Embeddings (1, tokens, width), including the visual tokens, and positions without the batch axis."""
     import torch
 
     embeddings = model.get_input_embeddings()(ids)
@@ -198,7 +207,7 @@ def _load(folder: Path, name: str) -> list[Case]:
     arrays = np.load(folder / f"{name}.npz")
     cases = []
     for i, values in enumerate(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))):
-        values["counted_ids"] = tuple(values["counted_ids"])
+        values["history_ids"] = tuple(values["history_ids"])
         cases.append(Case(**values, **{field: arrays[f"{field}-{i}"] for field in _ARRAYS}))
     return cases
 

@@ -1,4 +1,4 @@
-"""Whole batches: beams as transformers finds them, behind the same interface as the engine of slots."""
+"""BatchEngine: the same answers as transformers' beam search, with the same interface as SlotEngine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def model(backend: Backend) -> Any:
     return build("llama", UNMASKED_ATTENTION)
 
 
-def _request(key: int, length: int, most: int = 6, **changes: Any) -> Request:
+def _request(key: int, length: int, max_tokens: int = 6, **changes: Any) -> Request:
     import torch
 
     embeddings = np.random.default_rng(key).normal(0, 1, (length, WIDTH)).astype(np.float32)
-    options = GenerationOptions(max_new_tokens=most, num_beams=3)
+    options = GenerationOptions(max_new_tokens=max_tokens, num_beams=3)
     fields = {"positions": np.arange(length), "next_position": length, "stop_ids": STOPS, **changes}
     return Request(key, torch.from_numpy(embeddings), options=options, **fields)
 
@@ -48,19 +48,19 @@ def _expected(model: Any, request: Request) -> list[int]:
             pad_token_id=0,
         )
     ids = output[0].numpy().tolist()
-    ends = [place for place, token in enumerate(ids) if token in STOPS]
+    ends = [position for position, token in enumerate(ids) if token in STOPS]
     return ids[: ends[0] + 1] if ends else ids
 
 
 def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
-    """More requests than slots; those that are alike go together, the oldest first."""
+    """More requests than slots: requests with the same length and options share a batch; the oldest comes first."""
     from pipeline.captioning.generation.beams import BatchEngine
 
     engine = BatchEngine(model, 2)
-    requests = [_request(0, 7), _request(1, 5), _request(2, 7), _request(3, 7), _request(4, 5, most=3)]
+    requests = [_request(0, 7), _request(1, 5), _request(2, 7), _request(3, 7), _request(4, 5, max_tokens=3)]
     for request in requests[:4]:
         engine.add(request)
-    assert (engine.active, engine.free, engine.wanted) == (4, 0, 0)
+    assert (engine.active, engine.free, engine.requests_needed) == (4, 0, 0)
     batches, answers = [], {}
     while engine.active:
         events = engine.step()
@@ -76,20 +76,20 @@ def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
         end = answers[request.key]
         assert end.ids == _expected(model, request), request.key
         assert end.reason is (EndReason.STOP if end.ids[-1] in STOPS else EndReason.LENGTH)
-    assert engine.step() == [] and engine.wanted == engine.free == 2
+    assert engine.step() == [] and engine.requests_needed == engine.free == 2
     assert engine.stats.decode_tokens == sum(len(end.ids) for end in answers.values())
 
 
-def test_cancelled_unknown_and_unfit_requests(model: Any) -> None:
+def test_cancelled_duplicate_unsupported_and_too_long_requests(model: Any) -> None:
     from pipeline.captioning.generation.beams import BatchEngine
 
     engine = BatchEngine(model, 3)
     engine.add(_request(0, 5))
-    engine.add(_request(1, MAX_POSITIONS - 5, most=6))
-    with pytest.raises(ValueError, match="1 is there already"):
+    engine.add(_request(1, MAX_POSITIONS - 5, max_tokens=6))
+    with pytest.raises(ValueError, match="already has a request 1"):
         engine.add(_request(1, 5))
-    for change in ({"has_prefix": True}, {"counted_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
-        with pytest.raises(ValueError, match="needs the engine of slots"):
+    for change in ({"has_prefix": True}, {"history_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
+        with pytest.raises(ValueError, match="needs SlotEngine"):
             engine.add(_request(2, 5, **change))
     assert engine.cancel(0) and not engine.cancel(0)
     (end,) = engine.step()
@@ -97,7 +97,7 @@ def test_cancelled_unknown_and_unfit_requests(model: Any) -> None:
     assert engine.active == 0 and engine.step() == []
 
 
-def test_a_prompt_whose_scores_are_not_numbers_ends_alone(model: Any) -> None:
+def test_only_the_prompt_with_nan_scores_fails(model: Any) -> None:
     from pipeline.captioning.generation.beams import BatchEngine
 
     engine = BatchEngine(model, 3)
@@ -110,4 +110,4 @@ def test_a_prompt_whose_scores_are_not_numbers_ends_alone(model: Any) -> None:
     ends = {event.key: event for event in engine.step() if isinstance(event, End)}
     assert ends[1].reason is EndReason.NOT_A_NUMBER and "--dtype" in ends[1].message and not ends[1].ids
     assert ends[0].ids == _expected(model, good)
-    assert len(steps) >= 2, "a batch that takes long tells of its progress"
+    assert len(steps) >= 2, "no call of `on_token` during a long batch"

@@ -1,4 +1,4 @@
-"""`--bs auto` and the vision chunk: arithmetic from the configuration, or a rehearsal and its peak."""
+"""`--bs auto` and the size of a vision chunk: from the configuration, or from the peak of a rehearsal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 class Device(Backend):
-    """A device with a memory of our choice; what a rehearsal takes is what it says."""
+    """A device with a given memory size; a rehearsal sets `used` to the bytes that it takes."""
 
     memory = 64 * GIB
     used = 0
@@ -39,59 +39,61 @@ ESTIMATE = (GIB, 2 * GIB)
 CUDA_OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20 MiB"
 
 
-def _most(
-    device: Device, most: int = 10**6, beams: int = 1, together: int = 3, error: str = CUDA_OUT_OF_MEMORY
+def _max_slots(
+    device: Device, fitting: int = 10**6, beams: int = 1, prefill_clips: int = 3, error: str = CUDA_OUT_OF_MEMORY
 ) -> tuple[int, list[int]]:
-    """Slots, and the numbers of clips rehearsed. A clip takes SLOT, a prefill WORK; beyond `most` clips it fails
-    with `error`."""
-    from pipeline.captioning.generation.capacity import MemoryEstimate, most_slots
+    """Number of slots, and the numbers of clips that were rehearsed.
 
-    tried: list[int] = []
+    A clip takes SLOT bytes, a prefill WORK bytes. A rehearsal of more than `fitting` clips fails with `error`.
+    """
+    from pipeline.captioning.generation.capacity import MemoryEstimate, max_slots
+
+    rehearsed: list[int] = []
 
     def rehearse(clips: int) -> None:
-        tried.append(clips)
-        if clips > most:
+        rehearsed.append(clips)
+        if clips > fitting:
             raise RuntimeError(error)
         Device.used = WORK + clips * SLOT * beams
 
-    return most_slots(device, MemoryEstimate(*ESTIMATE), beams, together, rehearse), tried
+    return max_slots(device, MemoryEstimate(*ESTIMATE), beams, prefill_clips, rehearse), rehearsed
 
 
-def test_an_accelerator_divides_what_a_rehearsal_leaves(backend: Backend) -> None:
-    slots, tried = _most(Device("torch", "cuda:0", "bfloat16"))
-    assert (slots, tried) == (int(0.92 * 64) - 6, [3])
+def test_an_accelerator_divides_the_memory_that_a_rehearsal_leaves(backend: Backend) -> None:
+    slots, rehearsed = _max_slots(Device("torch", "cuda:0", "bfloat16"))
+    assert (slots, rehearsed) == (int(0.92 * 64) - 6, [3])
     half = Device("torch", "npu:0", "bfloat16")
     half.__dict__["memory"] = 32 * GIB
-    assert _most(half)[0] == int(0.92 * 32) - 6
+    assert _max_slots(half)[0] == int(0.92 * 32) - 6
 
 
 def test_beams_are_rehearsed(backend: Backend) -> None:
-    slots, tried = _most(Device("torch", "cuda:0", "bfloat16"), beams=4)
-    assert (slots, tried) == (int(0.92 * 64 - 6) // 4, [1, 2])
+    slots, rehearsed = _max_slots(Device("torch", "cuda:0", "bfloat16"), beams=4)
+    assert (slots, rehearsed) == (int(0.92 * 64 - 6) // 4, [1, 2])
 
 
 def test_beams_of_two_clips_that_do_not_fit(backend: Backend) -> None:
-    assert _most(Device("torch", "cuda:0", "bfloat16"), most=1, beams=4) == (1, [1, 2])
+    assert _max_slots(Device("torch", "cuda:0", "bfloat16"), fitting=1, beams=4) == (1, [1, 2])
 
 
 def test_a_rehearsal_that_does_not_fit_is_tried_with_one_clip(backend: Backend) -> None:
     for error in ASCEND_OUT_OF_MEMORY:
         ascend = Device("mindspore", "npu:0", "bfloat16")
-        assert _most(ascend, most=2, error=error) == (int(0.92 * 64) - 6, [3, 1]), error
-        assert _most(ascend, most=1, beams=4, error=error) == (1, [1, 2]), error
+        assert _max_slots(ascend, fitting=2, error=error) == (int(0.92 * 64) - 6, [3, 1]), error
+        assert _max_slots(ascend, fitting=1, beams=4, error=error) == (1, [1, 2]), error
     with pytest.raises(RuntimeError, match="out of memory"):
-        _most(Device("torch", "cuda:0", "bfloat16"), most=0)
+        _max_slots(Device("torch", "cuda:0", "bfloat16"), fitting=0)
 
 
-def test_a_cpu_goes_by_the_estimate_and_is_not_filled(backend: Backend) -> None:
-    slots, tried = _most(Device("torch", "cpu", "float32"))
-    assert (slots, tried) == (32, [])
+def test_on_a_cpu_the_estimate_decides_without_a_rehearsal(backend: Backend) -> None:
+    slots, rehearsed = _max_slots(Device("torch", "cpu", "float32"))
+    assert (slots, rehearsed) == (32, [])
     small = Device("torch", "cpu", "float32")
     small.__dict__["memory"] = 10 * GIB
-    assert _most(small)[0] == int(0.92 * 10) - 2
+    assert _max_slots(small)[0] == int(0.92 * 10) - 2
 
 
-def test_frames_of_a_vision_chunk_depend_on_memory_alone(backend: Backend) -> None:
+def test_the_size_of_a_vision_chunk_depends_only_on_device_and_memory(backend: Backend) -> None:
     from pipeline.captioning.generation.capacity import frames_together
 
     device = Device("torch", "cuda:0", "bfloat16")
@@ -101,7 +103,7 @@ def test_frames_of_a_vision_chunk_depend_on_memory_alone(backend: Backend) -> No
     assert frames_together(Device("torch", "cpu", "float32"), 1000) == 16
 
 
-def test_the_arithmetic_is_that_of_the_cache(backend: Backend) -> None:
+def test_the_estimate_is_the_size_of_the_cache(backend: Backend) -> None:
     import torch
     from transformers import LlamaConfig
 
@@ -110,7 +112,7 @@ def test_the_arithmetic_is_that_of_the_cache(backend: Backend) -> None:
 
     config = LlamaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
     shape = CacheShape.for_lengths(5, 4, 17, 9)
-    assert shape.columns % 16 == 0 and shape.ring == 8 and shape.room >= 17
+    assert shape.columns % 16 == 0 and shape.ring == 8 and shape.prompt >= 17
     cache = SlotCache(config, shape, [], "cpu", torch.float32)
     size = sum(tensor.numel() * 4 for layer in cache._layers for tensor in layer)
     assert size == 5 * bytes_per_slot(config, shape.columns, 4)

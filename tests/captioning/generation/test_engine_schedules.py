@@ -1,4 +1,4 @@
-"""The engine under random schedules: requests of any length come and are cancelled at any time."""
+"""The engine under random schedules: requests of any length are added and cancelled at any time."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from hypothesis import strategies as st
 
 from pipeline.captioning.backends import Backend
 
+from .checked_engine import GREEDY, SAMPLINGS, RequestSpec, Setup
 from .reference import NEW_TOKENS
 from .text_models import VOCABULARY
-from .watched import GREEDY, SAMPLINGS, Ask, Setup
 
 pytestmark = pytest.mark.model
 
 
 @dataclass(frozen=True)
 class Round:
-    """Requests that come together, keys that are cancelled after `before` steps, and steps until the next round."""
+    """One part of a schedule.
 
-    asks: tuple[Ask, ...]
-    before: int
+    specs: requests that are added first.
+    steps_before: steps until requests are cancelled.
+    cancelled: keys of the requests to cancel.
+    steps_after: steps until the next round.
+    """
+
+    specs: tuple[RequestSpec, ...]
+    steps_before: int
     cancelled: tuple[int, ...]
-    steps: int
+    steps_after: int
 
 
 @dataclass(frozen=True)
@@ -39,19 +45,19 @@ class Schedule:
 
 
 def _schedule(draw: random.Random, cases: Sequence[int]) -> Schedule:
-    def ask() -> Ask:
+    def spec() -> RequestSpec:
         stops = frozenset(draw.randrange(VOCABULARY) for _ in range(draw.choice([0, 0, 3, 8])))
         sampling = draw.choice(SAMPLINGS) if draw.random() < 0.25 else GREEDY
-        most = draw.choice([1, 2, draw.randint(1, NEW_TOKENS), NEW_TOKENS])
-        return Ask(draw.choice(cases), most, stops, draw.random() < 0.7, sampling)
+        max_tokens = draw.choice([1, 2, draw.randint(1, NEW_TOKENS), NEW_TOKENS])
+        return RequestSpec(draw.choice(cases), max_tokens, stops, draw.random() < 0.7, sampling)
 
     rounds, total = [], 0
     for _ in range(draw.randint(1, 5)):
-        asks = tuple(ask() for _ in range(draw.randint(0, 3)))
-        total += len(asks)
-        # Keys of the past too, which have ended perhaps, and one that never was.
+        specs = tuple(spec() for _ in range(draw.randint(0, 3)))
+        total += len(specs)
+        # Keys of earlier rounds too, which may have ended, and a key that was never added.
         cancelled = (draw.randint(0, total),) if draw.random() < 0.3 else ()
-        rounds.append(Round(asks, draw.randint(0, 2), cancelled, draw.randint(0, 6)))
+        rounds.append(Round(specs, draw.randint(0, 2), cancelled, draw.randint(0, 6)))
     return Schedule(
         slots=draw.randint(1, 5),
         check_every=draw.randint(1, 5),
@@ -68,30 +74,30 @@ def _follow(setup: Setup, schedule: Schedule) -> None:
         check_every=schedule.check_every,
         prefill_tokens=schedule.prefill_tokens,
     )
-    asks: list[Ask] = []
+    specs: list[RequestSpec] = []
     cancelled: set[int] = set()
-    for now in schedule.rounds:
-        for ask in now.asks:
-            engine.add(setup.request(len(asks), ask, schedule.with_prefix))
-            asks.append(ask)
-        for _ in range(now.before):
+    for current in schedule.rounds:
+        for spec in current.specs:
+            engine.add(setup.request(len(specs), spec, schedule.with_prefix))
+            specs.append(spec)
+        for _ in range(current.steps_before):
             engine.step()
-        for key in now.cancelled:
-            if key < len(asks) and key not in engine.ends:
+        for key in current.cancelled:
+            if key < len(specs) and key not in engine.ends:
                 cancelled.add(key)
             engine.cancel(key)
-        for _ in range(now.steps):
+        for _ in range(current.steps_after):
             engine.step()
     engine.drain()
-    assert engine.ends.keys() == set(range(len(asks))) - cancelled
-    for i in set(range(len(asks))) - cancelled:
-        setup.check(asks[i], engine.ends[i])
+    assert engine.ends.keys() == set(range(len(specs))) - cancelled
+    for i in set(range(len(specs))) - cancelled:
+        setup.check(specs[i], engine.ends[i])
 
 
 @pytest.fixture(scope="module")
 def not_on_mindspore(backend: Backend) -> None:
     if backend.framework == "mindspore":
-        pytest.skip("takes too long there; the fixed schedules do with less")
+        pytest.skip("too slow on MindSpore; the fixed schedules test the same in less time")
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,7 +1,7 @@
-"""Tiny text models for the engine's tests, the same weights on each framework.
+"""Tiny text models for the engine's tests, with the same weights on each framework.
 
-The weights are drawn so that captions differ and a stop id may come at any place. Importing this module imports
-no framework.
+The weights are random, with a deviation at which answers differ and a stop id can occur at any position. Importing this
+module imports no framework.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 MODELS = ("llama", "qwen2", "qwen2_5_vl")
 WIDTH, VOCABULARY, MAX_POSITIONS = 32, 64, 144
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START_TOKEN = 60, 61, 62
-WORDS = 56  # token ids below are plain words, which prompts are made of
-PATCH, FRAMES = 4, 2  # pixels on a patch's side; frames of a patch
+WORDS = 56  # token ids below this number are the words of prompts
+PATCH, FRAMES = 4, 2  # side of a patch, in pixels; frames in a patch
 
 _TEXT = {
     "vocab_size": VOCABULARY,
@@ -47,7 +47,7 @@ _VISION = {
 def build(name: str, attention: str, nan_token: int | None = None) -> Any:
     """The model `name` of MODELS with this `attn_implementation`.
 
-    nan_token: a token id whose embedding is not a number (not with a tied head).
+    nan_token: a token id whose embedding is NaN; not for models with a tied head.
     """
     import torch
     import transformers
@@ -81,6 +81,6 @@ def build(name: str, attention: str, nan_token: int | None = None) -> Any:
 def _weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if "norm" in key:
         return np.ones(shape, np.float32)
-    # Named by the key, so that they do not depend on the order of the keys.
+    # The seed is the name, so that the weights do not depend on the order of the keys.
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     return rng.normal(0, 0.3, shape).astype(np.float32)

@@ -64,7 +64,7 @@ class _SlotCaptioner(FakeCaptioner):
     def caption(self, end: End) -> Caption:
         return Caption(f"clip {end.key}", 3, False)
 
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         return 4
 
     def stages(self) -> dict[str, float]:
@@ -228,7 +228,7 @@ class _RefillingEngine:
         return len(self._waiting)
 
     @property
-    def wanted(self) -> int:
+    def requests_needed(self) -> int:
         return int(not self.active)
 
     def add(self, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""A loaded PLLaVA: clips to requests for the engine, and what the engine generates to captions."""
+"""A loaded PLLaVA: converts clips to requests for the engine, and generated tokens to captions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .processing import FrameProcessor
 
 
 class PllavaSettings(Protocol):
-    """What a captioner needs of its source, which is `PllavaSource`."""
+    """The part of `PllavaSource` that the captioner needs."""
 
     generation: GenerationOptions
     prompt: Prompt
@@ -36,13 +36,13 @@ class PllavaSettings(Protocol):
 
     @property
     def prompt_length(self) -> int:
-        """Tokens that the text model reads for one clip."""
+        """Tokens in the prompt of one clip, visual tokens included."""
 
 
 class PllavaCaptioner(Captioner):
     """A loaded PLLaVA.
 
-    share_prefix: compute keys and values of the text before the image once, not for every clip.
+    share_prefix: compute keys and values of the text before the visual tokens once, not for every clip.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class PllavaCaptioner(Captioner):
         self._vision_seconds = 0.0
         self._frames_together = capacity.frames_together(backend, model.frame_bytes(backend.dtype.itemsize))
         prompt_tokens = source.prompt_length - self._prefix_length
-        in_prefill = backend.prefill_tokens // prompt_tokens
-        self.clips_together = max(1, min(in_prefill, self._frames_together // source.num_frames))
+        prefill_clips = backend.prefill_tokens // prompt_tokens
+        self.clips_together = max(1, min(prefill_clips, self._frames_together // source.num_frames))
 
     def engine(self, slots: int) -> Engine:
         if self._source.generation.num_beams > 1:
@@ -79,7 +79,7 @@ class PllavaCaptioner(Captioner):
         return [
             Request(
                 key=clip.row,
-                embeddings=embeddings[place],
+                embeddings=embeddings[index],
                 positions=np.arange(self._prefix_length, length),
                 next_position=length,
                 options=self._source.generation,
@@ -87,13 +87,13 @@ class PllavaCaptioner(Captioner):
                 has_prefix=self._prefix_length > 0,
                 stream=clip.row,
             )
-            for place, clip in enumerate(clips)
+            for index, clip in enumerate(clips)
         ]
 
     def caption(self, end: End) -> Caption:
         return Caption(self._source.tokenizer.decode(end.ids), len(end.ids), end.reason is EndReason.LENGTH)
 
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         source, config, itemsize = self._source, self._text.config, self._backend.dtype.itemsize
         length = source.prompt_length
         prefill_tokens = max(self._backend.prefill_tokens, length)
@@ -103,18 +103,21 @@ class PllavaCaptioner(Captioner):
             work=capacity.prefill_memory(config, prefill_tokens, itemsize) + frames * self._model.frame_bytes(itemsize),
         )
         beams = source.generation.num_beams
-        return capacity.most_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
+        return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
 
     def _rehearse(self, clips: int) -> None:
-        """Caption so many clips, for as long as memory use grows; leaves no figures."""
+        """Run the vision stage, a prefill and the first decoding steps for `clips` empty clips.
+
+        Memory use does not grow after that. The stages' figures stay as they were.
+        """
         stats, vision_seconds = self._stats, self._vision_seconds
         self._stats = EngineStats()
         size, num_frames = self._source.frame_processor.crop_size, self._source.num_frames
         frames = np.zeros((num_frames, size, size, 3), np.uint8)
-        never = frozenset({self._text.vocabulary})  # captions of full length
+        no_token = frozenset({self._text.vocabulary})  # an id beyond the logits: captions reach their full length
         engine = self.engine(clips)
         for request in self.prepare([Clip(row, "", frames, tuple(range(num_frames))) for row in range(clips)]):
-            engine.add(dataclasses.replace(request, stop_ids=never))
+            engine.add(dataclasses.replace(request, stop_ids=no_token))
         for _ in range(2):  # a prefill, and decoding steps
             engine.step()
         self._stats, self._vision_seconds = stats, vision_seconds
@@ -123,14 +126,16 @@ class PllavaCaptioner(Captioner):
         return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._stats)}
 
     def prompt_embeddings(self, clips: Sequence[Clip], skipped: int = 0) -> torch.Tensor:
-        """What the text model reads, without the first `skipped` tokens of the text before the clip:
-        (clips, length - skipped, width)."""
+        """Input embeddings of the text model, (clips, length - skipped, width).
+
+        skipped: number of tokens to omit at the start of the prompt.
+        """
         prompt = self._source.prompt
         with torch.no_grad():
             return self._model.prompt_embeddings(self.visual_tokens(clips), prompt.before[skipped:], prompt.after)
 
     def visual_tokens(self, clips: Sequence[Clip]) -> torch.Tensor:
-        """Pooled visual tokens, (clips, T * H * W, width). The vision tower sees a bounded number of frames at once."""
+        """Pooled visual tokens, (clips, T * H * W, width). The vision tower runs on chunks of frames."""
         begin = time.monotonic()
         depth, rows, columns = self._source.pooling_shape
         processor, frames = self._source.frame_processor, np.concatenate([clip.frames for clip in clips])
@@ -142,11 +147,11 @@ class PllavaCaptioner(Captioner):
                 pooled.append(self._model.pooled_frames(pixels, rows, columns))
             features, tokens, start = torch.cat(pooled), [], 0
             for clip in clips:
-                own = features[start : start + len(clip.frames)]
-                tokens.append(self._model.clip_tokens(own, clip.frame_index, depth))
+                clip_features = features[start : start + len(clip.frames)]
+                tokens.append(self._model.clip_tokens(clip_features, clip.frame_index, depth))
                 start += len(clip.frames)
-            together = torch.stack(tokens)
-        assert together.shape[1] == depth * rows * columns, "visual tokens must be T x H x W"
+            visual_tokens = torch.stack(tokens)
+        assert visual_tokens.shape[1] == depth * rows * columns, "visual tokens must be T x H x W"
         self._backend.synchronize()
         self._vision_seconds += time.monotonic() - begin
-        return together
+        return visual_tokens

@@ -1,6 +1,6 @@
-"""PLLaVA's configuration: `config.json` of a checkpoint, checked and completed.
+"""PLLaVA's configuration: reads a checkpoint's `config.json`, checks it and adds default values.
 
-Framework-free: it is read before a framework is imported.
+Imports no framework: the configuration is read before a framework is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..checkpoint_config import read_config
 
 DEFAULT_POOLING_SHAPE = (16, 12, 12)
 
-# transformers leaves entries at their defaults out of config.json; these are its CLIP and Llama defaults.
+# transformers does not write default values to config.json; these are its defaults for CLIP and Llama.
 _VISION_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 _VISION_DEFAULTS |= {"intermediate_size": 3072, "image_size": 224, "patch_size": 32}
 _TEXT_DEFAULTS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -28,9 +28,10 @@ class PllavaConfig:
     vision: entries for transformers' CLIPVisionConfig.
     text: entries for transformers' LlamaConfig.
     image_token_id: the token that the visual tokens replace.
-    vision_layers: layers of the tower that are run; `hidden_states[vision_feature_layer]`.
+    vision_layers: number of layers of the vision tower that are run, up to `hidden_states[vision_feature_layer]`.
     pooling_shape: visual tokens after pooling as (time, rows, columns).
-    has_pooling_shape: whether config.json gives it; DEFAULT_POOLING_SHAPE otherwise.
+    has_pooling_shape: whether config.json contains a pooling shape; otherwise it is DEFAULT_POOLING_SHAPE.
+    projector_activation: name of the projector's activation function in transformers.
     """
 
     vision: dict[str, Any]
@@ -46,7 +47,7 @@ class PllavaConfig:
         """Read `config.json`.
 
         Raises:
-            UsageError: missing, unreadable, or not of a PLLaVA on CLIP and Llama.
+            UsageError: the file is missing or unreadable, or does not describe a PLLaVA on CLIP and Llama.
         """
         return cls.from_dict(read_config(folder), str(folder / "config.json"))
 
@@ -58,19 +59,19 @@ class PllavaConfig:
             (vision, "vision_config", "clip_vision_model"),
             (text, "text_config", "llama"),
         ):
-            kind = part.get("model_type", known)
-            if kind != known:
-                raise UsageError(f"{source}: {name} is of type {kind!r}; PLLaVA's is {known!r}")
+            model_type = part.get("model_type", known)
+            if model_type != known:
+                raise UsageError(f"{source}: {name} has the type {model_type!r}, but PLLaVA needs {known!r}")
         if "image_token_index" not in config:
             raise UsageError(f"{source} has no image_token_index; is this a PLLaVA or LLaVA checkpoint?")
         if config.get("vision_feature_select_strategy", "default") != "default":
             raise UsageError(f"{source}: only vision_feature_select_strategy 'default' (no class token) is supported")
         if config.get("pooling_method", "avg") != "avg":
-            raise UsageError(f"{source}: pooling_method {config['pooling_method']!r} is not 'avg'")
+            raise UsageError(f"{source}: pooling_method {config['pooling_method']!r} is not supported, only 'avg'")
         pooling_shape = config.get("pooling_shape")
         is_shape = isinstance(pooling_shape, list) and len(pooling_shape) == 3
         if pooling_shape is not None and not (is_shape and all(n in range(1, 10**4) for n in pooling_shape)):
-            raise UsageError(f"{source}: pooling_shape {pooling_shape} is not three whole numbers from 1")
+            raise UsageError(f"{source}: pooling_shape {pooling_shape} is not a list of three whole numbers >= 1")
         text.setdefault("tie_word_embeddings", False)
         return cls(
             vision=vision,
@@ -84,12 +85,12 @@ class PllavaConfig:
 
     @property
     def image_size(self) -> int:
-        """Side of the vision tower's input, in pixels."""
+        """Height and width of the vision tower's input, in pixels."""
         return self.vision["image_size"]
 
     @property
     def patch_grid(self) -> int:
-        """Patches along each side of a frame."""
+        """Number of patches along each side of a frame."""
         return self.vision["image_size"] // self.vision["patch_size"]
 
     @property
@@ -99,5 +100,5 @@ class PllavaConfig:
 
 
 def _layers_to_run(feature_layer: int, layers: int) -> int:
-    """hidden_states[0] is the embedding's output, hidden_states[-1] the last layer's."""
+    """hidden_states[0] is the output of the embeddings, hidden_states[-1] that of the last layer."""
     return feature_layer if feature_layer >= 0 else layers + 1 + feature_layer

@@ -1,7 +1,7 @@
-"""The PLLaVA model on transformers' CLIP and Llama modules.
+"""The PLLaVA model, built from transformers' CLIP and Llama modules.
 
-Written once against the torch API: PyTorch runs it, and so does MindSpore through mindnlp. Parameter
-names are those of the merged public checkpoints. Knows no files, no tokenizer and no generation loop.
+Written with the torch API, so it runs on PyTorch, and on MindSpore through mindnlp. Parameter names are those of the
+merged public checkpoints. Knows nothing about files, tokenizers and the generation loop.
 
 Source of the behaviour: PLLaVA (Xu et al., 2024, arXiv:2404.16994) and its public implementation.
 """
@@ -36,8 +36,8 @@ class PllavaProjector(nn.Module):
 class PllavaForConditionalGeneration(nn.Module):
     """Vision tower, projector and text model.
 
-    The tower is built with the layers that are run and no more: PLLaVA reads an inner layer's output, to which
-    CLIP's last normalisation does not belong.
+    The vision tower contains only the layers that are run. PLLaVA uses the output of an inner layer, so CLIP's last
+    normalisation is not applied.
     """
 
     def __init__(self, config: PllavaConfig) -> None:
@@ -55,8 +55,11 @@ class PllavaForConditionalGeneration(nn.Module):
         self.language_model = LlamaForCausalLM(text_config)
 
     def pixel_values(self, frames: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-        """Normalise uint8 frames (frames, height, width, 3) to (frames, 3, height, width), bit for bit as
-        CLIP's processor does in float32. On the device, for a host takes 10 times as long."""
+        """Normalise uint8 frames (frames, height, width, 3) to (frames, 3, height, width).
+
+        The values are bit-identical to those of CLIP's processor in float32. Runs on the device, because the host needs
+        10 times as long.
+        """
         as_float32 = {"dtype": torch.float32, "device": frames.device}
         scaled = frames.to(torch.float32) / torch.tensor(255.0, **as_float32)
         values = (scaled - torch.tensor(mean, **as_float32)) / torch.tensor(std, **as_float32)
@@ -70,7 +73,7 @@ class PllavaForConditionalGeneration(nn.Module):
         return self.multi_modal_projector(hidden[:, 1:])  # without the class token
 
     def frame_bytes(self, itemsize: int) -> int:
-        """Bytes of the intermediate values of one frame in tower and projector: the widest of a layer at once."""
+        """Bytes of the intermediate values of one frame in tower and projector: the largest set within one layer."""
         vision = self.config.vision
         widths = 4 * vision["hidden_size"] + 2 * vision["intermediate_size"] + 3 * self.config.text["hidden_size"]
         return self.config.patch_grid**2 * widths * itemsize
@@ -79,16 +82,17 @@ class PllavaForConditionalGeneration(nn.Module):
         """Projected patches of frames (frames, 3, size, size), pooled in space: (frames, rows * columns, width)."""
         features = self.frame_features(pixel_values)
         grid = self.config.patch_grid
-        # Adaptive average pooling is separable: an averaging matrix on each axis (and mindnlp has no
-        # AdaptiveAvgPool3d). Time goes last, so that repeated frames are pooled in space only once.
+        # Adaptive average pooling is separable: one averaging matrix for each axis (mindnlp has no AdaptiveAvgPool3d).
+        # `clip_tokens` pools the time axis later, so that a repeated frame is pooled in space only once.
         spatial = _like(np.kron(pooling_matrix(grid, rows), pooling_matrix(grid, columns)), features)
         return torch.bmm(spatial.expand(len(features), -1, -1), features)
 
     def clip_tokens(self, pooled: torch.Tensor, frame_index: Sequence[int], time: int) -> torch.Tensor:
-        """Visual tokens of one clip, (time * rows * columns, text width), in order time, row, column.
+        """Visual tokens of one clip, (time * rows * columns, text width), in the order time, row, column.
 
-        pooled: the clip's distinct frames (frames, rows * columns, text width).
-        frame_index: for each sampled frame, in time order, its place in `pooled`.
+        pooled: the clip's distinct frames, (frames, rows * columns, text width).
+        frame_index: for each sampled frame, in time order, its index in `pooled`.
+        time: length of the pooled time axis.
         """
         select = np.eye(len(pooled), dtype=np.float32)[list(frame_index)]
         temporal = _like(pooling_matrix(len(frame_index), time) @ select, pooled)  # (time, frames)
@@ -97,7 +101,7 @@ class PllavaForConditionalGeneration(nn.Module):
     def prompt_embeddings(
         self, visual_tokens: torch.Tensor, before: Sequence[int], after: Sequence[int]
     ) -> torch.Tensor:
-        """The text model's input: embeddings of `before`, the visual tokens, embeddings of `after`.
+        """Input embeddings of the text model: those of `before`, the visual tokens, those of `after`.
 
         visual_tokens: (clips, tokens, width). Returns (clips, len(before) + tokens + len(after), width).
         """
@@ -106,7 +110,7 @@ class PllavaForConditionalGeneration(nn.Module):
         return torch.cat([part for part in (parts[0], visual_tokens, parts[1]) if part is not None], 1)
 
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Embeddings of text, (1, tokens, width)."""
+        """Embeddings of text tokens, (1, tokens, width)."""
         embedding = self.language_model.get_input_embeddings()
         ids = torch.tensor([list(token_ids)], dtype=torch.int64, device=embedding.weight.device)
         return embedding(ids)
@@ -119,8 +123,9 @@ def _like(matrix: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
 def pooling_matrix(size: int, pooled_size: int) -> np.ndarray:
     """Matrix (pooled_size, size) of adaptive average pooling along one axis, float32.
 
-    Window i covers floor(i * size / pooled_size) up to ceil((i + 1) * size / pooled_size), as in
-    `AdaptiveAvgPool3d`: windows overlap when the sizes do not divide, and repeat when it enlarges.
+    Window i covers floor(i * size / pooled_size) up to ceil((i + 1) * size / pooled_size), exclusive, as in
+    `AdaptiveAvgPool3d`. Windows overlap if size is not a multiple of pooled_size, and values repeat if pooled_size is
+    larger than size.
     """
     matrix = np.zeros((pooled_size, size), np.float32)
     for i in range(pooled_size):

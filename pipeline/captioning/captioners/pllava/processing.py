@@ -1,7 +1,7 @@
-"""PLLaVA's frame preprocessing: PIL images to the vision tower's input.
+"""PLLaVA's frame preprocessing: resizes and crops PIL images for the vision tower.
 
-Runs in the decoding process: numpy and PIL only. Two resizes, as in the public PLLaVA: its own
-(`PllavaImageProcessor`, longest and shortest edge), then CLIP's.
+Runs in the decoding process, so it uses only numpy and PIL. It resizes twice, as the public PLLaVA does: first like its
+`PllavaImageProcessor` (limits for the longest and the shortest edge), then like CLIP.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from ...process.errors import UsageError
 from ..checkpoint_config import read_settings
 
 MAX_RESIZED_PIXELS = 64 * 2**20
-"""A frame whose first resize would exceed this is refused; only absurd aspect ratios do."""
+"""Limit for the size after the first resize; only frames with extreme aspect ratios exceed it."""
 
 
 @dataclass(frozen=True)
 class FrameProcessor:
-    """Crops frames to the square that the vision tower sees.
+    """Resizes and crops frames to the square input of the vision tower.
 
-    short_edge: the first resize brings the shorter side of smaller frames up to this, in pixels.
-    long_edge: and the longer side of larger frames down towards this, keeping `short_edge`.
-    clip_short_edge, crop_size: CLIP's own resize and centre crop, in pixels.
+    crop_size: CLIP's centre crop, in pixels.
+    clip_short_edge: shorter side after CLIP's resize, in pixels.
+    short_edge: the first resize enlarges frames whose shorter side is shorter than this, in pixels.
+    long_edge: the first resize shrinks frames towards this length of the longer side, in pixels; the shorter side does
+        not become shorter than `short_edge`.
     mean, std: CLIP's normalisation of each RGB channel.
     """
 
@@ -39,13 +41,15 @@ class FrameProcessor:
 
     @classmethod
     def from_folder(cls, folder: Path, image_size: int) -> FrameProcessor:
-        """Read `preprocessor_config.json` of a checkpoint; `image_size` must be the crop's.
+        """Read `preprocessor_config.json` of a checkpoint.
 
-        The first resize is of the vision tower's size with a longest edge of 640 in proportion: the
-        public code passes 640 itself, whatever `processor_config.json` says.
+        The first resize uses `image_size` as `short_edge`, and 640 or a larger `image_size` as `long_edge`: the public
+        code passes 640 itself, independent of `processor_config.json`.
+
+        image_size: height and width of the vision tower's input, in pixels; the file's crop size must be the same.
 
         Raises:
-            UsageError: the file asks for preprocessing that PLLaVA does not have.
+            UsageError: the file requires preprocessing that PLLaVA does not support.
         """
         path = folder / "preprocessor_config.json"
         config = read_settings(path)
@@ -54,9 +58,9 @@ class FrameProcessor:
         clip_short_edge = size if isinstance(size, int) else size.get("shortest_edge", crop_size)
         if crop_size != image_size:
             raise UsageError(f"{path}: crop_size {crop_size} is not the vision tower's image_size {image_size}")
-        for name, wanted in (("resample", 3), ("do_center_crop", True), ("do_normalize", True)):
-            if config.get(name, wanted) != wanted:
-                raise UsageError(f"{path}: {name} is {config[name]}; PLLaVA needs {wanted}")
+        for name, required in (("resample", 3), ("do_center_crop", True), ("do_normalize", True)):
+            if config.get(name, required) != required:
+                raise UsageError(f"{path}: {name} is {config[name]}, but PLLaVA needs {required}")
         return cls(
             crop_size=crop_size,
             clip_short_edge=clip_short_edge,
@@ -70,7 +74,7 @@ class FrameProcessor:
         """Resize and crop RGB images; returns uint8 (frames, crop_size, crop_size, 3).
 
         Raises:
-            ValueError: a frame so long and thin that its resize would exceed MAX_RESIZED_PIXELS.
+            ValueError: a frame has so extreme an aspect ratio that the first resize would exceed MAX_RESIZED_PIXELS.
         """
         return np.stack([self._crop(image) for image in images])
 
@@ -88,7 +92,7 @@ class FrameProcessor:
         if size[0] * size[1] > MAX_RESIZED_PIXELS:
             raise ValueError(
                 f"a frame of {width}x{height} pixels would be resized to {size[0]}x{size[1]}, "
-                f"beyond {MAX_RESIZED_PIXELS // 2**20} megapixels"
+                f"more than {MAX_RESIZED_PIXELS // 2**20} megapixels"
             )
         return size
 
@@ -100,5 +104,5 @@ def _short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    # PIL copies when nothing changes, so a frame that fits already costs no resampling.
+    # Without this check PIL would copy an image that already has the size.
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

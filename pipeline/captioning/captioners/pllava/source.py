@@ -1,4 +1,4 @@
-"""A PLLaVA checkpoint before its framework is imported: checked options, prompt and weights."""
+"""Checks a PLLaVA checkpoint and its options before a framework is imported: config, prompt and weight files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PllavaOptions:
-    """What a user chooses about the model.
+    """The user's options for the model.
 
+    checkpoint: folder of the checkpoint.
+    num_frames: number of frames to sample from each clip.
+    question: the question in the prompt.
+    system: the system prompt; empty for none.
     pooling_shape: visual tokens as (time, rows, columns); None for the checkpoint's own.
-    weight_folder: a folder with LoRA or trained weights to lay over the checkpoint (`--weight_dir`).
-    use_lora: there must be LoRA weights, in one of the two.
-    conv_mode: name of a conversation template; None to go by the checkpoint.
+    weight_folder: a folder with LoRA or other trained weights, which replace those of the checkpoint (`--weight_dir`).
+    use_lora: whether missing LoRA weights in both folders are an error.
+    lora_alpha: LoRA alpha; None to read it from an adapter_config.json.
+    conv_mode: name of a conversation template; None to choose by the checkpoint's vocabulary.
     """
 
     checkpoint: Path
@@ -47,12 +52,12 @@ class PllavaOptions:
 
 
 class PllavaSource(CaptionerSource):
-    """A PLLaVA checkpoint, checked without importing a framework but for the names and shapes of its weights.
+    """A checked PLLaVA checkpoint. Only `check_weights` and `load` import the framework.
 
-    generation: what the user asks for; what is left to the checkpoint is completed from generation_config.json.
+    generation: the user's options; values of None are read from the checkpoint's generation_config.json.
 
     Raises:
-        UsageError: the checkpoint is missing, unfit or incomplete, or an option does not fit it.
+        UsageError: the checkpoint is missing, incomplete or not supported, or an option does not fit it.
     """
 
     def __init__(self, options: PllavaOptions, generation: GenerationOptions) -> None:
@@ -60,11 +65,11 @@ class PllavaSource(CaptionerSource):
         if not folder.is_dir():
             raise UsageError(
                 f"checkpoint folder {folder} does not exist; give --pretrained_model_name_or_path, "
-                "or put the checkpoint there (nothing is downloaded)"
+                "or copy the checkpoint there (nothing is downloaded)"
             )
         self.options = options
         self.generation = with_checkpoint_defaults(generation, folder)
-        self._asked_generation = generation
+        self._given_generation = generation
         self.config = PllavaConfig.from_folder(folder)
         self.pooling_shape = options.pooling_shape or self.config.pooling_shape
         self.num_frames = options.num_frames
@@ -82,7 +87,7 @@ class PllavaSource(CaptionerSource):
 
     @property
     def prompt_length(self) -> int:
-        """Tokens that the text model reads for one clip."""
+        """Tokens in the prompt of one clip, visual tokens included."""
         return self.prompt.length + int(np.prod(self.pooling_shape))
 
     def _check_length(self) -> None:
@@ -97,7 +102,7 @@ class PllavaSource(CaptionerSource):
             raise UsageError(
                 f"{self.prompt.length} prompt tokens, {visual_tokens} visual tokens (pooling shape "
                 f"{_dashed(self.pooling_shape)}) and --max_new_tokens {self.generation.max_new_tokens} make {length}; "
-                f"the model was made for {self.config.max_positions}: lower one of them"
+                f"the model was made for {self.config.max_positions}: lower one of these"
             )
 
     def fingerprint(self) -> Mapping[str, str]:
@@ -123,8 +128,8 @@ class PllavaSource(CaptionerSource):
             f"conversation template {self._template_name}: {self._template_reason}",
         ]
         if self.weights.lora_alpha is not None:
-            lines.append(f"LoRA folded into {self.weights.lora_weights} weights with alpha {self.weights.lora_alpha:g}")
-        return lines + describe_penalties(self._asked_generation, self.generation)
+            lines.append(f"LoRA merged into {self.weights.lora_weights} weights with alpha {self.weights.lora_alpha:g}")
+        return lines + describe_penalties(self._given_generation, self.generation)
 
     def check_weights(self) -> None:
         from ..loading import meta_model, weight_shapes
@@ -136,7 +141,7 @@ class PllavaSource(CaptionerSource):
         """Load the model onto the backend's device.
 
         Raises:
-            UsageError: as `check_weights`.
+            UsageError: see `check_weights`.
             RunError: a weight is not finite, or overflows in the backend's dtype.
         """
         from ..loading import load_weights, meta_model

@@ -1,7 +1,7 @@
-"""How PLLaVA checkpoints name their weights, as they are published, and which of them are not run.
+"""The names of weights in published PLLaVA checkpoints, and which of these weights are not used.
 
-Layouts: LoRA unmerged (pllava-7b/13b/34b), merged, llava-v1.6 base, newer transformers names, and PEFT adapters
-of the whole model or of its text model. Reads no files.
+Layouts: unmerged LoRA (pllava-7b/13b/34b), merged LoRA, llava-v1.6 as the base, the names of newer transformers, and
+PEFT adapters of the whole model or of its text model. Reads no files.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from ..weights import WeightNames
 from .configuration import PllavaConfig
 
 _PREFIXES = (
-    ("language_model.base_model.model.", "language_model."),  # LoRA on the text model, in a whole checkpoint
+    ("language_model.base_model.model.", "language_model."),  # LoRA of the text model, in a complete checkpoint
     ("base_model.model.language_model.", "language_model."),  # a PEFT adapter of the whole model
     ("base_model.model.", "language_model."),  # a PEFT adapter of the text model
-    ("model.language_model.", "language_model.model."),  # transformers from 4.52 on
+    ("model.language_model.", "language_model.model."),  # transformers since 4.52
     ("model.vision_tower.", "vision_tower."),
     ("model.multi_modal_projector.", "multi_modal_projector."),
     ("lm_head.", "language_model.lm_head."),
@@ -25,7 +25,7 @@ _VISION_LAYER = re.compile(r"vision_tower\.vision_model\.encoder\.layers\.(\d+)\
 
 
 def weight_names(config: PllavaConfig) -> WeightNames:
-    """The names in checkpoints of `config`; vision layers beyond those that run are unused."""
+    """The names in checkpoints with this configuration. Vision layers that are not run are unused weights."""
 
     def is_unused(name: str) -> bool:
         layer = _VISION_LAYER.match(name)

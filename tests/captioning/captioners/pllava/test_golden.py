@@ -1,4 +1,4 @@
-"""Token for token what the public PLLaVA answers, on the framework of this test process."""
+"""Captions equal those of the public PLLaVA token by token, on the framework of this test process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.model
 
 CHECKPOINTS = ("mini-a", "mini-a-merged")
 needs_shared = pytest.mark.skipif(
-    not (SHARED / "golden").is_dir(), reason="the golden outputs of real videos are not part of a clone"
+    not (SHARED / "golden").is_dir(), reason="a clone does not contain the golden outputs of real videos"
 )
 
 
 def _batches(golden: GoldenSet) -> Iterator[list[dict[str, Any]]]:
-    """Cases that can be captioned in one batch: same prompt, frames and pooling."""
+    """Groups of cases that can be captioned in one batch: same prompt, number of frames and pooling shape."""
     batches = defaultdict(list)
     for case in golden.cases:
         batches[case["prompt"], case["num_frames"], tuple(case["pooling_shape"])].append(case)
@@ -37,9 +37,9 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
         captioner = source.load(backend)
         clips = [golden_clip(source, case, row) for row, case in enumerate(cases)]
         features = captioner.visual_tokens(clips)
-        # The tower takes most of the time on MindSpore's CPU: once is enough.
-        captioner.visual_tokens = lambda asked, known=features: torch.stack([known[clip.row] for clip in asked])
-        # Fewer slots than clips: some wait for the captions of others to end.
+        # The vision tower takes most of the time on MindSpore's CPU, so it runs only once.
+        captioner.visual_tokens = lambda batch, known=features: torch.stack([known[clip.row] for clip in batch])
+        # With fewer slots than clips, some clips wait until the captions of others end.
         ids = token_ids(captioner, clips, slots=2)
         with torch.no_grad():
             logits = captioner._model.language_model(
@@ -87,7 +87,7 @@ def test_beams_on_real_videos(backend: Backend) -> None:
     _check_beams(GoldenSet.load(SHARED / "golden", "golden-videos"), "mini-a-merged", backend)
 
 
-def test_prompts_are_the_recorded_ones() -> None:
+def test_the_prompt_equals_the_recorded_one() -> None:
     case = GoldenSet.load(DATA, "golden-synthetic").cases[0]
     system = case["prompt"].split(" USER:")[0]
     prompt = TEMPLATES["vicuna"].prompt("Describe the video in details.", system)

@@ -1,4 +1,4 @@
-"""The model beyond the goldens: any frames, pooling and text model, on the framework of this process."""
+"""The model in cases that the golden outputs do not cover: other frames, pooling shapes and text models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _clip(row: int, frames: int, index: tuple[int, ...]) -> Clip:
 
 
 def test_pooling_is_adaptive_average_pooling(backend: Backend) -> None:
-    """Against numpy's own means over the windows that `AdaptiveAvgPool3d` documents."""
+    """The reference is numpy's mean over the windows that `AdaptiveAvgPool3d` documents."""
     captioner = _captioner(backend, (3, 5, 7))
     clip = _clip(0, 2, (0, 0, 1, 1, 1))
     import torch
@@ -57,8 +57,8 @@ def test_pooling_is_adaptive_average_pooling(backend: Backend) -> None:
     np.testing.assert_allclose(captioner.visual_tokens([clip])[0].numpy(), expected, atol=1e-4)
 
 
-def test_pixels_are_those_of_clips_processor(backend: Backend) -> None:
-    """Bit for bit: the scale in float64, rounded to float32, then mean and deviation in float32."""
+def test_pixels_equal_those_of_clips_processor(backend: Backend) -> None:
+    """Bit-identical: CLIP scales in float64, rounds to float32, then applies mean and deviation in float32."""
     import torch
 
     captioner = _captioner(backend, (1, 4, 4))
@@ -70,52 +70,52 @@ def test_pixels_are_those_of_clips_processor(backend: Backend) -> None:
     np.testing.assert_array_equal(pixels.numpy(), expected.transpose(0, 3, 1, 2))
 
 
-def test_batches_give_what_single_clips_give(backend: Backend) -> None:
+def test_batches_and_single_clips_give_the_same_captions(backend: Backend) -> None:
     captioner = _captioner(backend, (4, 6, 6))
     clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0)), _clip(2, 3, (0, 1, 1, 2))]
     together = token_ids(captioner, clips)
     assert together == [token_ids(captioner, [clip])[0] for clip in clips] == token_ids(captioner, clips, slots=2)
     from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
 
-    whole = PllavaCaptioner(captioner._source, captioner._model, backend, share_prefix=False)
-    assert token_ids(whole, clips) == together
+    without_prefix = PllavaCaptioner(captioner._source, captioner._model, backend, share_prefix=False)
+    assert token_ids(without_prefix, clips) == together
 
 
-def test_the_vision_tower_sees_few_frames_at_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vision_tower_runs_on_chunks_of_frames(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner = _captioner(backend, (4, 6, 6))
     clips = [_clip(0, 4, (0, 1, 2, 3)), _clip(1, 1, (0, 0, 0, 0)), _clip(2, 3, (0, 1, 1, 2))]
     expected = captioner.visual_tokens(clips).numpy()
-    seen: list[int] = []
+    chunk_sizes: list[int] = []
     original = captioner._model.frame_features
 
-    def counted(pixel_values):  # type: ignore[no-untyped-def]
-        seen.append(len(pixel_values))
+    def counting(pixel_values):  # type: ignore[no-untyped-def]
+        chunk_sizes.append(len(pixel_values))
         return original(pixel_values)
 
-    monkeypatch.setattr(captioner._model, "frame_features", counted)
+    monkeypatch.setattr(captioner._model, "frame_features", counting)
     monkeypatch.setattr(captioner, "_frames_together", 3)
     np.testing.assert_allclose(captioner.visual_tokens(clips).numpy(), expected, atol=1e-4)
-    assert seen == [3, 3, 2]
+    assert chunk_sizes == [3, 3, 2]
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_a_rehearsal_goes_through_prefill_and_decoding(
+def test_a_rehearsal_runs_prefill_and_decoding(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, num_beams: int
 ) -> None:
     captioner = _captioner(backend, (1, 4, 4), num_beams=num_beams)
     original, engine = captioner.visual_tokens, captioner.engine(2)
-    seen: list[int] = []
-    monkeypatch.setattr(captioner, "visual_tokens", lambda clips: seen.append(len(clips)) or original(clips))
+    batch_sizes: list[int] = []
+    monkeypatch.setattr(captioner, "visual_tokens", lambda clips: batch_sizes.append(len(clips)) or original(clips))
     monkeypatch.setattr(captioner, "engine", lambda slots: engine)
     captioner._rehearse(2)
-    assert seen == [2] and engine.stats.decode_tokens > 1
+    assert batch_sizes == [2] and engine.stats.decode_tokens > 1
     monkeypatch.undo()
-    assert captioner.stages()["vision_seconds"] == 0, "the report is of clips alone"
-    assert captioner.most_slots() == 32
+    assert captioner.stages()["vision_seconds"] == 0, "a rehearsal must not change the figures of the stages"
+    assert captioner.max_slots() == 32
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_penalties_are_those_of_transformers(backend: Backend, num_beams: int) -> None:
+def test_penalties_have_the_same_effect_as_in_transformers(backend: Backend, num_beams: int) -> None:
     import torch
 
     rules = {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2}
@@ -135,10 +135,10 @@ def test_penalties_are_those_of_transformers(backend: Backend, num_beams: int) -
         )
     found = token_ids(captioner, [clip])
     assert found[0] == expected[0].numpy().tolist()[: len(found[0])]
-    assert found != token_ids(_captioner(backend, (1, 4, 4), num_beams=num_beams), [clip]), "the rules change nothing"
+    assert found != token_ids(_captioner(backend, (1, 4, 4), num_beams=num_beams), [clip]), "the rules have no effect"
 
 
-def test_sampling_depends_on_row_and_seed_alone(backend: Backend) -> None:
+def test_sampling_depends_only_on_row_and_seed(backend: Backend) -> None:
     clips = [_clip(row, 1, (0, 0, 0, 0)) for row in range(3)]
     first = _captioner(backend, (1, 4, 4), do_sample=True, seed=1)
     together = token_ids(first, clips)
@@ -148,7 +148,7 @@ def test_sampling_depends_on_row_and_seed_alone(backend: Backend) -> None:
     assert together != token_ids(_captioner(backend, (1, 4, 4)), clips)
 
 
-def test_grouped_query_and_tied_models_generate(tmp_path: Path, backend: Backend) -> None:
+def test_models_with_grouped_queries_and_a_tied_head_generate(tmp_path: Path, backend: Backend) -> None:
     import json
     import shutil
 
@@ -176,9 +176,11 @@ def test_grouped_query_and_tied_models_generate(tmp_path: Path, backend: Backend
 
 
 @pytest.mark.mindspore_only
-def test_every_operator_is_there_on_ascend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What mindnlp dispatches by name for a caption run must be in its table for NPUs; without the
-    CPU's own operators, as on Ascend."""
+def test_mindnlp_has_every_operator_on_ascend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operator that mindnlp dispatches by name during captioning must be in its table for NPUs.
+
+    The replacements for the CPU are not used, as on Ascend.
+    """
     import mindtorch.dispatcher
     from mindtorch._apis import npu
 
@@ -206,18 +208,18 @@ def test_every_operator_is_there_on_ascend(backend: Backend, monkeypatch: pytest
     finally:
         dispatcher.dispatch = original
     monkeypatch.undo()
-    # Also proves that what Ascend will run computes the same, step by step through mindnlp.
+    # The default operators, which run on Ascend, must give the same captions.
     assert found[0] == token_ids(_captioner(backend, (4, 4, 4)), clips)
     assert len(dispatched) > 40
-    # On Ascend torch's attention is mindnlp's own, checked by its name.
+    # On Ascend mindnlp runs torch's attention as `flash_attention_score`.
     dispatched = dispatched | {"flash_attention_score"}
     for name in dispatched & set(dir(npu)):
         source = inspect.getsource(getattr(npu, name))
-        # pyboost is what mindnlp runs by default; legacy kernels stand in where there is no other.
+        # mindnlp runs pyboost kernels by default, and legacy kernels if there is no pyboost kernel.
         for table in ("pyboost", "legacy"):
             kernels = re.findall(rf"\b{table}\.(\w+)", source)
             assert all(hasattr(getattr(npu, table), kernel) for kernel in kernels), f"{name} has no {table} kernel"
             if kernels:
                 break
-    # Indexing is the one operator that mindnlp implements per device elsewhere than in this table.
+    # Indexing is the only operator that mindnlp does not implement in this table.
     assert {name for name in dispatched if not hasattr(npu, name)} <= {"getitem"}

@@ -1,4 +1,4 @@
-"""What a PLLaVA checkpoint says of itself before its model is loaded."""
+"""The checks and the description of a PLLaVA checkpoint before its model is loaded."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _source(folder: Path, **generation: float) -> PllavaSource:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint that a test may change."""
+    """A copy of a checkpoint, which a test can change."""
     return Path(shutil.copytree(DATA / "mini-a-merged", tmp_path / "checkpoint"))
 
 
-def test_the_fingerprint_stays_what_journals_hold() -> None:
+def test_the_fingerprint_does_not_change_between_versions() -> None:
     fingerprint = dict(_source(DATA / "mini-a").fingerprint())
     assert fingerprint.pop("preprocessing").startswith("FrameProcessor(crop_size=336, clip_short_edge=336, ")
     assert fingerprint == {
@@ -61,7 +61,7 @@ def test_penalties_of_the_checkpoint_apply_unless_a_flag_overrides_them(folder: 
     assert overridden.describe() == plain.describe()
 
 
-def test_a_config_that_does_not_fit_is_a_usage_error(folder: Path) -> None:
+def test_an_invalid_config_is_a_usage_error(folder: Path) -> None:
     for content, message in (("[]", "holds no JSON object"), ("{}", "has no image_token_index")):
         (folder / "config.json").write_text(content)
         with pytest.raises(UsageError, match=rf"config\.json.* {message}"):

@@ -1,4 +1,4 @@
-"""Published layouts are read as they are, and hold the weights of the model."""
+"""Published layouts can be read without conversion, and contain the weights of the model."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _is_lora(name: str) -> bool:
 
 
 def _plain(arrays: Arrays) -> Arrays:
-    """The base without LoRA, under its plain names."""
-    return {NAMES.own_name(name): array for name, array in arrays.items() if not _is_lora(name)}
+    """The base weights without LoRA, with the model's names."""
+    return {NAMES.model_name(name): array for name, array in arrays.items() if not _is_lora(name)}
 
 
-def _same_as_unmerged(weights: CheckpointWeights) -> None:
+def _assert_same_as_unmerged(weights: CheckpointWeights) -> None:
     shapes = _shapes(CONFIG)
     weights.check(shapes)
     reference = CheckpointWeights(DATA / "mini-a", NAMES, lora_alpha=2.0)
@@ -62,7 +62,7 @@ def _same_as_unmerged(weights: CheckpointWeights) -> None:
         np.testing.assert_array_equal(weights.read(name), reference.read(name), err_msg=name)
 
 
-def test_the_models_shapes_are_the_stored_ones(backend: Backend) -> None:
+def test_the_model_has_the_stored_shapes(backend: Backend) -> None:
     for checkpoint in ("mini-a", "mini-a-merged"):
         stored = {name: array.shape for name, array in _plain(_stored(checkpoint)).items()}
         last = f"vision_tower.vision_model.encoder.layers.{CONFIG.vision_layers}."
@@ -73,14 +73,14 @@ def test_the_models_shapes_are_the_stored_ones(backend: Backend) -> None:
         assert {name for name in stored if NAMES.is_unused(name)} == not_run
 
 
-def _changed(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes_with(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     settings = {"image_token_index": 500, "vision_config": CONFIG.vision, "text_config": CONFIG.text | text}
     return _shapes(PllavaConfig.from_dict(settings))
 
 
 def test_grouped_keys_tied_heads_and_biases_change_the_shapes(backend: Backend) -> None:
-    own = _changed({})
-    grouped = _changed({"num_key_value_heads": 2, "head_dim": 24})
+    unchanged = _shapes_with({})
+    grouped = _shapes_with({"num_key_value_heads": 2, "head_dim": 24})
     layer = "language_model.model.layers.2.self_attn"
     assert {name.removeprefix(layer): grouped[name] for name in grouped if name.startswith(layer)} == {
         ".q_proj.weight": (96, 64),
@@ -88,13 +88,13 @@ def test_grouped_keys_tied_heads_and_biases_change_the_shapes(backend: Backend) 
         ".v_proj.weight": (48, 64),
         ".o_proj.weight": (64, 96),
     }
-    tied = _changed({"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True})
-    assert set(own) - set(tied) == {"language_model.lm_head.weight"}
-    biases = {name: shape for name, shape in tied.items() if name not in own}
+    tied = _shapes_with({"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True})
+    assert set(unchanged) - set(tied) == {"language_model.lm_head.weight"}
+    biases = {name: shape for name, shape in tied.items() if name not in unchanged}
     assert len(biases) == 3 * 7 and biases[f"{layer}.o_proj.bias"] == (64,)
 
 
-def test_unmerged_and_merged_hold_the_same_weights(backend: Backend) -> None:
+def test_unmerged_and_merged_checkpoints_give_the_same_weights(backend: Backend) -> None:
     unmerged = CheckpointWeights(DATA / "mini-a", NAMES, lora_alpha=2.0)
     merged = CheckpointWeights(DATA / "mini-a-merged", NAMES)
     assert (unmerged.lora_weights, merged.lora_weights) == (6, 0)
@@ -111,14 +111,14 @@ def test_base_with_a_folder_of_all_trained_weights(tmp_path: Path, backend: Back
     base["image_newline"] = np.zeros(64, np.float32)
     base["vision_tower.vision_model.embeddings.position_ids"] = np.arange(577)[None]
     folders = _write(tmp_path / "base", base), _write(tmp_path / "trained", arrays)
-    _same_as_unmerged(CheckpointWeights(folders[0], NAMES, folders[1], 2.0))
+    _assert_same_as_unmerged(CheckpointWeights(folders[0], NAMES, folders[1], 2.0))
 
 
 @pytest.mark.parametrize("prefix", ["base_model.model.", "base_model.model.language_model."])
 def test_base_with_a_peft_adapter(tmp_path: Path, prefix: str, backend: Backend) -> None:
     arrays = _stored("mini-a")
     adapter = {
-        prefix + NAMES.own_name(name).replace(".default", "").removeprefix("language_model."): array
+        prefix + NAMES.model_name(name).replace(".default", "").removeprefix("language_model."): array
         for name, array in arrays.items()
         if _is_lora(name)
     }
@@ -127,12 +127,12 @@ def test_base_with_a_peft_adapter(tmp_path: Path, prefix: str, backend: Backend)
     (lora / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "r": 8}))
     weights = CheckpointWeights(base, NAMES, lora)
     assert weights.lora_alpha == 2
-    _same_as_unmerged(weights)
+    _assert_same_as_unmerged(weights)
 
 
 def test_trained_weights_with_lora_replace_the_checkpoints(tmp_path: Path, backend: Backend) -> None:
     trained = _write(tmp_path / "trained", _stored("mini-a"))
-    _same_as_unmerged(CheckpointWeights(DATA / "mini-a", NAMES, trained, 2.0))
+    _assert_same_as_unmerged(CheckpointWeights(DATA / "mini-a", NAMES, trained, 2.0))
 
 
 def test_names_of_newer_transformers(tmp_path: Path, backend: Backend) -> None:
