@@ -31,7 +31,7 @@ from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.generation.options import GenerationOptions
 from scripts import roofline
 from scripts.presets import PRESETS, TOKENS_AFTER_IMAGE, TOKENS_BEFORE_IMAGE, preset_config
-from scripts.worker_loop import ClipsAtHand, answers
+from scripts.worker_loop import LoadedClips, generated_ids
 
 if TYPE_CHECKING:
     import torch
@@ -150,10 +150,10 @@ def _engine_side(
         first = loader.next_clip()
         if not isinstance(first, Clip):
             raise SystemExit(f"benchmark: the first clip could not be decoded: {first}")
-        answers(captioner, ClipsAtHand([first]), backend, 1)
+        generated_ids(captioner, LoadedClips([first]), backend, 1)
         before = dict(captioner.stages())
         begin, waited = time.monotonic(), loader.wait_seconds
-        captions = answers(captioner, loader, backend, slots, refill)
+        captions = generated_ids(captioner, loader, backend, slots, refill)
         seconds = time.monotonic() - begin
         stages = {name: value - before[name] for name, value in captioner.stages().items()}
         return captions, {"seconds": seconds, "decode_wait": loader.wait_seconds - waited, **stages}

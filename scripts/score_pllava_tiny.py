@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from scripts.clip_world import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS, RenderedClip, Scene, random_clip, write_clips
+from scripts.clip_world import RenderedClip, random_clip, write_clips
+from scripts.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS, Scene
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "pipeline/captioning/caption_pllava.py"

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, IMAGE_PLACEHOLDER, TEMPLATES
-from scripts.clip_world import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS
+from scripts.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS
 
 IMAGE_SIZE = 128
 PATCH_SIZE = 16

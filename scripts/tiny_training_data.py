@@ -17,18 +17,8 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.captioning.clips.sampling import frame_indices
-from scripts.clip_world import (
-    BACKGROUNDS,
-    COLOURS,
-    MOTIONS,
-    REVERSED,
-    SHAPES,
-    SIZES,
-    Scene,
-    random_format,
-    random_scene,
-    render_frame,
-)
+from scripts.clip_world import random_format, render_frame
+from scripts.scenes import BACKGROUNDS, COLOURS, MOTIONS, REVERSED, SHAPES, SIZES, Scene, random_scene
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,

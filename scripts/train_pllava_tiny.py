@@ -50,7 +50,8 @@ from pipeline.captioning.captioners.pllava.weight_names import weight_names
 from pipeline.captioning.captioners.tokenizer import CheckpointTokenizer
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.decode import decode
-from scripts.clip_world import Scene, random_clip, write_clips
+from scripts.clip_world import random_clip, write_clips
+from scripts.scenes import Scene
 from scripts.tiny_checkpoint import DEFAULT_PROMPT, PROMPT_WITHOUT_SYSTEM, write_folder, write_lora, write_weights
 from scripts.tiny_training_data import AuxiliaryTask, TrainingBatch, last_and_first_frames, random_batch
 

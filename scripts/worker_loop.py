@@ -17,7 +17,7 @@ from pipeline.captioning.run.work import RankWorker
 from pipeline.captioning.workers.world import solo_world
 
 
-class ClipsAtHand:
+class LoadedClips:
     """Replaces a `ClipLoader` for clips that are already loaded."""
 
     wait_seconds = decode_seconds = 0.0
@@ -33,8 +33,8 @@ class ClipsAtHand:
         return self._clips.pop(0) if self._clips else None
 
 
-def answers(
-    captioner: Captioner, loader: ClipLoader | ClipsAtHand, backend: Backend, slots: int, refill: bool = True
+def generated_ids(
+    captioner: Captioner, loader: ClipLoader | LoadedClips, backend: Backend, slots: int, refill: bool = True
 ) -> dict[int, list[int]]:
     """The generated token ids of all clips of `loader`, by row.
 

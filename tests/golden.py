@@ -18,7 +18,7 @@ from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSo
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.generation.options import GenerationOptions
-from scripts.worker_loop import ClipsAtHand, answers
+from scripts.worker_loop import LoadedClips, generated_ids
 from tests.fakes import CPU
 
 DATA = Path(__file__).parent / "data"
@@ -38,7 +38,7 @@ _SIZES = {
 
 def token_ids(captioner: Captioner, clips: Sequence[Clip], slots: int | None = None) -> list[list[int]]:
     """New token ids of each clip, in the order of `clips`."""
-    found = answers(captioner, ClipsAtHand(clips), CPU, slots or len(clips))
+    found = generated_ids(captioner, LoadedClips(clips), CPU, slots or len(clips))
     assert len(found) == len(clips)
     return [found[clip.row] for clip in clips]
 

@@ -11,21 +11,8 @@ import pytest
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.sampling import frame_indices
-from scripts.clip_world import (
-    BACKGROUNDS,
-    COLOURS,
-    MOTIONS,
-    SHAPES,
-    SIZES,
-    ClipFormat,
-    RenderedClip,
-    Scene,
-    random_clip,
-    random_scene,
-    render_frame,
-    write_clip,
-    write_clips,
-)
+from scripts.clip_world import ClipFormat, RenderedClip, random_clip, render_frame, write_clip, write_clips
+from scripts.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, random_scene
 
 SIDE, FINE_SIDE = 128, 512
 SCENES = [random_clip(11, number).scene for number in range(150)]

@@ -13,6 +13,13 @@ from typing import NoReturn
 from .errors import UsageError
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class CommandParser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print the usage and exit.
 

@@ -22,8 +22,9 @@ from ..workers.world import World, join_world, solo_world
 from . import delivery
 from .options import JobOptions
 from .planning import COMPUTING_TYPE, LeaderPlan, RankPlan, plan_run
+from .rank_stats import RankStats
 from .report import make_report, summary
-from .work import MassFailure, RankStats, RankWorker
+from .work import MassFailure, RankWorker
 
 logger = logging.getLogger(__name__)
 

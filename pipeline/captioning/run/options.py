@@ -16,7 +16,7 @@ from ..captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, TEMPLATES, ch
 from ..generation.options import GenerationOptions
 from ..meta.files import backup_of
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
-from ..process.arguments import CommandParser, number, positive_int, whole_number
+from ..process.arguments import CommandParser, HelpFormatter, number, positive_int, whole_number
 from ..process.errors import UsageError
 
 MIN_PAD_LENGTH = 64
@@ -95,7 +95,7 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         prog=prog,
         description=description,
         epilog=epilog,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("meta_path", type=Path, help="meta table (.csv, .csv.gz or .parquet) with a column 'path'")

@@ -17,7 +17,7 @@ from ..monitor.progress_log import duration
 from .delivery import RunResults
 from .options import JobOptions
 from .planning import LeaderPlan, RankPlan
-from .work import RankStats
+from .rank_stats import RankStats
 
 REPETITION_WARNING_SHARE = 0.05
 """If a larger share of the rows than this has the same caption, the summary warns."""

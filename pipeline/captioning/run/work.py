@@ -30,6 +30,7 @@ from ..workers.leases import PENDING, RETRIES, LeasedRows
 from ..workers.world import World
 from .options import JobOptions
 from .planning import RankPlan
+from .rank_stats import RankStats
 
 logger = logging.getLogger(__name__)
 
@@ -47,37 +48,6 @@ _POLL_SECONDS = 0.2
 """Time between two checks whether the run has been interrupted."""
 DEVICE_FAILURES = 8
 """If this many clips in a row failed in the captioner, each captioned alone, the device is the cause, not the clips."""
-
-
-@dataclass
-class RankStats:
-    """What a rank did in this run.
-
-    captioned, failed: number of rows.
-    tokens: number of generated tokens, including end-of-sequence tokens.
-    load_seconds: time until the model was loaded.
-    device_seconds: time in the captioner.
-    decode_wait_seconds: time in which the device waited for clips.
-    decode_seconds: time of decoding clips, added up over the decoding processes, which run while the device computes.
-    stages: seconds, tokens and steps of the captioner's stages (`Captioner.stages`).
-    slots: maximum number of clips in flight, at the end of the run.
-    peak_memory_mib: peak host memory of the worker's process, without its decoding processes, in MiB.
-    peak_device_memory_mib: peak memory that tensors took on an accelerator, in MiB; 0 on a CPU.
-    backend: framework, device and computing type, as text.
-    """
-
-    captioned: int = 0
-    failed: int = 0
-    tokens: int = 0
-    load_seconds: float = 0.0
-    device_seconds: float = 0.0
-    decode_wait_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    stages: dict[str, float] = field(default_factory=dict)
-    slots: int = 0
-    peak_memory_mib: float = 0.0
-    peak_device_memory_mib: float = 0.0
-    backend: str = ""
 
 
 class MassFailure(RunError):

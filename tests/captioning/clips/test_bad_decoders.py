@@ -19,8 +19,8 @@ from PIL import Image
 from pipeline.captioning.clips.decode import available_decoders
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.run import work
-from tests.captioning.run.test_job import _meta, _rows, _run
 from tests.fakes import FakeSource, mean_colour, render_clip
+from tests.runs import read_rows, run_job, write_meta
 
 GOOD, HANGING, CRASHING, LEAKING = (96, 64), (64, 96), (64, 112), (64, 128)
 DEADLINE = 4.0
@@ -47,15 +47,15 @@ def test_only_bad_clips_fail_and_they_delay_the_run_by_their_deadlines_at_most(
     monkeypatch.setattr(work, "DecoderLimits", partial(DecoderLimits, memory=2**30))
     sizes = [GOOD, HANGING, GOOD, CRASHING, GOOD, LEAKING, GOOD, GOOD]
     paths = [str(render_clip(tmp_path / f"{i}.mp4", i, size=size)) for i, size in enumerate(sizes)]
-    options = replace(_meta(tmp_path, paths), decode_timeout=DEADLINE, decode_workers=2)
+    options = replace(write_meta(tmp_path, paths), decode_timeout=DEADLINE, decode_workers=2)
     begin = time.monotonic()
-    assert _run(options, FakeSource()) == [0]
+    assert run_job(options, FakeSource()) == [0]
     undisturbed = time.monotonic() - begin
-    expected = [row["text"] for row in _rows(options.output)]
+    expected = [row["text"] for row in read_rows(options.output)]
     begin = time.monotonic()
-    assert _run(options, FakeSource(frame_transform=_misbehave)) == [0]
+    assert run_job(options, FakeSource(frame_transform=_misbehave)) == [0]
     disturbed = time.monotonic() - begin
-    assert [row["text"] for row in _rows(options.output)] == [
+    assert [row["text"] for row in read_rows(options.output)] == [
         text if size == GOOD else "" for text, size in zip(expected, sizes, strict=True)
     ]
     with options.output.with_name("out_failures.csv").open(newline="") as file:

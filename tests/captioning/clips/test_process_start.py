@@ -22,8 +22,8 @@ from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.process.errors import RunError
 from tests.captioning.clips.test_loader import _memory_files
-from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, mean_colour, render_clip
+from tests.runs import run_job, write_meta
 
 ROOT = Path(__file__).parents[3]
 
@@ -120,8 +120,8 @@ def test_other_processes_decode_the_clips_of_one_that_can_not_start(
 
 
 def test_the_run_ends_with_the_cause(tmp_path: Path) -> None:
-    options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
-    (error,) = _run(options, FakeSource(frame_transform=_Unimportable()))
+    options = write_meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
+    (error,) = run_job(options, FakeSource(frame_transform=_Unimportable()))
     assert isinstance(error, RunError) and "No module named 'no_such_package'" in str(error)
     assert not options.output.exists()
 

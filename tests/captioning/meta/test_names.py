@@ -21,8 +21,8 @@ from pipeline.captioning.meta.names import (
     stem_of,
 )
 from pipeline.captioning.process.errors import UsageError
-from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
+from tests.runs import run_job, write_meta
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_tables_with_one_stem_share_no_files() -> None:
 
 def test_runs_on_a_csv_and_a_parquet_table_with_one_stem(tmp_path: Path) -> None:
     clip = str(render_clip(tmp_path / "a.mp4"))
-    assert _run(_meta(tmp_path, [clip, "/nowhere.mp4"]), FakeSource()) == [0]
+    assert run_job(write_meta(tmp_path, [clip, "/nowhere.mp4"]), FakeSource()) == [0]
     failures, report = tmp_path / "out_failures.csv", tmp_path / "out_report.json"
     before = failures.read_bytes(), report.read_bytes()
     pd.DataFrame({"path": [clip]}).to_parquet(tmp_path / "meta.parquet")
-    options = _meta(tmp_path, [])
+    options = write_meta(tmp_path, [])
     options = replace(options, meta_path=tmp_path / "meta.parquet", output=tmp_path / "out.parquet")
-    assert _run(options, FakeSource()) == [0]
+    assert run_job(options, FakeSource()) == [0]
     assert (failures.read_bytes(), report.read_bytes()) == before
     assert json.loads((tmp_path / "out.parquet_report.json").read_text())["failed"] == 0

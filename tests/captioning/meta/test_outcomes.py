@@ -14,8 +14,8 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.meta.outcomes import read_outcomes, write_outcomes
 from pipeline.captioning.process.errors import RunError
 from pipeline.captioning.run.plan import make_plan
-from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
+from tests.runs import run_job, write_meta
 
 LOOP = "on and on and on and on and on"
 
@@ -41,8 +41,8 @@ def test_every_row_has_its_outcome(tmp_path: Path) -> None:
     paths, texts = _rows_of_every_outcome(tmp_path)
     written = set()
     for workers in (1, 3):
-        options = replace(_meta(tmp_path, paths, texts), skip_if_existing=True, limit=5)
-        assert _run(options, FakeSource(caption=_caption), workers) == [0] * workers
+        options = replace(write_meta(tmp_path, paths, texts), skip_if_existing=True, limit=5)
+        assert run_job(options, FakeSource(caption=_caption), workers) == [0] * workers
         written.add((tmp_path / "out_outcomes.jsonl").read_bytes())
         options.output.unlink()
     assert len(written) == 1, "the file must not depend on the number of workers"
@@ -61,9 +61,9 @@ def test_every_row_has_its_outcome(tmp_path: Path) -> None:
 
 def test_the_table_is_written_after_the_outcomes(tmp_path: Path) -> None:
     """If the table exists, so do all other files. So there is no table if the outcomes can't be written."""
-    options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
+    options = write_meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
     (tmp_path / "out_outcomes.jsonl").mkdir()
-    (error,) = _run(options, FakeSource())
+    (error,) = run_job(options, FakeSource())
     assert isinstance(error, RunError) and "can't write" in str(error) and "out_outcomes.jsonl" in str(error)
     assert not options.output.exists()
 

@@ -20,8 +20,8 @@ from pipeline.captioning.monitor import progress
 from pipeline.captioning.monitor.journal_monitor import JournalMonitor
 from pipeline.captioning.run import delivery
 from pipeline.captioning.run.delivery import report_path
-from tests.captioning.run.test_job import _meta, _run
 from tests.fakes import FakeSource, render_clip
+from tests.runs import run_job, write_meta
 
 EARLIER, RUN = "2026-11-20T09:00:00.000+00:00", "2026-11-21T10:00:00.000+00:00"
 
@@ -116,8 +116,8 @@ def test_without_locks_a_run_is_silent_not_interrupted(
 
 def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = tmp_path / "meta.csv"
-    options = _meta(tmp_path, [str(render_clip(tmp_path / "a.mp4", 0))])
-    assert _run(options, FakeSource()) == [0]
+    options = write_meta(tmp_path, [str(render_clip(tmp_path / "a.mp4", 0))])
+    assert run_job(options, FakeSource()) == [0]
     flags = ["--output", str(options.output)]
     assert _json(capsys, meta, *flags)["state"] == "finished"
     folder = journal_folder(options.output)
@@ -174,9 +174,9 @@ def test_final_figures_agree_with_the_report(
 
     monkeypatch.setattr(delivery, "write_outputs", write_slowly)
     paths = [str(render_clip(tmp_path / f"{i}.mp4", i)) for i in range(6)] + ["/nowhere.mp4"]
-    options = _meta(tmp_path, paths)
+    options = write_meta(tmp_path, paths)
     source = FakeSource(on_batch=lambda batch: time.sleep(0.5))
-    runner = threading.Thread(target=lambda: _run(options, source, workers=2))
+    runner = threading.Thread(target=lambda: run_job(options, source, workers=2))
     runner.start()
     flags = ["--output", str(options.output), "--interval", "0.1"]
     assert progress.main([str(options.meta_path), "--json", "--watch", "on", *flags]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +14,10 @@ from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.results import RowResult
 from pipeline.captioning.process.errors import RunError, UsageError
-from pipeline.captioning.run import job, plan, work
+from pipeline.captioning.run import plan, work
 from pipeline.captioning.run.options import JobOptions
-from scripts.thread_ranks import run_ranks
-from tests.fakes import CPU, FakeSource, render_clip
+from tests.fakes import FakeSource, render_clip
+from tests.runs import read_rows, run_job, write_meta
 
 
 @pytest.fixture(scope="module")
@@ -27,44 +26,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(render_clip(folder / f"clip {i}, ü.mp4", i)) for i in range(7)]
 
 
-def _meta(folder: Path, paths: Sequence[str], texts: Sequence[str] | None = None) -> JobOptions:
-    with (folder / "meta.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "note"] if texts is None else ["path", "text"])
-        writer.writerows([path, f'n "{i}",\n' if texts is None else texts[i]] for i, path in enumerate(paths))
-    return JobOptions(
-        meta_path=folder / "meta.csv",
-        output=folder / "out.csv",
-        batch_size=2,
-        pad_length=4096,
-        skip_if_existing=False,
-        restart=False,
-        limit=None,
-        decode_timeout=30,
-        decode_workers=1,
-        max_failure_rate=0.5,
-        stall_timeout=1800,
-        framework=None,
-        device=None,
-        dtype=None,
-    )
-
-
-def _run(options: JobOptions, source: FakeSource, workers: int = 1) -> list[object]:
-    return run_ranks(workers, lambda world: job.run_in_world(options, source, lambda: CPU, world))
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.parametrize("rows", [0, 1, 2, 7])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_rows_and_workers(tmp_path: Path, clips: list[str], rows: int, workers: int) -> None:
-    options = _meta(tmp_path, clips[:rows])
-    assert _run(options, FakeSource(), workers) == [0] * workers
-    written = _rows(options.output)
+    options = write_meta(tmp_path, clips[:rows])
+    assert run_job(options, FakeSource(), workers) == [0] * workers
+    written = read_rows(options.output)
     assert [row["path"] for row in written] == clips[:rows]
     assert len({row["text"] for row in written}) == rows
     assert all(row["note"] == f'n "{i}",\n' for i, row in enumerate(written))
@@ -74,17 +41,17 @@ def test_any_number_of_rows_and_workers(tmp_path: Path, clips: list[str], rows: 
 def test_output_does_not_depend_on_workers_or_batches(tmp_path: Path, clips: list[str]) -> None:
     outputs = set()
     for workers, batch_size in ((1, 1), (2, 5), (3, 2), (8, 2)):
-        options = replace(_meta(tmp_path, [*clips, "missing.mp4"]), batch_size=batch_size)
-        assert _run(options, FakeSource(), workers) == [0] * workers
+        options = replace(write_meta(tmp_path, [*clips, "missing.mp4"]), batch_size=batch_size)
+        assert run_job(options, FakeSource(), workers) == [0] * workers
         outputs.add(options.output.read_bytes())
     assert len(outputs) == 1
 
 
 def test_failed_rows_are_reported_and_other_rows_are_captioned(tmp_path: Path, clips: list[str]) -> None:
-    options = _meta(tmp_path, [clips[0], "", "/nowhere.mp4", clips[1]])
-    assert _run(options, FakeSource(), 2) == [0, 0]
-    assert [bool(row["text"]) for row in _rows(options.output)] == [True, False, False, True]
-    failures = _rows(tmp_path / "out_failures.csv")
+    options = write_meta(tmp_path, [clips[0], "", "/nowhere.mp4", clips[1]])
+    assert run_job(options, FakeSource(), 2) == [0, 0]
+    assert [bool(row["text"]) for row in read_rows(options.output)] == [True, False, False, True]
+    failures = read_rows(tmp_path / "out_failures.csv")
     assert [(row["row"], row["stage"]) for row in failures] == [("1", "path"), ("2", "path")]
     report = json.loads((tmp_path / "out_report.json").read_text())
     assert (report["captioned"], report["failed"], report["failures_by_stage"]) == (2, 2, {"path": 2})
@@ -94,56 +61,56 @@ def test_failed_rows_are_reported_and_other_rows_are_captioned(tmp_path: Path, c
 
 
 def test_nothing_is_written_when_nothing_could_be_captioned(tmp_path: Path, clips: list[str]) -> None:
-    options = _meta(tmp_path, [str(tmp_path / f"{i}.mp4") for i in range(3)])
-    assert _run(options, FakeSource(), 2) == [1, 1]
+    options = write_meta(tmp_path, [str(tmp_path / f"{i}.mp4") for i in range(3)])
+    assert run_job(options, FakeSource(), 2) == [1, 1]
     assert not options.output.exists()
     for i in range(3):  # the clips exist now
         (tmp_path / f"{i}.mp4").symlink_to(clips[i])
-    assert _run(options, FakeSource(), 2) == [0, 0]
-    assert all(row["text"] for row in _rows(options.output))
+    assert run_job(options, FakeSource(), 2) == [0, 0]
+    assert all(row["text"] for row in read_rows(options.output))
 
 
 def test_skip_keeps_captions_and_captions_failed_rows_again(tmp_path: Path, clips: list[str]) -> None:
-    options = _meta(tmp_path, [clips[0], str(tmp_path / "late.mp4"), clips[1]])
-    _run(options, FakeSource())
-    first = _rows(options.output)
+    options = write_meta(tmp_path, [clips[0], str(tmp_path / "late.mp4"), clips[1]])
+    run_job(options, FakeSource())
+    first = read_rows(options.output)
     (tmp_path / "late.mp4").symlink_to(clips[2])
-    _meta(tmp_path, [clips[3], clips[0], str(tmp_path / "late.mp4"), clips[1]])  # with a new first row
+    write_meta(tmp_path, [clips[3], clips[0], str(tmp_path / "late.mp4"), clips[1]])  # with a new first row
     source = FakeSource()
     skipping = replace(options, skip_if_existing=True)
-    assert _run(skipping, source) == [0]
+    assert run_job(skipping, source) == [0]
     assert sorted(source.rows_captioned) == [0, 2]
-    assert [row["text"] for row in _rows(options.output)][1::2] == [first[0]["text"], first[2]["text"]]
+    assert [row["text"] for row in read_rows(options.output)][1::2] == [first[0]["text"], first[2]["text"]]
     assert not (tmp_path / "out_failures.csv").exists()
     again = FakeSource()
     written = options.output.stat().st_mtime_ns
-    assert _run(skipping, again) == [0]
+    assert run_job(skipping, again) == [0]
     assert (again.loads, options.output.stat().st_mtime_ns) == (0, written)
 
 
 def test_skip_also_keeps_captions_of_the_meta_table(tmp_path: Path, clips: list[str]) -> None:
-    options = replace(_meta(tmp_path, clips[:3], ["", "mine", " "]), skip_if_existing=True)
+    options = replace(write_meta(tmp_path, clips[:3], ["", "mine", " "]), skip_if_existing=True)
     source = FakeSource()
-    assert _run(options, source) == [0]
-    assert (sorted(source.rows_captioned), _rows(options.output)[1]["text"]) == ([0, 2], "mine")
+    assert run_job(options, source) == [0]
+    assert (sorted(source.rows_captioned), read_rows(options.output)[1]["text"]) == ([0, 2], "mine")
 
 
 def test_skip_matches_rows_of_a_changed_table_by_path(tmp_path: Path, clips: list[str]) -> None:
-    options = replace(_meta(tmp_path, clips[:2], ["", "mine"]), skip_if_existing=True)
-    assert _run(options, FakeSource()) == [0]
-    first = _rows(options.output)
-    _meta(tmp_path, [clips[1], clips[2], clips[0]], ["mine", "new and captioned", ""])
+    options = replace(write_meta(tmp_path, clips[:2], ["", "mine"]), skip_if_existing=True)
+    assert run_job(options, FakeSource()) == [0]
+    first = read_rows(options.output)
+    write_meta(tmp_path, [clips[1], clips[2], clips[0]], ["mine", "new and captioned", ""])
     source = FakeSource()
-    assert _run(options, source) == [0]
+    assert run_job(options, source) == [0]
     assert source.loads == 0
-    assert [row["text"] for row in _rows(options.output)] == ["mine", "new and captioned", first[0]["text"]]
+    assert [row["text"] for row in read_rows(options.output)] == ["mine", "new and captioned", first[0]["text"]]
 
 
 def test_without_skip_all_rows_are_captioned_again(tmp_path: Path, clips: list[str]) -> None:
-    options = _meta(tmp_path, clips[:2], ["old", "old"])
+    options = write_meta(tmp_path, clips[:2], ["old", "old"])
     for _ in range(2):
         source = FakeSource()
-        assert _run(options, source) == [0]
+        assert run_job(options, source) == [0]
         assert sorted(source.rows_captioned) == [0, 1]
     assert (tmp_path / "out.csv.bak").exists()
 
@@ -163,26 +130,26 @@ def _interrupt_after(batches: int, source: FakeSource) -> FakeSource:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_resume_does_not_caption_finished_rows_again(tmp_path: Path, clips: list[str], workers: int) -> None:
-    options = _meta(tmp_path, ["missing.mp4", *clips])
+    options = write_meta(tmp_path, ["missing.mp4", *clips])
     undisturbed = replace(options, output=tmp_path / "undisturbed.csv")
-    _run(undisturbed, FakeSource())
+    run_job(undisturbed, FakeSource())
     first = _interrupt_after(2, FakeSource())
-    assert isinstance(_run(options, first)[0], _Interrupted)
+    assert isinstance(run_job(options, first)[0], _Interrupted)
     assert not options.output.exists()
     second = FakeSource()
-    assert _run(replace(options, batch_size=1), second, workers) == [0] * workers
+    assert run_job(replace(options, batch_size=1), second, workers) == [0] * workers
     assert sorted(first.rows_captioned + second.rows_captioned) == list(range(1, 8))
     assert options.output.read_bytes() == undisturbed.output.read_bytes()
 
 
 def test_journals_of_another_run_are_refused(tmp_path: Path, clips: list[str]) -> None:
-    options = _meta(tmp_path, clips)
-    _run(options, _interrupt_after(1, FakeSource()))
+    options = write_meta(tmp_path, clips)
+    run_job(options, _interrupt_after(1, FakeSource()))
     other = FakeSource(settings={"prompt": "b"})
-    results = _run(options, other, 2)
+    results = run_job(options, other, 2)
     assert isinstance(results[0], UsageError) and "prompt: a in the journals, b now" in str(results[0])
     assert isinstance(results[1], RunError)
-    assert _run(replace(options, restart=True), other) == [0]
+    assert run_job(replace(options, restart=True), other) == [0]
     assert sorted(other.rows_captioned) == list(range(7))
 
 
@@ -192,37 +159,37 @@ def test_weights_that_do_not_fit_change_no_journal(tmp_path: Path, clips: list[s
         def check_weights(self) -> None:
             raise UsageError("the checkpoint does not fit its config.json")
 
-    options = _meta(tmp_path, clips)
-    results = _run(options, Unfit(), workers)
+    options = write_meta(tmp_path, clips)
+    results = run_job(options, Unfit(), workers)
     assert all(isinstance(result, UsageError) for result in results), results
     assert not journal_folder(options.output).exists()
     first = _interrupt_after(1, FakeSource())
-    _run(options, first)
+    run_job(options, first)
     unfit = Unfit(settings={"prompt": "b"})
-    assert all(isinstance(result, UsageError) for result in _run(replace(options, restart=True), unfit, workers))
+    assert all(isinstance(result, UsageError) for result in run_job(replace(options, restart=True), unfit, workers))
     second = FakeSource()
-    assert _run(options, second, workers) == [0] * workers
+    assert run_job(options, second, workers) == [0] * workers
     assert sorted(first.rows_captioned + second.rows_captioned) == list(range(7)), "the journals were kept"
 
 
 def _die_with(folder: Path, rows: Sequence[int], options: JobOptions, clips: list[str]) -> None:
     """Leave a journal as after the death of a worker with `rows` in flight."""
-    _run(options, _interrupt_after(0, FakeSource()))
+    run_job(options, _interrupt_after(0, FakeSource()))
     fingerprint = json.loads((folder / "rank-00000.jsonl").read_text().splitlines()[0])["fingerprint"]
     Journal(folder, 0, fingerprint).start(rows)
 
 
 def test_a_row_in_flight_at_two_deaths_is_quarantined(tmp_path: Path, clips: list[str]) -> None:
-    options = _meta(tmp_path, clips)
+    options = write_meta(tmp_path, clips)
     folder = journal_folder(options.output)
     _die_with(folder, [2, 3], options, clips)
     batches: list[list[int]] = []
     source = FakeSource()
     source.on_batch = lambda batch: batches.append([clip.row for clip in batch])
     Journal(folder, 0, {**_fingerprint(folder)}).start([3])
-    assert _run(options, source) == [0]
+    assert run_job(options, source) == [0]
     assert batches == [[0, 1], [4, 5], [6], [2]]
-    assert [row["row"] for row in _rows(tmp_path / "out_failures.csv")] == ["3"]
+    assert [row["row"] for row in read_rows(tmp_path / "out_failures.csv")] == ["3"]
 
 
 def _fingerprint(folder: Path) -> dict[str, str]:
@@ -234,14 +201,14 @@ def test_mass_failure_stops_the_run_and_its_rows_are_captioned_by_the_next(
 ) -> None:
     monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
     paths = [clips[0], *(str(tmp_path / f"gone {i}.mp4") for i in range(20))]
-    options = _meta(tmp_path, paths)
-    result = _run(options, FakeSource())[0]
+    options = write_meta(tmp_path, paths)
+    result = run_job(options, FakeSource())[0]
     assert isinstance(result, RunError) and "check that the disks of the clips are mounted" in str(result)
     assert not options.output.exists()
     for i in range(20):
         (tmp_path / f"gone {i}.mp4").symlink_to(clips[1 + i % 6])
     source = FakeSource()
-    assert _run(options, source) == [0]
+    assert run_job(options, source) == [0]
     assert sorted(source.rows_captioned) == list(range(0 if 0 in source.rows_captioned else 1, 21))
 
 
@@ -250,39 +217,39 @@ def test_after_a_device_failure_the_next_run_captions_the_failed_rows(tmp_path: 
         if any(clip.row >= 2 for clip in batch):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    options = _meta(tmp_path, clips * 3)
-    result = _run(options, FakeSource(on_batch=on_batch))[0]
+    options = write_meta(tmp_path, clips * 3)
+    result = run_job(options, FakeSource(on_batch=on_batch))[0]
     assert isinstance(result, RunError) and "the device or the framework is at fault" in str(result)
     assert not options.output.exists()
     source = FakeSource()
-    assert _run(options, source) == [0]
+    assert run_job(options, source) == [0]
     assert sorted(source.rows_captioned) == list(range(2, 21))
 
 
 def test_rows_in_flight_at_one_death_are_captioned_last_and_alone(tmp_path: Path, clips: list[str]) -> None:
     """When one worker dies, msrun kills the others: the rows in flight there are not the cause."""
-    options = _meta(tmp_path, clips)
+    options = write_meta(tmp_path, clips)
     folder = journal_folder(options.output)
-    _run(options, _interrupt_after(0, FakeSource()))
+    run_job(options, _interrupt_after(0, FakeSource()))
     fingerprint = _fingerprint(folder)
     for rank, row in enumerate((0, 3, 5)):
         Journal(folder, rank, fingerprint).start([row])
     batches: list[list[int]] = []
     source = FakeSource()
     source.on_batch = lambda batch: batches.append([clip.row for clip in batch])
-    assert _run(options, source, 3) == [0, 0, 0]
+    assert run_job(options, source, 3) == [0, 0, 0]
     # All on one rank, one at a time, after all other rows.
     assert batches[-3:] == [[0], [3], [5]]
-    assert all(row["text"] for row in _rows(options.output))
+    assert all(row["text"] for row in read_rows(options.output))
 
 
 def test_many_rows_in_flight_are_retried_in_small_batches(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "MAX_ISOLATED", 3)
-    options = replace(_meta(tmp_path, clips), batch_size=16)
+    options = replace(write_meta(tmp_path, clips), batch_size=16)
     folder = journal_folder(options.output)
-    _run(options, _interrupt_after(0, FakeSource()))
+    run_job(options, _interrupt_after(0, FakeSource()))
     Journal(folder, 0, _fingerprint(folder)).start([0, 1, 2, 3])
     journal = Journal(folder, 1, _fingerprint(folder))
     journal.start([6])
@@ -291,9 +258,9 @@ def test_many_rows_in_flight_are_retried_in_small_batches(
     batches: list[list[int]] = []
     source = FakeSource()
     source.on_batch = lambda batch: batches.append([clip.row for clip in batch])
-    assert _run(options, source) == [0]
+    assert run_job(options, source) == [0]
     assert batches == [[4, 5], [0, 1], [2, 3], [6]]
-    assert all(row["text"] for row in _rows(options.output))
+    assert all(row["text"] for row in read_rows(options.output))
 
 
 def test_an_error_in_a_batch_fails_only_its_own_clip(tmp_path: Path, clips: list[str]) -> None:
@@ -301,9 +268,9 @@ def test_an_error_in_a_batch_fails_only_its_own_clip(tmp_path: Path, clips: list
         if any(clip.row == 3 for clip in batch):
             raise ValueError("kernel failed")
 
-    options = replace(_meta(tmp_path, clips), batch_size=5)
-    assert _run(options, FakeSource(on_batch=on_batch)) == [0]
-    assert [row["message"] for row in _rows(tmp_path / "out_failures.csv")] == ["ValueError: kernel failed"]
+    options = replace(write_meta(tmp_path, clips), batch_size=5)
+    assert run_job(options, FakeSource(on_batch=on_batch)) == [0]
+    assert [row["message"] for row in read_rows(tmp_path / "out_failures.csv")] == ["ValueError: kernel failed"]
 
 
 def test_out_of_memory_halves_the_batch(tmp_path: Path, clips: list[str]) -> None:
@@ -311,24 +278,24 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, clips: list[str]) -> Non
         if len(batch) > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    options = replace(_meta(tmp_path, clips), batch_size=7)
+    options = replace(write_meta(tmp_path, clips), batch_size=7)
     small = replace(options, output=tmp_path / "small.csv", batch_size=1)
-    assert _run(options, FakeSource(on_batch=on_batch)) == [0]
-    assert _run(small, FakeSource()) == [0]
+    assert run_job(options, FakeSource(on_batch=on_batch)) == [0]
+    assert run_job(small, FakeSource()) == [0]
     assert options.output.read_bytes() == small.output.read_bytes()
 
 
 def test_limit_captions_the_first_rows(tmp_path: Path, clips: list[str]) -> None:
-    options = replace(_meta(tmp_path, clips), limit=3)
-    assert _run(options, FakeSource(), 2) == [0, 0]
-    assert [bool(row["text"]) for row in _rows(options.output)] == [True] * 3 + [False] * 4
+    options = replace(write_meta(tmp_path, clips), limit=3)
+    assert run_job(options, FakeSource(), 2) == [0, 0]
+    assert [bool(row["text"]) for row in read_rows(options.output)] == [True] * 3 + [False] * 4
 
 
 def test_a_caption_too_long_to_gather_is_a_failure(tmp_path: Path, clips: list[str]) -> None:
-    options = replace(_meta(tmp_path, clips[:2]), pad_length=64)
+    options = replace(write_meta(tmp_path, clips[:2]), pad_length=64)
     folder = journal_folder(options.output)
-    _run(options, _interrupt_after(0, FakeSource()))
+    run_job(options, _interrupt_after(0, FakeSource()))
     with Journal(folder, 0, _fingerprint(folder)) as journal:
         journal.finish([RowResult(row=0, caption="x" * 1000, tokens=9)])
-    assert _run(options, FakeSource()) == [0]
-    assert "more than --pad_length 64" in _rows(tmp_path / "out_failures.csv")[0]["message"]
+    assert run_job(options, FakeSource()) == [0]
+    assert "more than --pad_length 64" in read_rows(tmp_path / "out_failures.csv")[0]["message"]

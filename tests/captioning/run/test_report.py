@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.captioning.captioners.base import Caption
 from pipeline.captioning.clips.clip import Clip
-from tests.captioning.run.test_job import _meta, _rows, _run
 from tests.fakes import FakeSource, render_clip
+from tests.runs import read_rows, run_job, write_meta
 
 CAPTIONS = [
     "A dog runs.",
@@ -35,10 +35,10 @@ def test_the_counts_of_the_report_agree_with_the_outputs(tmp_path: Path, caplog:
     paths = [str(render_clip(tmp_path / f"{i}.mkv", i, frames=40)) for i in range(len(CAPTIONS))]
     for path in map(Path, paths[1:3]):
         path.write_bytes(path.read_bytes()[:-600])
-    options = _meta(tmp_path, [*paths, "/nowhere.mp4", str(tmp_path / "text.mp4")])
-    assert _run(options, FakeSource(caption=_caption), workers=2) == [0, 0]
+    options = write_meta(tmp_path, [*paths, "/nowhere.mp4", str(tmp_path / "text.mp4")])
+    assert run_job(options, FakeSource(caption=_caption), workers=2) == [0, 0]
     report = json.loads((tmp_path / "out_report.json").read_text())
-    rows = _rows(options.output)
+    rows = read_rows(options.output)
     texts = [row["text"] for row in rows if row["text"]]
     with (tmp_path / "out_failures.csv").open(newline="") as file:
         failures = list(csv.DictReader(file))
