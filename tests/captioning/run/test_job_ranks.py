@@ -144,5 +144,5 @@ def test_all_ranks_report_the_same_cause(tmp_path: Path, clips: list[str]) -> No
 
     options = write_meta(tmp_path, clips)
     results = run_ranks(6, rank_main)
-    told = {str(result) for result in results if isinstance(result, RunError)}  # threads in a collective: no text
-    assert told == {"the run failed on rank 1: MassFailure: the disk is gone"}
+    reported = {str(result) for result in results if isinstance(result, RunError)}  # threads in a collective: no text
+    assert reported == {"the run failed on rank 1: MassFailure: the disk is gone"}
