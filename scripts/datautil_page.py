@@ -40,7 +40,8 @@ python -m pipeline.datasets.datautil DATA_caption.csv --info --fmin 16 --remove-
   columns, unless that would lose something, such as leading zeros or digits.
 - The names of Open-Sora v1.3 (column "alias") work too. In all names, underscores may replace hyphens.
 - `--key id` compares tables by `id` instead of `path`. `--seed` is for `--shuffle` and `--sample`. `--num-workers` is
-  for the operations that read files. `--timeout` is the maximum number of seconds to read one file with `--info`.
+  for the operations that read files. `--timeout` is the maximum number of seconds to read one file with
+  `--info` or `--video-info`.
 
 In Python: `operate(read_tables(files), [(operation, value), …], Settings())`. `operate` is in
 `pipeline.datasets.datautil`, `read_tables` in `pipeline.datasets.tables`, `Settings` in `pipeline.datasets.operation`.

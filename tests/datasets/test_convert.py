@@ -1,4 +1,4 @@
-"""A table from a folder; and the README's recipe: merge, compare, caption the remaining rows."""
+"""A table from a folder; and the recipe of docs/datautil.md: merge, compare, caption the remaining rows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_usage_error(
 
 
 def test_recipe_merge_difference_caption_the_remaining_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's recipe on six clips: three have a caption, and one has failed."""
+    """The recipe of docs/datautil.md on six clips: three have a caption, and one has failed."""
     monkeypatch.chdir(tmp_path)
     meta = write_clips(tmp_path / "clips", (random_clip(8, i) for i in range(6)))
     truth = {row["path"]: row["truth"] for row in _rows(meta)}

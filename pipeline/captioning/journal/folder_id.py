@@ -1,4 +1,4 @@
-"""The id of a journal folder: a file that tells hosts whether they share the folder."""
+"""The id of a journal folder: a file from which hosts learn whether they share the folder."""
 
 from __future__ import annotations
 

@@ -19,26 +19,31 @@ def write_outcomes(
     path: Path,
     paths: Sequence[str],
     kept: Container[int],
+    excluded: Container[int],
     captions: Mapping[int, RowResult],
     failures: Mapping[int, Failure],
 ) -> None:
     """Write the outcome of every row, in the order of the table, one line at a time.
 
     paths: of all rows.
-    kept: rows that keep an earlier caption.
-    captions, failures: results of the rows that the run captioned or failed to caption. All other rows are excluded.
+    kept: rows that keep an earlier caption. excluded: rows beyond `--limit`.
+    captions, failures: results of all other rows.
 
     Raises:
         RunError: the file can't be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         for row, clip_path in enumerate(paths):
-            fields = _outcome_json(row, kept, captions, failures)
+            fields = _outcome_json(row, kept, excluded, captions, failures)
             file.write(f'{{"row": {row}, "path": {as_json(clip_path)}, {fields[1:]}\n')
 
 
 def _outcome_json(
-    row: int, kept: Container[int], captions: Mapping[int, RowResult], failures: Mapping[int, Failure]
+    row: int,
+    kept: Container[int],
+    excluded: Container[int],
+    captions: Mapping[int, RowResult],
+    failures: Mapping[int, Failure],
 ) -> str:
     """The outcome of a row as a JSON object, without row and path."""
     if row in kept:
@@ -49,6 +54,7 @@ def _outcome_json(
     if row in failures:
         failure = failures[row]
         return as_json({"outcome": "failed", "stage": failure.stage, "message": "; ".join(failure.messages)})
+    assert row in excluded, f"row {row} has no outcome"
     return as_json({"outcome": "excluded"})
 
 

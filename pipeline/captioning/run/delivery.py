@@ -98,13 +98,14 @@ def _complete(plan: Plan, captions: dict[int, RowResult], failures: dict[int, Fa
 
 
 def write_outputs(output: Path, leader: LeaderPlan, results: RunResults, report: Mapping[str, Any]) -> None:
-    """Write failures, outcomes, report and, last, the captioned table: if the table exists, the other files do, too."""
+    """Write failures, outcomes, report, and last the captioned table: when it appears, all other files are complete."""
     paths = leader.table.paths
     _write_failures(failures_path(output), paths, results.failures)
-    write_outcomes(outcomes_path(output), paths, leader.plan.kept, results.captions, results.failures)
+    kept, excluded = leader.plan.kept, leader.plan.excluded
+    write_outcomes(outcomes_path(output), paths, kept, excluded, results.captions, results.failures)
     with atomic_write(report_path(output)) as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    captions = dict(leader.plan.kept) | {row: result.caption or "" for row, result in results.captions.items()}
+    captions = dict(kept) | {row: result.caption or "" for row, result in results.captions.items()}
     leader.table.write(output, captions)
 
 

@@ -66,10 +66,11 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
 
 def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
     begin = time.monotonic()
-    # Read before the first collective: if the table can't be read, no other rank has to wait for a timeout.
+    # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
     table = MetaTable.read(options.meta_path) if world.is_leader else None
+    fingerprint = source.fingerprint()
     with RunJournals(world, options.output) as journals:  # this rank's journal stays locked until all is written
-        plan = plan_run(world, journals, table, options, source.fingerprint())
+        plan = plan_run(world, journals, table, options, fingerprint)
         if not plan.is_done:
             exit_code = _caption_and_deliver(options, source, activate, world, plan, journals, begin)
         else:

@@ -74,7 +74,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     plan = make_plan(rows, kept=dict.fromkeys(range(rows), ""), finished=(), deaths={})
     tracemalloc.start()
     try:
-        write_outcomes(tmp_path / "o.jsonl", paths, plan.kept, {}, {})
+        write_outcomes(tmp_path / "o.jsonl", paths, plan.kept, plan.excluded, {}, {})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
