@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -72,8 +72,8 @@ class Chaos:
     caption_seconds: float = 0.0
     most_in_flight: int = 0
 
-    def prepare(self) -> None:
-        """Make the clips, three broken ones among them, and caption them undisturbed."""
+    def prepare(self, command: Sequence[str]) -> None:
+        """Make the clips, three broken ones among them, and caption them undisturbed with `command`."""
         source = self.folder / "clips"
         meta = write_clips(source, (draw_clip(self.seed, number) for number in range(self.clips)))
         with meta.open("a", newline="", encoding="utf-8") as file:
@@ -83,7 +83,7 @@ class Chaos:
             csv.writer(file).writerow([str(source / "absent.mp4"), ""])
         begin = time.monotonic()
         folder = self._new_folder("undisturbed")
-        with launched.started(launched.msrun(2, *FLAGS), folder) as launcher:
+        with launched.started(list(command), folder) as launcher:
             launched.wait_until_captioned(folder, 1, launcher, PATIENCE)
             self.start_seconds = time.monotonic() - begin
             _wait_until_written(folder, launcher)
@@ -211,7 +211,7 @@ def main() -> int:
     ways = list(product(TARGETS, SIGNALS))
     with TemporaryDirectory() as name:
         chaos = Chaos(Path(name).resolve(), flags.seed, flags.clips)
-        chaos.prepare()
+        chaos.prepare(launched.msrun(2, *FLAGS))
         logger.info("undisturbed: %.0f s + %.0f s", chaos.start_seconds, chaos.caption_seconds)
         for number in range(flags.runs):
             target, signal_number = ways[number % len(ways)]

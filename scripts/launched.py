@@ -19,6 +19,10 @@ from pipeline.captioning.journal.folder import journal_folder
 COMMAND = str(Path(__file__).resolve().parent.parent / "pipeline" / "captioning" / "caption_pllava.py")
 OUTPUT = "meta_caption.csv"
 BIN = Path(sys.executable).parent
+IDLE_MSRUN = str(Path(__file__).resolve().parent / "idle_msrun.py")
+CLUSTER = {"MS_RETRY_INTERVAL_LOWER": "1", "MS_RETRY_INTERVAL_UPPER": "1", "MS_NODE_TIMEOUT": "10"}
+"""Seconds. A MindSpore worker often needs several attempts to register at its scheduler, by default 3 to 5 s apart. The
+scheduler ends the run after a worker has been lost for the time-out, by default 30 s."""
 
 
 def plain(*arguments: str) -> list[str]:
@@ -29,14 +33,14 @@ def plain(*arguments: str) -> list[str]:
 def msrun(workers: int, *arguments: str, port: int | None = None, options: Sequence[str] = ()) -> list[str]:
     """The same with msrun. port: of the cluster; options: of msrun, more than those that every run has."""
     port = port or 9000 + os.getpid() % 500 + workers * 500
-    launcher = [str(BIN / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
+    launcher = [sys.executable, IDLE_MSRUN, f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
     return [*launcher, f"--master_port={port}", "--log_dir=msrun_log", *options, *plain(*arguments)[1:]]
 
 
 @contextlib.contextmanager
 def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command in the background, its output in `launcher.log`; all its processes are gone afterwards."""
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment = {**CLUSTER, **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     with (folder / "launcher.log").open("wb") as log:
         # What started this process may have told its children to ignore Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)

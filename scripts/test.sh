@@ -14,5 +14,5 @@ fi
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
-exec python -m pytest --framework mindspore "$@"
+python -m pytest -n 2 "$@"
+exec python -m pytest -n 2 --framework mindspore "$@"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.chaos import Chaos
+from scripts import launched
+from scripts.chaos import FLAGS, Chaos
 
 pytestmark = pytest.mark.msrun
 
 
 def test_killed_runs_write_what_an_undisturbed_one_writes(tmp_path: Path) -> None:
     chaos = Chaos(tmp_path, seed=7, clips=16)
-    chaos.prepare()
+    chaos.prepare(launched.plain(*FLAGS))
     chaos.disturb(0, "worker", signal.SIGKILL, short=True)

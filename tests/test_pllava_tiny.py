@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from scripts import launched
+
 ROOT = Path(__file__).parents[1]
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_pllava.py")
 TINY = ROOT / "pretrained_models" / "pllava-tiny"
@@ -36,7 +38,7 @@ def _captions(
 ) -> list[dict[str, str]]:
     path = meta.with_name(output)
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    environment = {**launched.CLUSTER, **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     arguments = [COMMAND, str(meta), "--output", str(path), "--bs", "3", *flags]
     arguments += ["--pretrained_model_name_or_path", str(checkpoint)]
     done = subprocess.run(
@@ -47,17 +49,28 @@ def _captions(
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def long_captions(meta: Path) -> list[dict[str, str]]:
+    """The table that the base checkpoint writes on PyTorch."""
+    return _captions([sys.executable], meta, "torch.csv")
+
+
+@pytest.fixture(scope="module")
+def terse_captions(meta: Path) -> list[dict[str, str]]:
+    """The same with the LoRA adapter."""
+    return _captions([sys.executable], meta, "adapter.csv", *LORA)
+
+
 @pytest.mark.msrun
-def test_captions_are_the_truth_on_mindspore_and_pytorch(meta: Path) -> None:
+def test_captions_are_the_truth_on_mindspore_and_pytorch(meta: Path, long_captions: list[dict[str, str]]) -> None:
     msrun = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8642", "--log_dir=log"]
     rows = _captions(msrun, meta, "mindspore.csv")
     assert [row["text"] for row in rows] == [row["truth"] for row in rows]
-    assert _captions([sys.executable], meta, "torch.csv") == rows
+    assert long_captions == rows
 
 
-def test_lora_changes_the_style(meta: Path) -> None:
-    plain, terse = (_captions([sys.executable], meta, f"{len(flags)}.csv", *flags) for flags in ([], LORA))
-    for row, terse_row in zip(plain, terse, strict=True):
+def test_lora_changes_the_style(long_captions: list[dict[str, str]], terse_captions: list[dict[str, str]]) -> None:
+    for row, terse_row in zip(long_captions, terse_captions, strict=True):
         assert terse_row["text"] != row["text"]
         assert terse_row["text"].endswith(" background") and ";" in terse_row["text"]
         assert len(terse_row["text"]) < len(row["text"])
@@ -88,10 +101,13 @@ def _whole_checkpoint(folder: Path, merged: bool) -> Path:
     return folder
 
 
-def test_merged_and_unmerged_say_what_the_adapter_says(meta: Path, tmp_path: Path) -> None:
-    terse = _captions([sys.executable], meta, "adapter.csv", *LORA)
+def test_merged_and_unmerged_say_what_the_adapter_says(
+    meta: Path, tmp_path: Path, terse_captions: list[dict[str, str]]
+) -> None:
     merged = _whole_checkpoint(tmp_path / "merged", merged=True)
     unmerged = _whole_checkpoint(tmp_path / "unmerged", merged=False)
-    assert _captions([sys.executable], meta, "merged.csv", checkpoint=merged) == terse
+    assert _captions([sys.executable], meta, "merged.csv", checkpoint=merged) == terse_captions
     # LoRA that is there is used, asked for or not; only its alpha must be given.
-    assert _captions([sys.executable], meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged) == terse
+    assert (
+        _captions([sys.executable], meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged) == terse_captions
+    )

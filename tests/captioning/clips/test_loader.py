@@ -170,7 +170,7 @@ def test_a_clip_that_eats_memory_costs_itself_alone(tmp_path: Path) -> None:
 def test_one_hanging_clip_does_not_hold_up_the_others(tmp_path: Path) -> None:
     tall = render_clip(tmp_path / "tall.mp4", size=(64, 96))
     rows = [(9, str(tall)), *_many(tmp_path, 6)]
-    with ClipLoader(rows, 2, _hang_on_tall, DecoderLimits(8), prefetch=8, workers=2) as loader:
+    with ClipLoader(rows, 2, _hang_on_tall, DecoderLimits(4), prefetch=8, workers=2) as loader:
         order = [clip.row for clip in loader]
     assert sorted(order) == [0, 1, 2, 3, 4, 5, 9] and order[-1] == 9
 

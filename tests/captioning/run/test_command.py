@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,29 +38,72 @@ def _run(arguments: list[str], folder: Path, **environment: str) -> tuple[subpro
     return done, time.monotonic() - begin
 
 
+FORK_SERVER = """
+import json, os, runpy, sys
+command = sys.argv[1]
+runpy.run_path(command)  # imports everything that the command imports; does not run it
+for line in sys.stdin:
+    arguments, folder = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            path = os.devnull if number == 0 else os.path.join(folder, name)
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = [command, *arguments]
+        try:
+            runpy.run_path(command, run_name="__main__")
+        finally:
+            with open(os.path.join(folder, "frameworks"), "w") as file:
+                print(*[name for name in ("torch", "mindspore", "mindnlp") if name in sys.modules], file=file)
+        raise RuntimeError("the command did not call sys.exit")
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs the command in a child process for each line of standard input, without the second that its imports take. Each
+line is JSON: arguments, and the working folder, where stdout, stderr and the imported frameworks are left as files."""
+
+
+@pytest.fixture(scope="module")
+def fork_server() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", FORK_SERVER, str(COMMAND)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
-    (tmp_path / "no_path.csv").write_text("name\na.mp4\n")
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "semicolons.csv").write_text("path;note\na.mp4;1\n")
-    (tmp_path / "lines.jsonl").write_text('{"path": "a.mp4"}\n')
-    (tmp_path / "twice.csv").write_text("path,id,id\na.mp4,1,2\n")
-    os.mkfifo(tmp_path / "fifo.csv")
-    (tmp_path / "binary.csv").write_bytes(b"path\n\xff\xfe\x00\n")
+    return _fill(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same files, for commands that write nothing."""
+    return _fill(tmp_path_factory.mktemp("usage"))
+
+
+def _fill(folder: Path) -> Path:
+    """Tables and checkpoints, most of them faulty."""
+    (folder / "meta.csv").write_text("path\na.mp4\n")
+    (folder / "no_path.csv").write_text("name\na.mp4\n")
+    (folder / "empty.csv").touch()
+    (folder / "semicolons.csv").write_text("path;note\na.mp4;1\n")
+    (folder / "lines.jsonl").write_text('{"path": "a.mp4"}\n')
+    (folder / "twice.csv").write_text("path,id,id\na.mp4,1,2\n")
+    os.mkfifo(folder / "fifo.csv")
+    (folder / "binary.csv").write_bytes(b"path\n\xff\xfe\x00\n")
     for name in ("cut", "no_tokenizer", "wrong_width", "penalty", "list", "missing_shard", "qwen"):
-        shutil.copytree(DATA / "mini-a", tmp_path / name)
-    shard = tmp_path / "cut" / "model-00002-of-00003.safetensors"
+        shutil.copytree(DATA / "mini-a", folder / name)
+    shard = folder / "cut" / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
-    (tmp_path / "no_tokenizer" / "tokenizer.json").unlink()
-    (tmp_path / "missing_shard" / "model-00003-of-00003.safetensors").unlink()
-    _edit(tmp_path / "wrong_width" / "config.json", lambda config: config["text_config"].update(hidden_size=128))
-    _edit(tmp_path / "qwen" / "config.json", lambda config: config["text_config"].update(model_type="qwen2"))
-    _edit(tmp_path / "penalty" / "generation_config.json", lambda config: config.update(repetition_penalty=-1))
-    (tmp_path / "list" / "config.json").write_text("[]")
-    (tmp_path / "only_config").mkdir()
-    shutil.copy(DATA / "mini-a" / "config.json", tmp_path / "only_config")
-    return tmp_path
+    (folder / "no_tokenizer" / "tokenizer.json").unlink()
+    (folder / "missing_shard" / "model-00003-of-00003.safetensors").unlink()
+    _edit(folder / "wrong_width" / "config.json", lambda config: config["text_config"].update(hidden_size=128))
+    _edit(folder / "qwen" / "config.json", lambda config: config["text_config"].update(model_type="qwen2"))
+    _edit(folder / "penalty" / "generation_config.json", lambda config: config.update(repetition_penalty=-1))
+    (folder / "list" / "config.json").write_text("[]")
+    (folder / "only_config").mkdir()
+    shutil.copy(DATA / "mini-a" / "config.json", folder / "only_config")
+    return folder
 
 
 def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
@@ -118,10 +162,35 @@ USAGE_ERRORS = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE_ERRORS, ids=[message for _, message in USAGE_ERRORS])
-def test_usage_error(folder: Path, arguments: list[str], message: str) -> None:
+def test_usage_error(
+    shared_folder: Path, fork_server: subprocess.Popen[str], arguments: list[str], message: str
+) -> None:
+    """Exit code 2, one line on stderr, no framework imported, nothing written."""
+    assert fork_server.stdin is not None and fork_server.stdout is not None
+    shown = [shared_folder / name for name in ("stdout", "stderr", "frameworks")]
+    before = _listing(shared_folder)
+    print(json.dumps([arguments, str(shared_folder)]), file=fork_server.stdin, flush=True)
+    exit_code = int(fork_server.stdout.readline())
+    _, stderr, frameworks = (path.read_text() for path in shown)
+    assert exit_code == 2, stderr
+    assert message in stderr
+    assert len(stderr.strip().splitlines()) == 1, "one line"
+    assert frameworks.split() == []
+    for path in shown:
+        path.unlink()
+    assert _listing(shared_folder) == before
+
+
+def _listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_size) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["semicolons.csv", *CHECKPOINT], ["meta.csv", *CHECKPOINT, "--bs", "-2"]])
+def test_usage_error_of_a_process_of_its_own(folder: Path, arguments: list[str]) -> None:
+    """The same, without the fork server: flags, tables and values."""
     done, _ = _run(arguments, folder)
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    assert next(message for case, message in USAGE_ERRORS if case == arguments) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, "one line"
 
 
