@@ -1,4 +1,4 @@
-"""msrun that sleeps between two polls of its workers, for tests and measurements on a few CPU cores.
+"""msrun that sleeps between two polls of its workers, for tests on a few CPU cores.
 
 `msrun --join=True` polls its workers in a loop without a pause, which keeps one CPU core busy for the whole run.
 The arguments are those of msrun; everything else is msrun's own code.
@@ -13,7 +13,7 @@ import time
 POLL_SECONDS = 0.05
 
 
-class _PoliteProcess(subprocess.Popen[bytes]):
+class _PausingProcess(subprocess.Popen[bytes]):
     """A child process whose `poll` sleeps first if the process was running at the last poll."""
 
     _was_running = False
@@ -27,8 +27,7 @@ class _PoliteProcess(subprocess.Popen[bytes]):
 
 
 if __name__ == "__main__":
-    from mindspore.parallel.cluster import run
-    from mindspore.parallel.cluster.process_entity import _api
+    from mindspore.parallel.cluster.run import main
 
-    _api.subprocess.Popen = _PoliteProcess
-    sys.exit(run.main())
+    subprocess.Popen = _PausingProcess  # type: ignore[assignment,misc]
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Usage errors of the real command: exit code 2 and one clear line, before a framework is imported.
+"""Usage errors of the real command: exit code 2 and one line on standard error, before a framework is imported.
 
-Only the names and shapes of weights are checked later, against the framework's model: see the last usage error.
+Names and shapes of weights are checked later, because this needs the framework's model.
 """
 
 from __future__ import annotations
@@ -186,22 +186,22 @@ def _listing(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("arguments", [[], ["semicolons.csv", *CHECKPOINT], ["meta.csv", *CHECKPOINT, "--bs", "-2"]])
-def test_usage_error_of_a_process_of_its_own(folder: Path, arguments: list[str]) -> None:
-    """The same, without the fork server: flags, tables and values."""
+def test_usage_error_of_a_plain_process(folder: Path, arguments: list[str]) -> None:
+    """As test_usage_error, without the fork server: one case each of a missing argument, a table and a value."""
     done, _ = _run(arguments, folder)
     assert done.returncode == 2, done.stderr
     assert next(message for case, message in USAGE_ERRORS if case == arguments) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, "one line"
 
 
-def test_weights_that_do_not_fit_are_told_last(folder: Path) -> None:
+def test_weights_that_do_not_fit_are_a_usage_error(folder: Path) -> None:
     done, _ = _run(["meta.csv", "--pretrained_model_name_or_path", "wrong_width", "--lora_alpha", "2"], folder)
     assert done.returncode == 2, done.stderr
-    assert "misshapen: " in done.stderr.strip().splitlines()[-1], "log lines may come before it"
-    assert not (folder / "meta_caption.csv.journal").exists(), "a mended checkpoint must not be refused"
+    assert "misshapen: " in done.stderr.strip().splitlines()[-1], "log lines may precede it"
+    assert not (folder / "meta_caption.csv.journal").exists(), "the journal would refuse the corrected checkpoint"
 
 
-def test_usage_error_is_told_at_once_and_without_a_framework(folder: Path) -> None:
+def test_usage_error_takes_under_3_seconds_and_imports_no_framework(folder: Path) -> None:
     seconds = min(_run(["meta.csv", *UNMERGED], folder)[1] for _ in range(3))
     assert seconds < 3
     code = (
@@ -215,7 +215,7 @@ def test_usage_error_is_told_at_once_and_without_a_framework(folder: Path) -> No
     assert done.stdout.strip() == "2 []"
 
 
-def test_only_rank_zero_speaks(folder: Path) -> None:
+def test_only_rank_0_prints_a_usage_error(folder: Path) -> None:
     worker = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}
     for environment, lines in (({"RANK_ID": "0"}, 1), ({"RANK_ID": "1", "DEVICE_ID": "1"}, 0)):
         done, _ = _run(["meta.csv", *UNMERGED], folder, **worker, **environment)
@@ -241,7 +241,7 @@ def test_nothing_pending_ends_without_a_framework(folder: Path) -> None:
     assert done.returncode == 0 and "nothing is left" in done.stderr
 
 
-def test_outputs_of_every_kind_are_written_and_known_again(folder: Path) -> None:
+def test_outputs_of_every_kind_are_written_and_recognised_by_the_next_run(folder: Path) -> None:
     table = b"\xef\xbb\xbfpath,id,text\r\na.mp4,007,a caption\r\n"
     (folder / "done.csv.gz").write_bytes(gzip.compress(table))
     for name in (None, "out.csv", "out.parquet"):

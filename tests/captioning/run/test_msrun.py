@@ -1,4 +1,4 @@
-"""The real command over real workers: same bytes, whatever the launcher and whoever dies."""
+"""The real command with msrun, torchrun and without a launcher writes the same bytes, also if it is interrupted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.msrun
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Generated clips, bad ones, and the real videos where they are."""
+    """Rendered clips, two that cannot be decoded, and the real videos if this checkout has them."""
     folder = tmp_path_factory.mktemp("clips")
     made = [str(render_clip(folder / f"clip {i}, ü.mp4", i)) for i in range(6)]
     (folder / "empty.mp4").touch()
@@ -38,13 +38,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What one plain process on PyTorch writes, clip by clip."""
+    """The table that one plain process on PyTorch writes, with one clip in flight at a time."""
     folder = tmp_path_factory.mktemp("plain")
     _write_meta(folder, clips)
     assert _plain(folder, "--bs", "1").returncode == 0
     failures = list(csv.DictReader((folder / "meta_caption_failures.csv").open()))
-    bad = [path for path in clips if Path(path).name in ("empty.mp4", "nowhere.mp4")]
-    assert [failure["path"] for failure in failures] == bad
+    undecodable = [path for path in clips if Path(path).name in ("empty.mp4", "nowhere.mp4")]
+    assert [failure["path"] for failure in failures] == undecodable
     return (folder / "meta_caption.csv").read_bytes()
 
 
@@ -70,7 +70,7 @@ def _torchrun(*flags: str) -> list[str]:
 
 
 def _decoder(folder: Path, rank: int) -> psutil.Process:
-    """A decoding process of a worker, as soon as it is there."""
+    """Wait for a decoding process of a worker."""
     deadline = time.monotonic() + 120
     while not (found := launched.decoders(folder, rank)):
         assert time.monotonic() < deadline, f"rank {rank} started no decoding process"
