@@ -39,28 +39,30 @@ def _run(arguments: list[str], folder: Path, **environment: str) -> tuple[subpro
 
 
 FORK_SERVER = """
-import json, os, runpy, sys
+import json, os, runpy, signal, sys
 command = sys.argv[1]
-runpy.run_path(command)  # imports everything that the command imports; does not run it
+runpy.run_path(command)  # imports what the command imports, but does not run it
 for line in sys.stdin:
-    arguments, folder = json.loads(line)
+    arguments, folder, output = json.loads(line)
     child = os.fork()
     if child == 0:
+        signal.alarm(120)
         os.chdir(folder)
-        for number, name in enumerate(("stdin", "stdout", "stderr")):
-            path = os.devnull if number == 0 else os.path.join(folder, name)
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        for number, path in enumerate((os.devnull, output + "/stdout", output + "/stderr")):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
         sys.argv = [command, *arguments]
         try:
             runpy.run_path(command, run_name="__main__")
         finally:
-            with open(os.path.join(folder, "frameworks"), "w") as file:
+            with open(output + "/frameworks", "w") as file:
                 print(*[name for name in ("torch", "mindspore", "mindnlp") if name in sys.modules], file=file)
-        raise RuntimeError("the command did not call sys.exit")
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Runs the command in a child process for each line of standard input, without the second that its imports take. Each
-line is JSON: arguments, and the working folder, where stdout, stderr and the imported frameworks are left as files."""
+"""Runs the command in a child process for each line of standard input; the modules are imported only once.
+
+A line is JSON: arguments, working folder, and the folder where the child leaves the files stdout, stderr and frameworks
+(those that were imported). The answer is a line with the exit code.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -163,21 +165,18 @@ USAGE_ERRORS = [
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE_ERRORS, ids=[message for _, message in USAGE_ERRORS])
 def test_usage_error(
-    shared_folder: Path, fork_server: subprocess.Popen[str], arguments: list[str], message: str
+    shared_folder: Path, tmp_path: Path, fork_server: subprocess.Popen[str], arguments: list[str], message: str
 ) -> None:
-    """Exit code 2, one line on stderr, no framework imported, nothing written."""
+    """Exit code 2, one line on standard error, no framework imported, nothing written."""
     assert fork_server.stdin is not None and fork_server.stdout is not None
-    shown = [shared_folder / name for name in ("stdout", "stderr", "frameworks")]
     before = _listing(shared_folder)
-    print(json.dumps([arguments, str(shared_folder)]), file=fork_server.stdin, flush=True)
+    print(json.dumps([arguments, str(shared_folder), str(tmp_path)]), file=fork_server.stdin, flush=True)
     exit_code = int(fork_server.stdout.readline())
-    _, stderr, frameworks = (path.read_text() for path in shown)
+    stderr = (tmp_path / "stderr").read_text()
     assert exit_code == 2, stderr
     assert message in stderr
     assert len(stderr.strip().splitlines()) == 1, "one line"
-    assert frameworks.split() == []
-    for path in shown:
-        path.unlink()
+    assert (tmp_path / "frameworks").read_text().split() == []
     assert _listing(shared_folder) == before
 
 
