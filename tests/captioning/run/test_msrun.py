@@ -71,7 +71,7 @@ def _torchrun(*flags: str) -> list[str]:
 
 def _decoder(folder: Path, rank: int) -> psutil.Process:
     """Wait for a decoding process of a worker."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (found := launched.decoders(folder, rank)):
         assert time.monotonic() < deadline, f"rank {rank} started no decoding process"
         time.sleep(0.05)
