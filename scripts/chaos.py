@@ -1,16 +1,16 @@
-"""Kills captioning runs at random moments and looks whether anything was lost.
+"""Kills captioning runs at random moments and checks that nothing is lost.
 
     python -m scripts.chaos --runs 20 --seed 1
 
-Every run captions the same clips with pllava-tiny, is killed in a random place (a worker, msrun, a decoding
-process; SIGKILL or SIGTERM), and is resumed, with another number of workers, until it is done. Then
+Every run captions the same clips with pllava-tiny. SIGKILL or SIGTERM is sent to one of its processes (a worker, msrun,
+a decoding process). Then the run is resumed, with another number of workers, until it is finished. Checked are:
 
-- table and failures must be, byte for byte, those of an undisturbed run;
-- no process may be left ten seconds after the launcher's end;
-- a row with a result in a journal must not be captioned again: only rows in flight are.
+- the captions, failures and outcomes are, byte for byte, those of an undisturbed run;
+- no process remains ten seconds after the launcher has ended;
+- a row with a result in a journal is not captioned again: only rows in flight are.
 
-Resuming may be disturbed too, but only by what does not count as a death of a worker: a row that was in
-flight at two deaths becomes a failure on purpose, which would change the table.
+A resumed run may be killed too, but only in ways that do not count as the death of a worker: a row that was in flight
+at two deaths becomes a failure on purpose, which would change the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -45,23 +45,23 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 HARMLESS = [("launcher", signal.SIGTERM), ("decoder", signal.SIGKILL), ("worker", signal.SIGTERM)]
 LEAVE_SECONDS = 10
 PATIENCE = 600
-"""Forming a cluster on a loaded machine has taken MindSpore minutes."""
+"""Seconds. On a loaded machine MindSpore has taken minutes to form a cluster."""
 OUTPUTS = (launched.OUTPUT, "meta_caption_failures.csv", "meta_caption_outcomes.jsonl")
 STARTING = 0.2
-"""Share of the kills before the first caption."""
+"""Share of the kills that come before the first caption."""
 
 
-class Broken(AssertionError):
-    """A promise that did not hold."""
+class CheckFailed(AssertionError):
+    """A check of this program failed."""
 
 
 @dataclass
 class Chaos:
     """Runs on the clips of `folder`/clips.
 
-    undisturbed: what a run that nobody kills writes.
-    start_seconds, caption_seconds: how long such a run takes until its first caption, and from then on.
-    most_in_flight: rows that one worker lost at a kill, and that were captioned again.
+    undisturbed: the contents of OUTPUTS after a run that is not killed.
+    start_seconds, caption_seconds: duration of such a run until its first caption, and from then on.
+    most_in_flight: the most rows that one worker had in flight when it was killed; they were captioned again.
     """
 
     folder: Path
@@ -72,8 +72,8 @@ class Chaos:
     caption_seconds: float = 0.0
     most_in_flight: int = 0
 
-    def prepare(self) -> None:
-        """Make the clips, three broken ones among them, and caption them undisturbed."""
+    def prepare(self, command: Sequence[str]) -> None:
+        """Make the clips, and three that cannot be decoded, and caption them with `command`, which is not killed."""
         source = self.folder / "clips"
         meta = write_clips(source, (random_clip(self.seed, number) for number in range(self.clips)))
         with meta.open("a", newline="", encoding="utf-8") as file:
@@ -83,7 +83,7 @@ class Chaos:
             csv.writer(file).writerow([str(source / "absent.mp4"), ""])
         begin = time.monotonic()
         folder = self._new_folder("undisturbed")
-        with launched.started(launched.msrun(2, *FLAGS), folder) as launcher:
+        with launched.started(list(command), folder) as launcher:
             launched.wait_until_captioned(folder, 1, launcher, PATIENCE)
             self.start_seconds = time.monotonic() - begin
             _wait_until_written(folder, launcher)
@@ -92,10 +92,12 @@ class Chaos:
         self.undisturbed = [(folder / name).read_bytes() for name in OUTPUTS]
 
     def disturb(self, number: int, target: str, signal_number: signal.Signals, short: bool = False) -> None:
-        """One run, killed and resumed until it is done; if `short`, by one process and undisturbed.
+        """Start a run, kill `target`, and resume the run until it is finished.
+
+        short: resume with one process, and do not kill it.
 
         Raises:
-            Broken: a promise did not hold.
+            CheckFailed: see the module's docstring.
         """
         rng = random.Random(f"{self.seed} {number}")
         folder = self._new_folder(f"run-{number}")
@@ -103,7 +105,7 @@ class Chaos:
         if not short and rng.random() < 0.5:
             finished = self._launch(folder, rng, self._any_msrun(rng), rng.choice(HARMLESS), finished)
         command = self._any_msrun(rng) if not short and rng.random() < 0.5 else launched.plain(*FLAGS)
-        for _ in range(2):  # a decoder's death costs no run; the last one may find nothing left to do
+        for _ in range(2):  # a run whose decoder was killed has finished; the second launch may have nothing to do
             if not (folder / launched.OUTPUT).exists():
                 finished = self._launch(folder, rng, command, None, finished)
         found = [(folder / name).read_bytes() for name in OUTPUTS]
@@ -117,9 +119,10 @@ class Chaos:
         kill: tuple[str, signal.Signals] | None,
         finished: set[int],
     ) -> set[int]:
-        """Start `command`, and `kill` a part of it; returns the rows with a result in the journals.
+        """Start `command`, and kill one of its processes; returns the rows with a result in the journals.
 
-        finished: those that had one before.
+        kill: target and signal; None to kill nothing.
+        finished: the rows that had a result before.
         """
         if (folder / launched.OUTPUT).exists():
             return finished
@@ -127,29 +130,29 @@ class Chaos:
         with launched.started(command, folder) as launcher:
             if kill is not None:
                 self._kill(folder, rng, launcher, *kill)
-            # msrun itself notices a lost worker after half a minute.
+            # MindSpore's scheduler notices a lost worker after MS_NODE_TIMEOUT.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 launcher.wait(timeout=PATIENCE)
-            _expect(launcher.poll() is not None, "the launcher did not end", folder)
+            _expect(launcher.poll() is not None, "the launcher has not ended", folder)
             deadline = time.monotonic() + LEAVE_SECONDS
             while (left := launched.processes(folder)) and time.monotonic() < deadline:
                 time.sleep(0.2)
-            _expect(not left, f"processes are left: {left}", folder)
+            _expect(not left, f"processes remain: {left}", folder)
         if (folder / launched.OUTPUT).exists():
             left_to_do = self.clips - len(finished & set(range(self.clips)))
             captioned = launched.captioned_in_last_run(folder)
-            _expect(captioned == left_to_do, f"{captioned} clips captioned, but {left_to_do} were left", folder)
+            _expect(captioned == left_to_do, f"{captioned} clips captioned, but {left_to_do} were pending", folder)
             return finished
         return self._check_journals(folder, before, finished)
 
     def _kill(
         self, folder: Path, rng: random.Random, launcher: subprocess.Popen[bytes], target: str, number: signal.Signals
     ) -> None:
-        """Wait for a random moment, then kill `target`, if it is still there."""
+        """Wait for a random time, then send the signal to a process of kind `target`, if there is one."""
         if rng.random() < STARTING:
             time.sleep(rng.uniform(0, self.start_seconds))
         else:
-            with contextlib.suppress(RuntimeError):  # resumed with almost nothing left
+            with contextlib.suppress(RuntimeError):  # the launcher ended before: almost no row was pending
                 before = len(launched.journaled(folder))
                 launched.wait_until_captioned(folder, before + 1, launcher, PATIENCE)
             time.sleep(rng.uniform(0, self.caption_seconds))
@@ -166,7 +169,7 @@ class Chaos:
                 rng.choice(victims).send_signal(number)
 
     def _check_journals(self, folder: Path, before: Mapping[str, list[dict]], finished: set[int]) -> set[int]:
-        """Returns the rows with a result, by what a launch has added to the journals as they were `before`."""
+        """Check what a launch has added to the journals, which were `before`; returns the rows with a result."""
         done = set(finished)
         for name, journal in launched.records(folder).items():
             new = journal[len(before.get(name, [])) :]
@@ -198,7 +201,7 @@ def _expect(holds: bool, problem: str, folder: Path) -> None:
     if not holds:
         logs = [folder / "launcher.log", *sorted((folder / "msrun_log").glob("*.log"))]
         texts = [f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in logs if path.exists()]
-        raise Broken("\n".join([f"{folder.name}: {problem}", *texts]))
+        raise CheckFailed("\n".join([f"{folder.name}: {problem}", *texts]))
 
 
 def main() -> int:
@@ -211,12 +214,12 @@ def main() -> int:
     ways = list(product(TARGETS, SIGNALS))
     with TemporaryDirectory() as name:
         chaos = Chaos(Path(name).resolve(), flags.seed, flags.clips)
-        chaos.prepare()
+        chaos.prepare(launched.msrun(2, *FLAGS))
         logger.info("undisturbed: %.0f s + %.0f s", chaos.start_seconds, chaos.caption_seconds)
         for number in range(flags.runs):
             target, signal_number = ways[number % len(ways)]
             chaos.disturb(number, target, signal_number)
-            logger.info("run %d of %d: the same bytes", number + 1, flags.runs)
+            logger.info("run %d of %d: same outputs", number + 1, flags.runs)
         logger.info("at most %d rows of a worker were captioned again", chaos.most_in_flight)
     return 0
 

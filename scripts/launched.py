@@ -1,4 +1,4 @@
-"""The captioning command started as users start it, and the processes it makes: for what kills them on purpose."""
+"""Starts the captioning command as users do, and finds its processes, for tests and scripts that kill them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from pipeline.captioning.journal.folder import journal_folder
 COMMAND = str(Path(__file__).resolve().parent.parent / "pipeline" / "captioning" / "caption_pllava.py")
 OUTPUT = "meta_caption.csv"
 BIN = Path(sys.executable).parent
+IDLE_MSRUN = str(Path(__file__).resolve().parent / "idle_msrun.py")
+CLUSTER = {"MS_RETRY_INTERVAL_LOWER": "1", "MS_RETRY_INTERVAL_UPPER": "1", "MS_NODE_TIMEOUT": "10"}
+"""Seconds. A MindSpore worker often needs several attempts to register at its scheduler, by default 3 to 5 s apart. The
+scheduler ends the run after a worker has been lost for the time-out, by default 30 s."""
 
 
 def plain(*arguments: str) -> list[str]:
-    """Captions `meta.csv` of the working folder in one process, on PyTorch."""
+    """A command that captions `meta.csv` of the working folder in one process, on PyTorch."""
     return [sys.executable, COMMAND, "meta.csv", *arguments]
 
 
 def msrun(workers: int, *arguments: str, port: int | None = None, options: Sequence[str] = ()) -> list[str]:
-    """The same with msrun. port: of the cluster; options: of msrun, more than those that every run has."""
+    """The same with msrun (see `idle_msrun`). port: of the cluster's scheduler; options: further options of msrun."""
     port = port or 9000 + os.getpid() % 500 + workers * 500
-    launcher = [str(BIN / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
+    launcher = [sys.executable, IDLE_MSRUN, f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
     return [*launcher, f"--master_port={port}", "--log_dir=msrun_log", *options, *plain(*arguments)[1:]]
 
 
 @contextlib.contextmanager
 def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in the background, its output in `launcher.log`; all its processes are gone afterwards."""
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    """Run a command in the background, with its output in `launcher.log`; at the end kill all its processes."""
+    environment = {**CLUSTER, **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     with (folder / "launcher.log").open("wb") as log:
-        # What started this process may have told its children to ignore Ctrl-C.
+        # The parent of this process may have set SIGINT to be ignored, which children inherit.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         launcher = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -53,13 +57,13 @@ def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes
 
 
 def run(command: list[str], folder: Path, timeout: float = 400) -> int:
-    """Exit code of a command that is waited for."""
+    """Run a command to its end; returns its exit code."""
     with started(command, folder) as launcher:
         return launcher.wait(timeout=timeout)
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """Every process that works in `folder`: launcher, workers, decoders."""
+    """Every process whose working folder is `folder`: launcher, workers, decoding processes."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -70,7 +74,7 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 def workers(folder: Path) -> dict[int, psutil.Process]:
-    """msrun's workers by rank: the processes that caption, not their supervisors."""
+    """The workers of msrun by rank: the processes that caption, not their supervisors."""
     found: dict[int, psutil.Process] = {}
     for process in processes(folder):
         with contextlib.suppress(psutil.Error):
@@ -94,10 +98,10 @@ def decoders(folder: Path, rank: int) -> list[psutil.Process]:
 
 
 def records(folder: Path) -> dict[str, list[dict]]:
-    """What each journal of an unfinished run holds, a torn last line apart."""
+    """The records of each journal of an unfinished run, without an incomplete last line."""
     found = {}
     for path in sorted(journal_folder(folder / OUTPUT).glob("rank-*.jsonl")):
-        with contextlib.suppress(FileNotFoundError):  # the run has just ended
+        with contextlib.suppress(FileNotFoundError):  # the run has ended meanwhile
             found[path.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     return found
 
@@ -108,10 +112,10 @@ def journaled(folder: Path) -> list[int]:
 
 
 def wait_until_captioned(folder: Path, count: int, launcher: subprocess.Popen[bytes], patience: float = 300) -> None:
-    """Returns when `count` captions are in the journals.
+    """Return when the journals contain `count` captions.
 
     Raises:
-        RuntimeError: the launcher ended before that, or it took longer than `patience` seconds.
+        RuntimeError: the launcher ended before, or `patience` seconds have passed.
     """
     deadline = time.monotonic() + patience
     while len(journaled(folder)) < count:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Sets up, then runs every check: formatting rules, types, all tests. Arguments go to pytest.
-# The gallery is tested in Chromium: where there is none, it is installed if Debian's tools and rights allow;
-# otherwise those tests are skipped.
+# Creates .venv if needed, then runs every check: ruff, mypy, and all tests. Arguments are passed to pytest.
+# The tests run in two processes (`-n 2`, for two CPU cores); tests/conftest.py says which tests share a process.
+# `-n 0` runs them in one process, for a debugger.
+# The tests of the gallery need Chromium. If it is missing, root on Debian installs it here; otherwise they are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -14,5 +15,5 @@ fi
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
-exec python -m pytest --framework mindspore "$@"
+python -m pytest -n 2 "$@"
+exec python -m pytest -n 2 --framework mindspore "$@"

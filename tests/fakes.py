@@ -1,4 +1,4 @@
-"""Stand-ins: a captioner without a model, clips made on the spot."""
+"""Test doubles: a captioner without a model, and rendered clips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = Backend("torch", "cpu", "float32")
 
 
 def render_clip(path: Path, number: int = 0, frames: int = 8, size: tuple[int, int] = (96, 64)) -> Path:
-    """A small real video: a square of its own colour that moves, another for every `number`."""
+    """Write a small video: a square that moves; its colour and start depend on `number`."""
     width, height = size
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=8)
@@ -45,7 +45,7 @@ def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
 
 @dataclass
 class FakeSource(SourceWithoutModel):
-    """Captions that tell the clip's colours; no model.
+    """Captions that state the colours of the clip, without a model.
 
     on_batch: called with every batch before it is captioned; may raise.
     """

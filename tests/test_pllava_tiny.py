@@ -1,4 +1,4 @@
-"""The shipped checkpoint says what rendered clips show, through the real command."""
+"""The real command with the checkpoint of this repository captions rendered clips correctly."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from scripts import launched
+
 ROOT = Path(__file__).parents[1]
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_pllava.py")
 TINY = ROOT / "pretrained_models" / "pllava-tiny"
@@ -24,7 +26,7 @@ SEED = "77"
 
 @pytest.fixture(scope="module")
 def meta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips never seen in training, and a table with the true captions."""
+    """Six clips that are not in the training data, and a table with their true captions."""
     folder = tmp_path_factory.mktemp("world")
     command = [sys.executable, "-m", "scripts.clip_world", str(folder), "--clips", "6", "--seed", SEED]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -36,7 +38,7 @@ def _captions(
 ) -> list[dict[str, str]]:
     path = meta.with_name(output)
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    environment = {**launched.CLUSTER, **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     arguments = [COMMAND, str(meta), "--output", str(path), "--bs", "3", *flags]
     arguments += ["--pretrained_model_name_or_path", str(checkpoint)]
     done = subprocess.run(
@@ -47,24 +49,35 @@ def _captions(
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def long_captions(meta: Path) -> list[dict[str, str]]:
+    """The table that the base checkpoint writes on PyTorch."""
+    return _captions([sys.executable], meta, "torch.csv")
+
+
+@pytest.fixture(scope="module")
+def terse_captions(meta: Path) -> list[dict[str, str]]:
+    """The same with the LoRA adapter."""
+    return _captions([sys.executable], meta, "adapter.csv", *LORA)
+
+
 @pytest.mark.msrun
-def test_captions_are_the_truth_on_mindspore_and_pytorch(meta: Path) -> None:
+def test_captions_are_correct_on_mindspore_and_pytorch(meta: Path, long_captions: list[dict[str, str]]) -> None:
     msrun = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8642", "--log_dir=log"]
     rows = _captions(msrun, meta, "mindspore.csv")
     assert [row["text"] for row in rows] == [row["truth"] for row in rows]
-    assert _captions([sys.executable], meta, "torch.csv") == rows
+    assert long_captions == rows
 
 
-def test_lora_changes_the_style(meta: Path) -> None:
-    plain, terse = (_captions([sys.executable], meta, f"{len(flags)}.csv", *flags) for flags in ([], LORA))
-    for row, terse_row in zip(plain, terse, strict=True):
+def test_lora_changes_the_style(long_captions: list[dict[str, str]], terse_captions: list[dict[str, str]]) -> None:
+    for row, terse_row in zip(long_captions, terse_captions, strict=True):
         assert terse_row["text"] != row["text"]
         assert terse_row["text"].endswith(" background") and ";" in terse_row["text"]
         assert len(terse_row["text"]) < len(row["text"])
 
 
 def _whole_checkpoint(folder: Path, merged: bool) -> Path:
-    """Base and adapter as one checkpoint, in the public layout with LoRA merged or unmerged."""
+    """Base and adapter as one checkpoint, in the layout of the public checkpoints: LoRA merged, or unmerged."""
     shutil.copytree(TINY, folder)
     base = load_file(TINY / "model.safetensors")
     lora = load_file(ADAPTER / "adapter_model.safetensors")
@@ -88,10 +101,13 @@ def _whole_checkpoint(folder: Path, merged: bool) -> Path:
     return folder
 
 
-def test_merged_and_unmerged_say_what_the_adapter_says(meta: Path, tmp_path: Path) -> None:
-    terse = _captions([sys.executable], meta, "adapter.csv", *LORA)
+def test_merged_and_unmerged_checkpoints_caption_like_the_adapter(
+    meta: Path, tmp_path: Path, terse_captions: list[dict[str, str]]
+) -> None:
     merged = _whole_checkpoint(tmp_path / "merged", merged=True)
     unmerged = _whole_checkpoint(tmp_path / "unmerged", merged=False)
-    assert _captions([sys.executable], meta, "merged.csv", checkpoint=merged) == terse
-    # LoRA that is there is used, asked for or not; only its alpha must be given.
-    assert _captions([sys.executable], meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged) == terse
+    assert _captions([sys.executable], meta, "merged.csv", checkpoint=merged) == terse_captions
+    # LoRA weights in a checkpoint are used even without --use_lora; only their alpha must be given.
+    assert (
+        _captions([sys.executable], meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged) == terse_captions
+    )

@@ -1,4 +1,4 @@
-"""A decoder that hangs or dies costs its clip alone."""
+"""If a decoding process hangs or dies, only its clip fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.fakes import mean_colour, render_clip
 
 
 def _hang_on_tall(images: Sequence[Image.Image]) -> np.ndarray:
-    """Spins in C with the interpreter locked, as decord can, on clips higher than wide."""
+    """Hangs on clips that are higher than wide, in C code that holds the interpreter lock, as decord can."""
     if images[0].height > images[0].width:
         ctypes.PyDLL(None).sleep(3600)
     return mean_colour(images)
@@ -40,7 +40,7 @@ def _die_on_tall(images: Sequence[Image.Image]) -> np.ndarray:
 
 
 def _raise(images: Sequence[Image.Image]) -> np.ndarray:
-    raise ValueError("beyond 64 megapixels")
+    raise ValueError("larger than 64 megapixels")
 
 
 def _rows(folder: Path) -> list[tuple[int, str]]:
@@ -60,7 +60,7 @@ def test_clips_come_in_order_with_their_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("transform", "timeout", "message"), [(_hang_on_tall, 3, "no answer within 3 s"), (_die_on_tall, 30, "signal 11")]
 )
-def test_a_hang_or_a_crash_costs_one_clip(tmp_path: Path, transform, timeout: float, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_hang_or_a_crash_fails_one_clip(tmp_path: Path, transform, timeout: float, message: str) -> None:  # type: ignore[no-untyped-def]
     rows = _rows(tmp_path)
     begin = time.monotonic()
     with ClipLoader(rows, 2, transform, DecoderLimits(timeout), prefetch=1) as loader:
@@ -72,7 +72,7 @@ def test_a_hang_or_a_crash_costs_one_clip(tmp_path: Path, transform, timeout: fl
 
 @dataclass(frozen=True)
 class _Killed:
-    """A transform during which the process is killed from outside, so many times."""
+    """A transform that kills its process, as from outside, during the first `times` calls."""
 
     folder: Path
     times: int
@@ -85,8 +85,8 @@ class _Killed:
         return mean_colour(images)
 
 
-def test_a_kill_from_outside_says_nothing_of_the_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The same decoder is asked again, so that frames and messages are those of an undisturbed run."""
+def test_after_a_kill_from_outside_the_clip_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the same decoder, so that frames and messages are those of an undisturbed run."""
     rows = _rows(tmp_path)[:1]
     with ClipLoader(rows, 2, _Killed(tmp_path, 1), DecoderLimits(20), prefetch=1) as loader:
         assert isinstance(next(iter(loader)), Clip)
@@ -97,7 +97,7 @@ def test_a_kill_from_outside_says_nothing_of_the_clip(tmp_path: Path, caplog: py
     assert clip.messages
 
 
-def test_a_process_killed_while_idle_is_missed_by_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_killed_while_idle_is_replaced_silently(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     decoder = DecodeClient(2, mean_colour, DecoderLimits(20), LimitedLog(logging.getLogger(), "no file"))
     path = _rows(tmp_path)[0][1]
     try:
@@ -116,7 +116,7 @@ def test_a_process_killed_while_idle_is_missed_by_nobody(tmp_path: Path, caplog:
 def test_a_transform_that_raises_is_a_failure_of_its_own_stage(tmp_path: Path) -> None:
     with ClipLoader(_rows(tmp_path)[:1], 2, _raise, DecoderLimits(20), prefetch=1) as loader:
         clip = next(iter(loader))
-    assert (clip.stage, clip.messages) == ("prepare", ("ValueError: beyond 64 megapixels",))
+    assert (clip.stage, clip.messages) == ("prepare", ("ValueError: larger than 64 megapixels",))
 
 
 def _leak(images: Sequence[Image.Image]) -> np.ndarray:
@@ -153,13 +153,13 @@ def test_processes_are_replaced_after_a_number_of_clips(tmp_path: Path) -> None:
     assert [pids[i] == pids[i + 1] for i in range(4)] == [True, False, True, False]
 
 
-def test_a_process_that_grows_is_replaced_and_costs_nothing(tmp_path: Path) -> None:
+def test_a_process_that_grows_is_replaced_and_no_clip_fails(tmp_path: Path) -> None:
     limits = DecoderLimits(20, memory=600 * 2**20)
     with ClipLoader(_many(tmp_path, 8), 2, _leak, limits, prefetch=1) as loader:
         assert all(isinstance(clip, Clip) for clip in loader)
 
 
-def test_a_clip_that_eats_memory_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_clip_that_takes_too_much_memory_fails_alone(tmp_path: Path) -> None:
     limits = DecoderLimits(60, memory=600 * 2**20)
     with ClipLoader(_rows(tmp_path), 2, _leak_without_end_on_tall, limits, prefetch=1) as loader:
         clips = list(loader)
@@ -167,15 +167,15 @@ def test_a_clip_that_eats_memory_costs_itself_alone(tmp_path: Path) -> None:
     assert "took more than 0.6 GiB of memory" in clips[1].messages[0]
 
 
-def test_one_hanging_clip_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_one_hanging_clip_does_not_delay_the_others(tmp_path: Path) -> None:
     tall = render_clip(tmp_path / "tall.mp4", size=(64, 96))
     rows = [(9, str(tall)), *_many(tmp_path, 6)]
-    with ClipLoader(rows, 2, _hang_on_tall, DecoderLimits(8), prefetch=8, workers=2) as loader:
+    with ClipLoader(rows, 2, _hang_on_tall, DecoderLimits(4), prefetch=8, workers=2) as loader:
         order = [clip.row for clip in loader]
     assert sorted(order) == [0, 1, 2, 3, 4, 5, 9] and order[-1] == 9
 
 
-def test_large_frames_come_whole(tmp_path: Path) -> None:
+def test_large_frames_are_complete(tmp_path: Path) -> None:
     with ClipLoader(_many(tmp_path, 4), 2, _large, DecoderLimits(20), prefetch=1, workers=2) as loader:
         for clip in loader:
             assert isinstance(clip, Clip) and clip.frames.shape == (5, 700, 700, 3)
@@ -201,7 +201,7 @@ def test_leaving_early_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_leaving_takes_one_deadline_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that do not come, as when rank 0 is out of reach, hold nobody up for long."""
+    """The loader closes soon even if its rows do not come, for example because rank 0 is out of reach."""
     monkeypatch.setattr(loader_module, "_LEAVE_SECONDS", 0.5)
     begin = time.monotonic()
     with ClipLoader(iter(lambda: time.sleep(60), 0), 2, mean_colour, DecoderLimits(20), prefetch=1, workers=4):  # type: ignore[arg-type]

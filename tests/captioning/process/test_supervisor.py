@@ -1,4 +1,4 @@
-"""What a launcher has started does not outlive it."""
+"""The processes that a launcher has started end soon after it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ time.sleep(600)
 """
 
 
-def test_the_scheduler_and_the_log_of_a_worker_that_has_ended(tmp_path: Path) -> None:
-    """msrun shows logs by `tail -f`, and is killed when only its scheduler is left."""
+def test_the_scheduler_and_the_log_follower_of_an_ended_worker_end_with_the_launcher(tmp_path: Path) -> None:
+    """msrun shows logs with `tail -f`. Here it is killed when only its scheduler remains."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "worker_0.log").touch()
     (tmp_path / "other.log").touch()
-    somebody_else = subprocess.Popen(["tail", "-f", str(tmp_path / "other.log")])
+    unrelated = subprocess.Popen(["tail", "-f", str(tmp_path / "other.log")])
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, "--join=True"], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 60
@@ -47,8 +47,8 @@ def test_the_scheduler_and_the_log_of_a_worker_that_has_ended(tmp_path: Path) ->
         while left := launched.processes(tmp_path):
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
-        assert somebody_else.poll() is None
+        assert unrelated.poll() is None
     finally:
-        for process in (launcher, somebody_else):
+        for process in (launcher, unrelated):
             process.kill()
             process.wait()

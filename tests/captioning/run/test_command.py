@@ -1,6 +1,6 @@
-"""Usage errors of the real command: exit code 2 and one clear line, before a framework is imported.
+"""Usage errors of the real command: exit code 2 and one line on standard error, before a framework is imported.
 
-Only the names and shapes of weights are checked later, against the framework's model: see the last usage error.
+Names and shapes of weights are checked later, because this needs the framework's model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,29 +38,74 @@ def _run(arguments: list[str], folder: Path, **environment: str) -> tuple[subpro
     return done, time.monotonic() - begin
 
 
+FORK_SERVER = """
+import json, os, runpy, signal, sys
+command = sys.argv[1]
+runpy.run_path(command)  # imports what the command imports, but does not run it
+for line in sys.stdin:
+    arguments, folder, output = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(120)
+        os.chdir(folder)
+        for number, path in enumerate((os.devnull, output + "/stdout", output + "/stderr")):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+        sys.argv = [command, *arguments]
+        try:
+            runpy.run_path(command, run_name="__main__")
+        finally:
+            with open(output + "/frameworks", "w") as file:
+                print(*[name for name in ("torch", "mindspore", "mindnlp") if name in sys.modules], file=file)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs the command in a child process for each line of standard input; the modules are imported only once.
+
+A line is JSON: arguments, working folder, and the folder where the child leaves the files stdout, stderr and frameworks
+(those that were imported). The answer is a line with the exit code.
+"""
+
+
+@pytest.fixture(scope="module")
+def fork_server() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", FORK_SERVER, str(COMMAND)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
-    (tmp_path / "no_path.csv").write_text("name\na.mp4\n")
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "semicolons.csv").write_text("path;note\na.mp4;1\n")
-    (tmp_path / "lines.jsonl").write_text('{"path": "a.mp4"}\n')
-    (tmp_path / "twice.csv").write_text("path,id,id\na.mp4,1,2\n")
-    os.mkfifo(tmp_path / "fifo.csv")
-    (tmp_path / "binary.csv").write_bytes(b"path\n\xff\xfe\x00\n")
+    return _fill(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same files, for commands that write nothing."""
+    return _fill(tmp_path_factory.mktemp("usage"))
+
+
+def _fill(folder: Path) -> Path:
+    """Tables and checkpoints, most of them faulty."""
+    (folder / "meta.csv").write_text("path\na.mp4\n")
+    (folder / "no_path.csv").write_text("name\na.mp4\n")
+    (folder / "empty.csv").touch()
+    (folder / "semicolons.csv").write_text("path;note\na.mp4;1\n")
+    (folder / "lines.jsonl").write_text('{"path": "a.mp4"}\n')
+    (folder / "twice.csv").write_text("path,id,id\na.mp4,1,2\n")
+    os.mkfifo(folder / "fifo.csv")
+    (folder / "binary.csv").write_bytes(b"path\n\xff\xfe\x00\n")
     for name in ("cut", "no_tokenizer", "wrong_width", "penalty", "list", "missing_shard", "qwen"):
-        shutil.copytree(DATA / "mini-a", tmp_path / name)
-    shard = tmp_path / "cut" / "model-00002-of-00003.safetensors"
+        shutil.copytree(DATA / "mini-a", folder / name)
+    shard = folder / "cut" / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
-    (tmp_path / "no_tokenizer" / "tokenizer.json").unlink()
-    (tmp_path / "missing_shard" / "model-00003-of-00003.safetensors").unlink()
-    _edit(tmp_path / "wrong_width" / "config.json", lambda config: config["text_config"].update(hidden_size=128))
-    _edit(tmp_path / "qwen" / "config.json", lambda config: config["text_config"].update(model_type="qwen2"))
-    _edit(tmp_path / "penalty" / "generation_config.json", lambda config: config.update(repetition_penalty=-1))
-    (tmp_path / "list" / "config.json").write_text("[]")
-    (tmp_path / "only_config").mkdir()
-    shutil.copy(DATA / "mini-a" / "config.json", tmp_path / "only_config")
-    return tmp_path
+    (folder / "no_tokenizer" / "tokenizer.json").unlink()
+    (folder / "missing_shard" / "model-00003-of-00003.safetensors").unlink()
+    _edit(folder / "wrong_width" / "config.json", lambda config: config["text_config"].update(hidden_size=128))
+    _edit(folder / "qwen" / "config.json", lambda config: config["text_config"].update(model_type="qwen2"))
+    _edit(folder / "penalty" / "generation_config.json", lambda config: config.update(repetition_penalty=-1))
+    (folder / "list" / "config.json").write_text("[]")
+    (folder / "only_config").mkdir()
+    shutil.copy(DATA / "mini-a" / "config.json", folder / "only_config")
+    return folder
 
 
 def _edit(path: Path, change) -> None:  # type: ignore[no-untyped-def]
@@ -118,21 +164,43 @@ USAGE_ERRORS = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE_ERRORS, ids=[message for _, message in USAGE_ERRORS])
-def test_usage_error(folder: Path, arguments: list[str], message: str) -> None:
+def test_usage_error(
+    shared_folder: Path, tmp_path: Path, fork_server: subprocess.Popen[str], arguments: list[str], message: str
+) -> None:
+    """Exit code 2, one line on standard error, no framework imported, nothing written."""
+    assert fork_server.stdin is not None and fork_server.stdout is not None
+    before = _listing(shared_folder)
+    print(json.dumps([arguments, str(shared_folder), str(tmp_path)]), file=fork_server.stdin, flush=True)
+    exit_code = int(fork_server.stdout.readline())
+    stderr = (tmp_path / "stderr").read_text()
+    assert exit_code == 2, stderr
+    assert message in stderr
+    assert len(stderr.strip().splitlines()) == 1, "one line"
+    assert (tmp_path / "frameworks").read_text().split() == []
+    assert _listing(shared_folder) == before
+
+
+def _listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_size) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["semicolons.csv", *CHECKPOINT], ["meta.csv", *CHECKPOINT, "--bs", "-2"]])
+def test_usage_error_of_a_plain_process(folder: Path, arguments: list[str]) -> None:
+    """As test_usage_error, without the fork server: one case each of a missing argument, a table and a value."""
     done, _ = _run(arguments, folder)
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    assert next(message for case, message in USAGE_ERRORS if case == arguments) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, "one line"
 
 
-def test_weights_that_do_not_fit_are_told_last(folder: Path) -> None:
+def test_weights_that_do_not_fit_are_a_usage_error(folder: Path) -> None:
     done, _ = _run(["meta.csv", "--pretrained_model_name_or_path", "wrong_width", "--lora_alpha", "2"], folder)
     assert done.returncode == 2, done.stderr
-    assert "misshapen: " in done.stderr.strip().splitlines()[-1], "log lines may come before it"
-    assert not (folder / "meta_caption.csv.journal").exists(), "a mended checkpoint must not be refused"
+    assert "misshapen: " in done.stderr.strip().splitlines()[-1], "log lines may precede it"
+    assert not (folder / "meta_caption.csv.journal").exists(), "the journal would refuse the corrected checkpoint"
 
 
-def test_usage_error_is_told_at_once_and_without_a_framework(folder: Path) -> None:
+def test_usage_error_takes_under_3_seconds_and_imports_no_framework(folder: Path) -> None:
     seconds = min(_run(["meta.csv", *UNMERGED], folder)[1] for _ in range(3))
     assert seconds < 3
     code = (
@@ -146,7 +214,7 @@ def test_usage_error_is_told_at_once_and_without_a_framework(folder: Path) -> No
     assert done.stdout.strip() == "2 []"
 
 
-def test_only_rank_zero_speaks(folder: Path) -> None:
+def test_only_rank_0_prints_a_usage_error(folder: Path) -> None:
     worker = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"}
     for environment, lines in (({"RANK_ID": "0"}, 1), ({"RANK_ID": "1", "DEVICE_ID": "1"}, 0)):
         done, _ = _run(["meta.csv", *UNMERGED], folder, **worker, **environment)
@@ -172,7 +240,7 @@ def test_nothing_pending_ends_without_a_framework(folder: Path) -> None:
     assert done.returncode == 0 and "nothing is left" in done.stderr
 
 
-def test_outputs_of_every_kind_are_written_and_known_again(folder: Path) -> None:
+def test_outputs_of_every_kind_are_written_and_recognised_by_the_next_run(folder: Path) -> None:
     table = b"\xef\xbb\xbfpath,id,text\r\na.mp4,007,a caption\r\n"
     (folder / "done.csv.gz").write_bytes(gzip.compress(table))
     for name in (None, "out.csv", "out.parquet"):

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: the demo's clips, two thousand rows, and rows that would like to be markup."""
+"""The gallery's page in headless Chromium: the clips of the demo, 2,000 rows, and table cells that contain markup."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = ROOT / "pretrained_models" / "pllava-tiny"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 ROWS = 2000
-NASTY = [
+MARKUP = [
     "<script>document.title = 'taken'</script>",
     "\"quotes\" 'single' & <img src=x onerror=\"document.title = 'taken'\">",
     "</script></body><h1>out</h1>",
@@ -44,8 +44,8 @@ Opener = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        assert not os.environ.get("CI"), "no Chromium: scripts/test.sh installs one where it may"
-        pytest.skip("no Chromium here; Debian's package is chromium")
+        assert not os.environ.get("CI"), "Chromium is missing, although scripts/test.sh should have installed it"
+        pytest.skip("Chromium is missing; Debian's package is chromium")
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=quiet)
@@ -55,7 +55,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Opener]:
-    """Opens a page; in the end nothing may have gone wrong on it, and nothing been fetched."""
+    """Opens a page; at the end it must have logged no error or message, and fetched nothing."""
     contexts, troubles = [], []
 
     def opener(path: Path, **options: object) -> Page:
@@ -79,21 +79,21 @@ def _is_foreign(url: str, path: Path) -> bool:
 
 
 def _until(page: Page, expression: str) -> None:
-    """Wait for what is so on the page; its policy forbids the browser to do that by itself."""
+    """Wait until the expression is true. Playwright's own wait is forbidden by the page's security policy."""
     deadline = time.monotonic() + 30
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(50)
 
 
-def _shown(page: Page) -> int:
-    """Cards on the page."""
+def _cards(page: Page) -> int:
+    """The number of cards on the page."""
     return page.locator(".card").count()
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gallery of the demo's clips, captioned by the real command."""
+    """The gallery of eight rendered clips, captioned by the real command."""
     folder = tmp_path_factory.mktemp("demo")
     world = ["-m", "scripts.clip_world", str(folder / "clips"), "--clips", "8", "--seed", "2026"]
     subprocess.run([sys.executable, *world], cwd=ROOT, check=True)
@@ -113,7 +113,7 @@ def test_the_demo(demo: Path, open_page: Opener) -> None:
         page.fill("#search", f'"{text}"')
         expected = table["text"].str.contains(text).sum()
         expect(page.locator("#summary")).to_contain_text(f"showing {expected} of 8 rows")
-        assert _shown(page) == expected and {hit.lower() for hit in page.locator("mark").all_inner_texts()} == {text}
+        assert _cards(page) == expected and {hit.lower() for hit in page.locator("mark").all_inner_texts()} == {text}
     page.fill("#search", "")
     page.select_option("#sort", label="words")
     page.click("#direction")
@@ -125,8 +125,8 @@ def test_the_demo(demo: Path, open_page: Opener) -> None:
     expect(page.locator("#run")).to_contain_text("pooling shape")
 
 
-def test_frames_are_the_clips(demo: Path, open_page: Opener) -> None:
-    """Each thumbnail shows its own piece of a picture that the browser could decode."""
+def test_thumbnails_show_the_frames_of_the_clip(demo: Path, open_page: Opener) -> None:
+    """Each thumbnail shows its own part of a picture that the browser can decode."""
     page = open_page(demo)
     card = page.locator(".card").first
     expect(card.locator(".thumb .frame")).to_have_count(4)
@@ -176,22 +176,22 @@ def test_keys(demo: Path, open_page: Opener) -> None:
 
 def test_markup_in_a_table_is_text(tmp_path: Path, open_page: Opener) -> None:
     clip = render_clip(tmp_path / "<b>'clip' & \"one\".mp4", 1)
-    rows = [[str(clip), nasty, nasty] for nasty in NASTY] + [["javascript:alert(1)", "", NASTY[0]]]
-    pd.DataFrame(rows, columns=["path", "text", NASTY[0]]).to_csv(tmp_path / "<i>t.csv", index=False)
-    failure = [[4, rows[4][0], "decode", NASTY[1]]]
+    rows = [[str(clip), markup, markup] for markup in MARKUP] + [["javascript:alert(1)", "", MARKUP[0]]]
+    pd.DataFrame(rows, columns=["path", "text", MARKUP[0]]).to_csv(tmp_path / "<i>t.csv", index=False)
+    failure = [[4, rows[4][0], "decode", MARKUP[1]]]
     frame = pd.DataFrame(failure, columns=["row", "path", "stage", "message"])
     frame.to_csv(tmp_path / "<i>t_failures.csv", index=False)
     assert gallery.main([str(tmp_path / "<i>t.csv"), "--output", str(tmp_path / "page.html")]) == 0
     page = open_page(tmp_path / "page.html")
     assert page.title() == "<i>t.csv" == page.inner_text("h1")
-    assert page.locator(".caption").all_text_contents() == [*NASTY, NASTY[1]]
-    for hostile in ("h1 i", "main h1", "img", "b", ".card script"):
-        assert page.locator(hostile).count() == 0, hostile
+    assert page.locator(".caption").all_text_contents() == [*MARKUP, MARKUP[1]]
+    for selector in ("h1 i", "main h1", "img", "b", ".card script"):
+        assert page.locator(selector).count() == 0, selector
     page.locator("#shown summary").click()
     page.locator("#shown input").check()
-    expect(page.locator(".about").first).to_contain_text(f"{NASTY[0]}: {NASTY[0]}")
+    expect(page.locator(".about").first).to_contain_text(f"{MARKUP[0]}: {MARKUP[0]}")
     page.locator(".card").first.click()
-    assert page.locator("#facts dt").last.text_content() == NASTY[0] == page.locator("#facts dd").last.text_content()
+    assert page.locator("#facts dt").last.text_content() == MARKUP[0] == page.locator("#facts dd").last.text_content()
     assert page.locator("#facts a").get_attribute("href") == "./%3Cb%3E%27clip%27%20%26%20%22one%22.mp4"
     page.keyboard.press("End")
     page.keyboard.press("Escape")
@@ -202,7 +202,7 @@ def test_markup_in_a_table_is_text(tmp_path: Path, open_page: Opener) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two thousand rows whose pictures take all that they may."""
+    """The gallery of 2,000 rows whose pictures have the largest total size allowed."""
     folder = tmp_path_factory.mktemp("large")
     rows = [[f"clips/{i:04}.mp4", _caption(i), str(i % 17), f"{'x' * 900} {i}"] for i in range(ROWS)]
     table = folder / "meta_caption.csv"
@@ -234,14 +234,14 @@ def test_two_thousand_rows(large: Path, open_page: Opener) -> None:
     assert 70 * 10**6 < large.stat().st_size < 100 * 10**6
     page = open_page(large)
     expect(page.locator("#summary")).to_have_text("2,000 rows · 1,980 captioned, 20 failed")
-    assert _shown(page) < 300  # the others come while it is scrolled
+    assert _cards(page) < 300  # the others are added when the page is scrolled
     counts = {"failed": 20, "repeated": 40, "looping": 20, "short": 0, "unfinished": 0}
     for mark, count in counts.items():
         expect(page.locator(f"#marks [data-mark={mark}]")).to_have_text(f"{mark} {count}")
     page.click("#marks [data-mark=repeated]")
     expect(page.locator(".card")).to_have_count(40)
     assert set(page.locator(".badge").all_inner_texts()) == {"40 times"}
-    page.click("#marks [data-mark=looping]")  # one or the other
+    page.click("#marks [data-mark=looping]")  # rows with either mark
     expect(page.locator(".card")).to_have_count(60)
     page.keyboard.press("0")
     page.select_option("#column", label="score")
@@ -252,7 +252,7 @@ def test_two_thousand_rows(large: Path, open_page: Opener) -> None:
     page.fill("#search", "GREEN")
     greens = sum(i % 17 == 16 and "green" in _caption(i) for i in range(ROWS))
     expect(page.locator("#summary")).to_contain_text(f"showing {greens} of 2,000 rows")
-    page.reload()  # the address remembers
+    page.reload()  # the filters are in the address
     expect(page.locator("#summary")).to_contain_text(f"showing {greens} of 2,000 rows")
     page.fill("#search", "")
     page.fill("#value", "")
@@ -261,7 +261,7 @@ def test_two_thousand_rows(large: Path, open_page: Opener) -> None:
     expect(page.locator(".about").first).to_contain_text("row 16 ")
 
 
-def test_pictures_are_decoded_as_they_come_into_view(large: Path, open_page: Opener) -> None:
+def test_pictures_are_decoded_when_they_come_into_view(large: Path, open_page: Opener) -> None:
     page = open_page(large)
     painted = "[...document.querySelectorAll('.screen .frame')].filter(box => box.style.backgroundImage).length"
     _until(page, f"{painted} > 0")
@@ -294,7 +294,7 @@ def test_on_a_phone_light_and_dark(demo: Path, open_page: Opener, scheme: str) -
 
 @pytest.fixture(scope="module")
 def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of a long name, with paths of 5,000 characters that can and can't be broken, and long columns."""
+    """A table with a long name, long columns, and paths of 5,000 characters, some without places for a line break."""
     folder = tmp_path_factory.mktemp("long")
     table = folder / f"{'long_name' * 24}.csv"
     paths = ["short.mp4", "/data/" + "p" * 4994, "x/" * 2497 + "a b.mp4", "w " * 2500]
@@ -312,7 +312,7 @@ def test_long_paths_do_not_stretch_the_page(long_names: Path, open_page: Opener,
     heights = [card.bounding_box()["height"] for card in page.locator(".card").all()]  # type: ignore[index]
     assert len(heights) == 4 and max(heights) < heights[0] + 50 < height / 2
     assert page.locator("header").bounding_box()["height"] < 120  # type: ignore[index]
-    assert len(page.locator("h1").get_attribute("title") or "") > 200  # whole there
+    assert len(page.locator("h1").get_attribute("title") or "") > 200  # the tooltip has the full name
     page.locator(".card").nth(1).click()
     assert page.locator("#dialog .bar").bounding_box()["height"] < 80  # type: ignore[index]
     assert page.locator("#close").bounding_box()["y"] < height / 4  # type: ignore[index]
@@ -324,7 +324,7 @@ def test_long_paths_do_not_stretch_the_page(long_names: Path, open_page: Opener,
     assert max(heights) < height / 2
 
 
-def test_the_header_folds_on_a_phone(demo: Path, open_page: Opener) -> None:
+def test_the_header_can_be_folded_on_a_phone(demo: Path, open_page: Opener) -> None:
     page = open_page(demo, **PHONE)
     assert page.locator(".card").first.bounding_box()["y"] < 200  # type: ignore[index]
     expect(page.locator("#sort")).to_be_hidden()
@@ -332,7 +332,7 @@ def test_the_header_folds_on_a_phone(demo: Path, open_page: Opener) -> None:
     page.tap("#fold")
     expect(page.locator("#fold")).to_have_attribute("aria-expanded", "true")
     page.select_option("#sort", label="words")
-    page.reload()  # the order is another one now, and the page shows why
+    page.reload()  # the header stays open if the order is not the default
     expect(page.locator("#sort")).to_be_visible()
     page.tap("#fold")
     expect(page.locator("#sort")).to_be_hidden()
