@@ -50,7 +50,8 @@ function step(by) {
 $("dialog").addEventListener("close", () => {
   const card = cards[openIndex];
   openIndex = -1;
-  if (card) card.focus();
+  // This event may come late: the user may have moved to the search box already.
+  if (card && document.activeElement !== $("search")) card.focus();
 });
 for (const dialog of [$("dialog"), $("help")]) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // a click outside of the dialog
