@@ -11,7 +11,6 @@ import pytest
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.prompts import TEMPLATES
-from pipeline.captioning.clips.clip import Clip
 from tests.golden import DATA, SHARED, GoldenSet, golden_clip, golden_source, token_ids
 
 pytestmark = pytest.mark.model
@@ -30,25 +29,6 @@ def _batches(golden: GoldenSet) -> Iterator[list[dict[str, Any]]]:
     yield from batches.values()
 
 
-_visual_tokens: dict[tuple[str, str, str, int, tuple[int, ...]], Any] = {}
-"""By checkpoint and clip. The vision tower takes most of the time on MindSpore's CPU, so each clip passes it once."""
-
-
-def _pass_tower_once(captioner: Any, checkpoint: str, cases: list[dict[str, Any]], clips: list[Clip]) -> Any:
-    """Visual tokens of the clips, which the captioner uses from now on."""
-    import torch
-
-    keys = [
-        (checkpoint, case["video"], case["loader"], case["num_frames"], tuple(case["pooling_shape"])) for case in cases
-    ]
-    new = {key: clip for key, clip in zip(keys, clips, strict=True) if key not in _visual_tokens}
-    if new:
-        _visual_tokens.update(zip(new, captioner.visual_tokens(list(new.values())), strict=True))
-    known = {clip.row: _visual_tokens[key] for key, clip in zip(keys, clips, strict=True)}
-    captioner.visual_tokens = lambda asked: torch.stack([known[clip.row] for clip in asked])
-    return captioner.visual_tokens(clips)
-
-
 def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
     import torch
 
@@ -56,7 +36,9 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
         source = golden_source(cases[0], checkpoint)
         captioner = source.load(backend)
         clips = [golden_clip(source, case, row) for row, case in enumerate(cases)]
-        features = _pass_tower_once(captioner, checkpoint, cases, clips)
+        features = captioner.visual_tokens(clips)
+        # The vision tower takes most of the time on MindSpore's CPU, so it runs only once.
+        captioner.visual_tokens = lambda batch, known=features: torch.stack([known[clip.row] for clip in batch])
         # With fewer slots than clips, some clips wait until the captions of others end.
         ids = token_ids(captioner, clips, slots=2)
         with torch.no_grad():
@@ -79,9 +61,7 @@ def _check_beams(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
     assert cases
     for case in cases:
         source = golden_source(case, checkpoint, num_beams=3)
-        captioner, clip = source.load(backend), golden_clip(source, case)
-        _pass_tower_once(captioner, checkpoint, [case], [clip])
-        ids = token_ids(captioner, [clip])[0]
+        ids = token_ids(source.load(backend), [golden_clip(source, case)])[0]
         assert ids == case["beam3_repaired"]["ids"], case["name"]
 
 
