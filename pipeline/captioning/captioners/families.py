@@ -1,0 +1,70 @@
+"""The model families, and to which of them a checkpoint belongs.
+
+Framework-free. The modules of a family are imported only when the family is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..process.errors import UsageError
+from .checkpoint_config import read_config
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family.
+
+    architectures: values of `architectures` in config.json that belong to it.
+    model_types: values of `model_type` that belong to it if no architecture is known.
+    module: the module below `captioners` that has its `make_source`.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    model_types: tuple[str, ...]
+    module: str
+
+
+FAMILIES = (
+    Family("pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.source"),
+    Family("llava_qwen", ("LlavaQwenForCausalLM",), ("llava_qwen",), "hub.llava_qwen"),
+    Family("llava", ("LlavaForConditionalGeneration",), ("llava",), "hub.llava"),
+    Family("llava_next", ("LlavaNextForConditionalGeneration",), ("llava_next",), "hub.llava_next"),
+    Family(
+        "llava_next_video", ("LlavaNextVideoForConditionalGeneration",), ("llava_next_video",), "hub.llava_next_video"
+    ),
+    Family("llava_onevision", ("LlavaOnevisionForConditionalGeneration",), ("llava_onevision",), "hub.llava_onevision"),
+    Family("qwen2_vl", ("Qwen2VLForConditionalGeneration",), ("qwen2_vl",), "hub.qwen2_vl"),
+    Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.qwen2_vl"),
+    Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.blip2"),
+    Family("janus", ("JanusForConditionalGeneration",), ("janus",), "hub.janus"),
+    Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.internvl"),
+)
+
+
+def family_of(folder: Path, chosen: str | None) -> tuple[Family, str]:
+    """The family of a checkpoint, and why. chosen: the value of `--family`, which takes precedence.
+
+    Raises:
+        UsageError: config.json is missing or unreadable, or names no supported family.
+    """
+    if chosen is not None:
+        return next(family for family in FAMILIES if family.name == chosen), "--family"
+    config = read_config(folder)
+    architectures = config.get("architectures")
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    for family in FAMILIES:
+        for name in names:
+            if name in family.architectures:
+                return family, f"architecture {name} in config.json"
+    model_type: Any = config.get("model_type")
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family, f"model_type {model_type} in config.json"
+    raise UsageError(
+        f"{folder / 'config.json'}: architecture {', '.join(names) or '(none)'} with model_type {model_type!r} is not "
+        f"supported. Supported families: {', '.join(family.name for family in FAMILIES)}; --family selects one"
+    )

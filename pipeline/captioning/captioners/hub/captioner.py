@@ -1,0 +1,171 @@
+"""A loaded model of transformers: clips to requests for the engine, and generated tokens to captions.
+
+Knows nothing about families but what `HubFamily` provides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...backends import Backend
+from ...clips.clip import Clip
+from ...generation import capacity
+from ...generation.beams import BatchEngine
+from ...generation.engine import EngineSettings, EngineStats, SlotEngine
+from ...generation.options import GenerationOptions
+from ...generation.requests import End, EndReason, Engine, Request
+from ...generation.text_model import TextModel
+from ..base import Caption, Captioner
+from ..tokenizer import CheckpointTokenizer
+from .family import HubFamily
+from .prompts import ClipPrompts
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """What a captioner needs besides its model.
+
+    typical: a clip without content whose prompt is as long as that of an average clip, for arithmetic and rehearsals.
+    counts_prompt: whether tokens of the prompt count for the repetition penalty.
+    """
+
+    family: HubFamily
+    prompts: ClipPrompts
+    tokenizer: CheckpointTokenizer
+    generation: GenerationOptions
+    stop_ids: frozenset[int]
+    typical: Clip
+    counts_prompt: bool
+
+
+class HubCaptioner(Captioner):
+    """A loaded model of transformers."""
+
+    def __init__(self, settings: HubSettings, model: Any, backend: Backend) -> None:
+        self._settings, self._model, self._backend = settings, model, backend
+        self._family = settings.family
+        self._text = TextModel.of(model)
+        self._stats = EngineStats()
+        self._vision_seconds = 0.0
+        self._has_beams = settings.generation.num_beams > 1
+        self._prefix = () if self._has_beams else settings.prompts.shared_prefix
+        self._frames_together = capacity.frames_together(backend, self._family.frame_bytes(backend.dtype.itemsize))
+        prefill_clips = backend.prefill_tokens // max(1, self._length(settings.typical) - len(self._prefix))
+        frames = max(1, len(settings.typical.frames))
+        self.clips_together = max(1, min(prefill_clips, self._frames_together // frames))
+
+    def engine(self, slots: int) -> Engine:
+        if self._has_beams:
+            return BatchEngine(self._model, slots, self._stats)
+        settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
+        with torch.no_grad():
+            prefix = self._embed(self._prefix)[None] if self._prefix else None
+        return SlotEngine(self._text, self._backend, settings, prefix, self._stats)
+
+    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+        if not clips:
+            return []
+        with torch.no_grad():
+            return [self._request(clip, blocks) for clip, blocks in zip(clips, self._blocks(clips), strict=True)]
+
+    def caption(self, end: End) -> Caption:
+        return Caption(self._settings.tokenizer.decode(end.ids), len(end.ids), end.reason is EndReason.LENGTH)
+
+    def max_slots(self) -> int:
+        settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
+        length = self._length(settings.typical)
+        tokens = max(self._backend.prefill_tokens, length)
+        frames = min(self._frames_together, self.clips_together * max(1, len(settings.typical.frames)))
+        estimate = capacity.MemoryEstimate(
+            slot=capacity.slot_memory(config, length, settings.generation, itemsize),
+            work=capacity.prefill_memory(config, tokens, itemsize) + frames * self._family.frame_bytes(itemsize),
+        )
+        beams = settings.generation.num_beams
+        return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
+
+    def stages(self) -> Mapping[str, float]:
+        return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._stats)}
+
+    def _rehearse(self, clips: int) -> None:
+        """Run the vision stage, a prefill and the first decoding steps for `clips` clips without content."""
+        stats, vision_seconds = self._stats, self._vision_seconds
+        self._stats = EngineStats()
+        no_token = frozenset({self._text.vocabulary})  # an id beyond the logits: captions reach their full length
+        engine = self.engine(clips)
+        typical = self._settings.typical
+        for request in self.prepare([dataclasses.replace(typical, row=row) for row in range(clips)]):
+            engine.add(dataclasses.replace(request, stop_ids=no_token))
+        for _ in range(2):  # a prefill, and decoding steps
+            engine.step()
+        self._stats, self._vision_seconds = stats, vision_seconds
+
+    def _length(self, clip: Clip) -> int:
+        return sum(map(len, self._settings.prompts.pieces(clip))) + sum(self._family.block_lengths(clip))
+
+    def _request(self, clip: Clip, blocks: Sequence[torch.Tensor]) -> Request:
+        pieces = self._settings.prompts.pieces(clip)
+        lengths = self._family.block_lengths(clip)
+        assert [len(block) for block in blocks] == lengths, "visual blocks must have the length that was promised"
+        positions, next_position = self._family.positions(pieces, lengths, clip)
+        skipped = len(self._prefix)
+        parts = [self._embed(pieces[0][skipped:])]
+        for block, piece in zip(blocks, pieces[1:], strict=True):
+            parts += [block, self._embed(piece)]
+        history = tuple(token for piece in pieces for token in piece) if self._settings.counts_prompt else ()
+        return Request(
+            key=clip.row,
+            embeddings=torch.cat([part for part in parts if len(part)]),
+            positions=positions[..., skipped:],
+            next_position=next_position,
+            options=self._settings.generation,
+            stop_ids=self._settings.stop_ids,
+            has_prefix=skipped > 0,
+            history_ids=history,
+            stream=clip.row,
+        )
+
+    def _embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Embeddings of text tokens, (tokens, width)."""
+        embedding = self._model.get_input_embeddings()
+        ids = torch.tensor(list(token_ids), dtype=torch.int64, device=embedding.weight.device)
+        return embedding(ids)
+
+    def _blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
+        """The visual blocks of each clip. The tower runs on chunks of frames of one size."""
+        begin = time.monotonic()
+        found = []
+        by_shape: dict[tuple[int, ...], list[Clip]] = {}
+        for clip in clips:
+            by_shape.setdefault(clip.frames.shape[1:], []).append(clip)
+        features: dict[int, torch.Tensor] = {}
+        for same in by_shape.values():
+            frames = np.concatenate([clip.frames for clip in same])
+            chunks = [
+                self._family.frame_features(self._model, self._pixels(frames[start : start + self._frames_together]))
+                for start in range(0, len(frames), self._frames_together)
+            ]
+            together, start = torch.cat(chunks), 0
+            for clip in same:
+                features[clip.row] = together[start : start + len(clip.frames)]
+                start += len(clip.frames)
+        for clip in clips:
+            found.append(self._family.blocks(self._model, features[clip.row], clip))
+        self._backend.synchronize()
+        self._vision_seconds += time.monotonic() - begin
+        return found
+
+    def _pixels(self, frames: np.ndarray) -> torch.Tensor:
+        """Normalised frames (frames, 3, height, width) of uint8 frames (frames, height, width, 3)."""
+        device = self._backend.device
+        scaled = torch.from_numpy(frames).to(device).to(torch.float32) / torch.tensor(255.0, device=device)
+        mean, std = (
+            torch.tensor(list(v), dtype=torch.float32, device=device) for v in (self._family.mean, self._family.std)
+        )
+        return ((scaled - mean) / std).permute(0, 3, 1, 2).contiguous().to(self._backend.dtype)

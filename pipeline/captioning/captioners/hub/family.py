@@ -1,0 +1,70 @@
+"""What a family of transformers' models has to provide. Everything else is in `source` and `captioner`.
+
+Until `model_class` is called, a family imports no framework.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...clips.clip import Clip
+from ..base import FrameTransform
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HubFamily(ABC):
+    """One checkpoint's family.
+
+    The prompt of a clip is text around visual blocks. A block is a sequence of visual tokens: those of one frame, or of
+    the whole video. `prompt_pieces` gives the text, `blocks` the tokens.
+
+    config: config.json, completed.
+    frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes.
+    mean, std: of the normalisation, which follows the division by 255 on the device.
+    """
+
+    config: Mapping[str, Any]
+    frame_transform: FrameTransform
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @abstractmethod
+    def block_lengths(self, clip: Clip) -> list[int]:
+        """Visual tokens in each block of a clip."""
+
+    @abstractmethod
+    def model_class(self) -> type[Any]:
+        """The class of transformers. Imports the framework."""
+
+    def adapt(self, config: Any) -> None:
+        """Change transformers' config before the model is built from it, for example to leave out unused layers."""
+        return None
+
+    @abstractmethod
+    def frame_features(self, model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """Features of distinct frames, in the width of the text model: (frames, tokens, width).
+
+        pixels: (frames, 3, height, width), normalised, in the model's type.
+        """
+
+    @abstractmethod
+    def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
+        """The visual blocks of a clip, each (tokens, width). features: of the clip's distinct frames."""
+
+    @abstractmethod
+    def frame_bytes(self, itemsize: int) -> int:
+        """Bytes of the intermediate values of one frame in tower and projector: the largest set within one layer."""
+
+    def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
+        """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.
+
+        pieces: token ids around the blocks. lengths: of the blocks.
+        """
+        total = sum(map(len, pieces)) + sum(lengths)
+        return np.arange(total), total

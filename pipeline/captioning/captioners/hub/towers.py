@@ -1,0 +1,57 @@
+"""Vision towers of transformers, run up to the layer whose output a family reads. Needs the framework.
+
+A tower is built with the layers that are run and no more (`keep_layers`). So its last hidden state is the wanted one, and
+the states of other layers are not kept in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def keep_layers(vision_config: Any, layer: int) -> None:
+    """Let a tower end at the layer whose output is `hidden_states[layer]` of the whole tower."""
+    layers = int(vision_config.num_hidden_layers)
+    vision_config.num_hidden_layers = layer if layer >= 0 else layers + 1 + layer
+
+
+def tower_features(tower: torch.nn.Module, pixels: torch.Tensor, has_class_token: bool) -> torch.Tensor:
+    """Patch features (frames, patches, vision width) of a CLIP or SigLIP tower; its final layer norm is not applied.
+
+    has_class_token: whether the first token is a class token, which is left out.
+    """
+    model: Any = tower.vision_model
+    hidden = model.embeddings(pixels)
+    if hasattr(model, "pre_layrnorm"):
+        hidden = model.pre_layrnorm(hidden)
+    hidden = model.encoder(inputs_embeds=hidden).last_hidden_state
+    return hidden[:, 1:] if has_class_token else hidden
+
+
+def pool_bilinear(features: torch.Tensor, size: int) -> torch.Tensor:
+    """Halve a square grid of features by bilinear interpolation without aligned corners, rounding up.
+
+    features: (frames, size * size, width). Returns (frames, ceil(size / 2) ** 2, width). Two products with a matrix,
+    because not every framework has the operator.
+    """
+    matrix = bilinear_matrix(size, math.ceil(size / 2))
+    both = torch.from_numpy(np.kron(matrix, matrix)).to(device=features.device, dtype=features.dtype)
+    return torch.matmul(both, features)
+
+
+def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
+    """Matrix (new_size, size) of bilinear interpolation along one axis without aligned corners, float32."""
+    matrix = np.zeros((new_size, size), np.float32)
+    scale = size / new_size
+    for i in range(new_size):
+        source = max(0.0, (i + 0.5) * scale - 0.5)
+        low = min(int(source), size - 1)
+        high = min(low + 1, size - 1)
+        share = source - low
+        matrix[i, low] += 1 - share
+        matrix[i, high] += share
+    return matrix
