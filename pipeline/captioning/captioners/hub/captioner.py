@@ -56,10 +56,10 @@ class HubCaptioner(Captioner):
         self._vision_seconds = 0.0
         self._has_beams = settings.generation.num_beams > 1
         self._prefix = () if self._has_beams else settings.prompts.shared_prefix
-        self._frames_together = capacity.frames_together(backend, self._family.frame_bytes(backend.dtype.itemsize))
+        self._units_together = capacity.frames_together(backend, self._family.unit_bytes(backend.dtype.itemsize))
         prefill_clips = backend.prefill_tokens // max(1, self._length(settings.typical) - len(self._prefix))
-        frames = max(1, len(settings.typical.frames))
-        self.clips_together = max(1, min(prefill_clips, self._frames_together // frames))
+        units = max(1, len(self._family.units(settings.typical)))
+        self.clips_together = max(1, min(prefill_clips, self._units_together // units))
 
     def engine(self, slots: int) -> Engine:
         if self._has_beams:
@@ -82,10 +82,10 @@ class HubCaptioner(Captioner):
         settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
         length = self._length(settings.typical)
         tokens = max(self._backend.prefill_tokens, length)
-        frames = min(self._frames_together, self.clips_together * max(1, len(settings.typical.frames)))
+        units = min(self._units_together, self.clips_together * max(1, len(self._family.units(settings.typical))))
         estimate = capacity.MemoryEstimate(
             slot=capacity.slot_memory(config, length, settings.generation, itemsize),
-            work=capacity.prefill_memory(config, tokens, itemsize) + frames * self._family.frame_bytes(itemsize),
+            work=capacity.prefill_memory(config, tokens, itemsize) + units * self._family.unit_bytes(itemsize),
         )
         beams = settings.generation.num_beams
         return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
@@ -138,34 +138,24 @@ class HubCaptioner(Captioner):
         return embedding(ids)
 
     def _blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
-        """The visual blocks of each clip. The tower runs on chunks of frames of one size."""
+        """The visual blocks of each clip. The tower runs on chunks of units of one shape."""
         begin = time.monotonic()
-        found = []
-        by_shape: dict[tuple[int, ...], list[Clip]] = {}
-        for clip in clips:
-            by_shape.setdefault(clip.frames.shape[1:], []).append(clip)
-        features: dict[int, torch.Tensor] = {}
-        for same in by_shape.values():
-            frames = np.concatenate([clip.frames for clip in same])
-            chunks = [
-                self._family.frame_features(self._model, self._pixels(frames[start : start + self._frames_together]))
-                for start in range(0, len(frames), self._frames_together)
-            ]
-            together, start = torch.cat(chunks), 0
-            for clip in same:
-                features[clip.row] = together[start : start + len(clip.frames)]
-                start += len(clip.frames)
-        for clip in clips:
-            found.append(self._family.blocks(self._model, features[clip.row], clip))
+        by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        for index, clip in enumerate(clips):
+            units = self._family.units(clip)
+            by_shape.setdefault(units.shape[1:], []).append((index, units))
+        blocks: list[list[torch.Tensor]] = [[] for _ in clips]
+        for group in by_shape.values():
+            units = np.concatenate([units for _, units in group])
+            starts = range(0, len(units), self._units_together)
+            features = torch.cat([self._features(units[start : start + self._units_together]) for start in starts])
+            start = 0
+            for index, own in group:
+                blocks[index] = self._family.blocks(self._model, features[start : start + len(own)], clips[index])
+                start += len(own)
         self._backend.synchronize()
         self._vision_seconds += time.monotonic() - begin
-        return found
+        return blocks
 
-    def _pixels(self, frames: np.ndarray) -> torch.Tensor:
-        """Normalised frames (frames, 3, height, width) of uint8 frames (frames, height, width, 3)."""
-        device = self._backend.device
-        scaled = torch.from_numpy(frames).to(device).to(torch.float32) / torch.tensor(255.0, device=device)
-        mean, std = (
-            torch.tensor(list(v), dtype=torch.float32, device=device) for v in (self._family.mean, self._family.std)
-        )
-        return ((scaled - mean) / std).permute(0, 3, 1, 2).contiguous().to(self._backend.dtype)
+    def _features(self, units: np.ndarray) -> torch.Tensor:
+        return self._family.features(self._model, torch.from_numpy(units).to(self._backend.device))

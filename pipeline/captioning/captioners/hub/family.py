@@ -46,20 +46,24 @@ class HubFamily(ABC):
         """Change transformers' config before the model is built from it, for example to leave out unused layers."""
         return None
 
-    @abstractmethod
-    def frame_features(self, model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        """Features of distinct frames, in the width of the text model: (frames, tokens, width).
+    def units(self, clip: Clip) -> np.ndarray:
+        """What the vision tower processes independently of each other, uint8; the first axis is the unit.
 
-        pixels: (frames, 3, height, width), normalised, in the model's type.
+        These are the distinct frames, unless a family says otherwise.
         """
+        return clip.frames
+
+    @abstractmethod
+    def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
+        """Features of units in the width of the text model: (units, tokens, width). units: on the model's device."""
 
     @abstractmethod
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
-        """The visual blocks of a clip, each (tokens, width). features: of the clip's distinct frames."""
+        """The visual blocks of a clip, each (tokens, width). features: of the clip's units."""
 
     @abstractmethod
-    def frame_bytes(self, itemsize: int) -> int:
-        """Bytes of the intermediate values of one frame in tower and projector: the largest set within one layer."""
+    def unit_bytes(self, itemsize: int) -> int:
+        """Bytes of the intermediate values of one unit in tower and projector: the largest set within one layer."""
 
     def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
         """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.

@@ -39,10 +39,11 @@ class LlavaOnevision(HubFamily):
 
         keep_layers(config.vision_config, config.vision_feature_layer)
 
-    def frame_features(self, model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        from .towers import pool_bilinear, tower_features
+    def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
+        from .towers import normalised, pool_bilinear, tower_features
 
         inner = model.model
+        pixels = normalised(units, self.mean, self.std, inner.image_newline.dtype)
         has_class_token = model.config.vision_feature_select_strategy == "default"
         features = inner.multi_modal_projector(tower_features(inner.vision_tower, pixels, has_class_token))
         return pool_bilinear(features, self._grid)
@@ -54,6 +55,6 @@ class LlavaOnevision(HubFamily):
         newline = model.model.image_newline[None].to(features.dtype)
         return [torch.cat([frames.reshape(-1, frames.shape[-1]), newline])]
 
-    def frame_bytes(self, itemsize: int) -> int:
+    def unit_bytes(self, itemsize: int) -> int:
         widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"] + 3 * self._text["hidden_size"]
         return int(self._grid**2 * widths * itemsize)

@@ -1,12 +1,13 @@
 """Vision towers of transformers, run up to the layer whose output a family reads. Needs the framework.
 
-A tower is built with the layers that are run and no more (`keep_layers`). So its last hidden state is the wanted one, and
-the states of other layers are not kept in memory.
+A tower is built with the layers that are run and no more (`keep_layers`). So its last hidden state is the wanted one,
+and the states of other layers are not kept in memory.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ def tower_features(tower: torch.nn.Module, pixels: torch.Tensor, has_class_token
         hidden = model.pre_layrnorm(hidden)
     hidden = model.encoder(inputs_embeds=hidden).last_hidden_state
     return hidden[:, 1:] if has_class_token else hidden
+
+
+def normalised(frames: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """uint8 frames (…, height, width, 3) as normalised values (…, 3, height, width), computed in float32."""
+    device = frames.device
+    values = frames.to(torch.float32) / torch.tensor(255.0, device=device)
+    shift, scale = (torch.tensor(list(value), dtype=torch.float32, device=device) for value in (mean, std))
+    return ((values - shift) / scale).movedim(-1, -3).contiguous().to(dtype)
 
 
 def pool_bilinear(features: torch.Tensor, size: int) -> torch.Tensor:
