@@ -95,7 +95,7 @@ class Qwen2Vl(HubFamily):
         return np.concatenate([first, block, last], 1), begin + after
 
     def _seconds_per_pair(self, clip: Clip) -> float:
-        seconds = getattr(clip, "seconds", ())
+        seconds: tuple[float, ...] = getattr(clip, "seconds", ())
         if len(seconds) < 2 or seconds[-1] <= seconds[0]:
             return 1.0
         return self._pair * (seconds[-1] - seconds[0]) / (len(seconds) - 1)
