@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,30 +18,10 @@ from ...clips.clip import Clip
 from ...generation import capacity
 from ...generation.beams import BatchEngine
 from ...generation.engine import EngineSettings, EngineStats, SlotEngine
-from ...generation.options import GenerationOptions
 from ...generation.requests import End, EndReason, Engine, Request
 from ...generation.text_model import TextModel
 from ..base import Caption, Captioner
-from ..tokenizer import CheckpointTokenizer
-from .family import HubFamily
-from .prompts import ClipPrompts
-
-
-@dataclass(frozen=True)
-class HubSettings:
-    """What a captioner needs besides its model.
-
-    typical: a clip without content whose prompt is as long as that of an average clip, for arithmetic and rehearsals.
-    counts_prompt: whether tokens of the prompt count for the repetition penalty.
-    """
-
-    family: HubFamily
-    prompts: ClipPrompts
-    tokenizer: CheckpointTokenizer
-    generation: GenerationOptions
-    stop_ids: frozenset[int]
-    typical: Clip
-    counts_prompt: bool
+from .settings import HubSettings
 
 
 class HubCaptioner(Captioner):

@@ -1,0 +1,28 @@
+"""What a captioner of the common kind needs besides its model. Framework-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...clips.clip import Clip
+from ...generation.options import GenerationOptions
+from ..tokenizer import CheckpointTokenizer
+from .family import HubFamily
+from .prompts import ClipPrompts
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """What a captioner needs besides its model.
+
+    typical: a clip without content whose prompt is as long as that of an average clip, for arithmetic and rehearsals.
+    counts_prompt: whether tokens of the prompt count for the repetition penalty.
+    """
+
+    family: HubFamily
+    prompts: ClipPrompts
+    tokenizer: CheckpointTokenizer
+    generation: GenerationOptions
+    stop_ids: frozenset[int]
+    typical: Clip
+    counts_prompt: bool
