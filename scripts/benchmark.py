@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.sampling import FrameSampling
 from scripts.benchmark_sides import make_parser
 from scripts.clip_world import random_clip, write_clips
 
@@ -43,7 +44,9 @@ def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int)
 def _decoded_clips_per_second(folder: Path, clips: int, num_frames: int) -> float:
     """Clips per second when videos are only decoded. The first clip, with the start of the process, is not counted."""
     rows = [(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
-    with ClipLoader(rows, num_frames, FrameProcessor(), DecoderLimits(60.0), prefetch=len(rows)) as loader:
+    with ClipLoader(
+        rows, FrameSampling("segments", num_frames), FrameProcessor(), DecoderLimits(60.0), prefetch=len(rows)
+    ) as loader:
         loader.next_clip()
         begin = time.monotonic()
         while loader.next_clip() is not None:

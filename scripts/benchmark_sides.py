@@ -28,6 +28,7 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
 from scripts import roofline
 from scripts.presets import PRESETS, TOKENS_AFTER_IMAGE, TOKENS_BEFORE_IMAGE, preset_config
@@ -48,7 +49,7 @@ class RandomSource:
     config: PllavaConfig
     generation: GenerationOptions
     pooling_shape: tuple[int, int, int]
-    num_frames: int
+    sampling: FrameSampling
 
     def __post_init__(self) -> None:
         self.frame_processor = FrameProcessor()
@@ -96,7 +97,8 @@ def _make_source(flags: argparse.Namespace) -> Any:
         )
     time_, rows, columns = map(int, flags.pooling_shape.split("-"))
     config = preset_config(flags.preset)
-    source = RandomSource(config, _generation_options(flags), (time_, rows, columns), flags.num_frames)
+    sampling = FrameSampling("segments", flags.num_frames)
+    source = RandomSource(config, _generation_options(flags), (time_, rows, columns), sampling)
     if flags.mean_tokens is not None:
         # Each sampled token is one of these with a probability of about 1 / mean_tokens.
         stop_ids = range(0, config.text["vocab_size"], flags.mean_tokens)
@@ -146,7 +148,7 @@ def _engine_side(
     Raises:
         SystemExit: the first clip could not be decoded.
     """
-    with ClipLoader(rows, source.num_frames, source.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
+    with ClipLoader(rows, source.sampling, source.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
         first = loader.next_clip()
         if not isinstance(first, Clip):
             raise SystemExit(f"benchmark: the first clip could not be decoded: {first}")
@@ -172,7 +174,7 @@ def _loop_side(
     figures = {"seconds": 0.0, "decode_wait": 0.0}
     for count, (row, path) in enumerate(rows):
         begin = time.monotonic()
-        sampled = decode(path, source.num_frames)
+        sampled = decode(path, source.sampling)
         clip = [Clip(row, path, source.frame_transform(sampled.images), sampled.index)]
         decoded = time.monotonic()
         prompts = captioner.prompt_embeddings(clip)
@@ -198,7 +200,7 @@ def _rates_and_limit(
     rates = roofline.measure_rates(backend)
     mean_tokens = round(sum(map(len, captions.values())) / len(captions))
     prefix = len(source.prompt.before)
-    load = roofline.ClipLoad(source.num_frames, source.prompt_length, prefix, mean_tokens)
+    load = roofline.ClipLoad(source.sampling.num_frames, source.prompt_length, prefix, mean_tokens)
     yield "rates", dataclasses.asdict(rates)
     yield "limit", roofline.roofline_limit(source.config, load, slots, backend.dtype.itemsize, rates).as_dict()
 

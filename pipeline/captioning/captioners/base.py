@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..backends import Backend
 from ..clips.clip import Clip
+from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
 
 FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
@@ -65,11 +66,14 @@ class Captioner(ABC):
 class CaptionerSource(ABC):
     """A captioner before its framework is imported: checked options and checkpoint.
 
-    num_frames: number of frames to sample from each clip.
+    sampling: which frames of each clip are sampled.
+    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
+        no scaling.
     frame_transform: see FrameTransform.
     """
 
-    num_frames: int
+    sampling: FrameSampling
+    short_side: int = 0
     frame_transform: FrameTransform
 
     @abstractmethod

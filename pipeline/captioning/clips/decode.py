@@ -16,9 +16,9 @@ from dataclasses import replace
 from PIL import Image, ImageOps
 
 from .decode_pyav import decode_pyav
-from .frames import SampledFrames, check_size, distinct_frames
+from .frames import SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
-from .sampling import frame_indices
+from .sampling import FrameSampling
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
@@ -55,13 +55,16 @@ def check_path(path: str) -> None:
         raise DecodeError(["the file is empty (0 bytes)"])
 
 
-def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) -> SampledFrames:
-    """Sample `num_frames` frames of a video, or of a still image (one frame, repeated).
+def decode(
+    path: str, sampling: FrameSampling, decoders: Sequence[str] | None = None, short_side: int = 0
+) -> SampledFrames:
+    """Sample frames of a video, or of a still image (a clip of one frame).
 
     If a video is incomplete or damaged, its frames are spread over the part that can be decoded, and the result is
     marked as partial.
 
     decoders: names from `available_decoders(path)`, tried in order; all of them by default.
+    short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
 
     Raises:
         DecodeError: no decoder can decode it.
@@ -70,7 +73,7 @@ def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) ->
     messages = []
     for name in available_decoders(path) if decoders is None else decoders:
         try:
-            sampled = _DECODERS[name](path, num_frames)
+            sampled = _DECODERS[name](path, sampling, short_side)
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise errors of any type
             messages.append(f"{name}: {_one_line(error)}")
@@ -96,28 +99,29 @@ def _one_line(error: Exception) -> str:
     return text[:300] or type(error).__name__
 
 
-def _decode_decord(path: str, num_frames: int) -> SampledFrames:
+def _decode_decord(path: str, sampling: FrameSampling, short_side: int) -> SampledFrames:
     import decord
 
     decord.logging.set_level(decord.logging.FATAL)
     reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    distinct, index = distinct_frames(frame_indices(len(reader), num_frames))
+    total_frames, rate = len(reader), known_rate(reader.get_avg_fps())
+    positions = sampling.indices(total_frames, rate)
     images = []
-    for position in distinct:
+    for position in distinct_frames(positions)[0]:
         frame = reader[position].asnumpy()
         check_size(frame.shape[1], frame.shape[0])
-        images.append(Image.fromarray(frame))
-    return SampledFrames(tuple(images), index)
+        images.append(scaled_down(Image.fromarray(frame), short_side))
+    return SampledFrames(tuple(images), tuple(positions), rate, total_frames)
 
 
-def _decode_image(path: str, num_frames: int) -> SampledFrames:
+def _decode_image(path: str, sampling: FrameSampling, short_side: int) -> SampledFrames:
     with Image.open(path) as image:
         check_size(*image.size)
-        upright = ImageOps.exif_transpose(image)
-        return SampledFrames((upright.convert("RGB"),), (0,) * num_frames)
+        upright = scaled_down(ImageOps.exif_transpose(image).convert("RGB"), short_side)
+        return SampledFrames((upright,), tuple(sampling.indices(1, 0.0)), rate=0.0, total_frames=1)
 
 
-_DECODERS: dict[str, Callable[[str, int], SampledFrames]] = {
+_DECODERS: dict[str, Callable[[str, FrameSampling, int], SampledFrames]] = {
     "decord": _decode_decord,
     "PyAV": decode_pyav,
     "PIL": _decode_image,

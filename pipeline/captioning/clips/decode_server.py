@@ -14,6 +14,7 @@ from PIL import Image
 
 from .decode import DecodeError, check_path, decode
 from .frame_memory import FrameMemory, FramesInMemory
+from .sampling import FrameSampling
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,16 @@ class DecodeReply:
     """From the decoding process to the worker: prepared frames, or the reason why there are none.
 
     frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
-    frame_index, partial: as in `Clip`.
+    frame_index, partial, seconds, duration, size: as in `Clip`.
     stage, messages: the stage that failed and every message; empty if none failed.
     """
 
     frames: FramesInMemory | None = None
     frame_index: tuple[int, ...] = ()
     partial: bool = False
+    seconds: tuple[float, ...] = ()
+    duration: float = 0.0
+    size: tuple[int, int] = (0, 0)
     stage: str = ""
     messages: tuple[str, ...] = ()
 
@@ -43,8 +47,9 @@ class DecodeReply:
 def handle_request(
     request: DecodeRequest,
     memory: FrameMemory,
-    num_frames: int,
+    sampling: FrameSampling,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+    short_side: int,
 ) -> DecodeReply:
     """Decode one clip with one decoder, and write the prepared frames into `memory`."""
     try:
@@ -52,11 +57,18 @@ def handle_request(
     except DecodeError as error:
         return DecodeReply(stage="path", messages=error.messages)
     try:
-        sampled = decode(request.path, num_frames, [request.decoder])
+        sampled = decode(request.path, sampling, [request.decoder], short_side)
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
     try:
         frames = memory.put(frame_transform(sampled.images))
-        return DecodeReply(frames=frames, frame_index=sampled.index, partial=sampled.partial)
+        return DecodeReply(
+            frames=frames,
+            frame_index=sampled.index,
+            partial=sampled.partial,
+            seconds=sampled.seconds,
+            duration=sampled.duration,
+            size=sampled.size,
+        )
     except Exception as error:  # a transform may raise any error; only this clip fails
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))

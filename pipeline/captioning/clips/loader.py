@@ -20,6 +20,7 @@ from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decode_client import DecodeClient
 from .killable import DecoderLimits, StartError
+from .sampling import FrameSampling
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +45,27 @@ class ClipLoader:
     others, so the order may differ.
 
     rows: (row, path) pairs; the next one is requested when a decoding process is free.
-    num_frames: number of frames to sample from each clip.
+    sampling: which frames of each clip are sampled.
     frame_transform: runs in the decoding processes; must be picklable.
     limits: of each decoding process.
     prefetch: most clips that wait for the consumer, in addition to one in each decoding process.
     workers: number of decoding processes.
     ahead: called before each clip; returns how many clips should be decoded ahead at present. This can only lower the
         limit above, and not below one for each decoding process.
+    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0
+        for no scaling.
     """
 
     def __init__(
         self,
         rows: Iterable[tuple[int, str]],
-        num_frames: int,
+        sampling: FrameSampling,
         frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
         limits: DecoderLimits,
         prefetch: int,
         workers: int = 1,
         ahead: Callable[[], int] = lambda: sys.maxsize,
+        short_side: int = 0,
     ) -> None:
         self.wait_seconds = 0.0
         """Seconds that the consumer has waited for clips so far."""
@@ -80,7 +84,7 @@ class ClipLoader:
         self._stopping = threading.Event()
         self._warnings = LimitedLog(logger, "the failures of their rows")
         self._clients = [
-            DecodeClient(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))
+            DecodeClient(sampling, frame_transform, limits, self._warnings, short_side) for _ in range(max(1, workers))
         ]
         self._running = len(self._clients)
         self._threads = [
@@ -164,7 +168,8 @@ class ClipLoader:
             if frames is None:
                 self._clips.put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial))
+                times = reply.seconds, reply.duration
+                self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial, *times, reply.size))
 
     def _take_row(self) -> tuple[int, str] | None:
         """Wait until another clip may be decoded ahead. Returns its row; None after the last row or after closing."""

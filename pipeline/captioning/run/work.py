@@ -140,12 +140,13 @@ class RankWorker:
         options = self.options
         return ClipLoader(
             rows,
-            self.source.num_frames,
+            self.source.sampling,
             self.source.frame_transform,
             DecoderLimits(options.decode_timeout),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,
+            short_side=self.source.short_side,
         )
 
     def caption(self, loader: ClipLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:
