@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, EndReason, Request
+from tests.npu_emulation import emulated_npu
 
 from .text_models import BATCH_MODELS, MAX_POSITIONS, VOCABULARY, WIDTH, build
 
@@ -212,3 +214,23 @@ def test_attention_of_each_part(backend: Backend) -> None:
     set_attention(llava)
     assert llava.text_config._attn_implementation == llava.vision_config._attn_implementation == UNMASKED_ATTENTION
     assert not makes_own_masks(llava.text_config)
+
+
+@pytest.mark.model
+@pytest.mark.mindspore_only
+@pytest.mark.parametrize(
+    "options",
+    [{}, {**SAMPLING, "repetition_penalty": 1.2, "no_repeat_ngram_size": 2}, {"num_beams": 2}],
+    ids=["greedy", "sampled", "beams"],
+)
+def test_ascend_has_every_operator_and_no_devices_are_mixed(
+    backend: Backend, name: str, model: Any, options: dict[str, Any]
+) -> None:
+    keys, new_tokens = (0, 2), 3
+    requests = [_request(key, STOPS[name], new_tokens, history_ids=(4, 31), stream=key, **options) for key in keys]
+    expected = _answers(model, requests)
+    with emulated_npu() as npu:
+        on_npu = build(name, "eager").to(npu.device)
+        moved = [replace(request, embeddings=request.embeddings.to(npu.device)) for request in requests]
+        found = _answers(on_npu, moved)
+    assert {key: end.ids for key, end in found.items()} == {key: end.ids for key, end in expected.items()}
