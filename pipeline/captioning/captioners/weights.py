@@ -31,11 +31,13 @@ class WeightNames:
     prefixes: pairs of a stored prefix and the model's prefix; the first matching prefix of a stored name is replaced.
     is_unused: whether a weight, given the model's name for it, belongs to a part of the model that is not run.
     alpha_hint: text with values of LoRA alpha to try, for the error message if alpha is not known.
+    rename: translates a name after its prefix was replaced; None to keep it.
     """
 
     prefixes: Sequence[tuple[str, str]]
     is_unused: Callable[[str], bool]
     alpha_hint: str = ""
+    rename: Callable[[str], str] | None = None
 
     def model_name(self, stored: str) -> str:
         """The model's name for a stored weight; LoRA parts keep `.lora_A.` or `.lora_B.`."""
@@ -44,6 +46,8 @@ class WeightNames:
             if stored.startswith(prefix):
                 name = model_prefix + stored[len(prefix) :]
                 break
+        if self.rename is not None:
+            name = self.rename(name)
         return name.replace(".base_layer.", ".")
 
 
@@ -127,6 +131,25 @@ class CheckpointWeights:
         for sample in samples(self._stored):
             digest.update(sample)
         return digest.hexdigest()[:16]
+
+    def tie(self, names: Mapping[str, str]) -> None:
+        """Treat stored weights with different names as one, because the model has one weight with all of these names.
+
+        A checkpoint may contain any of the names, or several. The value with the model's first name is used if there is
+        one, else that with the next name.
+
+        names: further names of tied weights, each with the first name of the same weight.
+
+        Raises:
+            UsageError: LoRA for a further name, which would change the first one too.
+        """
+        for name, first in names.items():
+            weight = self._weights.pop(name, None)
+            if weight is None:
+                continue
+            if weight.lora_a is not None:
+                raise UsageError(f"LoRA for {name}, which is tied to {first}; merge the adapter with PEFT first")
+            self._weights.setdefault(first, weight)
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Compare with the names and shapes of a model's weights; reads no values.

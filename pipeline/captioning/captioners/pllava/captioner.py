@@ -14,11 +14,11 @@ from ...backends import Backend
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation import capacity
-from ...generation.beams import BatchEngine
 from ...generation.engine import EngineSettings, EngineStats, SlotEngine
 from ...generation.options import GenerationOptions
 from ...generation.requests import End, EndReason, Engine, Request
 from ...generation.text_model import TextModel
+from ...generation.whole_batch import BatchEngine
 from ..base import Caption, Captioner
 from ..tokenizer import CheckpointTokenizer, Prompt
 from .modeling import PllavaForConditionalGeneration

@@ -1,18 +1,21 @@
-"""Beam search with transformers' `generate`: one step generates the answers of a whole batch.
+"""Generation with transformers' `generate`: one step generates the answers of a whole batch.
 
-Has the same interface as `engine.SlotEngine`. Knows nothing about videos and tokenizers.
+For beam search, and for text models that only transformers' own loop can run: those that make their own masks, and
+encoder-decoder models. Has the same interface as `engine.SlotEngine`. Knows nothing about videos and tokenizers.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from .attention import UNMASKED_ATTENTION, makes_own_masks
 from .base_engine import BaseEngine
+from .batch_processors import RepetitionRules, StepMonitor, StreamSampler
 from .engine import EngineStats
 from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
 from .text_model import TextModel
@@ -22,15 +25,28 @@ class BatchEngine(BaseEngine):
     """Generates for a batch of up to `slots` requests; see `requests.Engine`. One step ends the whole batch.
 
     Prompts with different lengths, options or stop ids go into different batches, because `generate` takes one length
-    and one set of options for a batch. A request must contain its whole prompt, at positions 0, 1, 2, ... on one axis,
-    and no `history_ids`: `generate` gets only embeddings.
+    and one set of options for a batch. A request must contain its whole prompt, at positions 0, 1, 2, ... on one axis.
 
-    model: a causal model of transformers.
+    The penalty and the n-gram rule apply to `history_ids` and to new tokens, as in `generate` with and without
+    `input_ids`. The prompt of an encoder-decoder model is the input of its encoder; transformers applies the rules to
+    new tokens only, so a request without history ids gives the same answer.
+
+    model: a causal or an encoder-decoder model of transformers.
+
+    Raises:
+        ValueError: the model makes its own masks, but was built with the attention function of `attention`.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, stats: EngineStats | None = None) -> None:
-        super().__init__(slots, TextModel.of(model).max_positions)
+        text = TextModel.of(model)
+        if makes_own_masks(text.config) and text.config._attn_implementation == UNMASKED_ATTENTION:
+            raise ValueError(f"{type(model).__name__} makes its own masks; use `attention.set_attention`")
+        super().__init__(slots, text.limit)
         self._model, self._slots = model, slots
+        # An id beyond the logits, which is never generated, in place of the model's own stop id.
+        self._no_stop_id = text.vocabulary
+        # The ids of an encoder-decoder model begin with the decoder's start token, which is no part of the answer.
+        self._start_tokens = int(bool(text.config.is_encoder_decoder))
         self.stats = stats or EngineStats()
 
     @property
@@ -43,8 +59,8 @@ class BatchEngine(BaseEngine):
 
     def add(self, request: Request) -> None:
         counts_from_0 = np.array_equal(request.positions, np.arange(request.length))
-        if request.has_prefix or request.history_ids or not counts_from_0 or request.next_position != request.length:
-            raise ValueError(f"request {request.key!r} needs SlotEngine: it has a prefix, history ids or own positions")
+        if request.has_prefix or not counts_from_0 or request.next_position != request.length:
+            raise ValueError(f"request {request.key!r} needs SlotEngine: it has a prefix or its own positions")
         self._accept(request, request.length)
 
     def step(self) -> list[Event]:
@@ -74,48 +90,37 @@ class BatchEngine(BaseEngine):
         return events
 
     def _generate(self, batch: Sequence[Request]) -> list[tuple[list[int], bool]]:
-        """For each prompt: new token ids of the best beam up to the first stop id, and whether a score was NaN."""
+        """For each prompt: new token ids, of the best beam, up to the first stop id; and whether a score was NaN."""
         embeddings = torch.stack([request.embeddings for request in batch])
         options, stop_ids = batch[0].options, sorted(batch[0].stop_ids)
         config = GenerationConfig(
             max_new_tokens=options.max_new_tokens,
             num_beams=options.num_beams,
-            do_sample=False,
-            repetition_penalty=options.penalty,
-            no_repeat_ngram_size=options.ngram_size,
-            eos_token_id=stop_ids or None,
+            do_sample=False,  # `StreamSampler` draws
+            eos_token_id=stop_ids or [self._no_stop_id],
             pad_token_id=stop_ids[0] if stop_ids else 0,
+            decoder_start_token_id=self._model.generation_config.decoder_start_token_id,
         )
-        monitor = _StepMonitor(len(batch), self.on_token)
+        monitor = StepMonitor(len(batch), self.on_token)
+        processors = LogitsProcessorList([monitor])
+        if options.penalty != 1 or options.ngram_size:
+            processors.append(RepetitionRules(batch, self._upload))
+        if options.samples:
+            processors.append(StreamSampler(batch, self._upload))
         with torch.no_grad():
             generated = self._model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device),
                 generation_config=config,
-                logits_processor=LogitsProcessorList([monitor]),
+                logits_processor=processors,
+                use_model_defaults=False,  # every option of the answer is in the request
             )
-        answers = [_up_to_stop(ids, batch[0].stop_ids) for ids in generated.cpu().numpy().tolist()]
+        rows = generated.cpu().numpy()[:, self._start_tokens :].tolist()
+        answers = [_up_to_stop(ids, batch[0].stop_ids) for ids in rows]
         return [(ids, has_nan) for ids, has_nan in zip(answers, monitor.has_nan(), strict=True)]
 
-
-class _StepMonitor(LogitsProcessor):
-    """Runs in every step of `generate`: records which prompts have NaN scores, and calls `on_token`."""
-
-    def __init__(self, prompts: int, on_token: Callable[[], None]) -> None:
-        self._prompts, self._on_token = prompts, on_token
-        self._has_nan: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # The beams of a prompt are adjacent rows. A score of -infinity is valid: it excludes a token.
-        has_nan = torch.isnan(scores).reshape(self._prompts, -1).any(-1)
-        self._has_nan = has_nan if self._has_nan is None else self._has_nan | has_nan
-        self._on_token()
-        return scores
-
-    def has_nan(self) -> list[bool]:
-        """For each prompt, whether a score was NaN."""
-        assert self._has_nan is not None
-        return [bool(value) for value in self._has_nan.cpu().numpy()]
+    def _upload(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._model.device)
 
 
 def _batch_key(request: Request) -> tuple[object, ...]:

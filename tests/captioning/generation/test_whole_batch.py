@@ -54,7 +54,7 @@ def _expected(model: Any, request: Request) -> list[int]:
 
 def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
     """More requests than slots: requests with the same length and options share a batch; the oldest comes first."""
-    from pipeline.captioning.generation.beams import BatchEngine
+    from pipeline.captioning.generation.whole_batch import BatchEngine
 
     engine = BatchEngine(model, 2)
     requests = [_request(0, 7), _request(1, 5), _request(2, 7), _request(3, 7), _request(4, 5, max_tokens=3)]
@@ -81,14 +81,14 @@ def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
 
 
 def test_cancelled_duplicate_unsupported_and_too_long_requests(model: Any) -> None:
-    from pipeline.captioning.generation.beams import BatchEngine
+    from pipeline.captioning.generation.whole_batch import BatchEngine
 
     engine = BatchEngine(model, 3)
     engine.add(_request(0, 5))
     engine.add(_request(1, MAX_POSITIONS - 5, max_tokens=6))
     with pytest.raises(ValueError, match="already has a request 1"):
         engine.add(_request(1, 5))
-    for change in ({"has_prefix": True}, {"history_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
+    for change in ({"has_prefix": True}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
         with pytest.raises(ValueError, match="needs SlotEngine"):
             engine.add(_request(2, 5, **change))
     assert engine.cancel(0) and not engine.cancel(0)
@@ -98,7 +98,7 @@ def test_cancelled_duplicate_unsupported_and_too_long_requests(model: Any) -> No
 
 
 def test_only_the_prompt_with_nan_scores_fails(model: Any) -> None:
-    from pipeline.captioning.generation.beams import BatchEngine
+    from pipeline.captioning.generation.whole_batch import BatchEngine
 
     engine = BatchEngine(model, 3)
     good, bad = _request(0, 5), _request(1, 5)
