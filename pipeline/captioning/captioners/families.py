@@ -5,6 +5,7 @@ Framework-free. The modules of a family are imported only when the family is cho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,21 @@ class Family:
     architectures: values of `architectures` in config.json that belong to it.
     model_types: values of `model_type` that belong to it if no architecture is known.
     module: the module below `captioners` that has its `make_source`.
+    flags: flags of the command that only this family and a few others know.
     """
 
     name: str
     architectures: tuple[str, ...]
     model_types: tuple[str, ...]
     module: str
+    flags: tuple[str, ...] = ()
 
 
+_PLLAVA, _PIXELS = ("pooling_shape", "conv_mode"), ("min_pixels", "max_pixels")
 FAMILIES = (
-    Family("pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.source"),
+    Family(
+        "pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", ("pooling_shape", "conv_mode")
+    ),
     Family("llava_qwen", ("LlavaQwenForCausalLM",), ("llava_qwen",), "hub.llava_qwen"),
     Family("llava", ("LlavaForConditionalGeneration",), ("llava",), "hub.llava"),
     Family("llava_next", ("LlavaNextForConditionalGeneration",), ("llava_next",), "hub.llava_next"),
@@ -37,8 +43,8 @@ FAMILIES = (
         "llava_next_video", ("LlavaNextVideoForConditionalGeneration",), ("llava_next_video",), "hub.llava_next_video"
     ),
     Family("llava_onevision", ("LlavaOnevisionForConditionalGeneration",), ("llava_onevision",), "hub.llava_onevision"),
-    Family("qwen2_vl", ("Qwen2VLForConditionalGeneration",), ("qwen2_vl",), "hub.qwen2_vl"),
-    Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.qwen2_vl"),
+    Family("qwen2_vl", ("Qwen2VLForConditionalGeneration",), ("qwen2_vl",), "hub.qwen2_vl", _PIXELS),
+    Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.qwen2_vl", _PIXELS),
     Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.blip2"),
     Family("janus", ("JanusForConditionalGeneration",), ("janus",), "hub.janus"),
     Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.internvl"),
@@ -68,3 +74,15 @@ def family_of(folder: Path, chosen: str | None) -> tuple[Family, str]:
         f"{folder / 'config.json'}: architecture {', '.join(names) or '(none)'} with model_type {model_type!r} is not "
         f"supported. Supported families: {', '.join(family.name for family in FAMILIES)}; --family selects one"
     )
+
+
+def check_flags(family: Family, given: Mapping[str, object]) -> None:
+    """Refuse flags that a family does not know. given: values of flags that not every family knows; None if not given.
+
+    Raises:
+        UsageError: such a flag is given.
+    """
+    for name, value in given.items():
+        if value is not None and name not in family.flags:
+            known = ", ".join(other.name for other in FAMILIES if name in other.flags)
+            raise UsageError(f"--{name} {value} is not for the family {family.name}, only for {known}; leave it out")

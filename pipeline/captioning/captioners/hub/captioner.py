@@ -16,10 +16,10 @@ import torch
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...generation import capacity
-from ...generation.beams import BatchEngine
 from ...generation.engine import EngineSettings, EngineStats, SlotEngine
 from ...generation.requests import End, EndReason, Engine, Request
 from ...generation.text_model import TextModel
+from ...generation.whole_batch import BatchEngine
 from ..base import Caption, Captioner
 from .settings import HubSettings
 

@@ -5,16 +5,50 @@ Source: LLaVA-OneVision (Li et al., 2024, arXiv:2408.03326) as transformers impl
 
 from __future__ import annotations
 
+import argparse
 import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
+from ...clips.sampling import FrameSampling
+from ...generation.options import GenerationOptions
 from ..base import FrameTransform
+from ..images import from_folder
+from ..weights import WeightNames
+from .build import FamilyParts, make_hub_source
 from .family import HubFamily
+from .source import HubSource
 
 if TYPE_CHECKING:
     import torch
+
+DEFAULT_SAMPLING = FrameSampling("uniform", 8)
+_PREFIXES = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("image_newline", "model.image_newline"),
+)
+_UNUSED = re.compile(r"model\.vision_tower\.vision_model\.(post_layernorm|head)\..*")
+
+
+def make_source(
+    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
+) -> HubSource:
+    """The source of a LLaVA-OneVision checkpoint; raises as `make_hub_source`."""
+    return make_hub_source(name, flags, sampling, generation, _parts)
+
+
+def _parts(folder: Path, config: dict[str, Any], flags: argparse.Namespace) -> FamilyParts:
+    transform = from_folder(folder, "square")
+    names = WeightNames(_PREFIXES, lambda weight: bool(_UNUSED.fullmatch(weight)))
+    return FamilyParts(
+        LlavaOnevision(config, transform, transform.mean, transform.std), transform, names, "video", True
+    )
 
 
 class LlavaOnevision(HubFamily):

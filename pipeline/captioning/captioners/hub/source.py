@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
 from ...clips.clip import Clip
+from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..base import CaptionerSource
@@ -72,6 +73,8 @@ class HubSource(CaptionerSource):
         stop_ids: frozenset[int],
         names: WeightNames,
         generation: GenerationOptions,
+        sampling: FrameSampling,
+        short_side: int,
         typical: Clip,
         max_positions: int,
     ) -> None:
@@ -80,6 +83,7 @@ class HubSource(CaptionerSource):
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
         self.frame_transform = family.frame_transform
+        self.sampling, self.short_side = sampling, short_side
         self._check_length(max_positions)
         self.weights = CheckpointWeights(
             options.checkpoint, names, options.weight_folder, options.lora_alpha, options.use_lora
@@ -103,12 +107,16 @@ class HubSource(CaptionerSource):
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
             "stop ids": str(sorted(self._stop_ids)),
+            "frames": f"{self.sampling}{f' short side {self.short_side}' if self.short_side else ''}",
             "preprocessing": str(self.frame_transform),
             "generation": self.generation.fingerprint(),
         }
 
     def describe(self) -> list[str]:
-        lines = [f"checkpoint {self._options.checkpoint}", f"prompt: {self._prompt.description}"]
+        lines = [
+            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}",
+            f"prompt: {self._prompt.description}",
+        ]
         if self.weights.lora_alpha is not None:
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines + describe_penalties(self._given_generation, self.generation)
