@@ -6,6 +6,7 @@ Knows nothing about families but what `HubFamily` provides.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from ...backends import Backend
 from ...clips.clip import Clip
 from ...generation import capacity
 from ...generation.engine import EngineSettings, EngineStats, SlotEngine
+from ...generation.joined import JoinedEnd, JoinedEngine
 from ...generation.requests import End, EndReason, Engine, Request
 from ...generation.text_model import TextModel
 from ...generation.whole_batch import BatchEngine
@@ -30,19 +32,25 @@ class HubCaptioner(Captioner):
     def __init__(self, settings: HubSettings, model: Any, backend: Backend) -> None:
         self._settings, self._model, self._backend = settings, model, backend
         self._family = settings.family
-        self._text = TextModel.of(model)
+        self._generating = self._family.text_model(model)
+        self._text = TextModel.of(self._generating)
         self._stats = EngineStats()
         self._vision_seconds = 0.0
-        self._has_beams = settings.generation.num_beams > 1
-        self._prefix = () if self._has_beams else settings.prompts.shared_prefix
+        self._in_batches = settings.generation.num_beams > 1 or self._family.needs_generate
+        self._prefix = () if self._in_batches else settings.prompts.shared_prefix
         self._units_together = capacity.frames_together(backend, self._family.unit_bytes(backend.dtype.itemsize))
         prefill_clips = backend.prefill_tokens // max(1, self._length(settings.typical) - len(self._prefix))
         units = max(1, len(self._family.units(settings.typical)))
         self.clips_together = max(1, min(prefill_clips, self._units_together // units))
 
     def engine(self, slots: int) -> Engine:
-        if self._has_beams:
-            return BatchEngine(self._model, slots, self._stats)
+        if self._family.prompts_each_block:
+            return JoinedEngine(self._engine(slots * self._family.prompts(self._settings.typical)), slots)
+        return self._engine(slots)
+
+    def _engine(self, slots: int) -> Engine:
+        if self._in_batches:
+            return BatchEngine(self._generating, slots, self._stats)
         settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
         with torch.no_grad():
             prefix = self._embed(self._prefix)[None] if self._prefix else None
@@ -55,7 +63,9 @@ class HubCaptioner(Captioner):
             return [self._request(clip, blocks) for clip, blocks in zip(clips, self._blocks(clips), strict=True)]
 
     def caption(self, end: End) -> Caption:
-        return Caption(self._settings.tokenizer.decode(end.ids), len(end.ids), end.reason is EndReason.LENGTH)
+        answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]
+        text = _joined([self._settings.tokenizer.decode(ids) for ids in answers])
+        return Caption(text, len(end.ids), end.reason is EndReason.LENGTH)
 
     def max_slots(self) -> int:
         settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
@@ -63,7 +73,8 @@ class HubCaptioner(Captioner):
         tokens = max(self._backend.prefill_tokens, length)
         units = min(self._units_together, self.clips_together * max(1, len(self._family.units(settings.typical))))
         estimate = capacity.MemoryEstimate(
-            slot=capacity.slot_memory(config, length, settings.generation, itemsize),
+            slot=capacity.slot_memory(config, length, settings.generation, itemsize)
+            * self._family.prompts(settings.typical),
             work=capacity.prefill_memory(config, tokens, itemsize) + units * self._family.unit_bytes(itemsize),
         )
         beams = settings.generation.num_beams
@@ -86,21 +97,26 @@ class HubCaptioner(Captioner):
         self._stats, self._vision_seconds = stats, vision_seconds
 
     def _length(self, clip: Clip) -> int:
-        return sum(map(len, self._settings.prompts.pieces(clip))) + sum(self._family.block_lengths(clip))
+        """Tokens of one prompt."""
+        return sum(map(len, self._settings.prompts.pieces(clip))) + sum(self._family.prompt_lengths(clip))
 
     def _request(self, clip: Clip, blocks: Sequence[torch.Tensor]) -> Request:
-        pieces = self._settings.prompts.pieces(clip)
-        lengths = self._family.block_lengths(clip)
-        assert [len(block) for block in blocks] == lengths, "visual blocks must have the length that was promised"
+        pieces, lengths = self._settings.prompts.pieces(clip), self._family.prompt_lengths(clip)
         positions, next_position = self._family.positions(pieces, lengths, clip)
         skipped = len(self._prefix)
-        parts = [self._embed(pieces[0][skipped:])]
-        for block, piece in zip(blocks, pieces[1:], strict=True):
-            parts += [block, self._embed(piece)]
+        texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
+        groups = [[block] for block in blocks] if self._family.prompts_each_block else [blocks]
+        prompts = []
+        for group in groups:
+            assert [len(block) for block in group] == lengths, "visual blocks must have the length that was promised"
+            parts = [texts[0]]
+            for block, text in zip(group, texts[1:], strict=True):
+                parts += [block, text]
+            prompts.append(torch.cat([part for part in parts if len(part)]))
         history = tuple(token for piece in pieces for token in piece) if self._settings.counts_prompt else ()
         return Request(
             key=clip.row,
-            embeddings=torch.cat([part for part in parts if len(part)]),
+            embeddings=torch.stack(prompts) if self._family.prompts_each_block else prompts[0],
             positions=positions[..., skipped:],
             next_position=next_position,
             options=self._settings.generation,
@@ -138,3 +154,8 @@ class HubCaptioner(Captioner):
 
     def _features(self, units: np.ndarray) -> torch.Tensor:
         return self._family.features(self._model, torch.from_numpy(units).to(self._backend.device))
+
+
+def _joined(answers: Sequence[str]) -> str:
+    """The text of all answers of a clip. An answer that repeats the one before it appears once."""
+    return "; ".join(answer for answer, _ in itertools.groupby(filter(None, answers)))

@@ -27,20 +27,39 @@ class HubFamily(ABC):
     config: config.json, completed.
     frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes.
     mean, std: of the normalisation, which follows the division by 255 on the device.
+    prompts_each_block: whether each block has a prompt and an answer of its own. The prompts of a clip have the same
+        text, and its blocks the same length. The caption is the answers, joined.
+    needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
+        attention. These are models that make their own masks, and encoder-decoder models.
     """
 
     config: Mapping[str, Any]
     frame_transform: FrameTransform
     mean: Sequence[float]
     std: Sequence[float]
+    prompts_each_block: bool = False
+    needs_generate: bool = False
 
     @abstractmethod
     def block_lengths(self, clip: Clip) -> list[int]:
         """Visual tokens in each block of a clip."""
 
+    def prompts(self, clip: Clip) -> int:
+        """Number of prompts of a clip."""
+        return len(self.block_lengths(clip)) if self.prompts_each_block else 1
+
+    def prompt_lengths(self, clip: Clip) -> list[int]:
+        """Visual tokens in each block of one prompt of a clip."""
+        lengths = self.block_lengths(clip)
+        return lengths[:1] if self.prompts_each_block else lengths
+
     @abstractmethod
     def model_class(self) -> type[Any]:
         """The class of transformers. Imports the framework."""
+
+    def text_model(self, model: Any) -> Any:
+        """The part of the model that `generate` of transformers is called on, with embeddings of the whole prompt."""
+        return model
 
     def adapt(self, config: Any) -> None:
         """Change transformers' config before the model is built from it, for example to leave out unused layers."""
@@ -68,7 +87,7 @@ class HubFamily(ABC):
     def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
         """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.
 
-        pieces: token ids around the blocks. lengths: of the blocks.
+        pieces: token ids around the blocks of one prompt. lengths: of these blocks.
         """
         total = sum(map(len, pieces)) + sum(lengths)
         return np.arange(total), total

@@ -91,7 +91,7 @@ class HubSource(CaptionerSource):
 
     def _check_length(self, max_positions: int) -> None:
         text = sum(map(len, self._prompt.prompts.pieces(self._typical)))
-        visual = sum(self._family.block_lengths(self._typical))
+        visual = sum(self._family.prompt_lengths(self._typical))
         length = text + visual + self.generation.max_new_tokens
         if length > max_positions:
             raise UsageError(
@@ -122,9 +122,9 @@ class HubSource(CaptionerSource):
         return lines + describe_penalties(self._given_generation, self.generation)
 
     def check_weights(self) -> None:
-        from ..loading import weight_shapes
+        from ..loading import check_weights
 
-        self.weights.check(weight_shapes(self._empty_model()))
+        check_weights(self._empty_model(), self.weights)
 
     def load(self, backend: Backend) -> HubCaptioner:
         """Load the model onto the backend's device.
@@ -149,15 +149,13 @@ class HubSource(CaptionerSource):
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:
-        from ...generation.attention import UNMASKED_ATTENTION
+        from ...generation.attention import set_attention
         from ..loading import meta_model
 
         model_class = self._family.model_class()
         config = model_class.config_class.from_dict(dict(self._family.config))
         self._family.adapt(config)
-        for part in (config, config.get_text_config(), getattr(config, "vision_config", None)):
-            if part is not None:
-                part._attn_implementation = UNMASKED_ATTENTION
+        set_attention(config)
         return meta_model(model_class, config)
 
 

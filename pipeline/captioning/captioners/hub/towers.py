@@ -38,7 +38,9 @@ def normalised(frames: torch.Tensor, mean: Sequence[float], std: Sequence[float]
     device = frames.device
     values = frames.to(torch.float32) / torch.tensor(255.0, device=device)
     shift, scale = (torch.tensor(list(value), dtype=torch.float32, device=device) for value in (mean, std))
-    return ((values - shift) / scale).movedim(-1, -3).contiguous().to(dtype)
+    leading = len(values.shape) - 3
+    channels_first = (*range(leading), leading + 2, leading, leading + 1)
+    return ((values - shift) / scale).permute(channels_first).contiguous().to(dtype)
 
 
 def pool_bilinear(features: torch.Tensor, size: int) -> torch.Tensor:
@@ -49,7 +51,7 @@ def pool_bilinear(features: torch.Tensor, size: int) -> torch.Tensor:
     """
     matrix = bilinear_matrix(size, math.ceil(size / 2))
     both = torch.from_numpy(np.kron(matrix, matrix)).to(device=features.device, dtype=features.dtype)
-    return torch.matmul(both, features)
+    return torch.bmm(both.expand(len(features), -1, -1), features)
 
 
 def bilinear_matrix(size: int, new_size: int) -> np.ndarray:

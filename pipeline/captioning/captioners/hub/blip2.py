@@ -1,0 +1,76 @@
+"""BLIP-2: a Q-Former turns a frame into a few visual tokens, and each sampled frame gets a caption of its own.
+
+Source: BLIP-2 (Li et al., 2023, arXiv:2301.12597) as transformers implements it. The text model is OPT (causal) or
+Flan-T5 (encoder-decoder; the encoder reads visual tokens and text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...clips.clip import Clip
+from ..base import FrameTransform
+from ..weights import WeightNames
+from .family import HubFamily
+from .weight_prefixes import with_adapters
+
+if TYPE_CHECKING:
+    import torch
+
+_COPY = re.compile(r"language_model\.(lm_head|(encoder|decoder)\.embed_tokens)\.weight")
+
+
+class Blip2(HubFamily):
+    """See `HubFamily`. The model was trained on single images, so a clip has a prompt for each of its frames."""
+
+    prompts_each_block = True
+    needs_generate = True
+
+    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
+        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+        self._vision, self._queries = config["vision_config"], int(config["num_query_tokens"])
+
+    def block_lengths(self, clip: Clip) -> list[int]:
+        return [self._queries] * len(_distinct(clip))
+
+    def model_class(self) -> type[Any]:
+        from transformers import Blip2ForConditionalGeneration
+
+        return Blip2ForConditionalGeneration
+
+    def text_model(self, model: Any) -> Any:
+        """OPT or T5: the `generate` of the whole model expects images."""
+        return model.language_model
+
+    def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
+        from .towers import normalised
+
+        dtype = model.language_projection.weight.dtype
+        patches = model.vision_model(normalised(units, self.mean, self.std, dtype)).last_hidden_state
+        queries = model.query_tokens.expand(len(patches), -1, -1)
+        answers = model.qformer(query_embeds=queries, encoder_hidden_states=patches).last_hidden_state
+        return model.language_projection(answers.to(dtype))
+
+    def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
+        return [features[index] for index in _distinct(clip)]
+
+    def unit_bytes(self, itemsize: int) -> int:
+        tokens = (int(self._vision["image_size"]) // int(self._vision["patch_size"])) ** 2 + 1
+        widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"]
+        return int(tokens * widths * itemsize)
+
+
+def weight_names() -> WeightNames:
+    """The names of weights in checkpoints: those of the model.
+
+    A head may be stored although it is tied to the embeddings, and T5's embeddings may be stored more than once; then
+    the model has no weights for these.
+    """
+    return WeightNames(with_adapters(()), lambda name: bool(_COPY.fullmatch(name)))
+
+
+def _distinct(clip: Clip) -> list[int]:
+    """The distinct frames among the sampled ones, in time order: a short clip repeats frames."""
+    return list(dict.fromkeys(clip.frame_index))

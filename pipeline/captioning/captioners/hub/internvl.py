@@ -1,0 +1,92 @@
+"""InternVL in the layout of transformers: each sampled frame is an image of one tile, and a block of visual tokens.
+
+Source: InternVL3 (Zhu et al., 2025, arXiv:2504.10479) as transformers implements it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...clips.clip import Clip
+from ...process.errors import UsageError
+from ..base import FrameTransform
+from ..weights import WeightNames
+from .family import HubFamily
+from .weight_prefixes import with_adapters
+
+if TYPE_CHECKING:
+    import torch
+
+# The published checkpoints have the names on the left; newer versions of transformers can also store the model's names.
+_PREFIXES = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
+
+
+class InternVl(HubFamily):
+    """See `HubFamily`.
+
+    Raises:
+        UsageError: the config asks for features that the model class of transformers does not compute.
+    """
+
+    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
+        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+        vision = config["vision_config"]
+        layer, strategy = config.get("vision_feature_layer", -1), config.get("vision_feature_select_strategy")
+        if layer != -1:
+            raise UsageError(f"config.json: vision_feature_layer {layer} is not supported for InternVL; only -1 is")
+        if strategy not in (None, "default"):
+            raise UsageError(
+                f"config.json: vision_feature_select_strategy {strategy!r} is not supported for InternVL; only "
+                "'default' is"
+            )
+        size, patch = _square("image_size", vision["image_size"]), _square("patch_size", vision["patch_size"])
+        self._grid = size // patch
+        self._side = int(self._grid * config["downsample_ratio"])
+        self._vision, self._text = vision, config["text_config"]
+
+    def block_lengths(self, clip: Clip) -> list[int]:
+        return [self._side**2] * len(clip.frame_index)
+
+    def model_class(self) -> type[Any]:
+        from transformers import InternVLForConditionalGeneration
+
+        return InternVLForConditionalGeneration
+
+    def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
+        from .towers import normalised
+
+        inner = model.model
+        pixels = normalised(units, self.mean, self.std, inner.multi_modal_projector.linear_1.weight.dtype)
+        patches = inner.vision_tower(pixels).last_hidden_state[:, 1:]
+        grid = patches.reshape(len(patches), self._grid, self._grid, -1)
+        shuffled = inner.pixel_shuffle(grid, scale_factor=self.config["downsample_ratio"])
+        return inner.multi_modal_projector(shuffled.reshape(len(patches), self._side**2, -1))
+
+    def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
+        return [features[index] for index in clip.frame_index]
+
+    def unit_bytes(self, itemsize: int) -> int:
+        widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"] + self._text["hidden_size"]
+        return int((self._grid**2 + 1) * widths * itemsize)
+
+
+def weight_names() -> WeightNames:
+    """The names of weights in checkpoints.
+
+    A head may be stored although it is tied to the embeddings; then the model has no weight for it.
+    """
+    return WeightNames(with_adapters(_PREFIXES), lambda name: name == "lm_head.weight")
+
+
+def _square(name: str, value: Any) -> int:
+    """The side of a square that config.json gives as a number or as a list of height and width."""
+    sides = set(value) if isinstance(value, (list, tuple)) else {value}
+    if len(sides) != 1:
+        raise UsageError(f"config.json: {name} {value} of the vision_config is not square")
+    return int(sides.pop())

@@ -1,0 +1,265 @@
+"""BLIP-2 with OPT and with T5: each sampled frame gets the caption of transformers' `generate`, and they are joined."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.hub.blip2 import Blip2, weight_names
+from pipeline.captioning.captioners.weights import CheckpointWeights
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.generation.base_engine import BaseEngine
+from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End, EndReason, Request
+
+from . import random_models as small
+
+IMAGE = 290
+SIDE = 28
+QUERIES = 6
+CLIPS = small.clips(SIDE)
+GREEDY = GenerationOptions(max_new_tokens=8)
+BEAMS = GenerationOptions(max_new_tokens=5, num_beams=3)
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 64,
+    "word_embed_proj_dim": 64,
+    "ffn_dim": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+T5 = {
+    "model_type": "t5",
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 300,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "decoder_start_token_id": 0,
+}
+TEXTS = {"opt": OPT, "t5": T5}
+TIED = {"tied opt": {**OPT, "tie_word_embeddings": True}}
+
+
+def _config(text: str, attention: str) -> Any:
+    """attention: of the vision tower. Text model and Q-Former keep transformers' own."""
+    from transformers import Blip2Config
+
+    config = Blip2Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": SIDE,
+            "patch_size": 14,
+        },
+        qformer_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "cross_attention_frequency": 2,
+        },
+        text_config=(TEXTS | TIED)[text],
+        num_query_tokens=QUERIES,
+        image_token_index=IMAGE,
+    )
+    config._attn_implementation = attention
+    config.text_config._attn_implementation = "eager"
+    return config
+
+
+def _family(text: str) -> Blip2:
+    return Blip2(_config(text, "eager").to_dict(), list, small.HALF, small.HALF)
+
+
+def _model(text: str, attention: str) -> Any:
+    return small.filled(_family(text).model_class(), _config(text, attention), 0.25)
+
+
+def _ours(text: str) -> Any:
+    from pipeline.captioning.generation.attention import UNMASKED_ATTENTION
+
+    return _model(text, UNMASKED_ATTENTION)
+
+
+def _generated() -> small.Answers:
+    """The answer for each sampled frame of each clip."""
+    import torch
+
+    answers = {}
+    for text in TEXTS:
+        model = _model(text, "eager")
+        ids = torch.tensor([[IMAGE] * QUERIES + small.BEFORE + small.AFTER])
+        for name, options in (("greedy", GREEDY), ("beams", BEAMS)):
+            for clip in CLIPS:
+                for index in sorted(set(clip.frame_index)):
+                    output = model.generate(
+                        pixel_values=small.pixels(clip, [index]),
+                        input_ids=ids,
+                        max_new_tokens=options.max_new_tokens,
+                        num_beams=options.num_beams,
+                        do_sample=False,
+                        eos_token_id=small.STOP,
+                        pad_token_id=0,
+                    )
+                    prompt = ids.shape[1] if text == "opt" else 1  # T5's answer begins with the start token
+                    answers[f"{text} {name} {clip.row} {index}"] = output[0, prompt:].tolist()
+    return answers
+
+
+class _OneByOne(BaseEngine):
+    """Calls `generate` of an encoder-decoder model for each request."""
+
+    waiting = 0
+
+    def __init__(self, model: Any, slots: int) -> None:
+        super().__init__(slots, 1000)
+        self._model = model
+        self.requests_needed = 1
+
+    def add(self, request: Request) -> None:
+        self._accept(request, request.length)
+
+    def step(self) -> list[Any]:
+        import torch
+
+        events = []
+        for request in self._waiting[:2]:
+            with torch.no_grad():
+                output = self._model.generate(
+                    inputs_embeds=request.embeddings[None],
+                    attention_mask=torch.ones((1, request.length), dtype=torch.int64),
+                    max_new_tokens=request.options.max_new_tokens,
+                    num_beams=request.options.num_beams,
+                    do_sample=False,
+                    eos_token_id=small.STOP,
+                    pad_token_id=0,
+                )
+            events.append(End(request.key, output[0, 1:].cpu().numpy().tolist(), EndReason.LENGTH))
+        self._waiting = self._waiting[2:]
+        self._forget_ended(events)
+        return events
+
+
+def _engine(text: str, captioner: Any, model: Any) -> Any:
+    from pipeline.captioning.generation.joined import JoinedEngine
+
+    return captioner.engine(3) if text == "opt" else JoinedEngine(_OneByOne(model.language_model, 12), 3)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [("opt", "greedy", GREEDY), ("opt", "beams", BEAMS), ("t5", "greedy", GREEDY), ("t5", "beams", BEAMS)],
+)
+def test_each_frame_has_the_caption_of_generate(
+    backend: Backend, text: str, name: str, options: GenerationOptions
+) -> None:
+    expected = small.reference("blip2", backend, _generated)
+    model = _ours(text)
+    captioner = small.captioner(_family(text), model, backend, options, CLIPS[3])
+    requests = captioner.prepare(CLIPS)
+    assert [request.key for request in requests] == [clip.row for clip in CLIPS]
+    ends = small.ends(_engine(text, captioner, model), requests)
+    for clip in CLIPS:
+        end, frames = ends[clip.row], sorted(set(clip.frame_index))
+        answers = [expected[f"{text} {name} {clip.row} {index}"] for index in frames]
+        assert [part.ids for part in end.parts] == answers
+        caption = captioner.caption(end)
+        distinct = [ids for i, ids in enumerate(answers) if i == 0 or ids != answers[i - 1]]
+        assert caption.text == "; ".join(" ".join(map(str, ids)) for ids in distinct)
+        assert caption.tokens == sum(map(len, answers)) and caption.truncated
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_features_are_those_of_transformers(backend: Backend, text: str) -> None:
+    import torch
+
+    with torch.no_grad():
+        expected = _model(text, "eager").get_image_features(small.pixels(CLIPS[3], range(4)))
+        found = _family(text).features(_ours(text), torch.from_numpy(CLIPS[3].frames))
+    assert found.shape == (4, QUERIES, 64)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_published_models_have_32_tokens_for_each_frame(backend: Backend) -> None:
+    from transformers import Blip2Config
+
+    family = Blip2(Blip2Config().to_dict(), list, small.HALF, small.HALF)
+    assert family.block_lengths(CLIPS[1]) == [32] * 3 and family.unit_bytes(4) > 0
+
+
+def test_a_frame_that_is_sampled_twice_gets_one_caption(backend: Backend) -> None:
+    captioner = small.captioner(_family("opt"), _ours("opt"), backend, GREEDY, CLIPS[3])
+    shapes = [tuple(request.embeddings.shape) for request in captioner.prepare(CLIPS)]
+    tokens = QUERIES + len(small.BEFORE + small.AFTER)
+    assert shapes == [(frames, tokens, 64) for frames in (2, 3, 1, 4)]
+
+
+def test_the_middle_frame_alone_is_captioned_like_the_same_frame_among_others(backend: Backend) -> None:
+    captioner = small.captioner(_family("opt"), _ours("opt"), backend, GREEDY, CLIPS[3])
+    alone = Clip(9, "", CLIPS[3].frames[2:3], (0,))
+    both = small.ends(captioner.engine(2), captioner.prepare([CLIPS[3], alone]))
+    assert both[9].ids == both[3].parts[2].ids != both[3].parts[0].ids
+    assert captioner.caption(both[9]).text == " ".join(map(str, both[9].ids))
+
+
+def test_empty_answers_are_left_out_of_the_caption(backend: Backend) -> None:
+    from pipeline.captioning.generation.joined import JoinedEnd
+
+    captioner = small.captioner(_family("opt"), _ours("opt"), backend, GREEDY, CLIPS[3])
+    parts = [End(0, ids, EndReason.STOP) for ids in ([1], [], [1], [2], [1])]
+    caption = captioner.caption(JoinedEnd(0, [1, 1, 2, 1], EndReason.STOP, parts=tuple(parts)))
+    assert caption.text == "1; 2; 1" and caption.tokens == 4 and not caption.truncated
+
+
+@pytest.mark.parametrize("text", TEXTS | TIED)
+def test_a_checkpoint_loads(backend: Backend, tmp_path: Path, text: str) -> None:
+    """With a copy of every tied weight, and without."""
+    from safetensors.torch import save_file
+
+    from pipeline.captioning.captioners.loading import load_weights, meta_model
+
+    stored = _model(text, "eager")
+    copies, published = tmp_path / "copies", tmp_path / "published"
+    stored.save_pretrained(published)
+    copies.mkdir()
+    save_file({name: value.clone() for name, value in stored.state_dict().items()}, copies / "model.safetensors")
+    for folder in (copies, published):
+        empty = meta_model(_family(text).model_class(), _config(text, "eager"))
+        loaded = load_weights(empty, CheckpointWeights(folder, weight_names()), backend.device, backend.dtype)
+        names = dict(loaded.named_parameters())
+        assert "query_tokens" in names and "qformer.layernorm.weight" in names
+        for name, value in stored.state_dict().items():
+            assert bool((value == loaded.state_dict()[name]).all()), name
+    head, embeddings = loaded.language_model.lm_head.weight, loaded.get_input_embeddings().weight
+    assert (head is embeddings) == (text in TIED)
+
+
+def test_the_rehearsal_and_the_slots_count_all_prompts(backend: Backend) -> None:
+    captioner = small.captioner(_family("opt"), _ours("opt"), backend, GREEDY, CLIPS[3])
+    captioner._rehearse(2)
+    assert captioner.stages()["decode_tokens"] == 0
+    engine = captioner.engine(2)
+    for row in range(2):
+        engine.add(captioner.prepare([dataclasses.replace(CLIPS[3], row=row)])[0])
+    assert engine.free == 0 and engine.active == 2
+    events = engine.step()  # one batch for all eight prompts
+    assert sum(isinstance(event, End) for event in events) == 2 and engine.free == 2
+
+
+if __name__ == "__main__":
+    small.record("blip2", _generated)
