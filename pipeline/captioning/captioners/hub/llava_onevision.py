@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
 from ..base import FrameTransform
-from .family import HubFamily
+from ..weights import WeightNames
+from . import llava
 
 if TYPE_CHECKING:
     import torch
 
 
-class LlavaOnevision(HubFamily):
+class LlavaOnevision(llava.Llava):
     """See `HubFamily`."""
 
     def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
-        vision = config["vision_config"]
-        self._grid = int(vision["image_size"]) // int(vision["patch_size"])
-        self._vision, self._text = vision, config["text_config"]
+        super().__init__(config, frame_transform, mean, std)
+        self._check_grid()
 
     def block_lengths(self, clip: Clip) -> list[int]:
         return [len(clip.frame_index) * math.ceil(self._grid / 2) ** 2 + 1]
@@ -34,19 +33,10 @@ class LlavaOnevision(HubFamily):
 
         return LlavaOnevisionForConditionalGeneration
 
-    def adapt(self, config: Any) -> None:
-        from .towers import keep_layers
-
-        keep_layers(config.vision_config, config.vision_feature_layer)
-
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
-        from .towers import normalised, pool_bilinear, tower_features
+        from .towers import pool_bilinear
 
-        inner = model.model
-        pixels = normalised(units, self.mean, self.std, inner.image_newline.dtype)
-        has_class_token = model.config.vision_feature_select_strategy == "default"
-        features = inner.multi_modal_projector(tower_features(inner.vision_tower, pixels, has_class_token))
-        return pool_bilinear(features, self._grid)
+        return pool_bilinear(super().features(model, units), self._grid)
 
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         import torch
@@ -55,6 +45,7 @@ class LlavaOnevision(HubFamily):
         newline = model.model.image_newline[None].to(features.dtype)
         return [torch.cat([frames.reshape(-1, frames.shape[-1]), newline])]
 
-    def unit_bytes(self, itemsize: int) -> int:
-        widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"] + 3 * self._text["hidden_size"]
-        return int(self._grid**2 * widths * itemsize)
+
+def weight_names(config: Mapping[str, Any]) -> WeightNames:
+    """The names of weights in checkpoints of this family. config: config.json, completed."""
+    return llava.weight_names(config)
