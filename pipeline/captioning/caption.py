@@ -76,7 +76,7 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
     check_flags(family, {name: getattr(flags, name) for name in sorted(names)})
     module = importlib.import_module(f"pipeline.captioning.captioners.{family.module}")
     logger.info("family %s: %s", family.name, reason)
-    sampling = options.frame_sampling(flags, module.DEFAULT_SAMPLING)
+    sampling = options.frame_sampling(flags, module.default_sampling(family.name))
     source: CaptionerSource = module.make_source(family.name, flags, sampling, options.generation_options(flags))
     return source
 

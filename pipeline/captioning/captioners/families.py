@@ -36,18 +36,16 @@ FAMILIES = (
     Family(
         "pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", ("pooling_shape", "conv_mode")
     ),
-    Family("llava_qwen", ("LlavaQwenForCausalLM",), ("llava_qwen",), "hub.llava_qwen"),
-    Family("llava", ("LlavaForConditionalGeneration",), ("llava",), "hub.llava"),
-    Family("llava_next", ("LlavaNextForConditionalGeneration",), ("llava_next",), "hub.llava_next"),
-    Family(
-        "llava_next_video", ("LlavaNextVideoForConditionalGeneration",), ("llava_next_video",), "hub.llava_next_video"
-    ),
-    Family("llava_onevision", ("LlavaOnevisionForConditionalGeneration",), ("llava_onevision",), "hub.llava_onevision"),
-    Family("qwen2_vl", ("Qwen2VLForConditionalGeneration",), ("qwen2_vl",), "hub.qwen2_vl", _PIXELS),
-    Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.qwen2_vl", _PIXELS),
-    Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.blip2"),
-    Family("janus", ("JanusForConditionalGeneration",), ("janus",), "hub.janus"),
-    Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.internvl"),
+    Family("llava_qwen", ("LlavaQwenForCausalLM",), ("llava_qwen",), "hub.build"),
+    Family("llava", ("LlavaForConditionalGeneration",), ("llava",), "hub.build"),
+    Family("llava_next", ("LlavaNextForConditionalGeneration",), ("llava_next",), "hub.build"),
+    Family("llava_next_video", ("LlavaNextVideoForConditionalGeneration",), ("llava_next_video",), "hub.build"),
+    Family("llava_onevision", ("LlavaOnevisionForConditionalGeneration",), ("llava_onevision",), "hub.build"),
+    Family("qwen2_vl", ("Qwen2VLForConditionalGeneration",), ("qwen2_vl",), "hub.build", _PIXELS),
+    Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.build", _PIXELS),
+    Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.build"),
+    Family("janus", ("JanusForConditionalGeneration",), ("janus",), "hub.build"),
+    Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.build"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from ...generation.options import GenerationOptions
 from ..base import FrameTransform
 from ..checkpoint_config import read_config
 from ..family_prompts import prompt_text
+from ..images import from_folder
 from ..images.base import ImageTransform
 from ..tokenizer import PromptTokenizer
 from ..weights import WeightNames
+from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
 from .family import HubFamily
 from .prompts import ClipPrompts
 from .source import HubOptions, HubPrompt, HubSource
@@ -29,26 +31,64 @@ _TYPICAL_SIZE = (1280, 720)
 
 
 @dataclass(frozen=True)
-class FamilyParts:
-    """What a family's module gives for a checkpoint.
+class _Recipe:
+    """How the source of a family is made.
 
+    build: the family, from config and frame transform. kind: of the frame transform (`images.KINDS`).
+    names: the names of the weights, from the config.
     block: `image` (one block for each frame) or `video` (one block for each clip).
+    sampling: which frames are sampled by default.
     counts_prompt: whether the published program counts tokens of the prompt for the repetition penalty.
     """
 
-    family: HubFamily
-    transform: ImageTransform
-    names: WeightNames
+    build: Callable[[Mapping[str, Any], ImageTransform], HubFamily]
+    kind: str
+    names: Callable[[Mapping[str, Any]], WeightNames]
     block: str
-    counts_prompt: bool
+    sampling: FrameSampling
+    counts_prompt: bool = True
 
 
-def make_hub_source(
-    name: str,
-    flags: argparse.Namespace,
-    sampling: FrameSampling,
-    generation: GenerationOptions,
-    make_parts: Callable[[Path, dict[str, Any], argparse.Namespace], FamilyParts],
+def _normalised(cls: Callable[..., HubFamily]) -> Callable[[Mapping[str, Any], ImageTransform], HubFamily]:
+    return lambda config, transform: cls(config, transform, transform.mean, transform.std)
+
+
+_IMAGES, _VIDEO, _POINTS = FrameSampling("points", 3), FrameSampling("uniform", 8), FrameSampling("points", 1)
+_QWEN = _Recipe(
+    _normalised(qwen2_vl.Qwen2Vl),
+    "patches_of_two",
+    lambda config: qwen2_vl.weight_names(),
+    "video",
+    FrameSampling("rate", 0, fps=2.0, max_frames=32, multiple=2),
+)
+_RECIPES = {
+    "llava": _Recipe(_normalised(llava.Llava), "crop", llava.weight_names, "image", _POINTS),
+    "llava_next": _Recipe(_normalised(llava_next.LlavaNext), "tiles", llava_next.weight_names, "image", _IMAGES),
+    "llava_next_video": _Recipe(
+        _normalised(llava_next_video.LlavaNextVideo), "crop", llava_next_video.weight_names, "video", _VIDEO
+    ),
+    "llava_onevision": _Recipe(
+        _normalised(llava_onevision.LlavaOnevision), "square", llava_onevision.weight_names, "video", _VIDEO
+    ),
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "blip-2": _Recipe(
+        _normalised(blip2.Blip2), "square", lambda config: blip2.weight_names(), "image", _POINTS, counts_prompt=False
+    ),
+    "janus": _Recipe(_normalised(janus.Janus), "padded_square", lambda config: janus.weight_names(), "image", _POINTS),
+    "internvl": _Recipe(
+        _normalised(internvl.InternVl), "internvl", lambda config: internvl.weight_names(), "image", _VIDEO
+    ),
+}
+
+
+def default_sampling(name: str) -> FrameSampling:
+    """Which frames a family samples unless flags say otherwise."""
+    return _RECIPES[name].sampling
+
+
+def make_source(
+    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
 ) -> HubSource:
     """The source of a checkpoint.
 
@@ -58,31 +98,42 @@ def make_hub_source(
         UsageError: the checkpoint or an option is not usable.
     """
     folder: Path = flags.pretrained_model_name_or_path
-    config = read_config(folder)
-    parts = make_parts(folder, config, flags)
+    recipe, config = _RECIPES[name], read_config(folder)
+    transform = from_folder(folder, recipe.kind, **_transform_options(name, flags))
+    family = recipe.build(config, transform)
     tokenizer = PromptTokenizer(folder)
-    typical = _typical_clip(parts.transform, sampling)
-    blocks = len(parts.family.block_lengths(typical))
-    frames = sampling.most_frames
-    text = prompt_text(folder, name, flags.question, flags.system, [parts.block] * blocks, frames=frames)
+    typical = _typical_clip(transform, sampling)
+    blocks = len(family.prompt_lengths(typical))
+    text = prompt_text(folder, name, flags.question, flags.system, [recipe.block] * blocks, frames=sampling.most_frames)
 
     def pieces(prompt: str) -> list[list[int]]:
         return tokenizer.split(prompt, text.placeholder, blocks)
 
     prompts = ClipPrompts(pieces, lambda clip: text.text, [typical])
     return HubSource(
-        parts.family,
+        family,
         HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha),
-        HubPrompt(prompts, f"{text.source}: {text.text!r}", parts.counts_prompt),
+        HubPrompt(
+            ClipPrompts(pieces, lambda clip: text.text, [typical]),
+            f"{text.source}: {text.text!r}",
+            recipe.counts_prompt,
+        ),
         tokenizer,
         frozenset(tokenizer.stop_ids()),
-        parts.names,
+        recipe.names(config),
         generation,
         sampling,
         flags.short_side or 0,
         typical,
         _max_positions(config),
     )
+
+
+def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
+    if not name.startswith("qwen"):
+        return {}
+    low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
+    return {"min_pixels": low, "max_pixels": high}
 
 
 def _typical_clip(transform: FrameTransform, sampling: FrameSampling) -> Clip:

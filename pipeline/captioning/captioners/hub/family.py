@@ -91,3 +91,8 @@ class HubFamily(ABC):
         """
         total = sum(map(len, pieces)) + sum(lengths)
         return np.arange(total), total
+
+
+def kept_layers(layers: int, layer: int) -> int:
+    """How many of a tower's layers are run to get its `hidden_states[layer]`, where 0 is the input of the first."""
+    return layer if layer >= 0 else layers + 1 + layer

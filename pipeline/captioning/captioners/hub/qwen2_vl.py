@@ -6,27 +6,20 @@ transformers implements them.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...clips.clip import Clip
-from ...clips.sampling import FrameSampling
-from ...generation.options import GenerationOptions
 from ..base import FrameTransform
-from ..images import from_folder
 from ..weights import WeightNames
-from .build import FamilyParts, make_hub_source
 from .family import HubFamily
-from .source import HubSource
+from .weight_prefixes import with_adapters
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_SAMPLING = FrameSampling("rate", 0, fps=2.0, max_frames=32, multiple=2)
 MIN_PIXELS, MAX_PIXELS = 128 * 28 * 28, 256 * 28 * 28
 """Default bounds of the pixels of a frame. The published ones allow 16,384 visual tokens for a frame."""
 _PREFIXES = (
@@ -37,18 +30,9 @@ _PREFIXES = (
 )
 
 
-def make_source(
-    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
-) -> HubSource:
-    """The source of a Qwen2-VL or Qwen2.5-VL checkpoint; raises as `make_hub_source`."""
-    return make_hub_source(name, flags, sampling, generation, _parts)
-
-
-def _parts(folder: Path, config: dict[str, Any], flags: argparse.Namespace) -> FamilyParts:
-    low, high = flags.min_pixels or MIN_PIXELS, flags.max_pixels or MAX_PIXELS
-    transform = from_folder(folder, "patches_of_two", min_pixels=low, max_pixels=high)
-    names = WeightNames(_PREFIXES, lambda weight: False)
-    return FamilyParts(Qwen2Vl(config, transform, transform.mean, transform.std), transform, names, "video", True)
+def weight_names() -> WeightNames:
+    """The names of weights in published checkpoints."""
+    return WeightNames(with_adapters(_PREFIXES), lambda name: False)
 
 
 class Qwen2Vl(HubFamily):

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from .family import kept_layers
+
 
 def keep_layers(vision_config: Any, layer: int) -> None:
     """Let a tower end at the layer whose output is `hidden_states[layer]` of the whole tower."""
-    layers = int(vision_config.num_hidden_layers)
-    vision_config.num_hidden_layers = layer if layer >= 0 else layers + 1 + layer
+    vision_config.num_hidden_layers = kept_layers(int(vision_config.num_hidden_layers), layer)
 
 
 def tower_features(tower: torch.nn.Module, pixels: torch.Tensor, has_class_token: bool) -> torch.Tensor:
@@ -52,6 +53,22 @@ def pool_bilinear(features: torch.Tensor, size: int) -> torch.Tensor:
     matrix = bilinear_matrix(size, math.ceil(size / 2))
     both = torch.from_numpy(np.kron(matrix, matrix)).to(device=features.device, dtype=features.dtype)
     return torch.bmm(both.expand(len(features), -1, -1), features)
+
+
+def pool_windows(features: torch.Tensor, size: int, window: int, mode: str) -> torch.Tensor:
+    """Pool a square grid of features in windows of `window` x `window` without overlap.
+
+    Rows and columns at the end that do not fill a window are left out. Not every framework has the operators of 2D
+    pooling, so this uses reductions.
+
+    features: (frames, size * size, width). mode: `average` or `max`. Returns (frames, (size // window) ** 2, width).
+    """
+    frames, _, width = features.shape
+    count = size // window
+    used = features.reshape(frames, size, size, width)[:, : count * window, : count * window]
+    windows = used.reshape(frames, count, window, count, window, width)
+    pooled = windows.mean((2, 4)) if mode == "average" else windows.amax((2, 4))
+    return pooled.reshape(frames, count * count, width)
 
 
 def bilinear_matrix(size: int, new_size: int) -> np.ndarray:

@@ -9,7 +9,10 @@ from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from .source import PllavaOptions, PllavaSource
 
-DEFAULT_SAMPLING = FrameSampling("segments", 4)
+
+def default_sampling(name: str) -> FrameSampling:
+    """Which frames are sampled unless flags say otherwise."""
+    return FrameSampling("segments", 4)
 
 
 def make_source(

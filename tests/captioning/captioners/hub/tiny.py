@@ -1,0 +1,244 @@
+"""Tiny random models of the families on the common captioner, and what transformers' `generate` answers for them.
+
+A test runs our captioner on a folder of weights in the published layout. On PyTorch the reference is computed in the
+test; on MindSpore it is read from `tests/data/hub-greedy.json`, because mindnlp's `generate` is slow.
+`record.py` writes this file on PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.hub.family import HubFamily
+from pipeline.captioning.captioners.hub.prompts import ClipPrompts
+from pipeline.captioning.captioners.weights import CheckpointWeights, WeightNames
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.generation.options import GenerationOptions
+from tests.golden import DATA, token_ids
+
+if TYPE_CHECKING:
+    from pipeline.captioning.captioners.hub.captioner import HubCaptioner
+
+RECORDED = DATA / "hub-greedy.json"
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+BEFORE, BETWEEN, AFTER = [5, 6, 7, 8, 9], [10, 11], [20, 21, 22]
+IMAGE, VIDEO = 290, 291
+NEW_TOKENS = 16
+TOLERANCE = 1e-5
+_SLOTS = 3
+
+TEXT = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 2048, "model_type": "llama",
+}  # fmt: skip
+CLIP = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 70,
+    "patch_size": 14, "projection_dim": 32, "model_type": "clip_vision_model",
+}  # fmt: skip
+SIGLIP = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 98,
+    "patch_size": 14, "model_type": "siglip_vision_model", "vision_use_head": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SizedClip(Clip):
+    """A clip that knows the height and width of its frames before the frame transform."""
+
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny random model, four clips, and how transformers is called with them.
+
+    model_class: name of its class in transformers.
+    config: config.json.
+    family: made from the completed config.
+    names: how the folder of weights names them; None if it has the model's own names.
+    inputs: the arguments of transformers' `generate` for a clip, without its token ids.
+    features: what transformers puts in the place of a clip's visual tokens, given its model and the inputs.
+    placeholder: the id of a visual token.
+    """
+
+    name: str
+    model_class: str
+    config: Mapping[str, Any]
+    family: Callable[[Mapping[str, Any]], HubFamily]
+    names: Callable[[Mapping[str, Any]], WeightNames] | None
+    clips: Sequence[Clip]
+    inputs: Callable[[HubFamily, Clip], dict[str, Any]]
+    features: Callable[[Any, Mapping[str, Any]], Any]
+    placeholder: int = VIDEO
+    before: Sequence[int] = tuple(BEFORE)
+    after: Sequence[int] = tuple(AFTER)
+
+    def made(self) -> tuple[HubFamily, Any]:
+        """The family, and transformers' config of the whole model."""
+        import transformers
+
+        model_class = getattr(transformers, self.model_class)
+        config = model_class.config_class.from_dict(json.loads(json.dumps(self.config)))  # a copy: it is changed
+        family = self.family(config.to_dict())
+        assert family.model_class() is model_class
+        return family, config
+
+    def pieces(self, blocks: int) -> list[list[int]]:
+        return [list(self.before), *[list(BETWEEN)] * (blocks - 1), list(self.after)]
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Random weights of the whole model by the model's names; the same on every framework."""
+        from pipeline.captioning.captioners.loading import meta_model, weight_shapes
+
+        family, config = self.made()
+        shapes = weight_shapes(meta_model(family.model_class(), config))
+        return {name: _random(name, shape) for name, shape in shapes.items()}
+
+    def captioner(self, backend: Backend, folder: Path) -> HubCaptioner:
+        """Our captioner with the weights of `folder`, as `write` stores them."""
+        from pipeline.captioning.captioners.hub.captioner import HubCaptioner, HubSettings
+        from pipeline.captioning.captioners.loading import load_weights, meta_model
+        from pipeline.captioning.generation.attention import UNMASKED_ATTENTION
+
+        family, config = self.made()
+        family.adapt(config)
+        for part in (config, config.get_text_config(), config.vision_config):
+            part._attn_implementation = UNMASKED_ATTENTION
+        names = self.names(family.config) if self.names else WeightNames((), lambda name: False)
+        model = meta_model(family.model_class(), config)
+        model = load_weights(model, CheckpointWeights(folder, names), backend.device, backend.dtype)
+        prompts = ClipPrompts(lambda text: self.pieces(int(text)), lambda clip: _blocks(family, clip), self.clips)
+        tokenizer: Any = None  # not used: tests compare token ids
+        options = GenerationOptions(max_new_tokens=NEW_TOKENS)
+        settings = HubSettings(family, prompts, tokenizer, options, frozenset({self.stop}), self.clips[-1], False)
+        return HubCaptioner(settings, model, backend)
+
+    @property
+    def stop(self) -> int:
+        """An id that ends some answers early, so that slots are refilled at different times."""
+        return recorded()["stop ids"].get(self.name, TEXT["vocab_size"] - 1)
+
+    def write(self, folder: Path) -> Path:
+        """Write the weights to `folder`, with the published names if the family has `names`."""
+        published = _published_name if self.names else str
+        save_file({published(name): array for name, array in self.weights().items()}, folder / "model.safetensors")
+        return folder
+
+    def reference(self) -> Any:
+        """transformers' model with these weights, on PyTorch."""
+        import torch
+
+        family, config = self.made()
+        config._attn_implementation = "eager"
+        model = family.model_class()(config).eval()
+        state = {name: torch.from_numpy(array) for name, array in self.weights().items()}
+        assert not model.load_state_dict(state, strict=False).unexpected_keys
+        return model
+
+    def greedy(self, model: Any, clip: Clip, stop: int) -> tuple[list[int], float]:
+        """What `generate` of a reference model answers, and the smallest difference of its two largest logits."""
+        import torch
+
+        family, _ = self.made()
+        lengths = family.block_lengths(clip)
+        ids = list(self.before)
+        for length, piece in zip(lengths, self.pieces(len(lengths))[1:], strict=True):
+            ids += [self.placeholder] * length + piece
+        prompt = torch.tensor([ids])
+        output = model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW_TOKENS, do_sample=False,
+            eos_token_id=stop, pad_token_id=0, return_dict_in_generate=True, output_logits=True,
+            **self.inputs(family, clip),
+        )  # fmt: skip
+        best = [step[0].topk(2).values for step in output.logits]
+        return output.sequences[0, len(ids) :].tolist(), float(min(two[0] - two[1] for two in best))
+
+
+def assert_greedy_tokens(tiny: Tiny, backend: Backend, folder: Path) -> None:
+    """Our greedy tokens for all clips are those of `generate`, with fewer slots than clips."""
+    expected = recorded()["ids"][tiny.name]
+    if backend.framework == "torch":
+        model = tiny.reference()
+        assert [tiny.greedy(model, clip, tiny.stop)[0] for clip in tiny.clips] == expected, (
+            "the answers differ: run record.py again"
+        )
+    captioner = tiny.captioner(backend, tiny.write(folder))
+    assert token_ids(captioner, tiny.clips, slots=_SLOTS) == expected
+
+
+def assert_features(tiny: Tiny, backend: Backend, folder: Path) -> None:
+    """The visual tokens of each clip are those of transformers' own model."""
+    import torch
+
+    reference, captioner = tiny.reference(), tiny.captioner(backend, tiny.write(folder))
+    family, _ = tiny.made()
+    layers = len(reference.model.vision_tower.vision_model.encoder.layers)
+    assert len(captioner._model.model.vision_tower.vision_model.encoder.layers) == layers - 1 < layers
+    with torch.no_grad():
+        blocks = captioner._blocks(list(tiny.clips))
+        for own, clip in zip(blocks, tiny.clips, strict=True):
+            assert [len(block) for block in own] == family.block_lengths(clip)
+            expected = tiny.features(reference, tiny.inputs(family, clip))
+            np.testing.assert_allclose(torch.cat(own).numpy(), expected.numpy(), atol=TOLERANCE)
+
+
+def assert_published_names(tiny: Tiny, folder: Path) -> None:
+    """transformers stores the model under the names that `write` uses."""
+    tiny.reference().save_pretrained(folder)
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "numpy") as stored:
+        assert set(stored.keys()) == {_published_name(name) for name in tiny.weights()}
+
+
+def recorded() -> dict[str, Any]:
+    return json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {"stop ids": {}, "ids": {}}
+
+
+def pixels(frames: np.ndarray) -> Any:
+    """Normalised values (…, 3, height, width) of uint8 frames, computed as the image processors do."""
+    import torch
+
+    values = (frames.astype(np.float32) / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, -3)))
+
+
+def sampled(clip: Clip) -> np.ndarray:
+    """All sampled frames of a clip in time order."""
+    return clip.frames[list(clip.frame_index)]
+
+
+def noise(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def square_clips(side: int) -> tuple[Clip, ...]:
+    """Clips of two, three, four (all the same) and five frames."""
+    indices = ((0, 1), (0, 1, 2), (0, 0, 0, 0), (0, 1, 2, 3, 4))
+    return tuple(Clip(row, "", noise(row, max(index) + 1, side, side, 3), index) for row, index in enumerate(indices))
+
+
+def _published_name(name: str) -> str:
+    if name == "lm_head.weight":
+        return "language_model.lm_head.weight"
+    inner = name.removeprefix("model.")
+    return inner.replace("language_model.", "language_model.model.") if inner.startswith("language_model.") else inner
+
+
+def _random(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+    is_gain = len(shape) == 1 and name.endswith(".weight")
+    return 1 + np.float32(0.1) * values if is_gain else np.float32(0.15) * values
+
+
+def _blocks(family: HubFamily, clip: Clip) -> str:
+    return str(len(family.block_lengths(clip)))
