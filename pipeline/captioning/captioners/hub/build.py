@@ -113,11 +113,7 @@ def make_source(
     return HubSource(
         family,
         HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha),
-        HubPrompt(
-            ClipPrompts(pieces, lambda clip: text.text, [typical]),
-            f"{text.source}: {text.text!r}",
-            recipe.counts_prompt,
-        ),
+        HubPrompt(prompts, f"{text.source}: {text.text!r}", recipe.counts_prompt),
         tokenizer,
         frozenset(tokenizer.stop_ids()),
         recipe.names(config),

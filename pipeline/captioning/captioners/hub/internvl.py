@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...clips.clip import Clip
 from ...process.errors import UsageError
 from ..base import FrameTransform
@@ -52,6 +54,10 @@ class InternVl(HubFamily):
 
     def block_lengths(self, clip: Clip) -> list[int]:
         return [self._side**2] * len(clip.frame_index)
+
+    def units(self, clip: Clip) -> np.ndarray:
+        """The one tile of each distinct frame."""
+        return clip.frames.reshape(-1, *clip.frames.shape[-3:])
 
     def model_class(self) -> type[Any]:
         from transformers import InternVLForConditionalGeneration
