@@ -125,10 +125,11 @@ def _clip(name: str) -> Clip:
 
 
 def _resized(image: Image.Image) -> np.ndarray:
-    """The image scaled to 384 x 384.
+    """The image scaled to 384 x 384, bit-identical to the recorded pixels.
 
-    The outputs were recorded with Pillow 13, which scales the height of upright images first. Pillow 12 scales the
-    width first, which changes values by up to 5 of 255. So upright images are scaled here in two steps.
+    The outputs were recorded with Pillow 13.0. For upright images they are those of scaling the height first and then
+    the width. The pinned Pillow 12.3 does it the other way round, which changes values by up to 5 of 255. So upright
+    images are scaled in two steps here; a run with the pinned Pillow does not do this.
     """
     if image.height > image.width:
         image = image.resize((image.width, 384), Image.Resampling.BICUBIC)
