@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.captioning.generation.base_engine import BaseEngine
 from pipeline.captioning.generation.joined import JoinedEnd, JoinedEngine
+from pipeline.captioning.generation.length_limit import LengthLimit
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, EndReason, Request, Token
 
@@ -18,7 +19,7 @@ class Inner(BaseEngine):
     """Ends the oldest `at_once` requests in a step; `end` says how."""
 
     def __init__(self, slots: int, at_once: int, end: Callable[[Request], End]) -> None:
-        super().__init__(slots, 100)
+        super().__init__(slots, LengthLimit(100))
         self.at_once, self.end, self.waiting, self.requests_needed = at_once, end, 0, slots
         self.streams: dict[Any, int] = {}
 

@@ -13,9 +13,8 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.blip2 import Blip2, weight_names
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
-from pipeline.captioning.generation.base_engine import BaseEngine
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End, EndReason, Request
+from pipeline.captioning.generation.requests import End, EndReason
 
 from . import random_models as small
 
@@ -90,9 +89,11 @@ def _model(text: str, attention: str) -> Any:
 
 
 def _ours(text: str) -> Any:
-    from pipeline.captioning.generation.attention import UNMASKED_ATTENTION
+    from pipeline.captioning.generation.attention import set_attention
 
-    return _model(text, UNMASKED_ATTENTION)
+    config = _config(text, "eager")
+    set_attention(config)
+    return small.filled(_family(text).model_class(), config, 0.25)
 
 
 def _generated() -> small.Answers:
@@ -120,46 +121,6 @@ def _generated() -> small.Answers:
     return answers
 
 
-class _OneByOne(BaseEngine):
-    """Calls `generate` of an encoder-decoder model for each request."""
-
-    waiting = 0
-
-    def __init__(self, model: Any, slots: int) -> None:
-        super().__init__(slots, 1000)
-        self._model = model
-        self.requests_needed = 1
-
-    def add(self, request: Request) -> None:
-        self._accept(request, request.length)
-
-    def step(self) -> list[Any]:
-        import torch
-
-        events = []
-        for request in self._waiting[:2]:
-            with torch.no_grad():
-                output = self._model.generate(
-                    inputs_embeds=request.embeddings[None],
-                    attention_mask=torch.ones((1, request.length), dtype=torch.int64),
-                    max_new_tokens=request.options.max_new_tokens,
-                    num_beams=request.options.num_beams,
-                    do_sample=False,
-                    eos_token_id=small.STOP,
-                    pad_token_id=0,
-                )
-            events.append(End(request.key, output[0, 1:].cpu().numpy().tolist(), EndReason.LENGTH))
-        self._waiting = self._waiting[2:]
-        self._forget_ended(events)
-        return events
-
-
-def _engine(text: str, captioner: Any, model: Any) -> Any:
-    from pipeline.captioning.generation.joined import JoinedEngine
-
-    return captioner.engine(3) if text == "opt" else JoinedEngine(_OneByOne(model.language_model, 12), 3)
-
-
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("text", "name", "options"),
@@ -173,7 +134,7 @@ def test_each_frame_has_the_caption_of_generate(
     captioner = small.captioner(_family(text), model, backend, options, CLIPS[3])
     requests = captioner.prepare(CLIPS)
     assert [request.key for request in requests] == [clip.row for clip in CLIPS]
-    ends = small.ends(_engine(text, captioner, model), requests)
+    ends = small.ends(captioner.engine(3), requests)
     for clip in CLIPS:
         end, frames = ends[clip.row], sorted(set(clip.frame_index))
         answers = [expected[f"{text} {name} {clip.row} {index}"] for index in frames]
