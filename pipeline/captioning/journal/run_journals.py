@@ -29,8 +29,6 @@ class RunJournals:
 
     The constructor, `contents` and `results` are collective: every rank of the run must call them.
 
-    is_keeper: whether this rank is the keeper of its folder.
-
     Raises:
         RunError: the folder can't be created.
     """
@@ -40,7 +38,7 @@ class RunJournals:
         self._world = world
         ids = world.gather_json(folder_id(self.folder))
         self._ranks = [rank for rank, found in enumerate(ids) if found == ids[world.rank]]
-        self.is_keeper = world.rank == min(self._ranks)
+        self._is_keeper = world.rank == min(self._ranks)
         self._journal: Journal | None = None
 
     def __enter__(self) -> RunJournals:
@@ -58,7 +56,7 @@ class RunJournals:
         Raises:
             RunError: a journal can't be read, or a line is damaged.
         """
-        reads = self.is_keeper and not restart
+        reads = self._is_keeper and not restart
         # If the clips were not the cause of a run's failures, possibly only one rank has recorded that.
         if any(self._world.gather_json(reads and folders.asks_to_forget_failures(self.folder))) and reads:
             folders.forget_failures(self.folder)
@@ -89,7 +87,7 @@ class RunJournals:
     def _own_results(self, pad_length: int) -> Iterator[bytes]:
         """The results in this rank's journal. The keeper adds the journals of ranks that do not exist in this run."""
         paths = [folders.journal_path(self.folder, self._world.rank)]
-        if self.is_keeper:
+        if self._is_keeper:
             owned = {folders.journal_path(self.folder, rank) for rank in self._ranks}
             paths += [path for path in folders.journals(self.folder) if path not in owned]
         for path in paths:
@@ -103,7 +101,7 @@ class RunJournals:
 
     def forget_failures(self) -> None:
         """Record that the failures do not count, so that the next run tries these rows again."""
-        if self.is_keeper:
+        if self._is_keeper:
             folders.forget_failures(self.folder)
 
     def remove_unused(self) -> None:
@@ -116,12 +114,12 @@ class RunJournals:
         Raises:
             RunError: another run is writing to a journal, or a journal can't be removed.
         """
-        if self.is_keeper:
+        if self._is_keeper:
             folders.remove_journals(self.folder)
 
     def remove(self) -> None:
         """Remove journals and folder after the output has been written."""
-        if self.is_keeper:
+        if self._is_keeper:
             folders.remove_folder(self.folder)
 
 

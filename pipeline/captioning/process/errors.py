@@ -16,6 +16,11 @@ class RunError(Exception):
     """The run failed although the command is correct (exit code 1). Its journals stay, so the next run can resume."""
 
 
+def print_usage_error(prog: str, error: UsageError) -> None:
+    """Print a usage error to stderr, in one line. prog: name of the command."""
+    print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 def exit_code_of(prog: str, run: Callable[[], None]) -> int:
     """Run a command of one process and return its exit code; print the error that ended it to stderr.
 
@@ -24,7 +29,7 @@ def exit_code_of(prog: str, run: Callable[[], None]) -> int:
     try:
         run()
     except UsageError as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        print_usage_error(prog, error)
         return EXIT_USAGE_ERROR
     except (RunError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from .. import backends
 from ..captioners.base import CaptionerSource
 from ..meta.table import MetaTable
 from ..process import supervisor
-from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError
+from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError, print_usage_error
 from ..process.signals import interruption
 from ..process.watchdog import Watchdog
 from ..workers import launch_checks
@@ -47,7 +47,7 @@ def main(
         return _run(parser, make_source, arguments, launch, watchdog)
     except UsageError as error:
         if launch.reports_usage_errors:
-            print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+            print_usage_error(parser.prog, error)
         return EXIT_USAGE_ERROR
     except RunError as error:
         logger.error("%s; run the same command again to resume", error)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from ..meta.results import Failure, RowResult
 from ..process.errors import RunError
 from .plan import Plan
 from .planning import LeaderPlan
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

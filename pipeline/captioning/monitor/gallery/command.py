@@ -25,8 +25,6 @@ from .entries import MARKS, Entries, Entry, read_entries, read_report
 from .filmstrips import MAX_FRAMES, make_filmstrips
 from .page import write_page
 
-logger = logging.getLogger(__name__)
-
 PICTURES_BYTES = 60 * 10**6
 """Maximum size of all filmstrips together. The page holds them as base64, which takes a third more."""
 _FILMSTRIP_BYTES = 200_000
