@@ -23,11 +23,6 @@ from tests.tiny_family_configs import CONFIGS
 pytestmark = pytest.mark.model
 
 
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> dict[str, Family]:
-    return tiny_families.run(tmp_path_factory.mktemp("families"))
-
-
 def _empty(name: str, folder: Path, attention: str | None = None) -> tuple[Any, CheckpointWeights]:
     """A model without memory, and the weights of its checkpoint. attention: None for that of our engines."""
     import transformers
