@@ -31,14 +31,12 @@ class WeightNames:
     prefixes: pairs of a stored prefix and the model's prefix; the first matching prefix of a stored name is replaced.
     is_unused: whether a weight, given the model's name for it, belongs to a part of the model that is not run.
     alpha_hint: text with values of LoRA alpha to try, for the error message if alpha is not known.
-    rename: translates a name after its prefix was replaced; None to keep it.
     rows: by the model's name, how many rows of a weight are used, from the first; the others are left out.
     """
 
     prefixes: Sequence[tuple[str, str]]
     is_unused: Callable[[str], bool]
     alpha_hint: str = ""
-    rename: Callable[[str], str] | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
 
     def model_name(self, stored: str) -> str:
@@ -48,8 +46,6 @@ class WeightNames:
             if stored.startswith(prefix):
                 name = model_prefix + stored[len(prefix) :]
                 break
-        if self.rename is not None:
-            name = self.rename(name)
         return name.replace(".base_layer.", ".")
 
 

@@ -6,7 +6,6 @@ Flan-T5 (encoder-decoder; the encoder reads visual tokens and text).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from .weight_prefixes import with_adapters
 if TYPE_CHECKING:
     import torch
 
-_COPY = re.compile(r"language_model\.(lm_head|(encoder|decoder)\.embed_tokens)\.weight")
+_T5_BIAS = "language_model.decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+"""In Flan-T5 checkpoints of older code; transformers computes no bias in the attention to the encoder."""
 
 
 class Blip2(HubFamily):
@@ -63,12 +63,8 @@ class Blip2(HubFamily):
 
 
 def weight_names() -> WeightNames:
-    """The names of weights in checkpoints: those of the model.
-
-    A head may be stored although it is tied to the embeddings, and T5's embeddings may be stored more than once; then
-    the model has no weights for these.
-    """
-    return WeightNames(with_adapters(()), lambda name: bool(_COPY.fullmatch(name)))
+    """The names of weights in checkpoints: those of the model."""
+    return WeightNames(with_adapters(()), lambda name: name == _T5_BIAS)
 
 
 def _distinct(clip: Clip) -> list[int]:

@@ -13,15 +13,19 @@ from PIL import Image
 
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
+from ...generation.length_limit import LengthLimit
 from ...generation.options import GenerationOptions
+from ...process.errors import UsageError
 from ..base import FrameTransform
 from ..checkpoint_config import read_config
 from ..family_prompts import prompt_text
 from ..images import from_folder
 from ..images.base import ImageTransform
+from ..images.tiles import Tiles
 from ..tokenizer import PromptTokenizer
 from ..weights import WeightNames
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
+from .config_defaults import completed, text_settings
 from .family import HubFamily
 from .prompts import ClipPrompts
 from .source import HubOptions, HubPrompt, HubSource
@@ -63,12 +67,12 @@ _QWEN = _Recipe(
 )
 _RECIPES = {
     "llava": _Recipe(_normalised(llava.Llava), "crop", llava.weight_names, "image", _POINTS),
-    "llava_next": _Recipe(_normalised(llava_next.LlavaNext), "tiles", llava_next.weight_names, "image", _IMAGES),
+    "llava_next": _Recipe(_normalised(llava_next.LlavaNext), "tiles", llava.weight_names, "image", _IMAGES),
     "llava_next_video": _Recipe(
-        _normalised(llava_next_video.LlavaNextVideo), "crop", llava_next_video.weight_names, "video", _VIDEO
+        _normalised(llava_next_video.LlavaNextVideo), "crop", llava.weight_names, "video", _VIDEO
     ),
     "llava_onevision": _Recipe(
-        _normalised(llava_onevision.LlavaOnevision), "square", llava_onevision.weight_names, "video", _VIDEO
+        _normalised(llava_onevision.LlavaOnevision), "square", llava.weight_names, "video", _VIDEO
     ),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
@@ -98,8 +102,10 @@ def make_source(
         UsageError: the checkpoint or an option is not usable.
     """
     folder: Path = flags.pretrained_model_name_or_path
-    recipe, config = _RECIPES[name], read_config(folder)
+    recipe, config = _RECIPES[name], completed(read_config(folder), name, folder / "config.json")
     transform = from_folder(folder, recipe.kind, **_transform_options(name, flags))
+    if isinstance(transform, Tiles):
+        _check_pinpoints(config, transform, folder)
     family = recipe.build(config, transform)
     tokenizer = PromptTokenizer(folder)
     typical = _typical_clip(transform, sampling)
@@ -121,7 +127,7 @@ def make_source(
         sampling,
         flags.short_side or 0,
         typical,
-        _max_positions(config),
+        LengthLimit.from_settings(text_settings(config)),
     )
 
 
@@ -141,7 +147,16 @@ def _typical_clip(transform: FrameTransform, sampling: FrameSampling) -> Clip:
     return Clip(0, "", frames, tuple(range(count)), seconds=seconds, duration=float(count), size=(height, width))
 
 
-def _max_positions(config: dict[str, Any]) -> int:
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    assert isinstance(text, dict)
-    return int(text.get("max_position_embeddings", config.get("max_position_embeddings", 32768)))
+def _check_pinpoints(config: Mapping[str, Any], transform: Tiles, folder: Path) -> None:
+    """The model computes the tiles of a frame again, from its own list of resolutions."""
+    pinpoints = [list(pair) for pair in transform.image_grid_pinpoints]
+    if pinpoints != config["image_grid_pinpoints"]:
+        raise UsageError(
+            f"{folder}: image_grid_pinpoints are {config['image_grid_pinpoints']} in config.json, but {pinpoints} in "
+            "preprocessor_config.json; they must be equal"
+        )
+
+
+def weight_names(name: str, config: Mapping[str, Any]) -> WeightNames:
+    """The names of weights in checkpoints of a family. config: completed."""
+    return _RECIPES[name].names(config)

@@ -83,11 +83,8 @@ class InternVl(HubFamily):
 
 
 def weight_names() -> WeightNames:
-    """The names of weights in checkpoints.
-
-    A head may be stored although it is tied to the embeddings; then the model has no weight for it.
-    """
-    return WeightNames(with_adapters(_PREFIXES), lambda name: name == "lm_head.weight")
+    """The names of weights in checkpoints."""
+    return WeightNames(with_adapters(_PREFIXES), lambda name: False)
 
 
 def _square(name: str, value: Any) -> int:

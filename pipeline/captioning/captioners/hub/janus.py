@@ -19,7 +19,7 @@ from .weight_prefixes import with_adapters
 if TYPE_CHECKING:
     import torch
 
-_UNUSED = re.compile(r"model\.(vqmodel|generation_embeddings|generation_aligner|generation_head)\..*|lm_head\.weight")
+_UNUSED = re.compile(r"model\.(vqmodel|generation_embeddings|generation_aligner|generation_head)\..*")
 
 
 class Janus(HubFamily):
@@ -55,9 +55,5 @@ class Janus(HubFamily):
 
 
 def weight_names() -> WeightNames:
-    """The names of weights in checkpoints: those of the model.
-
-    The weights that generate images are unused. A head may be stored although it is tied to the embeddings; then the
-    model has no weight for it.
-    """
+    """The names of weights in checkpoints: those of the model. The weights that generate images are unused."""
     return WeightNames(with_adapters(()), lambda name: bool(_UNUSED.fullmatch(name)))

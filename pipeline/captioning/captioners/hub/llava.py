@@ -14,6 +14,7 @@ from ...process.errors import UsageError
 from ..base import FrameTransform
 from ..weights import WeightNames
 from .family import HubFamily, kept_layers
+from .weight_prefixes import with_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class Llava(HubFamily):
     def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
         self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
         self._vision, self._text = config["vision_config"], config["text_config"]
-        tower, layer = self._vision.get("model_type", _TOWERS[0]), config["vision_feature_layer"]
+        tower, layer = self._vision["model_type"], config["vision_feature_layer"]
         if tower not in _TOWERS:
             raise UsageError(f"config.json: vision tower type {tower!r} is not supported; {' and '.join(_TOWERS)} are")
         if not isinstance(layer, int):
@@ -86,25 +87,21 @@ class Llava(HubFamily):
         return int(self._grid**2 * widths * itemsize)
 
 
-_MODULES = (
+# The names of published checkpoints; transformers since 4.52 stores the names of the model.
+_PREFIXES = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
     ("image_newline", "model.image_newline"),
-)
-_PREFIXES = (
-    *((f"base_model.model.{stored}", name) for stored, name in _MODULES),  # a PEFT adapter of the whole model
-    ("base_model.model.model.layers.", "model.language_model.layers."),  # a PEFT adapter of the text model
-    ("base_model.model.", ""),  # a PEFT adapter with the names of transformers since 4.52
-    *_MODULES,  # published checkpoints; transformers since 4.52 stores the names of the model
+    ("model.layers.", "model.language_model.layers."),  # a PEFT adapter of the text model
 )
 _VISION_LAYER = re.compile(r"model\.vision_tower\.vision_model\.encoder\.layers\.(\d+)\.")
 
 
 def weight_names(config: Mapping[str, Any]) -> WeightNames:
     """The names of weights in checkpoints of all LLaVA families of transformers. config: config.json, completed."""
-    return WeightNames(_PREFIXES, lambda name: is_unused(name, config))
+    return WeightNames(with_adapters(_PREFIXES), lambda name: is_unused(name, config))
 
 
 def is_unused(name: str, config: Mapping[str, Any]) -> bool:
@@ -113,7 +110,5 @@ def is_unused(name: str, config: Mapping[str, Any]) -> bool:
     if layer:
         layers = int(config["vision_config"]["num_hidden_layers"])
         return int(layer[1]) >= kept_layers(layers, config["vision_feature_layer"])
-    if name == "lm_head.weight":
-        return bool(config["text_config"].get("tie_word_embeddings", False))
     # SigLIP's head; and LLaVA-1.5 has no newline: the others build it, so that it is among their expected weights.
     return name.startswith("model.vision_tower.vision_model.head.") or name == "model.image_newline"

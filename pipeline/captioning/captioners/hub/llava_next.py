@@ -8,14 +8,14 @@ Source: LLaVA-NeXT (Liu et al., 2024) as transformers implements it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...clips.clip import Clip
 from ..base import FrameTransform
-from ..weights import WeightNames
+from ..images.tiles import grid_shape, kept_patches
 from . import llava
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LlavaNext(llava.Llava):
     def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
         super().__init__(config, frame_transform, mean, std)
         self._check_grid()
-        self._pinpoints = [(int(height), int(width)) for height, width in config["image_grid_pinpoints"]]
+        self._pinpoints = tuple((int(height), int(width)) for height, width in config["image_grid_pinpoints"])
 
     def units(self, clip: Clip) -> np.ndarray:
         """All tiles of all distinct frames, (distinct frames * tiles, S, S, 3)."""
@@ -44,10 +44,9 @@ class LlavaNext(llava.Llava):
 
     def _tile_grid(self, clip: Clip) -> tuple[int, int, range, range]:
         """Rows and columns of tiles, and the rows and columns of their patches that are not padding."""
-        height, width = _size(clip)
-        side = int(self._vision["image_size"])
-        best = best_resolution(height, width, self._pinpoints)
-        rows, columns = best[0] // side, best[1] // side
+        height, width = clip.size
+        assert height > 0 and width > 0, f"clip {clip.row} ({clip.path}): the size of its frames is not known"
+        rows, columns = grid_shape(height, width, self._pinpoints, int(self._vision["image_size"]))
         return rows, columns, *kept_patches(height, width, rows * self._grid, columns * self._grid)
 
     def model_class(self) -> type[Any]:
@@ -69,37 +68,3 @@ class LlavaNext(llava.Llava):
             kept = patches[rows.start : rows.stop, columns.start : columns.stop]
             distinct.append(torch.cat([whole, torch.cat([kept, newlines], 1).reshape(-1, width)]))
         return [distinct[index] for index in clip.frame_index]
-
-
-def _size(clip: Clip) -> tuple[int, int]:
-    height, width = getattr(clip, "size", (0, 0))
-    assert height > 0 and width > 0, f"clip {clip.row} ({clip.path}): the size of its frames is not known"
-    return int(height), int(width)
-
-
-def best_resolution(height: int, width: int, pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (height, width) of `pinpoints` that keeps most pixels of an image of this size, then wastes the fewest."""
-
-    def rank(best: tuple[int, int]) -> tuple[int, int]:
-        scale = min(best[1] / width, best[0] / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, -best[0] * best[1]
-
-    return max(pinpoints, key=rank)
-
-
-def kept_patches(height: int, width: int, rows: int, columns: int) -> tuple[range, range]:
-    """The rows and columns of patches that show the image and not its padding.
-
-    height, width: of the image, in pixels. rows, columns: patches of all tiles together.
-    """
-    if width / height > columns / rows:
-        padding = (rows - int(round(height * (columns / width), 7))) // 2
-        return range(padding, rows - padding), range(columns)
-    padding = (columns - int(round(width * (rows / height), 7))) // 2
-    return range(rows), range(padding, columns - padding)
-
-
-def weight_names(config: Mapping[str, Any]) -> WeightNames:
-    """The names of weights in checkpoints of this family. config: config.json, completed."""
-    return llava.weight_names(config)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ...clips.clip import Clip
 from ...process.errors import UsageError
 from ..base import FrameTransform
-from ..weights import WeightNames
 from . import llava
 
 if TYPE_CHECKING:
@@ -50,8 +49,3 @@ class LlavaNextVideo(llava.Llava):
 
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         return [features[list(clip.frame_index)].reshape(-1, features.shape[-1])]
-
-
-def weight_names(config: Mapping[str, Any]) -> WeightNames:
-    """The names of weights in checkpoints of this family. config: config.json, completed."""
-    return llava.weight_names(config)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
 from ..base import FrameTransform
-from ..weights import WeightNames
 from . import llava
 
 if TYPE_CHECKING:
@@ -44,8 +43,3 @@ class LlavaOnevision(llava.Llava):
         frames = features[list(clip.frame_index)]
         newline = model.model.image_newline[None].to(features.dtype)
         return [torch.cat([frames.reshape(-1, frames.shape[-1]), newline])]
-
-
-def weight_names(config: Mapping[str, Any]) -> WeightNames:
-    """The names of weights in checkpoints of this family. config: config.json, completed."""
-    return llava.weight_names(config)

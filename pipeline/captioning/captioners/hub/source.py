@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
+from ...generation.length_limit import LengthLimit
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..base import CaptionerSource
@@ -76,7 +77,7 @@ class HubSource(CaptionerSource):
         sampling: FrameSampling,
         short_side: int,
         typical: Clip,
-        max_positions: int,
+        limit: LengthLimit,
     ) -> None:
         self._family, self._options, self._prompt, self._tokenizer = family, options, prompt, tokenizer
         self._stop_ids, self._typical = stop_ids, typical
@@ -84,20 +85,17 @@ class HubSource(CaptionerSource):
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
         self.frame_transform = family.frame_transform
         self.sampling, self.short_side = sampling, short_side
-        self._check_length(max_positions)
+        self._check_length(limit)
         self.weights = CheckpointWeights(
             options.checkpoint, names, options.weight_folder, options.lora_alpha, options.use_lora
         )
 
-    def _check_length(self, max_positions: int) -> None:
+    def _check_length(self, limit: LengthLimit) -> None:
         text = sum(map(len, self._prompt.prompts.pieces(self._typical)))
         visual = sum(self._family.prompt_lengths(self._typical))
-        length = text + visual + self.generation.max_new_tokens
-        if length > max_positions:
-            raise UsageError(
-                f"{text} text tokens, {visual} visual tokens and --max_new_tokens {self.generation.max_new_tokens} "
-                f"make {length}; the model supports {max_positions}: use fewer frames or a smaller --max_new_tokens"
-            )
+        problem = limit.problem(text + visual, self.generation.max_new_tokens)
+        if problem:
+            raise UsageError(f"{problem} ({visual} prompt tokens are visual ones: fewer frames make fewer of them)")
 
     def fingerprint(self) -> Mapping[str, str]:
         config = (self._options.checkpoint / "config.json").read_bytes()

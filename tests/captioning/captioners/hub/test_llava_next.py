@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub import llava_next
+from pipeline.captioning.captioners.hub import llava
 from pipeline.captioning.captioners.hub.llava_next import LlavaNext
+from pipeline.captioning.captioners.images.tiles import best_resolution
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
 
@@ -31,7 +32,7 @@ def _config(**changes: Any) -> dict[str, Any]:
 
 
 def _clip(row: int) -> tiny.SizedClip:
-    height, width = llava_next.best_resolution(*_SIZES[row], _PINPOINTS)
+    height, width = best_resolution(*_SIZES[row], _PINPOINTS)
     tiles = 1 + height * width // _SIDE**2
     frames = tiny.noise(row, max(_INDICES[row]) + 1, tiles, _SIDE, _SIDE, 3)
     return tiny.SizedClip(row, "", frames, _INDICES[row], size=_SIZES[row])
@@ -58,7 +59,7 @@ TINY = (
         model_class="LlavaNextForConditionalGeneration",
         config=_config(),
         family=lambda config: LlavaNext(config, None, tiny.MEAN, tiny.STD),
-        names=llava_next.weight_names,
+        names=llava.weight_names,
         clips=tuple(map(_clip, range(4))),
         inputs=_inputs,
         features=_features,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.llava_onevision import LlavaOnevision, weight_names
+from pipeline.captioning.captioners.hub.llava import weight_names
+from pipeline.captioning.captioners.hub.llava_onevision import LlavaOnevision
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
 
