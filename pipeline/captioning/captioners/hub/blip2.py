@@ -35,6 +35,9 @@ class Blip2(HubFamily):
     def block_lengths(self, clip: Clip) -> list[int]:
         return [self._queries] * len(_distinct(clip))
 
+    def weight_names(self) -> WeightNames:
+        return WeightNames(with_adapters(()), lambda name: name == _T5_BIAS)
+
     def model_class(self) -> type[Any]:
         from transformers import Blip2ForConditionalGeneration
 
@@ -60,11 +63,6 @@ class Blip2(HubFamily):
         tokens = (int(self._vision["image_size"]) // int(self._vision["patch_size"])) ** 2 + 1
         widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"]
         return int(tokens * widths * itemsize)
-
-
-def weight_names() -> WeightNames:
-    """The names of weights in checkpoints: those of the model."""
-    return WeightNames(with_adapters(()), lambda name: name == _T5_BIAS)
 
 
 def _distinct(clip: Clip) -> list[int]:

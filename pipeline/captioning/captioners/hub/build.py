@@ -13,7 +13,6 @@ from PIL import Image
 
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
-from ...generation.length_limit import LengthLimit
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..base import FrameTransform
@@ -23,12 +22,11 @@ from ..images import from_folder
 from ..images.base import ImageTransform
 from ..images.tiles import Tiles
 from ..tokenizer import PromptTokenizer
-from ..weights import WeightNames
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
-from .config_defaults import completed, text_settings
+from .config_defaults import completed
 from .family import HubFamily
 from .prompts import ClipPrompts
-from .source import HubOptions, HubPrompt, HubSource
+from .source import HubFrames, HubOptions, HubPrompt, HubSource
 
 _TYPICAL_SIZE = (1280, 720)
 """Width and height of the frames that arithmetic and rehearsals assume."""
@@ -39,7 +37,6 @@ class _Recipe:
     """How the source of a family is made.
 
     build: the family, from config and frame transform. kind: of the frame transform (`images.KINDS`).
-    names: the names of the weights, from the config.
     block: `image` (one block for each frame) or `video` (one block for each clip).
     sampling: which frames are sampled by default.
     counts_prompt: whether the published program counts tokens of the prompt for the repetition penalty.
@@ -47,7 +44,6 @@ class _Recipe:
 
     build: Callable[[Mapping[str, Any], ImageTransform], HubFamily]
     kind: str
-    names: Callable[[Mapping[str, Any]], WeightNames]
     block: str
     sampling: FrameSampling
     counts_prompt: bool = True
@@ -61,34 +57,40 @@ _IMAGES, _VIDEO, _POINTS = FrameSampling("points", 3), FrameSampling("uniform", 
 _QWEN = _Recipe(
     _normalised(qwen2_vl.Qwen2Vl),
     "patches_of_two",
-    lambda config: qwen2_vl.weight_names(),
     "video",
     FrameSampling("rate", 0, fps=2.0, max_frames=32, multiple=2),
 )
 _RECIPES = {
-    "llava": _Recipe(_normalised(llava.Llava), "crop", llava.weight_names, "image", _POINTS),
-    "llava_next": _Recipe(_normalised(llava_next.LlavaNext), "tiles", llava.weight_names, "image", _IMAGES),
-    "llava_next_video": _Recipe(
-        _normalised(llava_next_video.LlavaNextVideo), "crop", llava.weight_names, "video", _VIDEO
-    ),
-    "llava_onevision": _Recipe(
-        _normalised(llava_onevision.LlavaOnevision), "square", llava.weight_names, "video", _VIDEO
-    ),
+    "llava": _Recipe(_normalised(llava.Llava), "crop", "image", _POINTS),
+    "llava_next": _Recipe(_normalised(llava_next.LlavaNext), "tiles", "image", _IMAGES),
+    "llava_next_video": _Recipe(_normalised(llava_next_video.LlavaNextVideo), "crop", "video", _VIDEO),
+    "llava_onevision": _Recipe(_normalised(llava_onevision.LlavaOnevision), "square", "video", _VIDEO),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "blip-2": _Recipe(
-        _normalised(blip2.Blip2), "square", lambda config: blip2.weight_names(), "image", _POINTS, counts_prompt=False
-    ),
-    "janus": _Recipe(_normalised(janus.Janus), "padded_square", lambda config: janus.weight_names(), "image", _POINTS),
-    "internvl": _Recipe(
-        _normalised(internvl.InternVl), "internvl", lambda config: internvl.weight_names(), "image", _VIDEO
-    ),
+    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", "image", _POINTS, counts_prompt=False),
+    "janus": _Recipe(_normalised(janus.Janus), "padded_square", "image", _POINTS),
+    "internvl": _Recipe(_normalised(internvl.InternVl), "internvl", "image", _VIDEO),
 }
 
 
 def default_sampling(name: str) -> FrameSampling:
     """Which frames a family samples unless flags say otherwise."""
     return _RECIPES[name].sampling
+
+
+def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
+    """The family of a checkpoint folder.
+
+    transform_options: entries of preprocessor_config.json to override.
+
+    Raises:
+        UsageError: config.json or preprocessor_config.json is missing or not usable.
+    """
+    config = completed(read_config(folder), name, folder / "config.json")
+    transform = from_folder(folder, _RECIPES[name].kind, **transform_options)
+    if isinstance(transform, Tiles):
+        _check_pinpoints(config, transform, folder)
+    return _RECIPES[name].build(config, transform)
 
 
 def make_source(
@@ -102,13 +104,9 @@ def make_source(
         UsageError: the checkpoint or an option is not usable.
     """
     folder: Path = flags.pretrained_model_name_or_path
-    recipe, config = _RECIPES[name], completed(read_config(folder), name, folder / "config.json")
-    transform = from_folder(folder, recipe.kind, **_transform_options(name, flags))
-    if isinstance(transform, Tiles):
-        _check_pinpoints(config, transform, folder)
-    family = recipe.build(config, transform)
+    recipe, family = _RECIPES[name], make_family(name, folder, **_transform_options(name, flags))
     tokenizer = PromptTokenizer(folder)
-    typical = _typical_clip(transform, sampling)
+    typical = _typical_clip(family.frame_transform, sampling)
     blocks = len(family.prompt_lengths(typical))
     text = prompt_text(folder, name, flags.question, flags.system, [recipe.block] * blocks, frames=sampling.most_frames)
 
@@ -119,15 +117,9 @@ def make_source(
     return HubSource(
         family,
         HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha),
-        HubPrompt(prompts, f"{text.source}: {text.text!r}", recipe.counts_prompt),
-        tokenizer,
-        frozenset(tokenizer.stop_ids()),
-        recipe.names(config),
+        HubPrompt(prompts, f"{text.source}: {text.text!r}", tokenizer, recipe.counts_prompt),
         generation,
-        sampling,
-        flags.short_side or 0,
-        typical,
-        LengthLimit.from_settings(text_settings(config)),
+        HubFrames(sampling, flags.short_side or 0, typical),
     )
 
 
@@ -155,8 +147,3 @@ def _check_pinpoints(config: Mapping[str, Any], transform: Tiles, folder: Path) 
             f"{folder}: image_grid_pinpoints are {config['image_grid_pinpoints']} in config.json, but {pinpoints} in "
             "preprocessor_config.json; they must be equal"
         )
-
-
-def weight_names(name: str, config: Mapping[str, Any]) -> WeightNames:
-    """The names of weights in checkpoints of a family. config: completed."""
-    return _RECIPES[name].names(config)

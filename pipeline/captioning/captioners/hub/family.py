@@ -13,6 +13,7 @@ import numpy as np
 
 from ...clips.clip import Clip
 from ..base import FrameTransform
+from ..weights import WeightNames
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,10 @@ class HubFamily(ABC):
         """Visual tokens in each block of one prompt of a clip."""
         lengths = self.block_lengths(clip)
         return lengths[:1] if self.prompts_each_block else lengths
+
+    @abstractmethod
+    def weight_names(self) -> WeightNames:
+        """The names of weights in published checkpoints and in PEFT adapters."""
 
     @abstractmethod
     def model_class(self) -> type[Any]:

@@ -59,6 +59,9 @@ class InternVl(HubFamily):
         """The one tile of each distinct frame."""
         return clip.frames.reshape(-1, *clip.frames.shape[-3:])
 
+    def weight_names(self) -> WeightNames:
+        return WeightNames(with_adapters(_PREFIXES), lambda name: False)
+
     def model_class(self) -> type[Any]:
         from transformers import InternVLForConditionalGeneration
 
@@ -80,11 +83,6 @@ class InternVl(HubFamily):
     def unit_bytes(self, itemsize: int) -> int:
         widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"] + self._text["hidden_size"]
         return int((self._grid**2 + 1) * widths * itemsize)
-
-
-def weight_names() -> WeightNames:
-    """The names of weights in checkpoints."""
-    return WeightNames(with_adapters(_PREFIXES), lambda name: False)
 
 
 def _square(name: str, value: Any) -> int:

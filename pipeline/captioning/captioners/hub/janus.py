@@ -33,6 +33,9 @@ class Janus(HubFamily):
     def block_lengths(self, clip: Clip) -> list[int]:
         return [self._tokens] * len(clip.frame_index)
 
+    def weight_names(self) -> WeightNames:
+        return WeightNames(with_adapters(()), lambda name: bool(_UNUSED.fullmatch(name)))
+
     def model_class(self) -> type[Any]:
         from .janus_model import JanusForUnderstanding
 
@@ -52,8 +55,3 @@ class Janus(HubFamily):
         hidden = self._vision["hidden_size"]
         widths = 4 * hidden + 2 * int(hidden * self._vision["mlp_ratio"]) + 2 * self._vision["projection_dim"]
         return int(self._tokens * widths * itemsize)
-
-
-def weight_names() -> WeightNames:
-    """The names of weights in checkpoints: those of the model. The weights that generate images are unused."""
-    return WeightNames(with_adapters(()), lambda name: bool(_UNUSED.fullmatch(name)))

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     import torch
 
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
+# The names of published checkpoints; transformers since 4.52 stores the names of the model.
+_PREFIXES = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("image_newline", "model.image_newline"),
+    ("model.layers.", "model.language_model.layers."),  # a PEFT adapter of the text model
+)
+_VISION_LAYER = re.compile(r"model\.vision_tower\.vision_model\.encoder\.layers\.(\d+)\.")
 
 
 class Llava(HubFamily):
@@ -57,6 +67,17 @@ class Llava(HubFamily):
     def block_lengths(self, clip: Clip) -> list[int]:
         return [self._patches] * len(clip.frame_index)
 
+    def weight_names(self) -> WeightNames:
+        return WeightNames(with_adapters(_PREFIXES), self._is_unused)
+
+    def _is_unused(self, name: str) -> bool:
+        """Whether a weight, given the model's name for it, belongs to a part that is not built."""
+        layer = _VISION_LAYER.match(name)
+        if layer:
+            return int(layer[1]) >= kept_layers(self._vision["num_hidden_layers"], self.config["vision_feature_layer"])
+        # SigLIP's head; and LLaVA-1.5 has no newline: the others build it, so that it is among their expected weights.
+        return name.startswith("model.vision_tower.vision_model.head.") or name == "model.image_newline"
+
     def model_class(self) -> type[Any]:
         from transformers import LlavaForConditionalGeneration
 
@@ -85,30 +106,3 @@ class Llava(HubFamily):
     def unit_bytes(self, itemsize: int) -> int:
         widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"] + 3 * self._text["hidden_size"]
         return int(self._grid**2 * widths * itemsize)
-
-
-# The names of published checkpoints; transformers since 4.52 stores the names of the model.
-_PREFIXES = (
-    ("language_model.model.", "model.language_model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-    ("image_newline", "model.image_newline"),
-    ("model.layers.", "model.language_model.layers."),  # a PEFT adapter of the text model
-)
-_VISION_LAYER = re.compile(r"model\.vision_tower\.vision_model\.encoder\.layers\.(\d+)\.")
-
-
-def weight_names(config: Mapping[str, Any]) -> WeightNames:
-    """The names of weights in checkpoints of all LLaVA families of transformers. config: config.json, completed."""
-    return WeightNames(with_adapters(_PREFIXES), lambda name: is_unused(name, config))
-
-
-def is_unused(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a weight, given the model's name for it, belongs to a part that is not built."""
-    layer = _VISION_LAYER.match(name)
-    if layer:
-        layers = int(config["vision_config"]["num_hidden_layers"])
-        return int(layer[1]) >= kept_layers(layers, config["vision_feature_layer"])
-    # SigLIP's head; and LLaVA-1.5 has no newline: the others build it, so that it is among their expected weights.
-    return name.startswith("model.vision_tower.vision_model.head.") or name == "model.image_newline"

@@ -36,6 +36,19 @@ _TEXT_KEYS = (
 )  # fmt: skip
 _POOL_MODES = ("bilinear", "average", "max")
 _NEWLINES = ("grid", "frame", "one_token", "no_token")
+_MODULES = (
+    ("model.vision_tower.vision_tower.", "model.vision_tower."),
+    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.norm.", "model.language_model.norm."),
+)
+_PREFIXES = (
+    *((f"base_model.model.{stored}", name) for stored, name in _MODULES),  # a PEFT adapter
+    *_MODULES,
+    ("vision_model.", "model.vision_tower.vision_model."),  # the tower in a folder of its own
+)
 _EMBEDDINGS, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -98,6 +111,14 @@ class LlavaQwen(llava.Llava):
         newlines = {"grid": frames * self._rows, "frame": frames, "one_token": 1, "no_token": 0}
         return [frames * self._rows**2 + newlines[self._newlines]]
 
+    def weight_names(self) -> WeightNames:
+        rows = {name: int(self.config["text_config"]["vocab_size"]) for name in (_EMBEDDINGS, _HEAD)}
+        return WeightNames(_PREFIXES, self._is_unused, rows=rows)
+
+    def _is_unused(self, name: str) -> bool:
+        # The folder in which a tower is published has SigLIP's text model too.
+        return name.startswith(("text_model.", "logit_")) or super()._is_unused(name)
+
     def model_class(self) -> type[Any]:
         from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -122,29 +143,3 @@ class LlavaQwen(llava.Llava):
         lines = frames.reshape(-1, tokens[self._newlines], width)
         newlines = model.model.image_newline.to(features.dtype).expand(len(lines), 1, width)
         return [torch.cat([lines, newlines], 1).reshape(-1, width)]
-
-
-_MODULES = (
-    ("model.vision_tower.vision_tower.", "model.vision_tower."),
-    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
-    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
-    ("model.embed_tokens.", "model.language_model.embed_tokens."),
-    ("model.layers.", "model.language_model.layers."),
-    ("model.norm.", "model.language_model.norm."),
-)
-_PREFIXES = (
-    *((f"base_model.model.{stored}", name) for stored, name in _MODULES),  # a PEFT adapter
-    *_MODULES,
-    ("vision_model.", "model.vision_tower.vision_model."),  # the tower in a folder of its own
-)
-
-
-def weight_names(config: Mapping[str, Any]) -> WeightNames:
-    """The names of weights in checkpoints of this family. config: made by `onevision_config`."""
-    rows = {name: int(config["text_config"]["vocab_size"]) for name in (_EMBEDDINGS, _HEAD)}
-    return WeightNames(_PREFIXES, lambda name: _is_unused(name, config), rows=rows)
-
-
-def _is_unused(name: str, config: Mapping[str, Any]) -> bool:
-    # The folder in which a tower is published has SigLIP's text model too.
-    return name.startswith(("text_model.", "logit_")) or llava.is_unused(name, config)

@@ -30,11 +30,6 @@ _PREFIXES = (
 )
 
 
-def weight_names() -> WeightNames:
-    """The names of weights in published checkpoints."""
-    return WeightNames(with_adapters(_PREFIXES), lambda name: False)
-
-
 class Qwen2Vl(HubFamily):
     """Qwen2-VL, and Qwen2.5-VL, whose vision tower has windows and whose time axis counts seconds; see `HubFamily`.
 
@@ -67,6 +62,9 @@ class Qwen2Vl(HubFamily):
         """Pairs of frames, rows and columns of visual tokens."""
         token = self._patch * self._merge
         return -(-len(clip.frame_index) // self._pair), clip.frames.shape[1] // token, clip.frames.shape[2] // token
+
+    def weight_names(self) -> WeightNames:
+        return WeightNames(with_adapters(_PREFIXES), lambda name: False)
 
     def model_class(self) -> type[Any]:
         from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration

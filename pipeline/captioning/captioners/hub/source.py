@@ -20,7 +20,8 @@ from ...process.errors import UsageError
 from ..base import CaptionerSource
 from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
 from ..tokenizer import CheckpointTokenizer
-from ..weights import CheckpointWeights, WeightNames
+from ..weights import CheckpointWeights
+from .config_defaults import text_settings
 from .family import HubFamily
 from .prompts import ClipPrompts
 from .settings import HubSettings
@@ -48,18 +49,32 @@ class HubPrompt:
     """How the prompts of a run are made.
 
     prompts: the tokenized prompts. description: which template makes them, for the log and the fingerprint.
+    tokenizer: of the checkpoint.
     counts_prompt: whether tokens of the prompt count for the repetition penalty.
     """
 
     prompts: ClipPrompts
     description: str
+    tokenizer: CheckpointTokenizer
     counts_prompt: bool
+
+
+@dataclass(frozen=True)
+class HubFrames:
+    """Which frames the model sees.
+
+    sampling: which frames of a clip. short_side: to which size they are scaled before the model's own preprocessing, in
+        pixels; 0 for no scaling.
+    typical: a clip without content whose prompt is as long as that of an average clip.
+    """
+
+    sampling: FrameSampling
+    short_side: int
+    typical: Clip
 
 
 class HubSource(CaptionerSource):
     """A checked checkpoint. Only `check_weights` and `load` import the framework.
-
-    typical: a clip without content whose prompt is as long as that of an average clip.
 
     Raises:
         UsageError: the checkpoint is incomplete, or an option does not fit it.
@@ -70,27 +85,27 @@ class HubSource(CaptionerSource):
         family: HubFamily,
         options: HubOptions,
         prompt: HubPrompt,
-        tokenizer: CheckpointTokenizer,
-        stop_ids: frozenset[int],
-        names: WeightNames,
         generation: GenerationOptions,
-        sampling: FrameSampling,
-        short_side: int,
-        typical: Clip,
-        limit: LengthLimit,
+        frames: HubFrames,
     ) -> None:
-        self._family, self._options, self._prompt, self._tokenizer = family, options, prompt, tokenizer
-        self._stop_ids, self._typical = stop_ids, typical
+        self._family, self._options, self._prompt = family, options, prompt
+        self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
+        self._typical = frames.typical
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
         self.frame_transform = family.frame_transform
-        self.sampling, self.short_side = sampling, short_side
-        self._check_length(limit)
+        self.sampling, self.short_side = frames.sampling, frames.short_side
+        self._check_length()
         self.weights = CheckpointWeights(
-            options.checkpoint, names, options.weight_folder, options.lora_alpha, options.use_lora
+            options.checkpoint,
+            family.weight_names(),
+            options.weight_folder,
+            options.lora_alpha,
+            options.use_lora,
         )
 
-    def _check_length(self, limit: LengthLimit) -> None:
+    def _check_length(self) -> None:
+        limit = LengthLimit.from_settings(text_settings(self._family.config))
         text = sum(map(len, self._prompt.prompts.pieces(self._typical)))
         visual = sum(self._family.prompt_lengths(self._typical))
         problem = limit.problem(text + visual, self.generation.max_new_tokens)
@@ -101,7 +116,7 @@ class HubSource(CaptionerSource):
         config = (self._options.checkpoint / "config.json").read_bytes()
         return {
             "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
-            "tokenizer": _digest(self._tokenizer.file.read_bytes()),
+            "tokenizer": _digest(self._prompt.tokenizer.file.read_bytes()),
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
             "stop ids": str(sorted(self._stop_ids)),
@@ -138,7 +153,7 @@ class HubSource(CaptionerSource):
         settings = HubSettings(
             self._family,
             self._prompt.prompts,
-            self._tokenizer,
+            self._prompt.tokenizer,
             self.generation,
             self._stop_ids,
             self._typical,

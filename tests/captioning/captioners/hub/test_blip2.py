@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.blip2 import Blip2, weight_names
+from pipeline.captioning.captioners.hub.blip2 import Blip2
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
@@ -201,7 +201,9 @@ def test_a_checkpoint_loads(backend: Backend, tmp_path: Path, text: str) -> None
     save_file({name: value.clone() for name, value in stored.state_dict().items()}, copies / "model.safetensors")
     for folder in (copies, published):
         empty = meta_model(_family(text).model_class(), _config(text, "eager"))
-        loaded = load_weights(empty, CheckpointWeights(folder, weight_names()), backend.device, backend.dtype)
+        loaded = load_weights(
+            empty, CheckpointWeights(folder, _family(text).weight_names()), backend.device, backend.dtype
+        )
         names = dict(loaded.named_parameters())
         assert "query_tokens" in names and "qformer.layernorm.weight" in names
         for name, value in stored.state_dict().items():

@@ -14,10 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.checkpoint_config import read_config
 from pipeline.captioning.captioners.families import family_of
 from pipeline.captioning.captioners.hub import build
-from pipeline.captioning.captioners.hub.config_defaults import completed
 from pipeline.captioning.captioners.weights import CheckpointWeights, WeightNames
 from pipeline.captioning.process.errors import UsageError
 from tests import tiny_families
@@ -29,7 +27,7 @@ pytestmark = pytest.mark.model
 
 def _names(folder: Path) -> WeightNames:
     family, _ = family_of(folder, None)
-    return build.weight_names(family.name, completed(read_config(folder), family.name, folder))
+    return build.make_family(family.name, folder).weight_names()
 
 
 def _empty(name: str, folder: Path, attention: str | None = None) -> tuple[Any, CheckpointWeights]:

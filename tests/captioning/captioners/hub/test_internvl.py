@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.internvl import InternVl, weight_names
+from pipeline.captioning.captioners.hub.internvl import InternVl
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.process.errors import UsageError
@@ -102,7 +102,7 @@ def test_a_checkpoint_loads_in_both_layouts(backend: Backend, tmp_path: Path, la
         stored.save_pretrained(tmp_path)
     else:
         save_file(stored.state_dict(), tmp_path / "model.safetensors")
-    weights = CheckpointWeights(tmp_path, weight_names())
+    weights = CheckpointWeights(tmp_path, _family().weight_names())
     loaded = load_weights(meta_model(_family().model_class(), _config("eager")), weights, backend.device, backend.dtype)
     expected = dict(stored.named_parameters())
     assert expected and all(bool((value == expected[name]).all()) for name, value in loaded.named_parameters())
@@ -116,7 +116,7 @@ def test_the_published_models_have_256_tokens_for_each_frame(backend: Backend) -
 
 
 def test_the_published_names() -> None:
-    names = weight_names()
+    names = _family().weight_names()
     for stored, name in (
         ("language_model.model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
         ("language_model.lm_head.weight", "lm_head.weight"),

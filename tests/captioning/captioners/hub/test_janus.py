@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.janus import Janus, weight_names
+from pipeline.captioning.captioners.hub.janus import Janus
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.process.errors import UsageError
@@ -115,7 +115,7 @@ def test_a_checkpoint_loads_without_the_parts_that_generate_images(backend: Back
 
     theirs = _theirs()
     theirs.save_pretrained(tmp_path)
-    names = weight_names()
+    names = _family().weight_names()
     empty = meta_model(_family().model_class(), _config("eager"))
     loaded = load_weights(empty, CheckpointWeights(tmp_path, names), backend.device, backend.dtype)
     stored = dict(theirs.named_parameters())
@@ -134,7 +134,7 @@ def test_a_missing_weight_is_a_usage_error(backend: Backend, tmp_path: Path) -> 
     save_file(stored, tmp_path / "model.safetensors")
     expected = weight_shapes(meta_model(_family().model_class(), _config("eager")))
     with pytest.raises(UsageError, match=r"1 weights: missing: model\.aligner\.fc1\.bias"):
-        CheckpointWeights(tmp_path, weight_names()).check(expected)
+        CheckpointWeights(tmp_path, _family().weight_names()).check(expected)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.llava import Llava, weight_names
+from pipeline.captioning.captioners.hub.llava import Llava
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
 
@@ -36,7 +36,6 @@ def _tiny(name: str, **changes: Any) -> tiny.Tiny:
         model_class="LlavaForConditionalGeneration",
         config=config,
         family=lambda config: Llava(config, None, tiny.MEAN, tiny.STD),
-        names=weight_names,
         clips=tiny.square_clips(config["vision_config"]["image_size"]),
         inputs=lambda family, clip: {"pixel_values": tiny.pixels(tiny.sampled(clip))},
         features=_features,
@@ -92,11 +91,11 @@ def test_published_names(backend: Backend, tmp_path: Path) -> None:
     ],
 )
 def test_names_of_stored_weights(stored: str, name: str) -> None:
-    assert weight_names(_config()).model_name(stored) == name
+    assert Llava(_config(), None, tiny.MEAN, tiny.STD).weight_names().model_name(stored) == name
 
 
 def test_unused_weights() -> None:
-    names = weight_names(_config())
+    names = Llava(_config(), None, tiny.MEAN, tiny.STD).weight_names()
     layer = "model.vision_tower.vision_model.encoder.layers.{}.mlp.fc1.weight"
     assert [names.is_unused(layer.format(number)) for number in range(4)] == [False, False, False, True]
     assert names.is_unused("model.image_newline") and not names.is_unused("lm_head.weight")

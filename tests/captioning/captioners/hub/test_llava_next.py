@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub import llava
 from pipeline.captioning.captioners.hub.llava_next import LlavaNext
 from pipeline.captioning.captioners.images.tiles import best_resolution
 from pipeline.captioning.process.errors import UsageError
@@ -59,7 +58,6 @@ TINY = (
         model_class="LlavaNextForConditionalGeneration",
         config=_config(),
         family=lambda config: LlavaNext(config, None, tiny.MEAN, tiny.STD),
-        names=llava.weight_names,
         clips=tuple(map(_clip, range(4))),
         inputs=_inputs,
         features=_features,

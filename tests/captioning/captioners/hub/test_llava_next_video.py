@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.llava import weight_names
 from pipeline.captioning.captioners.hub.llava_next_video import LlavaNextVideo
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
@@ -36,7 +35,6 @@ def _tiny(name: str, **changes: Any) -> tiny.Tiny:
         model_class="LlavaNextVideoForConditionalGeneration",
         config=_config(**changes),
         family=lambda config: LlavaNextVideo(config, None, tiny.MEAN, tiny.STD),
-        names=weight_names,
         clips=tiny.square_clips(tiny.CLIP["image_size"]),
         inputs=lambda family, clip: {"pixel_values_videos": tiny.pixels(tiny.sampled(clip))[None]},
         features=_features,

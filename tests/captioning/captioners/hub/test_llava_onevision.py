@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.llava import weight_names
 from pipeline.captioning.captioners.hub.llava_onevision import LlavaOnevision
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
@@ -37,7 +36,6 @@ TINY = (
         model_class="LlavaOnevisionForConditionalGeneration",
         config=_CONFIG,
         family=lambda config: LlavaOnevision(config, None, tiny.MEAN, tiny.STD),
-        names=weight_names,
         clips=tiny.square_clips(tiny.SIGLIP["image_size"]),
         inputs=lambda family, clip: {"pixel_values_videos": tiny.pixels(tiny.sampled(clip))[None]},
         features=_features,

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.hub.llava_qwen import LlavaQwen, onevision_config, weight_names
+from pipeline.captioning.captioners.hub.llava_qwen import LlavaQwen, onevision_config
 from pipeline.captioning.captioners.hub.prompts import ClipPrompts
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
@@ -94,7 +94,7 @@ def _model(backend: Backend, folder: Path = CHECKPOINT, tower_folder: Path | Non
     family.adapt(config)
     for part in (config, config.text_config, config.vision_config):
         part._attn_implementation = UNMASKED_ATTENTION
-    weights = CheckpointWeights(folder, weight_names(family.config), tower_folder=tower_folder)
+    weights = CheckpointWeights(folder, family.weight_names(), tower_folder=tower_folder)
     return load_weights(meta_model(model_class, config), weights, backend.device, backend.dtype)
 
 
@@ -184,7 +184,7 @@ def test_recorded_outputs(name: str, backend: Backend) -> None:
 
 @needs_shared
 def test_the_tower_in_a_folder_of_its_own(backend: Backend) -> None:
-    names = weight_names(_config(CHECKPOINT, "bilinear", "grid"))
+    names = LlavaQwen(_config(CHECKPOINT, "bilinear", "grid"), None, (), ()).weight_names()
     with_tower = CheckpointWeights(CHECKPOINT, names)
     # The folder of the tower has other values: those of the checkpoint win, if it has them.
     for folder in (CHECKPOINT, GOLDEN / "checkpoint-no-tower"):
@@ -200,7 +200,7 @@ def test_the_tower_in_a_folder_of_its_own(backend: Backend) -> None:
 def test_a_checkpoint_without_its_tower(backend: Backend) -> None:
     from pipeline.captioning.captioners.loading import weight_shapes
 
-    names = weight_names(_config(CHECKPOINT, "bilinear", "grid"))
+    names = LlavaQwen(_config(CHECKPOINT, "bilinear", "grid"), None, (), ()).weight_names()
     with pytest.raises(UsageError, match=r"missing: model\.vision_tower\.vision_model\."):
         CheckpointWeights(GOLDEN / "checkpoint-no-tower", names).check(weight_shapes(_model(backend)))
 
@@ -241,7 +241,7 @@ def test_places_of_newlines(
 def test_the_published_tower() -> None:
     config = onevision_config(_PUBLISHED, 151647)
     assert config["text_config"]["vocab_size"] == 151647
-    names = weight_names(config)
+    names = LlavaQwen(config, None, (), ()).weight_names()
     layer = "model.vision_tower.vision_tower.vision_model.encoder.layers.{}.mlp.fc1.weight"
     assert [names.is_unused(names.model_name(layer.format(number))) for number in (25, 26)] == [False, True]
     assert names.is_unused(names.model_name("vision_model.head.probe")), "of the tower's own folder"

@@ -62,7 +62,7 @@ def _tiny(kind: str) -> tiny.Tiny:
         model_class=_CLASSES[kind],
         config=_config(kind),
         family=lambda config: Qwen2Vl(config, None, tiny.MEAN, tiny.STD),
-        names=None,
+        has_published_names=False,
         clips=[Clip(row, "", tiny.noise(row, n, h, w, 3), index) for row, (n, h, w, index) in enumerate(_CLIPS)],
         inputs=_inputs,
         features=lambda model, inputs: model.get_video_features(

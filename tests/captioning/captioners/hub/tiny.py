@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.family import HubFamily
 from pipeline.captioning.captioners.hub.prompts import ClipPrompts
-from pipeline.captioning.captioners.weights import CheckpointWeights, WeightNames
+from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
 from tests.golden import DATA, token_ids
@@ -64,21 +64,21 @@ class Tiny:
     model_class: name of its class in transformers.
     config: config.json.
     family: made from the completed config.
-    names: how the folder of weights names them; None if it has the model's own names.
     inputs: the arguments of transformers' `generate` for a clip, without its token ids.
     features: what transformers puts in the place of a clip's visual tokens, given its model and the inputs.
     placeholder: the id of a visual token.
+    has_published_names: whether `write` stores published names of LLaVA, not the model's own.
     """
 
     name: str
     model_class: str
     config: Mapping[str, Any]
     family: Callable[[Mapping[str, Any]], HubFamily]
-    names: Callable[[Mapping[str, Any]], WeightNames] | None
     clips: Sequence[Clip]
     inputs: Callable[[HubFamily, Clip], dict[str, Any]]
     features: Callable[[Any, Mapping[str, Any]], Any]
     placeholder: int = VIDEO
+    has_published_names: bool = True
     before: Sequence[int] = tuple(BEFORE)
     after: Sequence[int] = tuple(AFTER)
 
@@ -113,7 +113,7 @@ class Tiny:
         family.adapt(config)
         for part in (config, config.get_text_config(), config.vision_config):
             part._attn_implementation = UNMASKED_ATTENTION
-        names = self.names(family.config) if self.names else WeightNames((), lambda name: False)
+        names = family.weight_names()
         model = meta_model(family.model_class(), config)
         model = load_weights(model, CheckpointWeights(folder, names), backend.device, backend.dtype)
         prompts = ClipPrompts(lambda text: self.pieces(int(text)), lambda clip: _blocks(family, clip), self.clips)
@@ -128,8 +128,8 @@ class Tiny:
         return recorded()["stop ids"].get(self.name, TEXT["vocab_size"] - 1)
 
     def write(self, folder: Path) -> Path:
-        """Write the weights to `folder`, with the published names if the family has `names`."""
-        published = _published_name if self.names else str
+        """Write the weights to `folder`, see `has_published_names`."""
+        published = _published_name if self.has_published_names else str
         save_file({published(name): array for name, array in self.weights().items()}, folder / "model.safetensors")
         return folder
 
