@@ -61,6 +61,12 @@ def make_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--max_pixels", type=options.positive_int, help="qwen2_vl, qwen2_5_vl: maximum pixels of a frame"
     )
+    model.add_argument(
+        "--max_tiles",
+        type=options.positive_int,
+        help="internvl: maximum number of tiles of a frame; with more than one tile, a thumbnail is added (default: 1)",
+    )
+    parser.set_defaults(question=None, system=None)  # the family has its own
     return parser
 
 

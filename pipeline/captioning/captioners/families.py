@@ -45,7 +45,7 @@ FAMILIES = (
     Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.build", _PIXELS),
     Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.build"),
     Family("janus", ("JanusForConditionalGeneration",), ("janus",), "hub.build"),
-    Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.build"),
+    Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.build", ("max_tiles",)),
 )
 
 

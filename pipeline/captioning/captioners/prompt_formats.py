@@ -24,6 +24,8 @@ class PromptFormat:
     block: one image or video, with `{token}`.
     system: the system turn, with `{system}`; empty if the format has none.
     default_system: the published system prompt, used if none is given; empty for no system turn.
+    is_chat: whether an answer follows even an empty question. Otherwise an empty question makes an empty prompt, which
+        the model continues with a caption.
     """
 
     name: str
@@ -31,6 +33,7 @@ class PromptFormat:
     block: str = "{token}\n"
     system: str = ""
     default_system: str = ""
+    is_chat: bool = True
 
     def text(self, question: str, system: str, tokens: Sequence[str]) -> str:
         """The prompt. Without a system turn in the format, the system prompt stands before the question.
@@ -39,6 +42,8 @@ class PromptFormat:
         """
         if system and not self.system:
             question, system = before_question(system, question), ""
+        if not question and not self.is_chat:
+            return ""
         blocks = "".join(self.block.format(token=token) for token in tokens)
         system = system or self.default_system
         head = self.system.format(system=system) if system else ""
@@ -85,7 +90,7 @@ QWEN_VL = PromptFormat(
     system=QWEN_1_5.system,
     default_system=QWEN_1_5.default_system,
 )
-BLIP_2 = PromptFormat("blip-2", "Question: {question} Answer:")
+BLIP_2 = PromptFormat("blip-2", "Question: {question} Answer:", is_chat=False)
 JANUS = PromptFormat(
     "janus",
     "<|User|>: {blocks}{question}\n\n<|Assistant|>:",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import bisect
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,22 @@ import numpy as np
 from PIL import Image
 
 from ...clips.clip import Clip
-from ...clips.sampling import FrameSampling
+from ...clips.frames import scaled_down
+from ...clips.sampling import COUNT_RULES, FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
-from ..base import FrameTransform
 from ..checkpoint_config import read_config
-from ..family_prompts import prompt_text
+from ..family_prompts import PromptText, prompt_text
 from ..images import from_folder
 from ..images.base import ImageTransform
 from ..images.tiles import Tiles
+from ..prompts import DEFAULT_QUESTION
 from ..tokenizer import PromptTokenizer
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
 from .config_defaults import completed
 from .family import HubFamily
 from .prompts import ClipPrompts
-from .source import HubFrames, HubOptions, HubPrompt, HubSource
+from .source import HubFrames, HubOptions, HubPrompt, HubSource, length_problem
 
 _TYPICAL_SIZE = (1280, 720)
 """Width and height of the frames that arithmetic and rehearsals assume."""
@@ -37,8 +40,10 @@ class _Recipe:
     """How the source of a family is made.
 
     build: the family, from config and frame transform. kind: of the frame transform (`images.KINDS`).
-    block: `image` (one block for each frame) or `video` (one block for each clip).
+    block: `image`: each frame is a block, an image in the prompt; `video`: a clip is a block; `frames`: each frame is a
+        block, and the prompt describes a video.
     sampling: which frames are sampled by default.
+    question: the question if the user gives none.
     counts_prompt: whether the published program counts tokens of the prompt for the repetition penalty.
     """
 
@@ -46,6 +51,7 @@ class _Recipe:
     kind: str
     block: str
     sampling: FrameSampling
+    question: str = DEFAULT_QUESTION
     counts_prompt: bool = True
 
 
@@ -67,9 +73,9 @@ _RECIPES = {
     "llava_onevision": _Recipe(_normalised(llava_onevision.LlavaOnevision), "square", "video", _VIDEO),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", "image", _POINTS, counts_prompt=False),
+    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", "image", _POINTS, question="", counts_prompt=False),
     "janus": _Recipe(_normalised(janus.Janus), "padded_square", "image", _POINTS),
-    "internvl": _Recipe(_normalised(internvl.InternVl), "internvl", "image", _VIDEO),
+    "internvl": _Recipe(_normalised(internvl.InternVl), "internvl", "frames", _VIDEO),
 }
 
 
@@ -104,39 +110,80 @@ def make_source(
         UsageError: the checkpoint or an option is not usable.
     """
     folder: Path = flags.pretrained_model_name_or_path
-    recipe, family = _RECIPES[name], make_family(name, folder, **_transform_options(name, flags))
+    family = make_family(name, folder, **_transform_options(name, flags))
+    frames = _frames(family, sampling, flags.short_side or 0)
+    prompt = _prompt(name, family, flags, frames.typical)
+    if (flags.num_frames if sampling.rule in COUNT_RULES else flags.max_frames) is None:
+        frames = _frames_that_fit(family, prompt, generation, frames)
+    options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha)
+    return HubSource(family, options, prompt, generation, frames)
+
+
+def _frames_that_fit(
+    family: HubFamily, prompt: HubPrompt, generation: GenerationOptions, frames: HubFrames
+) -> HubFrames:
+    """The default number of frames, or the largest number whose prompt and caption are not too long for the model."""
+    sampling = frames.sampling
+    numbers = range(sampling.multiple, sampling.most_frames + 1, sampling.multiple)
+
+    def limited(number: int) -> HubFrames:
+        is_count = sampling.rule in COUNT_RULES
+        fewer = replace(sampling, num_frames=number) if is_count else replace(sampling, max_frames=number)
+        return _frames(family, fewer, frames.short_side)
+
+    def too_long(number: int) -> bool:
+        return length_problem(family, prompt, limited(number).typical, generation) is not None
+
+    fitting = bisect.bisect_left(numbers, True, key=too_long)
+    if fitting in (0, len(numbers)):
+        return frames
+    return replace(limited(numbers[fitting - 1]), note="more do not fit into the context of the model")
+
+
+def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Clip) -> HubPrompt:
+    recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
+    question = recipe.question if flags.question is None else flags.question
     tokenizer = PromptTokenizer(folder)
-    typical = _typical_clip(family.frame_transform, sampling)
-    blocks = len(family.prompt_lengths(typical))
-    text = prompt_text(folder, name, flags.question, flags.system, [recipe.block] * blocks, frames=sampling.most_frames)
+    # transformers divides images of InternVL into tiles, but not the frames of a video
+    as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
+
+    @functools.cache
+    def text(blocks: int) -> PromptText:
+        kinds = ["image"] * blocks if as_images else ["video"]
+        return prompt_text(folder, name, question, flags.system or "", kinds, frames=blocks)
+
+    placeholder = text(1).placeholder
 
     def pieces(prompt: str) -> list[list[int]]:
-        return tokenizer.split(prompt, text.placeholder, blocks)
+        return tokenizer.split(prompt, placeholder, prompt.count(placeholder) if placeholder else 1)
 
-    prompts = ClipPrompts(pieces, lambda clip: text.text, [typical])
-    return HubSource(
-        family,
-        HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha),
-        HubPrompt(prompts, f"{text.source}: {text.text!r}", tokenizer, recipe.counts_prompt),
-        generation,
-        HubFrames(sampling, flags.short_side or 0, typical),
-    )
+    def of_clip(clip: Clip) -> PromptText:
+        return text(len(family.prompt_lengths(clip)))
+
+    prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [typical])
+    description = f"{of_clip(typical).source}: {of_clip(typical).text!r}"
+    return HubPrompt(prompts, description, tokenizer, recipe.counts_prompt)
 
 
 def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
-    if not name.startswith("qwen"):
-        return {}
-    low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
-    return {"min_pixels": low, "max_pixels": high}
+    if name.startswith("qwen"):
+        low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
+        return {"min_pixels": low, "max_pixels": high}
+    if name == "internvl":
+        tiles = flags.max_tiles or 1
+        return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
+    return {}
 
 
-def _typical_clip(transform: FrameTransform, sampling: FrameSampling) -> Clip:
+def _frames(family: HubFamily, sampling: FrameSampling, short_side: int) -> HubFrames:
     count = sampling.most_frames
-    frame = transform([Image.new("RGB", _TYPICAL_SIZE)])
-    frames = np.repeat(frame, count, axis=0)
-    width, height = _TYPICAL_SIZE
+    image = scaled_down(Image.new("RGB", _TYPICAL_SIZE), short_side)
+    frame = family.frame_transform([image])
+    frames = np.broadcast_to(frame, (count, *frame.shape[1:]))
     seconds = tuple(float(i) for i in range(count))
-    return Clip(0, "", frames, tuple(range(count)), seconds=seconds, duration=float(count), size=(height, width))
+    size = image.height, image.width
+    typical = Clip(0, "", frames, tuple(range(count)), seconds=seconds, duration=float(count), size=size)
+    return HubFrames(sampling, short_side, typical)
 
 
 def _check_pinpoints(config: Mapping[str, Any], transform: Tiles, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""InternVL in the layout of transformers: each sampled frame is an image of one tile, and a block of visual tokens.
+"""InternVL in the layout of transformers: each sampled frame is a block of visual tokens, of one tile or several.
 
 Source: InternVL3 (Zhu et al., 2025, arXiv:2504.10479) as transformers implements it.
 """
@@ -30,7 +30,7 @@ _PREFIXES = (
 
 
 class InternVl(HubFamily):
-    """See `HubFamily`.
+    """See `HubFamily`. Frames of a clip: (distinct frames, tiles, S, S, 3), or (distinct frames, S, S, 3) for one tile.
 
     Raises:
         UsageError: the config asks for features that the model class of transformers does not compute.
@@ -53,10 +53,10 @@ class InternVl(HubFamily):
         self._vision, self._text = vision, config["text_config"]
 
     def block_lengths(self, clip: Clip) -> list[int]:
-        return [self._side**2] * len(clip.frame_index)
+        return [_tiles(clip) * self._side**2] * len(clip.frame_index)
 
     def units(self, clip: Clip) -> np.ndarray:
-        """The one tile of each distinct frame."""
+        """The tiles of all distinct frames, (distinct frames * tiles, S, S, 3)."""
         return clip.frames.reshape(-1, *clip.frames.shape[-3:])
 
     def weight_names(self) -> WeightNames:
@@ -78,7 +78,8 @@ class InternVl(HubFamily):
         return inner.multi_modal_projector(shuffled.reshape(len(patches), self._side**2, -1))
 
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
-        return [features[index] for index in clip.frame_index]
+        frames = features.reshape(-1, _tiles(clip) * self._side**2, features.shape[-1])
+        return [frames[index] for index in clip.frame_index]
 
     def unit_bytes(self, itemsize: int) -> int:
         widths = 4 * self._vision["hidden_size"] + 2 * self._vision["intermediate_size"] + self._text["hidden_size"]
@@ -91,3 +92,8 @@ def _square(name: str, value: Any) -> int:
     if len(sides) != 1:
         raise UsageError(f"config.json: {name} {value} of the vision_config is not square")
     return int(sides.pop())
+
+
+def _tiles(clip: Clip) -> int:
+    """Tiles of each frame, with the thumbnail."""
+    return clip.frames.shape[1] if clip.frames.ndim == 5 else 1

@@ -66,11 +66,13 @@ class HubFrames:
     sampling: which frames of a clip. short_side: to which size they are scaled before the model's own preprocessing, in
         pixels; 0 for no scaling.
     typical: a clip without content whose prompt is as long as that of an average clip.
+    note: for the log.
     """
 
     sampling: FrameSampling
     short_side: int
     typical: Clip
+    note: str = ""
 
 
 class HubSource(CaptionerSource):
@@ -90,12 +92,14 @@ class HubSource(CaptionerSource):
     ) -> None:
         self._family, self._options, self._prompt = family, options, prompt
         self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
-        self._typical = frames.typical
+        self._typical, self._frames_note = frames.typical, frames.note
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
         self.frame_transform = family.frame_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
-        self._check_length()
+        problem = length_problem(family, prompt, frames.typical, self.generation)
+        if problem:
+            raise UsageError(problem)
         self.weights = CheckpointWeights(
             options.checkpoint,
             family.weight_names(),
@@ -103,14 +107,6 @@ class HubSource(CaptionerSource):
             options.lora_alpha,
             options.use_lora,
         )
-
-    def _check_length(self) -> None:
-        limit = LengthLimit.from_settings(text_settings(self._family.config))
-        text = sum(map(len, self._prompt.prompts.pieces(self._typical)))
-        visual = sum(self._family.prompt_lengths(self._typical))
-        problem = limit.problem(text + visual, self.generation.max_new_tokens)
-        if problem:
-            raise UsageError(f"{problem} ({visual} prompt tokens are visual ones: fewer frames make fewer of them)")
 
     def fingerprint(self) -> Mapping[str, str]:
         config = (self._options.checkpoint / "config.json").read_bytes()
@@ -127,7 +123,8 @@ class HubSource(CaptionerSource):
 
     def describe(self) -> list[str]:
         lines = [
-            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}",
+            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}"
+            + (f" ({self._frames_note})" if self._frames_note else ""),
             f"prompt: {self._prompt.description}",
         ]
         if self.weights.lora_alpha is not None:
@@ -170,6 +167,14 @@ class HubSource(CaptionerSource):
         self._family.adapt(config)
         set_attention(config)
         return meta_model(model_class, config)
+
+
+def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation: GenerationOptions) -> str | None:
+    """The message if prompt and caption of a clip are too long for the text model; None if they fit."""
+    limit = LengthLimit.from_settings(text_settings(family.config))
+    text, visual = sum(map(len, prompt.prompts.pieces(clip))), sum(family.prompt_lengths(clip))
+    problem = limit.problem(text + visual, generation.max_new_tokens)
+    return problem and f"{problem} ({visual} of the prompt's tokens are visual: fewer frames make fewer of them)"
 
 
 def _digest(data: bytes) -> str:

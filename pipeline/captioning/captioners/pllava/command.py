@@ -7,6 +7,7 @@ import argparse
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
+from ..prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
 from .source import PllavaOptions, PllavaSource
 
 
@@ -31,8 +32,8 @@ def make_source(
         PllavaOptions(
             checkpoint=flags.pretrained_model_name_or_path,
             num_frames=sampling.num_frames,
-            question=flags.question,
-            system=flags.system,
+            question=DEFAULT_QUESTION if flags.question is None else flags.question,
+            system=DEFAULT_SYSTEM if flags.system is None else flags.system,
             pooling_shape=flags.pooling_shape,
             weight_folder=flags.weight_dir,
             use_lora=flags.use_lora,
