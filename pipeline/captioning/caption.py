@@ -61,6 +61,12 @@ def make_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--max_pixels", type=options.positive_int, help="qwen2_vl, qwen2_5_vl: maximum pixels of a frame"
     )
+    model.add_argument(
+        "--vision_tower",
+        type=Path,
+        help="llava_qwen: folder in which the vision tower is published (siglip-so400m-patch14-384); needed if the "
+        "checkpoint has no weights of its tower",
+    )
     return parser
 
 
@@ -76,7 +82,7 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
     check_flags(family, {name: getattr(flags, name) for name in sorted(names)})
     module = importlib.import_module(f"pipeline.captioning.captioners.{family.module}")
     logger.info("family %s: %s", family.name, reason)
-    sampling = options.frame_sampling(flags, module.default_sampling(family.name))
+    sampling = options.frame_sampling(flags, module.default_sampling(family.name), family.rate_sampling)
     source: CaptionerSource = module.make_source(family.name, flags, sampling, options.generation_options(flags))
     return source
 

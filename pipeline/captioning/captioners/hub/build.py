@@ -102,7 +102,7 @@ def make_source(
     transform = from_folder(folder, recipe.kind, **_transform_options(name, flags))
     family = recipe.build(config, transform)
     tokenizer = PromptTokenizer(folder)
-    typical = _typical_clip(transform, sampling)
+    typical = typical_clip(transform, sampling)
     blocks = len(family.prompt_lengths(typical))
     text = prompt_text(folder, name, flags.question, flags.system, [recipe.block] * blocks, frames=sampling.most_frames)
 
@@ -132,7 +132,8 @@ def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     return {"min_pixels": low, "max_pixels": high}
 
 
-def _typical_clip(transform: FrameTransform, sampling: FrameSampling) -> Clip:
+def typical_clip(transform: FrameTransform, sampling: FrameSampling) -> Clip:
+    """A clip without content, with one frame per second and the maximum number of frames."""
     count = sampling.most_frames
     frame = transform([Image.new("RGB", _TYPICAL_SIZE)])
     frames = np.repeat(frame, count, axis=0)

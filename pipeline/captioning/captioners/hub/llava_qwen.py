@@ -54,10 +54,13 @@ def onevision_config(
     name = str(config.get("mm_vision_tower") or config.get("vision_tower"))
     vision = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, **(tower or _SIGLIP_SO400M)}
     if tower is None and name.rstrip("/").rpartition("/")[2] != "siglip-so400m-patch14-384":
-        raise UsageError(f"config.json: the vision tower {name} is not known; give the folder in which it is published")
+        raise UsageError(f"config.json: the vision tower {name} is not known; give its folder as --vision_tower")
     width = config.get("mm_hidden_size", vision["hidden_size"])
     if width != vision["hidden_size"]:
-        raise UsageError(f"config.json: mm_hidden_size is {width}, but the vision tower has {vision['hidden_size']}")
+        raise UsageError(
+            f"config.json: mm_hidden_size is {width}, but the vision tower has {vision['hidden_size']}; give the "
+            "tower's own folder as --vision_tower"
+        )
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise UsageError(f"config.json: mm_projector_type {projector!r} is not supported; mlp2x_gelu is")
@@ -143,6 +146,11 @@ def weight_names(config: Mapping[str, Any]) -> WeightNames:
     """The names of weights in checkpoints of this family. config: made by `onevision_config`."""
     rows = {name: int(config["text_config"]["vocab_size"]) for name in (_EMBEDDINGS, _HEAD)}
     return WeightNames(_PREFIXES, lambda name: _is_unused(name, config), rows=rows)
+
+
+def is_of_tower(name: str) -> bool:
+    """Whether a weight, given the model's name for it, belongs to the vision tower."""
+    return name.startswith("model.vision_tower.")
 
 
 def _is_unused(name: str, config: Mapping[str, Any]) -> bool:

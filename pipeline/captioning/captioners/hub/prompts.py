@@ -19,7 +19,7 @@ class ClipPrompts:
     def __init__(
         self, tokenize: Callable[[str], list[list[int]]], text: Callable[[Clip], str], samples: Sequence[Clip]
     ) -> None:
-        self._tokenize, self._text = tokenize, text
+        self._tokenize, self.text = tokenize, text
         self._known: dict[str, list[list[int]]] = {}
         columns = zip(*(self.pieces(clip)[0] for clip in samples), strict=False)
         common = itertools.takewhile(lambda ids: len(set(ids)) == 1, columns)
@@ -28,7 +28,7 @@ class ClipPrompts:
 
     def pieces(self, clip: Clip) -> list[list[int]]:
         """Token ids before, between and after the blocks of a clip."""
-        text = self._text(clip)
+        text = self.text(clip)
         if text not in self._known:
             if len(self._known) > 1000:  # prompts with times differ from clip to clip
                 self._known.clear()

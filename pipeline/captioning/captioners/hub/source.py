@@ -34,12 +34,14 @@ class HubOptions:
 
     weight_folder: folder with LoRA or trained weights that replace those of the checkpoint (`--weight_dir`).
     use_lora: whether LoRA weights are required.
+    tower_folder: folder of the vision tower, whose weights are used where the checkpoint has none (`--vision_tower`).
     """
 
     checkpoint: Path
     weight_folder: Path | None = None
     use_lora: bool = False
     lora_alpha: float | None = None
+    tower_folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class HubSource(CaptionerSource):
 
     typical: a clip without content whose prompt is as long as that of an average clip.
 
+    The attribute `prompts` makes the prompts of clips.
+
     Raises:
         UsageError: the checkpoint is incomplete, or an option does not fit it.
     """
@@ -79,6 +83,7 @@ class HubSource(CaptionerSource):
         max_positions: int,
     ) -> None:
         self._family, self._options, self._prompt, self._tokenizer = family, options, prompt, tokenizer
+        self.prompts = prompt.prompts
         self._stop_ids, self._typical = stop_ids, typical
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
@@ -86,7 +91,12 @@ class HubSource(CaptionerSource):
         self.sampling, self.short_side = sampling, short_side
         self._check_length(max_positions)
         self.weights = CheckpointWeights(
-            options.checkpoint, names, options.weight_folder, options.lora_alpha, options.use_lora
+            options.checkpoint,
+            names,
+            options.weight_folder,
+            options.lora_alpha,
+            options.use_lora,
+            options.tower_folder,
         )
 
     def _check_length(self, max_positions: int) -> None:
@@ -101,8 +111,10 @@ class HubSource(CaptionerSource):
 
     def fingerprint(self) -> Mapping[str, str]:
         config = (self._options.checkpoint / "config.json").read_bytes()
+        tower = self._options.tower_folder
         return {
             "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
+            **({"vision tower": f"config {_digest((tower / 'config.json').read_bytes())}"} if tower else {}),
             "tokenizer": _digest(self._tokenizer.file.read_bytes()),
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
@@ -117,6 +129,8 @@ class HubSource(CaptionerSource):
             f"checkpoint {self._options.checkpoint}, frames: {self.sampling}",
             f"prompt: {self._prompt.description}",
         ]
+        if self._options.tower_folder is not None:
+            lines.append(f"vision tower: {self._options.tower_folder}, where the checkpoint has no weights of its own")
         if self.weights.lora_alpha is not None:
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines + describe_penalties(self._given_generation, self.generation)
