@@ -66,6 +66,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=options.positive_int,
         help="internvl: maximum number of tiles of a frame; with more than one tile, a thumbnail is added (default: 1)",
     )
+    model.add_argument(
+        "--vision_tower",
+        type=Path,
+        help="llava_qwen: folder in which the vision tower is published (siglip-so400m-patch14-384); needed if the "
+        "checkpoint has no weights of its tower",
+    )
     parser.set_defaults(question=None, system=None)  # the family has its own
     return parser
 
@@ -82,7 +88,7 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
     check_flags(family, {name: getattr(flags, name) for name in sorted(names)})
     module = importlib.import_module(f"pipeline.captioning.captioners.{family.module}")
     logger.info("family %s: %s", family.name, reason)
-    sampling = options.frame_sampling(flags, module.default_sampling(family.name))
+    sampling = options.frame_sampling(flags, module.default_sampling(family.name), family.rate_sampling)
     source: CaptionerSource = module.make_source(family.name, flags, sampling, options.generation_options(flags))
     return source
 

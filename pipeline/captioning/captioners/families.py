@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..clips.sampling import FrameSampling
 from ..process.errors import UsageError
 from .checkpoint_config import read_config
 
@@ -22,6 +23,7 @@ class Family:
     model_types: values of `model_type` that belong to it if no architecture is known.
     module: the module below `captioners` that has its `make_source`.
     flags: flags of the command that only this family and a few others know.
+    rate_sampling: the default in place of the family's `default_sampling` if `--fps` is given; None for no other.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Family:
     model_types: tuple[str, ...]
     module: str
     flags: tuple[str, ...] = ()
+    rate_sampling: FrameSampling | None = None
 
 
 _PLLAVA, _PIXELS = ("pooling_shape", "conv_mode"), ("min_pixels", "max_pixels")
@@ -36,7 +39,15 @@ FAMILIES = (
     Family(
         "pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", ("pooling_shape", "conv_mode")
     ),
-    Family("llava_qwen", ("LlavaQwenForCausalLM",), ("llava_qwen",), "hub.build"),
+    Family(
+        "llava_qwen",
+        ("LlavaQwenForCausalLM",),
+        ("llava_qwen",),
+        "hub.llava_qwen_source",
+        ("vision_tower",),
+        # What the loader of LLaVA-Video does if it is not told to take a fixed number of frames.
+        rate_sampling=FrameSampling("step", 0, fps=1.0, max_frames=64),
+    ),
     Family("llava", ("LlavaForConditionalGeneration",), ("llava",), "hub.build"),
     Family("llava_next", ("LlavaNextForConditionalGeneration",), ("llava_next",), "hub.build"),
     Family("llava_next_video", ("LlavaNextVideoForConditionalGeneration",), ("llava_next_video",), "hub.build"),

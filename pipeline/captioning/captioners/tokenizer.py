@@ -66,6 +66,11 @@ class CheckpointTokenizer:
         """Name and template of the conversation template, and the reason of the choice; see `template_for`."""
         return template_for(conv_mode, self._tokenizer.token_to_id("<|im_start|>") is not None)
 
+    @property
+    def size(self) -> int:
+        """Number of tokens, including those that were added to the vocabulary."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
     def split_prompt(self, prompt: str) -> tuple[list[int], list[int]]:
         """Token ids before and after the image token, including the beginning-of-sequence token.
 

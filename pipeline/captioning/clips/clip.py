@@ -18,6 +18,7 @@ class Clip:
     seconds: the time of each sampled frame, its index in the video / frame rate; zeros if the rate is unknown.
     duration: seconds, number of frames of the video / frame rate; 0.0 if the rate is unknown, and for still images.
     size: (height, width) in pixels of the first frame that the FrameTransform got.
+    rate: frames of the video per second; 0.0 if it is unknown, and for still images.
     """
 
     row: int
@@ -28,6 +29,7 @@ class Clip:
     seconds: tuple[float, ...] = ()
     duration: float = 0.0
     size: tuple[int, int] = (0, 0)
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class DecodeReply:
     """From the decoding process to the worker: prepared frames, or the reason why there are none.
 
     frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
-    frame_index, partial, seconds, duration, size: as in `Clip`.
+    frame_index, partial, seconds, duration, size, rate: as in `Clip`.
     stage, messages: the stage that failed and every message; empty if none failed.
     """
 
@@ -40,6 +40,7 @@ class DecodeReply:
     seconds: tuple[float, ...] = ()
     duration: float = 0.0
     size: tuple[int, int] = (0, 0)
+    rate: float = 0.0
     stage: str = ""
     messages: tuple[str, ...] = ()
 
@@ -69,6 +70,7 @@ def handle_request(
             seconds=sampled.seconds,
             duration=sampled.duration,
             size=sampled.size,
+            rate=sampled.rate,
         )
     except Exception as error:  # a transform may raise any error; only this clip fails
         return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))

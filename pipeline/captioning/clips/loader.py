@@ -168,8 +168,8 @@ class ClipLoader:
             if frames is None:
                 self._clips.put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                times = reply.seconds, reply.duration
-                self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial, *times, reply.size))
+                about = reply.seconds, reply.duration, reply.size, reply.rate
+                self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial, *about))
 
     def _take_row(self) -> tuple[int, str] | None:
         """Wait until another clip may be decoded ahead. Returns its row; None after the last row or after closing."""

@@ -16,6 +16,7 @@ MIN_RATE_FRAMES = 4
 """Rule `rate`: minimum number of frames, if the clip has as many; from qwen-vl-utils."""
 MAX_FRAMES = 768
 """Rules `rate` and `step`: maximum number of frames if `max_frames` is 0; from qwen-vl-utils."""
+_LARGEST_STEP = 1e9  # more than the frames of any video; rate / fps may be infinite
 
 
 def frame_indices(total_frames: int, num_frames: int) -> list[int]:
@@ -116,6 +117,16 @@ class FrameSampling:
             chosen = _RULES[self.rule](self, total_frames, rate)
         return chosen + [chosen[-1]] * (-len(chosen) % self.multiple)
 
+    def frame_step(self, rate: float) -> int:
+        """Rule `step`: every n-th frame is sampled from a video with `rate` frames per second, unless it is too long.
+
+        Raises:
+            ValueError: the rule is another one.
+        """
+        if self.rule != "step":
+            raise ValueError(f"the sampling rule {self.rule} has no step")
+        return max(1, round(min(rate / self.fps, _LARGEST_STEP)))
+
     def __str__(self) -> str:
         if self.rule == "segments" and self.multiple == 1:
             return str(self.num_frames)  # journals of PLLaVA contain only the number
@@ -170,8 +181,7 @@ def _rate(sampling: FrameSampling, total_frames: int, rate: float) -> list[int]:
 
 
 def _step(sampling: FrameSampling, total_frames: int, rate: float) -> list[int]:
-    step = max(1, round(min(rate / sampling.fps, total_frames)))
-    chosen = range(0, total_frames, step)
+    chosen = range(0, total_frames, sampling.frame_step(rate))
     if len(chosen) > sampling.most_frames:
         return _truncated_linspace(total_frames, sampling.most_frames)
     return list(chosen)

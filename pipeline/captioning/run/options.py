@@ -255,7 +255,7 @@ def add_frame_flags(parser: argparse.ArgumentParser) -> None:
     frames.add_argument(
         "--fps",
         type=number(minimum=0, above=True),
-        help="frames sampled per second; implies --sampling rate, unless the default is step",
+        help="frames sampled per second; implies --sampling rate, and --sampling step for llava_qwen",
     )
     frames.add_argument(
         "--max_frames",
@@ -269,8 +269,12 @@ def add_frame_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def frame_sampling(flags: argparse.Namespace, default: FrameSampling) -> FrameSampling:
+def frame_sampling(
+    flags: argparse.Namespace, default: FrameSampling, rate_default: FrameSampling | None = None
+) -> FrameSampling:
     """The sampling that the flags of `add_frame_flags` choose; what they leave open is taken from `default`.
+
+    rate_default: replaces `default` if --fps is given; None for no other default.
 
     Without --sampling, the rule of `default` is used if the given flags fit it. Otherwise --fps selects the rule
     `rate` and --num_frames the rule `uniform`. `multiple` is always that of `default`.
@@ -282,6 +286,8 @@ def frame_sampling(flags: argparse.Namespace, default: FrameSampling) -> FrameSa
         raise UsageError(
             f"--num_frames {flags.num_frames} and --fps {flags.fps:g} both set the number of frames; give one of them"
         )
+    if flags.fps is not None and rate_default is not None:
+        default = rate_default
     rule = flags.sampling or default.rule
     if flags.sampling is None and flags.fps is not None and rule in COUNT_RULES:
         rule = "rate"

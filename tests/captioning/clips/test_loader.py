@@ -226,6 +226,7 @@ def test_clips_carry_the_times_and_the_size_of_their_frames(tmp_path: Path) -> N
     assert isinstance(clip, Clip) and isinstance(image, Clip)
     assert (clip.seconds, clip.duration, clip.size) == ((0.0, 0.875, 1.625, 2.5), 2.625, (64, 96))
     assert (image.seconds, image.duration, image.size) == ((0.0, 0.0), 0.0, (40, 30))
+    assert (clip.rate, image.rate) == (8.0, 0.0)
     assert (clip.frame_index, image.frame_index) == ((0, 1, 2, 3), (0, 0))
 
 

@@ -178,3 +178,17 @@ def test_values_that_do_not_go_together(arguments: tuple, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         FrameSampling(*arguments)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate", "step"), [(1.0, 29.97, 30), (2.0, 5.0, 2), (60.0, 25.0, 1), (5e-324, 25.0, 10**9)]
+)
+def test_the_step_between_frames(fps: float, rate: float, step: int) -> None:
+    sampling = FrameSampling("step", 0, fps, 8)
+    assert sampling.frame_step(rate) == step
+    assert sampling.indices(4 * step, rate) == [0, step, 2 * step, 3 * step]
+
+
+def test_other_rules_have_no_step() -> None:
+    with pytest.raises(ValueError, match="uniform has no step"):
+        FrameSampling("uniform", 4).frame_step(25.0)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import bisect
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from ...clips.clip import Clip
-from ...clips.frames import scaled_down
-from ...clips.sampling import COUNT_RULES, FrameSampling
+from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
@@ -28,11 +23,9 @@ from ..tokenizer import PromptTokenizer
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
 from .config_defaults import completed
 from .family import HubFamily
-from .prompts import ClipPrompts
-from .source import HubFrames, HubOptions, HubPrompt, HubSource, length_problem
-
-_TYPICAL_SIZE = (1280, 720)
-"""Width and height of the frames that arithmetic and rehearsals assume."""
+from .frames import frames_of, frames_that_fit
+from .prompts import ClipPrompts, HubPrompt
+from .source import HubOptions, HubSource
 
 
 @dataclass(frozen=True)
@@ -111,33 +104,12 @@ def make_source(
     """
     folder: Path = flags.pretrained_model_name_or_path
     family = make_family(name, folder, **_transform_options(name, flags))
-    frames = _frames(family, sampling, flags.short_side or 0)
+    frames = frames_of(family, sampling, flags.short_side or 0)
     prompt = _prompt(name, family, flags, frames.typical)
-    if (flags.num_frames if sampling.rule in COUNT_RULES else flags.max_frames) is None:
-        frames = _frames_that_fit(family, prompt, generation, frames)
+    if (flags.num_frames or flags.max_frames) is None:
+        frames = frames_that_fit(family, prompt, generation, frames)
     options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha)
     return HubSource(family, options, prompt, generation, frames)
-
-
-def _frames_that_fit(
-    family: HubFamily, prompt: HubPrompt, generation: GenerationOptions, frames: HubFrames
-) -> HubFrames:
-    """The default number of frames, or the largest number whose prompt and caption are not too long for the model."""
-    sampling = frames.sampling
-    numbers = range(sampling.multiple, sampling.most_frames + 1, sampling.multiple)
-
-    def limited(number: int) -> HubFrames:
-        is_count = sampling.rule in COUNT_RULES
-        fewer = replace(sampling, num_frames=number) if is_count else replace(sampling, max_frames=number)
-        return _frames(family, fewer, frames.short_side)
-
-    def too_long(number: int) -> bool:
-        return length_problem(family, prompt, limited(number).typical, generation) is not None
-
-    fitting = bisect.bisect_left(numbers, True, key=too_long)
-    if fitting in (0, len(numbers)):
-        return frames
-    return replace(limited(numbers[fitting - 1]), note="more do not fit into the context of the model")
 
 
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Clip) -> HubPrompt:
@@ -173,17 +145,6 @@ def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
         tiles = flags.max_tiles or 1
         return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
     return {}
-
-
-def _frames(family: HubFamily, sampling: FrameSampling, short_side: int) -> HubFrames:
-    count = sampling.most_frames
-    image = scaled_down(Image.new("RGB", _TYPICAL_SIZE), short_side)
-    frame = family.frame_transform([image])
-    frames = np.broadcast_to(frame, (count, *frame.shape[1:]))
-    seconds = tuple(float(i) for i in range(count))
-    size = image.height, image.width
-    typical = Clip(0, "", frames, tuple(range(count)), seconds=seconds, duration=float(count), size=size)
-    return HubFrames(sampling, short_side, typical)
 
 
 def _check_pinpoints(config: Mapping[str, Any], transform: Tiles, folder: Path) -> None:

@@ -67,16 +67,22 @@ def onevision_config(
     name = str(config.get("mm_vision_tower") or config.get("vision_tower"))
     vision = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, **(tower or _SIGLIP_SO400M)}
     if tower is None and name.rstrip("/").rpartition("/")[2] != "siglip-so400m-patch14-384":
-        raise UsageError(f"config.json: the vision tower {name} is not known; give the folder in which it is published")
+        raise UsageError(f"config.json: the vision tower {name} is not known; give its folder as --vision_tower")
     width = config.get("mm_hidden_size", vision["hidden_size"])
     if width != vision["hidden_size"]:
-        raise UsageError(f"config.json: mm_hidden_size is {width}, but the vision tower has {vision['hidden_size']}")
+        raise UsageError(
+            f"config.json: mm_hidden_size is {width}, but the vision tower has {vision['hidden_size']}; give the "
+            "tower's own folder as --vision_tower"
+        )
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise UsageError(f"config.json: mm_projector_type {projector!r} is not supported; mlp2x_gelu is")
     if config.get("add_faster_video"):
         raise UsageError("config.json: add_faster_video is not supported; the public program can't run it either")
     text = {key: config[key] for key in _TEXT_KEYS if key in config}
+    longest = config.get("tokenizer_model_max_length")
+    if isinstance(longest, int):  # the public program cuts longer prompts off, the question first
+        text["max_position_embeddings"] = min(text.get("max_position_embeddings", longest), longest)
     return {
         "model_type": "llava_onevision",
         "text_config": {**text, "model_type": "qwen2", "vocab_size": vocabulary},
@@ -143,3 +149,8 @@ class LlavaQwen(llava.Llava):
         lines = frames.reshape(-1, tokens[self._newlines], width)
         newlines = model.model.image_newline.to(features.dtype).expand(len(lines), 1, width)
         return [torch.cat([lines, newlines], 1).reshape(-1, width)]
+
+
+def is_of_tower(name: str) -> bool:
+    """Whether a weight, given the model's name for it, belongs to the vision tower."""
+    return name.startswith("model.vision_tower.")

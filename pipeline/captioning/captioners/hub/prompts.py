@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ...clips.clip import Clip
+from ..tokenizer import CheckpointTokenizer
 
 
 class ClipPrompts:
@@ -19,7 +21,7 @@ class ClipPrompts:
     def __init__(
         self, tokenize: Callable[[str], list[list[int]]], text: Callable[[Clip], str], samples: Sequence[Clip]
     ) -> None:
-        self._tokenize, self._text = tokenize, text
+        self._tokenize, self.text = tokenize, text
         self._known: dict[str, list[list[int]]] = {}
         columns = zip(*(self.pieces(clip)[0] for clip in samples), strict=False)
         common = itertools.takewhile(lambda ids: len(set(ids)) == 1, columns)
@@ -28,9 +30,24 @@ class ClipPrompts:
 
     def pieces(self, clip: Clip) -> list[list[int]]:
         """Token ids before, between and after the blocks of a clip."""
-        text = self._text(clip)
+        text = self.text(clip)
         if text not in self._known:
             if len(self._known) > 1000:  # prompts with times differ from clip to clip
                 self._known.clear()
             self._known[text] = self._tokenize(text)
         return self._known[text]
+
+
+@dataclass(frozen=True)
+class HubPrompt:
+    """How the prompts of a run are made.
+
+    prompts: the tokenized prompts. description: which template makes them, for the log and the fingerprint.
+    tokenizer: of the checkpoint.
+    counts_prompt: whether tokens of the prompt count for the repetition penalty.
+    """
+
+    prompts: ClipPrompts
+    description: str
+    tokenizer: CheckpointTokenizer
+    counts_prompt: bool

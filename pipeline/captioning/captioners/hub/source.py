@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
-from ...clips.clip import Clip
-from ...clips.sampling import FrameSampling
-from ...generation.length_limit import LengthLimit
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..base import CaptionerSource
 from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
-from ..tokenizer import CheckpointTokenizer
 from ..weights import CheckpointWeights
-from .config_defaults import text_settings
 from .family import HubFamily
-from .prompts import ClipPrompts
+from .frames import HubFrames, length_problem
+from .prompts import HubPrompt
 from .settings import HubSettings
 
 if TYPE_CHECKING:
@@ -36,47 +32,20 @@ class HubOptions:
 
     weight_folder: folder with LoRA or trained weights that replace those of the checkpoint (`--weight_dir`).
     use_lora: whether LoRA weights are required.
+    tower_folder: folder of the vision tower, whose weights are used where the checkpoint has none (`--vision_tower`).
     """
 
     checkpoint: Path
     weight_folder: Path | None = None
     use_lora: bool = False
     lora_alpha: float | None = None
-
-
-@dataclass(frozen=True)
-class HubPrompt:
-    """How the prompts of a run are made.
-
-    prompts: the tokenized prompts. description: which template makes them, for the log and the fingerprint.
-    tokenizer: of the checkpoint.
-    counts_prompt: whether tokens of the prompt count for the repetition penalty.
-    """
-
-    prompts: ClipPrompts
-    description: str
-    tokenizer: CheckpointTokenizer
-    counts_prompt: bool
-
-
-@dataclass(frozen=True)
-class HubFrames:
-    """Which frames the model sees.
-
-    sampling: which frames of a clip. short_side: to which size they are scaled before the model's own preprocessing, in
-        pixels; 0 for no scaling.
-    typical: a clip without content whose prompt is as long as that of an average clip.
-    note: for the log.
-    """
-
-    sampling: FrameSampling
-    short_side: int
-    typical: Clip
-    note: str = ""
+    tower_folder: Path | None = None
 
 
 class HubSource(CaptionerSource):
     """A checked checkpoint. Only `check_weights` and `load` import the framework.
+
+    The attribute `prompts` makes the prompts of clips.
 
     Raises:
         UsageError: the checkpoint is incomplete, or an option does not fit it.
@@ -91,6 +60,7 @@ class HubSource(CaptionerSource):
         frames: HubFrames,
     ) -> None:
         self._family, self._options, self._prompt = family, options, prompt
+        self.prompts = prompt.prompts
         self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self._typical, self._frames_note = frames.typical, frames.note
         self._given_generation = generation
@@ -106,12 +76,15 @@ class HubSource(CaptionerSource):
             options.weight_folder,
             options.lora_alpha,
             options.use_lora,
+            options.tower_folder,
         )
 
     def fingerprint(self) -> Mapping[str, str]:
         config = (self._options.checkpoint / "config.json").read_bytes()
+        tower = self._options.tower_folder
         return {
             "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
+            **({"vision tower": f"config {_digest((tower / 'config.json').read_bytes())}"} if tower else {}),
             "tokenizer": _digest(self._prompt.tokenizer.file.read_bytes()),
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
@@ -127,6 +100,8 @@ class HubSource(CaptionerSource):
             + (f" ({self._frames_note})" if self._frames_note else ""),
             f"prompt: {self._prompt.description}",
         ]
+        if self._options.tower_folder is not None:
+            lines.append(f"vision tower: {self._options.tower_folder}, where the checkpoint has no weights of its own")
         if self.weights.lora_alpha is not None:
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines + describe_penalties(self._given_generation, self.generation)
@@ -167,14 +142,6 @@ class HubSource(CaptionerSource):
         self._family.adapt(config)
         set_attention(config)
         return meta_model(model_class, config)
-
-
-def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation: GenerationOptions) -> str | None:
-    """The message if prompt and caption of a clip are too long for the text model; None if they fit."""
-    limit = LengthLimit.from_settings(text_settings(family.config))
-    text, visual = sum(map(len, prompt.prompts.pieces(clip))), sum(family.prompt_lengths(clip))
-    problem = limit.problem(text + visual, generation.max_new_tokens)
-    return problem and f"{problem} ({visual} of the prompt's tokens are visual: fewer frames make fewer of them)"
 
 
 def _digest(data: bytes) -> str:
