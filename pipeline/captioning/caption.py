@@ -12,72 +12,46 @@ import logging
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run by path, as msrun does: make the packages importable
+if __package__ in (None, ""):  # started by its path, as msrun does: make the packages importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from pipeline.captioning.captioners.base import CaptionerSource
 from pipeline.captioning.captioners.families import FAMILIES, check_flags, family_of
-from pipeline.captioning.process.errors import UsageError
-from pipeline.captioning.run import command, options
+from pipeline.captioning.captioners.hub.qwen2_vl import MAX_PIXELS, MIN_PIXELS
+from pipeline.captioning.process.arguments import positive_int
+from pipeline.captioning.run import command, model_flags, options
 
 logger = logging.getLogger("pipeline.captioning.caption")
 
-_EPILOG = (
-    "Exit code 0: done, also if single clips failed; 1: the run failed or no row could be captioned (the journals are "
-    "kept; run the same command again to resume); 2: usage error."
-)
-
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = options.make_parser("caption.py", "Caption every clip of a meta table.", epilog=_EPILOG)
+    parser = options.make_parser("caption.py", "Caption every clip of a meta table.")
     options.add_frame_flags(parser)
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--pretrained_model_name_or_path",
-        type=Path,
-        required=True,
-        help="folder of the checkpoint; nothing is downloaded",
-    )
+    model = model_flags.add_model_flags(parser)
     model.add_argument(
         "--family",
         choices=[family.name for family in FAMILIES],
         help="model family; if not given, chosen from the checkpoint's config.json",
     )
-    model.add_argument(
-        "--use_lora", action="store_true", help="require LoRA weights, in --weight_dir or in the checkpoint"
-    )
-    model.add_argument("--weight_dir", type=Path, help="folder of LoRA weights; requires --use_lora")
-    model.add_argument(
-        "--lora_alpha",
-        type=options.number(minimum=0, above=True),
-        help="alpha of the LoRA weights; required if no file stores it",
-    )
-    model.add_argument(
-        "--pooling_shape", type=options.pooling_shape, help="pllava: shape of the visual tokens, as time-rows-columns"
-    )
-    model.add_argument(
-        "--min_pixels", type=options.positive_int, help="qwen2_vl, qwen2_5_vl: minimum pixels of a frame"
-    )
-    model.add_argument(
-        "--max_pixels", type=options.positive_int, help="qwen2_vl, qwen2_5_vl: maximum pixels of a frame"
-    )
+    for name, what, default in (("min_pixels", "minimum", MIN_PIXELS), ("max_pixels", "maximum", MAX_PIXELS)):
+        model.add_argument(
+            f"--{name}",
+            type=positive_int,
+            help=f"qwen2_vl, qwen2_5_vl: {what} number of pixels of a scaled frame; if not given, {default}",
+        )
     return parser
 
 
 def make_source(flags: argparse.Namespace) -> CaptionerSource:
     """Choose the family, and check the checkpoint and the flags of the model."""
-    if flags.weight_dir is not None and not flags.use_lora:
-        raise UsageError("--weight_dir is only read with --use_lora; give both flags or neither")
-    folder = flags.pretrained_model_name_or_path
-    if not folder.is_dir():
-        raise UsageError(f"checkpoint folder {folder} does not exist; nothing is downloaded")
-    family, reason = family_of(folder, flags.family)
-    names = {name for other in FAMILIES for name in other.flags}
-    check_flags(family, {name: getattr(flags, name) for name in sorted(names)})
+    model_flags.check_model_flags(flags)
+    family, reason = family_of(flags.pretrained_model_name_or_path, flags.family)
+    check_flags(family, flags)
     module = importlib.import_module(f"pipeline.captioning.captioners.{family.module}")
-    logger.info("family %s: %s", family.name, reason)
     sampling = options.frame_sampling(flags, module.default_sampling(family.name))
-    source: CaptionerSource = module.make_source(family.name, flags, sampling, options.generation_options(flags))
+    generation = model_flags.generation_options(flags)
+    source: CaptionerSource = module.make_source(family.name, flags, sampling, generation)
+    logger.info("family %s: %s", family.name, reason)
     return source
 
 

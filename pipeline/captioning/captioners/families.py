@@ -5,7 +5,7 @@ Framework-free. The modules of a family are imported only when the family is cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,7 @@ class Family:
 
 _PLLAVA, _PIXELS = ("pooling_shape", "conv_mode"), ("min_pixels", "max_pixels")
 FAMILIES = (
-    Family(
-        "pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", ("pooling_shape", "conv_mode")
-    ),
+    Family("pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", _PLLAVA),
     Family("llava_qwen", ("LlavaQwenForCausalLM",), ("llava_qwen",), "hub.build"),
     Family("llava", ("LlavaForConditionalGeneration",), ("llava",), "hub.build"),
     Family("llava_next", ("LlavaNextForConditionalGeneration",), ("llava_next",), "hub.build"),
@@ -74,13 +72,15 @@ def family_of(folder: Path, chosen: str | None) -> tuple[Family, str]:
     )
 
 
-def check_flags(family: Family, given: Mapping[str, object]) -> None:
-    """Refuse flags that a family does not know. given: values of flags that not every family knows; None if not given.
+def check_flags(family: Family, flags: argparse.Namespace) -> None:
+    """Refuse flags that a family does not know.
 
     Raises:
-        UsageError: such a flag is given.
+        UsageError: a flag is given that belongs to other families only.
     """
-    for name, value in given.items():
-        if value is not None and name not in family.flags:
+    for name in sorted({name for other in FAMILIES for name in other.flags} - set(family.flags)):
+        value = getattr(flags, name)
+        if value is not None:
+            shown = "-".join(map(str, value)) if isinstance(value, tuple) else value
             known = ", ".join(other.name for other in FAMILIES if name in other.flags)
-            raise UsageError(f"--{name} {value} is not for the family {family.name}, only for {known}; leave it out")
+            raise UsageError(f"--{name} {shown} is not for the family {family.name}, only for {known}; leave it out")
