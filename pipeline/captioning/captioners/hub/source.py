@@ -153,10 +153,17 @@ class HubSource(CaptionerSource):
         from ..loading import meta_model
 
         model_class = self._family.model_class()
-        config = model_class.config_class.from_dict(dict(self._family.config))
-        self._family.adapt(config)
-        set_attention(config)
-        return meta_model(model_class, config)
+        try:
+            config = model_class.config_class.from_dict(dict(self._family.config))
+            self._family.adapt(config)
+            set_attention(config)
+            return meta_model(model_class, config)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Entries that only transformers reads are checked here.
+            raise UsageError(
+                f"{self._options.checkpoint / 'config.json'}: transformers can't build {model_class.__name__} from it: "
+                f"{error!r}; compare it with the config.json of the published checkpoint"
+            ) from error
 
 
 def _digest(data: bytes) -> str:
