@@ -14,6 +14,7 @@ from PIL import Image
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
+from ...process.errors import UsageError
 from ..base import FrameTransform
 from ..checkpoint_config import read_config
 from ..family_prompts import prompt_text
@@ -129,6 +130,12 @@ def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     if not name.startswith("qwen"):
         return {}
     low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
+    if low > high:
+        texts = [
+            f"--{name} {value}{'' if getattr(flags, name) else ' (the default)'}"
+            for name, value in (("min_pixels", low), ("max_pixels", high))
+        ]
+        raise UsageError(f"{texts[0]} is more than {texts[1]}; give both")
     return {"min_pixels": low, "max_pixels": high}
 
 
