@@ -19,6 +19,7 @@ from pipeline.captioning.captioners.base import CaptionerSource
 from pipeline.captioning.captioners.families import FAMILIES, check_flags, family_of
 from pipeline.captioning.captioners.hub.qwen2_vl import MAX_PIXELS, MIN_PIXELS
 from pipeline.captioning.process.arguments import positive_int
+from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run import command, model_flags, options
 
 logger = logging.getLogger("pipeline.captioning.caption")
@@ -50,7 +51,12 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
     module = importlib.import_module(f"pipeline.captioning.captioners.{family.module}")
     sampling = options.frame_sampling(flags, module.default_sampling(family.name))
     generation = model_flags.generation_options(flags)
-    source: CaptionerSource = module.make_source(family.name, flags, sampling, generation)
+    try:
+        source: CaptionerSource = module.make_source(family.name, flags, sampling, generation)
+    except UsageError as error:
+        if flags.family is None:
+            raise
+        raise UsageError(f"{error}; the family is {family.name}: {reason}") from error
     logger.info("family %s: %s", family.name, reason)
     return source
 
