@@ -107,14 +107,16 @@ class HubSource(CaptionerSource):
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
             "stop ids": str(sorted(self._stop_ids)),
-            "frames": f"{self.sampling}{f' short side {self.short_side}' if self.short_side else ''}",
+            "frames": str(self.sampling),  # the gallery reads it
+            "short side": str(self.short_side or "as decoded"),
             "preprocessing": str(self.frame_transform),
             "generation": self.generation.fingerprint(),
         }
 
     def describe(self) -> list[str]:
+        scaled = f", scaled down to a shorter side of {self.short_side}" if self.short_side else ""
         lines = [
-            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}",
+            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}{scaled}",
             f"prompt: {self._prompt.description}",
         ]
         if self.weights.lora_alpha is not None:
