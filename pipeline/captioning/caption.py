@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from pipeline.captioning.captioners.hub.qwen2_vl import MAX_PIXELS, MIN_PIXELS
 from pipeline.captioning.process.arguments import positive_int
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run import command, model_flags, options
-
-logger = logging.getLogger("pipeline.captioning.caption")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,7 +54,7 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
         if flags.family is None:
             raise
         raise UsageError(f"{error}; the family is {family.name}: {reason}") from error
-    logger.info("family %s: %s", family.name, reason)
+    source.family = f"{family.name}: {reason}"
     return source
 
 

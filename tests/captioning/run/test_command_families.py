@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 
 from pipeline.captioning import caption, caption_pllava
+from pipeline.captioning.journal.folder import journal_folder
+from pipeline.captioning.journal.journal import Journal
+from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.run.planning import COMPUTING_TYPE
 from tests import tiny_families
 from tests.captioning.run import forked
 from tests.golden import DATA
@@ -170,6 +174,21 @@ def test_usage_error(
 def test_the_checkpoint_must_be_given(checkpoints: Path, tmp_path: Path, fork_server: subprocess.Popen[str]) -> None:
     message = "arguments are required: --pretrained_model_name_or_path"
     forked.check_usage_error(fork_server, ["meta.csv"], message, checkpoints, tmp_path)
+
+
+def test_a_run_with_other_settings_is_not_resumed(
+    checkpoints: Path, tmp_path: Path, fork_server: subprocess.Popen[str]
+) -> None:
+    """Nothing is logged before this error either."""
+    arguments = ["other.csv", "--pretrained_model_name_or_path", "llava"]
+    (checkpoints / "other.csv").write_text("path\na.mp4\n")
+    fingerprint = {"frames": "points 3", COMPUTING_TYPE: "float32"}
+    folder = journal_folder(checkpoints / "other_caption.csv")
+    with Journal(folder, 0, fingerprint, "2026-11-20T09:00:00.000+00:00", 1) as journal:
+        journal.finish([RowResult(0, "a caption", tokens=3)])
+    message = "other settings: checkpoint: (none) in the journals"
+    forked.check_usage_error(fork_server, arguments, message, checkpoints, tmp_path)
+    assert "frames: points 3 in the journals, points 1 now" in (tmp_path / "stderr").read_text()
 
 
 def test_both_commands_make_the_same_source_of_a_pllava_checkpoint() -> None:
