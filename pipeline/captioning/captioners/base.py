@@ -70,8 +70,10 @@ class CaptionerSource(ABC):
     short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
         no scaling.
     frame_transform: see FrameTransform.
+    family: name of the model family and why it was chosen, for the log; empty if there was no choice.
     """
 
+    family: str = ""
     sampling: FrameSampling
     short_side: int = 0
     frame_transform: FrameTransform

@@ -5,6 +5,7 @@ Framework-free. The modules of a family are imported only when the family is cho
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,7 @@ class Family:
 
 _PLLAVA, _PIXELS = ("pooling_shape", "conv_mode"), ("min_pixels", "max_pixels")
 FAMILIES = (
-    Family(
-        "pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", ("pooling_shape", "conv_mode")
-    ),
+    Family("pllava", ("PllavaForConditionalGeneration",), ("pllava",), "pllava.command", _PLLAVA),
     Family(
         "llava_qwen",
         ("LlavaQwenForCausalLM",),
@@ -66,32 +65,47 @@ def family_of(folder: Path, chosen: str | None) -> tuple[Family, str]:
     Raises:
         UsageError: config.json is missing or unreadable, or names no supported family.
     """
-    if chosen is not None:
-        return next(family for family in FAMILIES if family.name == chosen), "--family"
     config = read_config(folder)
-    architectures = config.get("architectures")
-    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    found = _family_in(config)
+    if chosen is not None:
+        differs = found is not None and found[0].name != chosen
+        also = f", although config.json has {found[1]}, which is {found[0].name}" if found and differs else ""
+        return next(family for family in FAMILIES if family.name == chosen), f"--family{also}"
+    if found is None:
+        architectures = ", ".join(_architectures(config)) or "(none)"
+        raise UsageError(
+            f"{folder / 'config.json'}: architecture {architectures} with model_type {config.get('model_type')!r} is "
+            f"not supported. Supported families: {', '.join(family.name for family in FAMILIES)}; --family selects one"
+        )
+    return found[0], f"{found[1]} in config.json"
+
+
+def _family_in(config: Mapping[str, Any]) -> tuple[Family, str] | None:
+    """The family that config.json names, and the entry that names it; None if it is not supported."""
     for family in FAMILIES:
-        for name in names:
+        for name in _architectures(config):
             if name in family.architectures:
-                return family, f"architecture {name} in config.json"
-    model_type: Any = config.get("model_type")
+                return family, f"architecture {name}"
     for family in FAMILIES:
-        if model_type in family.model_types:
-            return family, f"model_type {model_type} in config.json"
-    raise UsageError(
-        f"{folder / 'config.json'}: architecture {', '.join(names) or '(none)'} with model_type {model_type!r} is not "
-        f"supported. Supported families: {', '.join(family.name for family in FAMILIES)}; --family selects one"
-    )
+        if config.get("model_type") in family.model_types:
+            return family, f"model_type {config['model_type']}"
+    return None
 
 
-def check_flags(family: Family, given: Mapping[str, object]) -> None:
-    """Refuse flags that a family does not know. given: values of flags that not every family knows; None if not given.
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def check_flags(family: Family, flags: argparse.Namespace) -> None:
+    """Refuse flags that a family does not know.
 
     Raises:
-        UsageError: such a flag is given.
+        UsageError: a flag is given that belongs to other families only.
     """
-    for name, value in given.items():
-        if value is not None and name not in family.flags:
+    for name in sorted({name for other in FAMILIES for name in other.flags} - set(family.flags)):
+        value = getattr(flags, name)
+        if value is not None:
+            shown = "-".join(map(str, value)) if isinstance(value, tuple) else value
             known = ", ".join(other.name for other in FAMILIES if name in other.flags)
-            raise UsageError(f"--{name} {value} is not for the family {family.name}, only for {known}; leave it out")
+            raise UsageError(f"--{name} {shown} is not for the family {family.name}, only for {known}; leave it out")

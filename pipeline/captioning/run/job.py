@@ -195,6 +195,8 @@ def _caption(
 
 def _log_choices(source: CaptionerSource, backend: Backend | None) -> None:
     """Log which model options, framework and device were chosen, and why."""
+    if source.family:
+        logger.info("family %s", source.family)
     for line in source.describe():
         logger.info("%s", line)
     if backend is not None:

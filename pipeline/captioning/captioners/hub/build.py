@@ -139,12 +139,22 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Cl
 
 def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     if name.startswith("qwen"):
-        low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
-        return {"min_pixels": low, "max_pixels": high}
+        return _pixel_limits(flags)
     if name == "internvl":
         tiles = flags.max_tiles or 1
         return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
     return {}
+
+
+def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
+    low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
+    if low > high:
+        texts = [
+            f"--{name} {value}{'' if getattr(flags, name) else ' (the default)'}"
+            for name, value in (("min_pixels", low), ("max_pixels", high))
+        ]
+        raise UsageError(f"{texts[0]} is more than {texts[1]}; give both")
+    return {"min_pixels": low, "max_pixels": high}
 
 
 def _check_pinpoints(config: Mapping[str, Any], transform: Tiles, folder: Path) -> None:

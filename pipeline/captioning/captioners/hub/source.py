@@ -89,14 +89,16 @@ class HubSource(CaptionerSource):
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
             "stop ids": str(sorted(self._stop_ids)),
-            "frames": f"{self.sampling}{f' short side {self.short_side}' if self.short_side else ''}",
+            "frames": str(self.sampling),  # the gallery reads it
+            "short side": str(self.short_side or "as decoded"),
             "preprocessing": str(self.frame_transform),
             "generation": self.generation.fingerprint(),
         }
 
     def describe(self) -> list[str]:
+        scaled = f", scaled down to a shorter side of {self.short_side}" if self.short_side else ""
         lines = [
-            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}"
+            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}{scaled}"
             + (f" ({self._frames_note})" if self._frames_note else ""),
             f"prompt: {self._prompt.description}",
         ]
@@ -138,10 +140,17 @@ class HubSource(CaptionerSource):
         from ..loading import meta_model
 
         model_class = self._family.model_class()
-        config = model_class.config_class.from_dict(dict(self._family.config))
-        self._family.adapt(config)
-        set_attention(config)
-        return meta_model(model_class, config)
+        try:
+            config = model_class.config_class.from_dict(dict(self._family.config))
+            self._family.adapt(config)
+            set_attention(config)
+            return meta_model(model_class, config)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Entries that only transformers reads are checked here.
+            raise UsageError(
+                f"{self._options.checkpoint / 'config.json'}: transformers can't build {model_class.__name__} from it: "
+                f"{error!r}; compare it with the config.json of the published checkpoint"
+            ) from error
 
 
 def _digest(data: bytes) -> str:
