@@ -202,6 +202,18 @@ def test_a_local_folder_in_the_config_is_the_tower(tiny: Checkpoints, tmp_path: 
     _source(folder, None).check_weights()
 
 
+def test_the_published_tower_needs_no_folder_if_the_checkpoint_has_its_weights(
+    tiny: Checkpoints, tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path, tiny.folder / "checkpoint", {"mm_hidden_size": 1152})
+    clip = Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), (0,) * 64)
+    source = _source(folder, None)
+    assert source.frame_transform([VIDEOS[0].frame(0)]).shape == (1, 384, 384, 3)
+    assert source._family.block_lengths(clip) == [64 * 14 * 15]
+    vision = source._empty_model().config.vision_config
+    assert (vision.num_hidden_layers, vision.hidden_size) == (26, 1152)
+
+
 def _tower(folder: Path, config: dict[str, Any]) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))

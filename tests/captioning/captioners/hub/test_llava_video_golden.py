@@ -109,6 +109,8 @@ def test_what_depends_on_the_version_of_pillow(
 def test_the_script_finds_a_difference(
     recording: Recording, backend: Backend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if backend.framework == "mindspore":
+        pytest.skip("the script does the same on both frameworks")
     monkeypatch.setattr(llava_video_golden.backends.Choice, "activate", lambda choice, dtype: backend)
     monkeypatch.setattr(Recording, "load", lambda folder, videos: recording)
     name = "testsrc2_vp9__nf8__fps1__bilinear__grid__card"
