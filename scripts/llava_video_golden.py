@@ -106,7 +106,7 @@ def _flags(case: Case) -> list[str]:
     frames = ["--num_frames", str(case["max_frames_num"])]
     if not case["force_sample"]:
         frames = ["--fps", str(case["fps_argument"]), "--max_frames", str(case["max_frames_num"])]
-    return ["--question", question, "--system", "", *frames]
+    return ["--question", question, *frames]
 
 
 def checkpoint(parent: Path, published: Path, changes: Mapping[str, Any]) -> Path:

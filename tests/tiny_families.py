@@ -128,17 +128,17 @@ def _write(parent: Path, name: str) -> Path:
     model = getattr(transformers, tiny.model_class)(config)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(_weights(key, tuple(parameter.shape))))
+            parameter.copy_(torch.from_numpy(random_weights(key, tuple(parameter.shape))))
     model.save_pretrained(folder, max_shard_size=_SHARD)
     entries = {"architectures": [tiny.model_class], "model_type": config.model_type, "torch_dtype": "float32"}
-    _write_json(folder / "config.json", entries | tiny.config)
-    _write_json(folder / "generation_config.json", tiny.generation)
+    write_json(folder / "config.json", entries | tiny.config)
+    write_json(folder / "generation_config.json", tiny.generation)
     getattr(transformers, tiny.image_processor)(**tiny.processor).save_pretrained(folder)
-    _write_tokenizer(folder, tiny.is_chatml)
+    write_tokenizer(folder, tiny.is_chatml)
     return folder
 
 
-def _weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
+def random_weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """Random weights, the same for a name in every run. Scales of normalisations are near 1."""
     values = np.random.default_rng(zlib.crc32(key.encode())).normal(0, 1, shape).astype(np.float32)
     if len(shape) > 1:
@@ -146,7 +146,7 @@ def _weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return 1 + 0.1 * values if key.endswith("weight") else 0.1 * values
 
 
-def _write_tokenizer(folder: Path, is_chatml: bool) -> None:
+def write_tokenizer(folder: Path, is_chatml: bool) -> None:
     """The tokenizer of mini-a with the special tokens of IDS; Qwen's adds no token at the start of a text."""
     tokenizer = json.loads((_TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
     settings = json.loads((_TOKENIZER / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -163,12 +163,12 @@ def _write_tokenizer(folder: Path, is_chatml: bool) -> None:
         settings["add_bos_token"] = False
     settings = {key: value for key, value in settings.items() if key != "processor_class"} | special
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    _write_json(folder / "tokenizer.json", tokenizer)
-    _write_json(folder / "tokenizer_config.json", settings)
-    _write_json(folder / "special_tokens_map.json", {name: token for name, token in special.items() if token})
+    write_json(folder / "tokenizer.json", tokenizer)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", {name: token for name, token in special.items() if token})
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

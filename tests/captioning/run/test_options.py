@@ -94,6 +94,20 @@ def test_frame_flags_replace_parts_of_the_default(default: FrameSampling, flags:
 
 
 @pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", SEGMENTS),
+        ("--num_frames 8", FrameSampling("segments", 8)),
+        ("--fps 2", FrameSampling("step", 0, 2.0, 64)),
+        ("--fps 2 --max_frames 8", FrameSampling("step", 0, 2.0, 8)),
+        ("--sampling rate --fps 2", FrameSampling("rate", 0, 2.0, 64)),
+    ],
+)
+def test_a_family_may_have_another_default_for_fps(flags: str, expected: FrameSampling) -> None:
+    assert frame_sampling(_frame_flags(*flags.split()), SEGMENTS, STEPS) == expected
+
+
+@pytest.mark.parametrize(
     ("default", "flags", "message"),
     [
         (SEGMENTS, "--num_frames 8 --fps 2", "--num_frames 8 and --fps 2 both set the number of frames"),
