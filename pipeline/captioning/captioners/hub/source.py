@@ -45,7 +45,7 @@ class HubOptions:
 class HubSource(CaptionerSource):
     """A checked checkpoint. Only `check_weights` and `load` import the framework.
 
-    The attribute `prompts` makes the prompts of clips.
+    Its attribute `prompts` makes the prompts of clips; `typical` is a clip without content, see `HubFrames`.
 
     Raises:
         UsageError: the checkpoint is incomplete, or an option does not fit it.
@@ -62,7 +62,7 @@ class HubSource(CaptionerSource):
         self._family, self._options, self._prompt = family, options, prompt
         self.prompts = prompt.prompts
         self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
-        self._typical, self._frames_note = frames.typical, frames.note
+        self.typical, self._frames_note = frames.typical, frames.note
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
         self.frame_transform = family.frame_transform
@@ -130,7 +130,7 @@ class HubSource(CaptionerSource):
             self._prompt.tokenizer,
             self.generation,
             self._stop_ids,
-            self._typical,
+            self.typical,
             self._prompt.counts_prompt,
         )
         return HubCaptioner(settings, model, backend)
