@@ -94,21 +94,24 @@ def window_attention(
     Returns (batch, patches, heads * head width).
     """
     batch, _, _, heads, width = states.shape
-    rotating = states[:, :, :2].float()
-    swapped = torch.cat([rotating[..., width // 2 :], rotating[..., : width // 2]], -1)
-    rotated = rotating * cosine[:, None, None] + swapped * sine[:, None, None]
-    query, key = (rotated[:, :, part].to(states.dtype) for part in range(2))
+    rotated = _rotated(states[:, :, :2], cosine, sine)
     outputs, start = [], 0
     for count, size in windows:
         stop = start + count * size
         queries, keys, values = (
             part[:, start:stop].reshape(batch * count, size, heads, width).transpose(1, 2)
-            for part in (query, key, states[:, :, 2])
+            for part in (rotated[:, :, 0], rotated[:, :, 1], states[:, :, 2])
         )
         output = attention(queries, keys, values, scale, is_causal=False)
         outputs.append(output.transpose(1, 2).reshape(batch, stop - start, heads * width))
         start = stop
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+
+def _rotated(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    values, half = states.float(), states.shape[-1] // 2
+    swapped = torch.cat([values[..., half:], values[..., :half]], -1)
+    return (values * cosine[:, None, None] + swapped * sine[:, None, None]).to(states.dtype)
 
 
 def score_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

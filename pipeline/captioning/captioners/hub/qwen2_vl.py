@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...clips.clip import Clip
+from ...process.errors import UsageError
 from ..images.patches_of_two import PatchesOfTwo
 from ..weights import WeightNames
 from .family import HubFamily
@@ -39,7 +40,10 @@ def weight_names() -> WeightNames:
 class Qwen2Vl(HubFamily):
     """Qwen2-VL, and Qwen2.5-VL, whose vision tower has windows and whose time axis counts seconds; see `HubFamily`.
 
-    seconds_per_pair: time from one pair of frames to the next, of a clip. None: the time axis counts pairs (Qwen2-VL).
+    frame_transform: of the same patches as the tower.
+
+    Raises:
+        UsageError: config.json and preprocessor_config.json have different patches.
     """
 
     def __init__(self, config: Mapping[str, Any], frame_transform: PatchesOfTwo, mean: Any, std: Any) -> None:
@@ -48,6 +52,13 @@ class Qwen2Vl(HubFamily):
         vision = config["vision_config"]
         self._patch, self._merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
         self._pair = int(vision["temporal_patch_size"])
+        own = (self._patch, self._merge, self._pair)
+        given = (frame_transform.patch_size, frame_transform.merge_size, frame_transform.temporal_patch_size)
+        if own != given:
+            raise UsageError(
+                f"patch size, merge size and temporal patch size are {own} in config.json, but {given} in "
+                "preprocessor_config.json; they must be equal"
+            )
         self._width = int(vision["hidden_size"])
         self._tokens_per_second, self._window = None, None
         self._full_layers = frozenset(range(int(vision["depth"])))
@@ -126,9 +137,8 @@ class Qwen2Vl(HubFamily):
         pixels = 3 * self._pair * self._patch**2
         # Rows are normalised in float32 and rounded to the computing type.
         embedding = pixels * (1 + 2 * float32 + itemsize)
-        # The input and its norm, then queries, keys and values, and two sets of queries and keys in float32; or then
-        # the MLP's inner layer.
-        attention = 6 * width * itemsize + 2 * (2 * width) * float32
-        mlp = (2 * width + self._mlp_values) * itemsize
-        patches = self._transform.max_pixels // self._patch**2
+        # The input, queries, keys and values; and five sets of queries and keys in float32 while these are rotated.
+        attention = 4 * width * itemsize + 5 * (2 * width) * float32
+        mlp = (2 * width + self._mlp_values) * itemsize  # the input, its norm and the inner layer
+        patches = max(self._merge**2, self._transform.max_pixels // self._patch**2)
         return patches * max(embedding, attention, mlp)

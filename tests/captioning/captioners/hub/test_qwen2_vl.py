@@ -12,6 +12,7 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.qwen2_vl import Qwen2Vl
 from pipeline.captioning.captioners.images.patches_of_two import PatchesOfTwo
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
 
 pytestmark = pytest.mark.model
@@ -114,12 +115,19 @@ def test_memory_follows_the_largest_frame_and_the_tower(kind: str) -> None:
             "vision_config": {"spatial_merge_size": 2, "temporal_patch_size": 2, **_VISION[kind]},
         }
         config["vision_config"] |= vision
-        transform = PatchesOfTwo(mean=tiny.MEAN, std=tiny.STD, max_pixels=max_pixels)
+        transform = PatchesOfTwo(mean=tiny.MEAN, std=tiny.STD, min_pixels=1, max_pixels=max_pixels)
         return Qwen2Vl(config, transform, tiny.MEAN, tiny.STD).unit_bytes(2)
 
     width = {"qwen2_vl": "embed_dim", "qwen2_5_vl": "hidden_size"}[kind]
     published = unit_bytes(256 * 28**2, **{width: 1280})
-    # 1024 patches: input, norm, queries, keys and values, result; two copies of queries and keys in float32.
-    assert published >= 1024 * 1280 * (6 * 2 + 4 * 4)
+    # 1024 patches: the input, queries, keys and values; queries and keys in float32, swapped, and both products.
+    assert published >= 1024 * 1280 * (4 * 2 + 4 * 2 * 4)
     assert unit_bytes(1024 * 28**2, **{width: 1280}) == 4 * published
     assert unit_bytes(256 * 28**2, **{width: 2560}) == 2 * published
+    assert unit_bytes(1) > 0  # the smallest frame is one visual token
+
+
+def test_different_patches_are_refused() -> None:
+    vision = {"spatial_merge_size": 2, "temporal_patch_size": 2, **_VISION["qwen2_vl"], "patch_size": 16}
+    with pytest.raises(UsageError, match=r"\(16, 2, 2\) in config.json, but \(14, 2, 2\) in preprocessor_config"):
+        Qwen2Vl({"model_type": "qwen2_vl", "vision_config": vision}, _TRANSFORM, tiny.MEAN, tiny.STD)
