@@ -104,7 +104,7 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     return source
 
 
-KERNELS = ("attention", "masked_attention", "allocate", "write", "read")
+KERNELS = ("attention", "masked_attention", "window_attention", "allocate", "write", "read")
 
 
 def default_kernels() -> ModuleType:

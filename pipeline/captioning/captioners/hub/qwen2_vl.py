@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...clips.clip import Clip
-from ..base import FrameTransform
+from ...process.errors import UsageError
+from ..images.patches_of_two import PatchesOfTwo
 from ..weights import WeightNames
 from .family import HubFamily
+from .qwen2_vl_grid import grid_plan
 from .weight_prefixes import with_adapters
 
 if TYPE_CHECKING:
@@ -33,26 +35,48 @@ _PREFIXES = (
 class Qwen2Vl(HubFamily):
     """Qwen2-VL, and Qwen2.5-VL, whose vision tower has windows and whose time axis counts seconds; see `HubFamily`.
 
-    seconds_per_pair: time from one pair of frames to the next, of a clip. None: the time axis counts pairs (Qwen2-VL).
+    frame_transform: of the same patches as the tower.
+
+    Raises:
+        UsageError: config.json and preprocessor_config.json have different patches.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
+    def __init__(self, config: Mapping[str, Any], frame_transform: PatchesOfTwo, mean: Any, std: Any) -> None:
         self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+        self._transform = frame_transform
         vision = config["vision_config"]
         self._patch, self._merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
         self._pair = int(vision["temporal_patch_size"])
-        self._vision = vision
-        self._tokens_per_second = vision.get("tokens_per_second") if self._has_windows else None
+        own = (self._patch, self._merge, self._pair)
+        given = (frame_transform.patch_size, frame_transform.merge_size, frame_transform.temporal_patch_size)
+        if own != given:
+            raise UsageError(
+                f"patch size, merge size and temporal patch size are {own} in config.json, but {given} in "
+                "preprocessor_config.json; they must be equal"
+            )
+        self._width = int(vision["hidden_size"])
+        self._tokens_per_second, self._window = None, None
+        self._full_layers = frozenset(range(int(vision["depth"])))
+        if self._has_windows:
+            self._mlp_values = 3 * int(vision["intermediate_size"])  # two projections and their product
+            self._tokens_per_second = vision.get("tokens_per_second")
+            self._window = int(vision["window_size"]) // self._merge // self._patch
+            self._full_layers = frozenset(vision["fullatt_block_indexes"])
+        else:
+            self._width = int(vision["embed_dim"])
+            self._mlp_values = 2 * int(self._width * vision["mlp_ratio"])
 
     @property
     def _has_windows(self) -> bool:
         return str(self.config.get("model_type", "")).startswith("qwen2_5")
 
     def units(self, clip: Clip) -> np.ndarray:
-        """Pairs of sampled frames, (pairs, 2, height, width, 3); an odd last frame is repeated."""
-        index = list(clip.frame_index)
-        index += index[-1:] * (-len(index) % self._pair)
-        return clip.frames[index].reshape(-1, self._pair, *clip.frames.shape[1:])
+        """Pairs of sampled frames as patches, (pairs, rows, columns, values of a visual token), uint8.
+
+        An odd last frame is repeated.
+        """
+        patches, (pairs, rows, columns) = self._transform.patch_rows(clip.frames[list(clip.frame_index)])
+        return patches.reshape(pairs, rows // self._merge, columns // self._merge, -1)
 
     def block_lengths(self, clip: Clip) -> list[int]:
         pairs, rows, columns = self._grid(clip)
@@ -72,23 +96,15 @@ class Qwen2Vl(HubFamily):
         return Qwen2_5_VLForConditionalGeneration if self._has_windows else Qwen2VLForConditionalGeneration
 
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
-        import torch
+        from .qwen2_vl_tower import normalised_rows, tower_features
 
-        from .towers import normalised
-
+        pairs, rows, columns, _ = units.shape
         tower = model.model.visual
-        values = normalised(units, self.mean, self.std, tower.dtype)  # (pairs, 2, 3, height, width)
-        pairs, _, _, height, width = values.shape
-        rows, columns = height // self._patch, width // self._patch
-        split = values.reshape(
-            pairs, self._pair, 3, rows // self._merge, self._merge, self._patch,
-            columns // self._merge, self._merge, self._patch,
-        )  # fmt: skip
-        patches = split.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(pairs * rows * columns, -1)
-        # Pairs do not see each other in the tower, so each may count as a video of its own.
-        grid = torch.tensor([[1, rows, columns]] * pairs, device=units.device)
-        tokens = tower(patches, grid_thw=grid)
-        return tokens.reshape(pairs, -1, tokens.shape[-1])
+        mean, std = self._transform.row_normalization()
+        patches = units.reshape(pairs, rows * columns * self._merge**2, -1)
+        values = normalised_rows(patches, self._transform.rescale_factor, mean, std)
+        plan = grid_plan(rows, columns, self._merge, self._window, tower.blocks[0].attn.head_dim)
+        return tower_features(tower, values, plan, self._full_layers)
 
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         return [features.reshape(-1, features.shape[-1])]
@@ -115,5 +131,12 @@ class Qwen2Vl(HubFamily):
         return self._pair * (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
     def unit_bytes(self, itemsize: int) -> int:
-        widths = 4 * int(self._vision.get("hidden_size", self._vision.get("embed_dim", 1280))) * 4
-        return int(4096 * widths * itemsize)
+        float32, width = 4, self._width
+        pixels = 3 * self._pair * self._patch**2
+        # Rows are normalised in float32 and rounded to the computing type.
+        embedding = pixels * (1 + 2 * float32 + itemsize)
+        # The input, queries, keys and values; and five sets of queries and keys in float32 while these are rotated.
+        attention = 4 * width * itemsize + 5 * (2 * width) * float32
+        mlp = (2 * width + self._mlp_values) * itemsize  # the input, its norm and the inner layer
+        patches = max(self._merge**2, self._transform.max_pixels // self._patch**2)
+        return patches * max(embedding, attention, mlp)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.qwen2_vl import Qwen2Vl
+from pipeline.captioning.captioners.images.patches_of_two import PatchesOfTwo
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.hub import tiny
 
 pytestmark = pytest.mark.model
@@ -23,6 +26,7 @@ _VISION = {
         "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [2], "tokens_per_second": 2,
     },
 }  # fmt: skip
+_TRANSFORM = PatchesOfTwo(mean=tiny.MEAN, std=tiny.STD)
 # Frames of each clip: how many distinct ones, their height and width, and the index of each sampled frame.
 _CLIPS = (
     (2, 84, 84, (0, 1)),
@@ -45,7 +49,9 @@ def _inputs(family: Any, clip: Clip) -> dict[str, Any]:
     """Flat patches in the order of Qwen2VLImageProcessor: pairs, blocks of 2 x 2 patches, channels, frames, pixels."""
     import torch
 
-    pixels = tiny.pixels(family.units(clip))
+    frames = tiny.sampled(clip)
+    frames = np.concatenate([frames, frames[len(frames) - len(frames) % 2 : len(frames)]])
+    pixels = tiny.pixels(frames.reshape(-1, 2, *frames.shape[1:]))
     pairs, _, _, height, width = pixels.shape
     rows, columns = height // 14, width // 14
     split = pixels.reshape(pairs, 2, 3, rows // 2, 2, 14, columns // 2, 2, 14)
@@ -61,13 +67,13 @@ def _tiny(kind: str) -> tiny.Tiny:
         name=kind,
         model_class=_CLASSES[kind],
         config=_config(kind),
-        family=lambda config: Qwen2Vl(config, None, tiny.MEAN, tiny.STD),
+        family=lambda config: Qwen2Vl(config, _TRANSFORM, tiny.MEAN, tiny.STD),
         has_published_names=False,
         clips=[Clip(row, "", tiny.noise(row, n, h, w, 3), index) for row, (n, h, w, index) in enumerate(_CLIPS)],
         inputs=_inputs,
-        features=lambda model, inputs: model.get_video_features(
-            inputs["pixel_values_videos"], inputs["video_grid_thw"]
-        )[0],
+        features=lambda model, inputs: model.model.visual(
+            inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]
+        ),
         before=(*tiny.BEFORE, _START),
         after=(_END, *tiny.AFTER),
     )
@@ -79,3 +85,49 @@ TINY = tuple(map(_tiny, _VISION))
 @pytest.mark.parametrize("model", TINY, ids=lambda model: model.name)
 def test_greedy_tokens(model: tiny.Tiny, backend: Backend, tmp_path: Path) -> None:
     tiny.assert_greedy_tokens(model, backend, tmp_path)
+
+
+@pytest.mark.parametrize("model", TINY, ids=lambda model: model.name)
+def test_features_are_those_of_transformers(model: tiny.Tiny, backend: Backend, tmp_path: Path) -> None:
+    """Grids with and without whole windows of 2 x 2 visual tokens, in one row, in one window; several pairs at once.
+
+    On both frameworks transformers' tower runs with the weights of our captioner.
+    """
+    import torch
+
+    captioner = model.captioner(backend, model.write(tmp_path))
+    family, _ = model.made()
+    sizes = ((112, 112), (84, 140), (140, 84), (112, 84), (28, 196), (196, 28), (56, 56), (28, 28))
+    for row, (height, width) in enumerate(sizes):
+        clip = Clip(row, "", tiny.noise(row, 5, height, width, 3), (0, 1, 2, 3, 4))
+        with torch.no_grad():
+            (found,) = captioner._blocks([clip])[0]
+            expected = model.features(captioner._model, _inputs(family, clip))
+        assert len(found) == family.block_lengths(clip)[0] == 3 * height * width // 28**2
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=tiny.TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", _VISION)
+def test_memory_follows_the_largest_frame_and_the_tower(kind: str) -> None:
+    def unit_bytes(max_pixels: int, **vision: int) -> int:
+        config = {
+            **_config(kind),
+            "vision_config": {"spatial_merge_size": 2, "temporal_patch_size": 2, **_VISION[kind]},
+        }
+        config["vision_config"] |= vision
+        transform = PatchesOfTwo(mean=tiny.MEAN, std=tiny.STD, min_pixels=1, max_pixels=max_pixels)
+        return Qwen2Vl(config, transform, tiny.MEAN, tiny.STD).unit_bytes(2)
+
+    width = {"qwen2_vl": "embed_dim", "qwen2_5_vl": "hidden_size"}[kind]
+    published = unit_bytes(256 * 28**2, **{width: 1280})
+    # 1024 patches: the input, queries, keys and values; queries and keys in float32, swapped, and both products.
+    assert published >= 1024 * 1280 * (4 * 2 + 4 * 2 * 4)
+    assert unit_bytes(1024 * 28**2, **{width: 1280}) == 4 * published
+    assert unit_bytes(256 * 28**2, **{width: 2560}) == 2 * published
+    assert unit_bytes(1) > 0  # the smallest frame is one visual token
+
+
+def test_different_patches_are_refused() -> None:
+    vision = {"spatial_merge_size": 2, "temporal_patch_size": 2, **_VISION["qwen2_vl"], "patch_size": 16}
+    with pytest.raises(UsageError, match=r"\(16, 2, 2\) in config.json, but \(14, 2, 2\) in preprocessor_config"):
+        Qwen2Vl({"model_type": "qwen2_vl", "vision_config": vision}, _TRANSFORM, tiny.MEAN, tiny.STD)
