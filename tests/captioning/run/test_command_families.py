@@ -140,7 +140,7 @@ USAGE_ERRORS: list[tuple[str, list[str], str]] = [
     ("janus", ["--question", "<image_placeholder>?"], "--question must not contain <image_placeholder>"),
     ("qwen2_5_vl", ["--question", "<|video_pad|>"], "--question must not contain <|video_pad|>"),
     ("llava", ["--max_new_tokens", "3000"], "--max_new_tokens 3000 make 3"),
-    ("qwen2_5_vl", ["--max_frames", "32"], "4032 visual tokens"),
+    ("qwen2_5_vl", ["--max_frames", "32"], "4032"),
     ("llava", ["--lora_alpha", "2"], "--lora_alpha 2: no LoRA weights"),
     ("qwen2_5_vl", [*FEW_TOKENS, "--use_lora"], "--use_lora: no LoRA weights"),
     ("janus", ["--weight_dir", "."], "--weight_dir is only read with --use_lora"),
