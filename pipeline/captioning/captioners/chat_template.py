@@ -100,9 +100,16 @@ def special_tokens(folder: Path) -> dict[str, Any]:
     return tokens
 
 
-def token_text(token: Any) -> Any:
-    """The text of a token in a JSON file of a tokenizer, where it is a string or an object with `content`."""
-    return token.get("content") if isinstance(token, dict) else token
+def token_text(token: Any) -> str | None:
+    """The text of a token in a JSON file of a tokenizer, where it is a string or an object with `content`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    text = token.get("content") if isinstance(token, dict) else token
+    if text is not None and not isinstance(text, str):
+        raise UsageError(f"{TOKENIZER_CONFIG}: a special token is {token!r}; expected a text or an object with content")
+    return text
 
 
 def render(

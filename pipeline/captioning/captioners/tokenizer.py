@@ -90,12 +90,17 @@ class CheckpointTokenizer:
         """Token ids that end a caption: those of both config files, of the tokenizer and of the template, if given.
 
         Raises:
-            UsageError: there are none, or a JSON file of the checkpoint can't be read.
+            UsageError: there are none, a JSON file of the checkpoint can't be read, or an entry has the wrong type.
         """
         ids: list[int] = []
         for name in ("generation_config.json", "config.json"):
             eos = read_settings(self._folder / name).get("eos_token_id")
-            ids += eos if isinstance(eos, list) else [eos] if eos is not None else []
+            found = eos if isinstance(eos, list) else [eos] if eos is not None else []
+            if not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+                raise UsageError(
+                    f"{self._folder / name}: eos_token_id is {eos!r}; expected a token id or a list of them"
+                )
+            ids += found
         tokens = [token_text(read_settings(self._folder / TOKENIZER_CONFIG).get("eos_token"))]
         tokens += [template.end] if template else []
         ids += [i for i in map(self._tokenizer.token_to_id, filter(None, tokens)) if i is not None]

@@ -81,6 +81,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
         _entries("config.json", vision_config={"model_type": "swin", "image_size": 56, "patch_size": 14}),
     ),
     "penalty": ("janus", _entries("generation_config.json", repetition_penalty=0)),
+    "end": ("janus", _entries("generation_config.json", eos_token_id=[2, "</s>"])),
+    "token": ("janus", _entries("tokenizer_config.json", bos_token=1)),
     "mean": ("janus", _entries("preprocessor_config.json", image_mean=[0.5, "x", 0.5])),
     "template": ("llava", lambda folder: (folder / "chat_template.jinja").write_text("{% for %}")),
     "template_fails": (
@@ -151,6 +153,8 @@ USAGE_ERRORS: list[tuple[str, list[str], str]] = [
     ("two_layers", [], "vision_feature_layer [-2, -5]"),
     ("odd_tower", [], "'swin' is not supported"),
     ("penalty", [], "generation_config.json: repetition_penalty 0 is not a positive number"),
+    ("end", [], "generation_config.json: eos_token_id is [2, '</s>']; expected a token id"),
+    ("token", [], "tokenizer_config.json: a special token is 1; expected a text"),
     ("mean", [], "preprocessor_config.json: image_mean is [0.5, 'x', 0.5]; expected three numbers"),
     ("template", [], "chat_template.jinja"),
     ("template_fails", [], "chat_template.jinja: the chat template fails: only text"),
