@@ -110,6 +110,8 @@ def completed(config: Mapping[str, Any], family: str, path: Path) -> dict[str, A
         if "text_config" in config:
             _part(config, "text_config", path)
     _complete(vision, _VISION.get(vision_type, {}), f"{path}: vision_config")
+    is_apart = isinstance(done.get("text_config"), dict)
+    _check_lengths(text_settings(done), f"{path}: text_config" if is_apart else str(path))
     return {**done, "vision_config": vision}
 
 
@@ -124,7 +126,18 @@ def _part(config: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
     if not isinstance(part, dict):
         found = "is missing" if part is None else f"is {part!r}"
         raise UsageError(f"{path}: {name} {found}; expected an object, as in the published checkpoint")
+    if not isinstance(part.get("model_type", ""), str):
+        raise UsageError(f"{path}: {name}: model_type is {part['model_type']!r}; expected a text")
     return dict(part)
+
+
+def _check_lengths(text: Mapping[str, Any], where: str) -> None:
+    """Check the entries that `LengthLimit` reads. A window may be null; an absent entry has its default value."""
+    for name in ("max_position_embeddings", "num_hidden_layers", "max_window_layers", "sliding_window"):
+        value = text.get(name, 1)
+        is_absent = value is None and name == "sliding_window"
+        if not is_absent and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise UsageError(f"{where}: {name} is {value!r}; expected a whole number")
 
 
 def _complete(entries: dict[str, Any], defaults: Mapping[str, Any], where: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...clips.clip import Clip
+from ...process.errors import UsageError
 from ..base import FrameTransform
 from ..images.tiles import grid_shape, kept_patches
 from . import llava
@@ -33,6 +34,12 @@ class LlavaNext(llava.Llava):
         super().__init__(config, frame_transform, mean, std)
         self._check_grid()
         self._pinpoints = tuple((int(height), int(width)) for height, width in config["image_grid_pinpoints"])
+        side = int(self._vision["image_size"])
+        if any(length < side or length % side for pinpoint in self._pinpoints for length in pinpoint):
+            raise UsageError(
+                f"config.json: image_grid_pinpoints {config['image_grid_pinpoints']} are not multiples of image_size "
+                f"{side} of the vision_config"
+            )
 
     def units(self, clip: Clip) -> np.ndarray:
         """All tiles of all distinct frames, (distinct frames * tiles, S, S, 3)."""
