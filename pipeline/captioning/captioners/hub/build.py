@@ -72,9 +72,7 @@ _RECIPES = {
     ),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "blip-2": _Recipe(
-        _normalised(blip2.Blip2), "square", lambda config: blip2.weight_names(), "image", _POINTS, counts_prompt=False
-    ),
+    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", lambda config: blip2.weight_names(), "image", _POINTS),
     "janus": _Recipe(_normalised(janus.Janus), "padded_square", lambda config: janus.weight_names(), "image", _POINTS),
     "internvl": _Recipe(
         _normalised(internvl.InternVl), "internvl", lambda config: internvl.weight_names(), "image", _VIDEO
