@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -26,6 +27,8 @@ from .tiny_family_configs import CONFIGS, IDS, PATCH, SIDE, VOCABULARY
 
 _ROOT = Path(__file__).parents[1]
 _TOKENIZER = _ROOT / "tests/data/mini-a"
+_FROM_IMAGE = re.compile(r"qformer.*\.crossattention\.|^language_projection\.")
+"""Weights of BLIP-2 that are larger than others, so that captions depend on the image."""
 _SHARD = "150KB"
 """Weights of a checkpoint are in several files of this size, as those of large models are."""
 
@@ -142,7 +145,7 @@ def random_weights(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """Random weights, the same for a name in every run. Scales of normalisations are near 1."""
     values = np.random.default_rng(zlib.crc32(key.encode())).normal(0, 1, shape).astype(np.float32)
     if len(shape) > 1:
-        return 0.15 * values
+        return (0.6 if _FROM_IMAGE.search(key) else 0.15) * values
     return 1 + 0.1 * values if key.endswith("weight") else 0.1 * values
 
 

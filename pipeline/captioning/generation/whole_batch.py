@@ -6,8 +6,10 @@ encoder-decoder models. Has the same interface as `engine.SlotEngine`. Knows not
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,8 @@ class BatchEngine(BaseEngine):
     """Generates for a batch of up to `slots` requests; see `requests.Engine`. One step ends the whole batch.
 
     Prompts with different lengths, options or stop ids go into different batches, because `generate` takes one length
-    and one set of options for a batch. A request must contain its whole prompt, at positions 0, 1, 2, ... on one axis.
+    and one set of options for a batch. A request must contain its whole prompt. Positions on three axes
+    are given to the decoder in place of those that `generate` makes; on one axis they must be 0, 1, 2, ...
 
     The penalty and the n-gram rule apply to `history_ids` and to new tokens, as in `generate` with and without
     `input_ids`. The prompt of an encoder-decoder model is the input of its encoder; transformers applies the rules to
@@ -42,7 +45,7 @@ class BatchEngine(BaseEngine):
         if makes_own_masks(text.config) and text.config._attn_implementation == UNMASKED_ATTENTION:
             raise ValueError(f"{type(model).__name__} makes its own masks; use `attention.set_attention`")
         super().__init__(slots, text.limit)
-        self._model, self._slots = model, slots
+        self._model, self._decoder, self._slots = model, text.decoder, slots
         # An id beyond the logits, which is never generated, in place of the model's own stop id.
         self._no_stop_id = text.vocabulary
         # The ids of an encoder-decoder model begin with the decoder's start token, which is no part of the answer.
@@ -58,8 +61,8 @@ class BatchEngine(BaseEngine):
         return self.free
 
     def add(self, request: Request) -> None:
-        counts_from_0 = np.array_equal(request.positions, np.arange(request.length))
-        if request.has_prefix or not counts_from_0 or request.next_position != request.length:
+        has_axes = request.positions.ndim == 2
+        if request.has_prefix or not (has_axes or _counts_from_0(request)):
             raise ValueError(f"request {request.key!r} needs SlotEngine: it has a prefix or its own positions")
         self._accept(request, request.length)
 
@@ -107,7 +110,7 @@ class BatchEngine(BaseEngine):
             processors.append(RepetitionRules(batch, self._upload))
         if options.samples:
             processors.append(StreamSampler(batch, self._upload))
-        with torch.no_grad():
+        with torch.no_grad(), self._own_positions(batch):
             generated = self._model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device),
@@ -119,12 +122,47 @@ class BatchEngine(BaseEngine):
         answers = [_up_to_stop(ids, batch[0].stop_ids) for ids in rows]
         return [(ids, has_nan) for ids, has_nan in zip(answers, monitor.has_nan(), strict=True)]
 
+    @contextlib.contextmanager
+    def _own_positions(self, batch: Sequence[Request]) -> Iterator[None]:
+        """Gives the decoder the positions of the requests if they have three axes."""
+        if batch[0].positions.ndim == 1:
+            yield
+            return
+        table = self._upload(np.stack([_all_positions(request) for request in batch], 1))
+
+        def replace_positions(module: object, args: Any, kwargs: dict[str, Any]) -> Any:
+            columns, rows = kwargs["cache_position"], len(kwargs["inputs_embeds"])
+            first = int(columns[0])
+            positions = table[..., first : first + len(columns)]
+            # The beams of a prompt are adjacent rows.
+            return args, {**kwargs, "position_ids": positions.repeat_interleave(rows // len(batch), 1)}
+
+        hook = self._decoder.register_forward_pre_hook(replace_positions, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
     def _upload(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._model.device)
 
 
 def _batch_key(request: Request) -> tuple[object, ...]:
-    return request.length, request.options, request.stop_ids
+    return request.length, request.positions.ndim, request.options, request.stop_ids
+
+
+def _counts_from_0(request: Request) -> bool:
+    return np.array_equal(request.positions, np.arange(request.length)) and request.next_position == request.length
+
+
+def _all_positions(request: Request) -> np.ndarray:
+    """Positions of the prompt and of all new tokens: (4, tokens), the column and three axes.
+
+    transformers takes the first of four rows for the mask, and the others for the rotary embedding.
+    """
+    new = np.arange(request.options.max_new_tokens)
+    axes = np.concatenate([request.positions, np.tile(request.next_position + new, (3, 1))], 1)
+    return np.concatenate([np.arange(axes.shape[1])[None], axes])
 
 
 def _up_to_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:

@@ -39,9 +39,9 @@ class Blip2(HubFamily):
         return WeightNames(with_adapters(()), lambda name: name == _T5_BIAS)
 
     def model_class(self) -> type[Any]:
-        from transformers import Blip2ForConditionalGeneration
+        from .blip2_model import Blip2WithExactPositions
 
-        return Blip2ForConditionalGeneration
+        return Blip2WithExactPositions
 
     def text_model(self, model: Any) -> Any:
         """OPT or T5: the `generate` of the whole model expects images."""

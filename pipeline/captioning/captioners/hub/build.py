@@ -37,7 +37,6 @@ class _Recipe:
         block, and the prompt describes a video.
     sampling: which frames are sampled by default.
     question: the question if the user gives none.
-    counts_prompt: whether the published program counts tokens of the prompt for the repetition penalty.
     """
 
     build: Callable[[Mapping[str, Any], ImageTransform], HubFamily]
@@ -45,7 +44,6 @@ class _Recipe:
     block: str
     sampling: FrameSampling
     question: str = DEFAULT_QUESTION
-    counts_prompt: bool = True
 
 
 def _normalised(cls: Callable[..., HubFamily]) -> Callable[[Mapping[str, Any], ImageTransform], HubFamily]:
@@ -66,7 +64,7 @@ _RECIPES = {
     "llava_onevision": _Recipe(_normalised(llava_onevision.LlavaOnevision), "square", "video", _VIDEO),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", "image", _POINTS, question="", counts_prompt=False),
+    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", "image", _POINTS, question=""),
     "janus": _Recipe(_normalised(janus.Janus), "padded_square", "image", _POINTS),
     "internvl": _Recipe(_normalised(internvl.InternVl), "internvl", "frames", _VIDEO),
 }
@@ -134,7 +132,7 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Cl
 
     prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [typical])
     description = f"{of_clip(typical).source}: {of_clip(typical).text!r}"
-    return HubPrompt(prompts, description, tokenizer, recipe.counts_prompt)
+    return HubPrompt(prompts, description, tokenizer, counts_prompt=True)
 
 
 def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:

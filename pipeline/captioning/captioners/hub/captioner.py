@@ -17,6 +17,7 @@ import torch
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...generation import capacity
+from ...generation.attention import makes_own_masks
 from ...generation.engine import EngineSettings, EngineStats, SlotEngine
 from ...generation.joined import JoinedEnd, JoinedEngine
 from ...generation.requests import End, EndReason, Engine, Request
@@ -70,13 +71,15 @@ class HubCaptioner(Captioner):
     def max_slots(self) -> int:
         settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
         length = self._length(settings.typical)
-        tokens = max(self._backend.prefill_tokens, length)
         units = min(self._units_together, self.clips_together * max(1, len(self._family.units(settings.typical))))
-        estimate = capacity.MemoryEstimate(
-            slot=capacity.slot_memory(config, length, settings.generation, itemsize)
-            * self._family.prompts(settings.typical),
-            work=capacity.prefill_memory(config, tokens, itemsize) + units * self._family.unit_bytes(itemsize),
-        )
+        prompt = capacity.slot_memory(config, length, settings.generation, itemsize)
+        work = units * self._family.unit_bytes(itemsize)
+        if self._in_batches:  # all prompts of a batch are prefilled together
+            eager_length = length if makes_own_masks(config) else 0
+            prompt += capacity.prefill_memory(config, length, itemsize, eager_length)
+        else:
+            work += capacity.prefill_memory(config, max(self._backend.prefill_tokens, length), itemsize)
+        estimate = capacity.MemoryEstimate(slot=prompt * self._family.prompts(settings.typical), work=work)
         beams = settings.generation.num_beams
         return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
 
@@ -113,7 +116,9 @@ class HubCaptioner(Captioner):
             for block, text in zip(group, texts[1:], strict=True):
                 parts += [block, text]
             prompts.append(torch.cat([part for part in parts if len(part)]))
-        history = tuple(token for piece in pieces for token in piece) if self._settings.counts_prompt else ()
+        # The prompt of an encoder-decoder model is the input of its encoder, which the penalty never covers.
+        counts_prompt = self._settings.counts_prompt and not self._text.config.is_encoder_decoder
+        history = tuple(token for piece in pieces for token in piece) if counts_prompt else ()
         return Request(
             key=clip.row,
             embeddings=torch.stack(prompts) if self._family.prompts_each_block else prompts[0],

@@ -126,6 +126,8 @@ class Qwen2Vl(HubFamily):
 
     def _seconds_per_pair(self, clip: Clip) -> float:
         seconds: tuple[float, ...] = getattr(clip, "seconds", ())
+        if len(seconds) > 2 and seconds[-1] == seconds[-2]:
+            seconds = seconds[:-1]  # an odd last frame was repeated
         if len(seconds) < 2 or seconds[-1] <= seconds[0]:
             return 1.0
         return self._pair * (seconds[-1] - seconds[0]) / (len(seconds) - 1)

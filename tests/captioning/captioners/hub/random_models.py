@@ -1,20 +1,14 @@
-"""Small random models of transformers, the same on both frameworks, and the answers that their captions must equal.
-
-The reference is transformers' `generate` on PyTorch. Its answers are kept in `tests/data/hub-answers-<name>.json`,
-because mindnlp's `generate` is slow. `python -m tests.captioning.captioners.hub.test_<name>` writes the file.
-"""
+"""Small random models of transformers, and captioners for them without tokenizer and checkpoint."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.captioning.backends import Backend, Choice
+from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.family import HubFamily
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
@@ -33,9 +27,6 @@ TEXT = {
     "vocab_size": 300,
     "max_position_embeddings": 512,
 }
-_DATA = Path(__file__).resolve().parents[4] / "tests" / "data"
-
-Answers = dict[str, list[int]]
 
 
 def clips(side: int) -> list[Clip]:
@@ -103,43 +94,6 @@ class Numbers:
         return " ".join(map(str, ids))
 
 
-def prompt_ids(lengths: Sequence[int], placeholder: int) -> list[int]:
-    """The token ids of a prompt with a placeholder for each visual token."""
-    ids = list(BEFORE)
-    for number, length in enumerate(lengths):
-        ids += [*(BETWEEN if number else []), *[placeholder] * length]
-    return ids + AFTER
-
-
-def generated(model: Any, ids: Sequence[int], options: GenerationOptions, values: Any) -> list[int]:
-    """New tokens of transformers' `generate` for a prompt with several images.
-
-    values: pixels of the images. Beam search gets the merged embeddings: given pixels, `generate` repeats each image
-    for each beam, so that a beam would read the first image in place of the second one.
-    """
-    import torch
-
-    prompt = torch.tensor([list(ids)])
-    inputs = {"input_ids": prompt, "pixel_values": values}
-    if options.num_beams > 1:
-        with torch.no_grad():
-            features = model.model.get_image_features(values)
-            embeddings = model.get_input_embeddings()(prompt)
-        places = (prompt == model.config.image_token_id)[..., None].expand_as(embeddings)
-        inputs = {"inputs_embeds": embeddings.masked_scatter(places, features)}
-    output = model.generate(
-        **inputs,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=options.max_new_tokens,
-        num_beams=options.num_beams,
-        do_sample=False,
-        eos_token_id=STOP,
-        pad_token_id=0,
-    )
-    ids_with_prompt: list[int] = output[0].tolist()
-    return ids_with_prompt[len(ids) if "input_ids" in inputs else 0 :]
-
-
 def ends(engine: Any, requests: Sequence[Any]) -> dict[Any, Any]:
     """The end of each request, by key. All requests are added at once; those without a slot wait."""
     from pipeline.captioning.generation.requests import End
@@ -153,24 +107,3 @@ def ends(engine: Any, requests: Sequence[Any]) -> dict[Any, Any]:
             assert engine.active == 0
             return found
     raise AssertionError(f"{len(found)} of {len(requests)} requests ended")
-
-
-def reference(name: str, backend: Backend, make: Callable[[], Answers]) -> Answers:
-    """The answers of `generate`. On PyTorch they are made, and must be those in the file."""
-    recorded: Answers = json.loads(_file(name).read_text())
-    if backend.framework == "torch":
-        module = f"tests.captioning.captioners.hub.test_{name}"
-        assert make() == recorded, f"the recorded answers are not those of `generate`; run python -m {module}"
-    assert len({tuple(ids) for ids in recorded.values()}) > len(recorded) // 2, "the answers must differ"
-    return recorded
-
-
-def record(name: str, make: Callable[[], Answers]) -> None:
-    """Write the file with the answers of `generate`."""
-    Choice("torch", "cpu", 0, "tests").activate(None)
-    lines = [f"{json.dumps(key)}: {json.dumps(ids)}" for key, ids in make().items()]
-    _file(name).write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def _file(name: str) -> Path:
-    return _DATA / f"hub-answers-{name}.json"

