@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Captioner, FrameTransform
-from pipeline.captioning.captioners.hub.prompts import ClipPrompts
+from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
 from pipeline.captioning.captioners.images.patches_of_two import PatchesOfTwo
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
@@ -219,7 +219,9 @@ class _FamilyModel(BenchmarkModel):
         prompts.shared_prefix = prompts.shared_prefix[: self.prefix_length]
         tokenizer: Any = None  # not used: token ids are compared
         stop_ids = frozenset(self._stop_ids)
-        settings = HubSettings(self._family, prompts, tokenizer, self._generation, stop_ids, typical, False)
+        settings = HubSettings(
+            self._family, HubPrompt(prompts, "", tokenizer, counts_prompt=False), self._generation, stop_ids, typical
+        )
         return HubCaptioner(settings, self._model(backend, UNMASKED_ATTENTION), backend)
 
     def loop(self, backend: Backend) -> Callable[[Clip], list[int]]:

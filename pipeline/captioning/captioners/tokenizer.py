@@ -71,6 +71,11 @@ class CheckpointTokenizer:
         """Number of tokens, including those that were added to the vocabulary."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token; None if the vocabulary does not have it."""
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
+
     def split_prompt(self, prompt: str) -> tuple[list[int], list[int]]:
         """Token ids before and after the image token, including the beginning-of-sequence token.
 

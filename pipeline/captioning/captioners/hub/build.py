@@ -132,7 +132,8 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Cl
 
     prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [typical])
     description = f"{of_clip(typical).source}: {of_clip(typical).text!r}"
-    return HubPrompt(prompts, description, tokenizer, counts_prompt=True)
+    visual = tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
+    return HubPrompt(prompts, description, tokenizer, counts_prompt=True, visual_token=visual)
 
 
 def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class HubCaptioner(Captioner):
         self._stats = EngineStats()
         self._vision_seconds = 0.0
         self._in_batches = settings.generation.num_beams > 1 or self._family.needs_generate
-        self._prefix = () if self._in_batches else settings.prompts.shared_prefix
+        self._prefix = () if self._in_batches else settings.prompt.prompts.shared_prefix
         self._units_together = capacity.frames_together(backend, self._family.unit_bytes(backend.dtype.itemsize))
         prefill_clips = backend.prefill_tokens // max(1, self._length(settings.typical) - len(self._prefix))
         units = max(1, len(self._family.units(settings.typical)))
@@ -65,7 +65,7 @@ class HubCaptioner(Captioner):
 
     def caption(self, end: End) -> Caption:
         answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]
-        text = _joined([self._settings.tokenizer.decode(ids) for ids in answers])
+        text = _joined([self._settings.prompt.tokenizer.decode(ids) for ids in answers])
         return Caption(text, len(end.ids), end.reason is EndReason.LENGTH)
 
     def max_slots(self) -> int:
@@ -101,10 +101,10 @@ class HubCaptioner(Captioner):
 
     def _length(self, clip: Clip) -> int:
         """Tokens of one prompt."""
-        return sum(map(len, self._settings.prompts.pieces(clip))) + sum(self._family.prompt_lengths(clip))
+        return sum(map(len, self._settings.prompt.prompts.pieces(clip))) + sum(self._family.prompt_lengths(clip))
 
     def _request(self, clip: Clip, blocks: Sequence[torch.Tensor]) -> Request:
-        pieces, lengths = self._settings.prompts.pieces(clip), self._family.prompt_lengths(clip)
+        pieces, lengths = self._settings.prompt.prompts.pieces(clip), self._family.prompt_lengths(clip)
         positions, next_position = self._family.positions(pieces, lengths, clip)
         skipped = len(self._prefix)
         texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
@@ -116,9 +116,6 @@ class HubCaptioner(Captioner):
             for block, text in zip(group, texts[1:], strict=True):
                 parts += [block, text]
             prompts.append(torch.cat([part for part in parts if len(part)]))
-        # The prompt of an encoder-decoder model is the input of its encoder, which the penalty never covers.
-        counts_prompt = self._settings.counts_prompt and not self._text.config.is_encoder_decoder
-        history = tuple(token for piece in pieces for token in piece) if counts_prompt else ()
         return Request(
             key=clip.row,
             embeddings=torch.stack(prompts) if self._family.prompts_each_block else prompts[0],
@@ -127,9 +124,22 @@ class HubCaptioner(Captioner):
             options=self._settings.generation,
             stop_ids=self._settings.stop_ids,
             has_prefix=skipped > 0,
-            history_ids=history,
+            history_ids=self._history(pieces, lengths),
             stream=clip.row,
         )
+
+    def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a prompt that the repetition rules cover.
+
+        transformers has a token in place of each visual token, and covers these too. The prompt of an encoder-decoder
+        model is the input of its encoder, which the rules never cover.
+        """
+        prompt = self._settings.prompt
+        if not prompt.counts_prompt or self._text.config.is_encoder_decoder:
+            return ()
+        visual = () if prompt.visual_token is None else (prompt.visual_token,)
+        parts = zip(pieces, [*(visual * length for length in lengths), ()], strict=True)
+        return tuple(itertools.chain.from_iterable((*piece, *block) for piece, block in parts))
 
     def _embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Embeddings of text tokens, (tokens, width)."""

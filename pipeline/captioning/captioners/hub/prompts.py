@@ -44,10 +44,12 @@ class HubPrompt:
 
     prompts: the tokenized prompts. description: which template makes them, for the log and the fingerprint.
     tokenizer: of the checkpoint.
-    counts_prompt: whether tokens of the prompt count for the repetition penalty.
+    counts_prompt: whether tokens of the prompt count for the repetition penalty and the n-gram rule.
+    visual_token: id of the token that the published program has in place of each visual token; None if it has none.
     """
 
     prompts: ClipPrompts
     description: str
     tokenizer: CheckpointTokenizer
     counts_prompt: bool
+    visual_token: int | None = None

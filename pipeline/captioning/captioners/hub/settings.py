@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from ...clips.clip import Clip
 from ...generation.options import GenerationOptions
-from ..tokenizer import CheckpointTokenizer
 from .family import HubFamily
-from .prompts import ClipPrompts
+from .prompts import HubPrompt
 
 
 @dataclass(frozen=True)
@@ -16,13 +15,10 @@ class HubSettings:
     """What a captioner needs besides its model.
 
     typical: a clip without content whose prompt is as long as that of an average clip, for arithmetic and rehearsals.
-    counts_prompt: whether tokens of the prompt count for the repetition penalty.
     """
 
     family: HubFamily
-    prompts: ClipPrompts
-    tokenizer: CheckpointTokenizer
+    prompt: HubPrompt
     generation: GenerationOptions
     stop_ids: frozenset[int]
     typical: Clip
-    counts_prompt: bool

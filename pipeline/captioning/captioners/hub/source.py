@@ -124,15 +124,7 @@ class HubSource(CaptionerSource):
         from .captioner import HubCaptioner
 
         model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
-        settings = HubSettings(
-            self._family,
-            self._prompt.prompts,
-            self._prompt.tokenizer,
-            self.generation,
-            self._stop_ids,
-            self.typical,
-            self._prompt.counts_prompt,
-        )
+        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.typical)
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:

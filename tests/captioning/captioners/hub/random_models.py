@@ -71,7 +71,7 @@ def captioner(family: HubFamily, model: Any, backend: Backend, options: Generati
     If each block has a prompt of its own, the block comes first.
     """
     from pipeline.captioning.captioners.hub.captioner import HubCaptioner, HubSettings
-    from pipeline.captioning.captioners.hub.prompts import ClipPrompts
+    from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
 
     def tokens(text: str) -> list[list[int]]:
         if family.prompts_each_block:
@@ -83,7 +83,7 @@ def captioner(family: HubFamily, model: Any, backend: Backend, options: Generati
 
     prompts = ClipPrompts(tokens, text, [typical, typical])
     tokenizer: Any = Numbers()
-    settings = HubSettings(family, prompts, tokenizer, options, frozenset({STOP}), typical, False)
+    settings = HubSettings(family, HubPrompt(prompts, "", tokenizer, False), options, frozenset({STOP}), typical)
     return HubCaptioner(settings, model, backend)
 
 

@@ -32,6 +32,7 @@ from .reference_cases import (
     QUESTION,
     RECORDED,
     checkpoint,
+    checkpoint_of,
     digest,
     generation_stop_ids,
     videos,
@@ -75,7 +76,7 @@ class _Reference:
     """transformers' model, slow image processor and tokenizer of a checkpoint."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        tiny = CONFIGS[name]
+        tiny = CONFIGS[checkpoint_of(name)]
         self.name, self.folder = name, folder
         self.model = getattr(transformers, tiny.model_class).from_pretrained(folder, attn_implementation="eager")
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -98,19 +99,22 @@ class _Reference:
 
     def _prompt(self, frames: Sequence[Image.Image], rate: float) -> _Prompt:
         vision, counts, placeholder = self._vision(list(frames), rate)
-        text = _PROMPTS.get(self.name) or self._from_template(len(counts), placeholder)
+        is_video = self.name == "internvl" or placeholder.startswith(("<video>", "<|video"))
+        text = _PROMPTS.get(self.name) or self._from_template("video" if is_video else "image", len(counts))
         if self.name.startswith("blip2"):
             ids = self.tokenizer(text)["input_ids"]
             return _Prompt([self.model.config.image_token_id] * counts[0] + ids, vision)
+        if self.name == "internvl":  # a video, whose frames are written as images
+            text = text.replace("<video>", "\n".join(f"Frame{i}: {placeholder}" for i in range(1, len(counts) + 1)))
         first, *parts = text.split(placeholder)
         assert len(parts) == len(counts), (text, counts)
         for count, part in zip(counts, parts, strict=True):
             first += self._written(placeholder * count) + part
         return _Prompt(self.tokenizer(first)["input_ids"], vision)
 
-    def _from_template(self, blocks: int, placeholder: str) -> str:
-        kind = "video" if "video" in placeholder else "image"
-        content = [*([{"type": kind}] * blocks), {"type": "text", "text": QUESTION}]
+    def _from_template(self, kind: str, blocks: int) -> str:
+        places = 1 if kind == "video" else blocks
+        content = [*([{"type": kind}] * places), {"type": "text", "text": QUESTION}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
@@ -120,7 +124,7 @@ class _Reference:
     def _written(self, tokens: str) -> str:
         """The visual tokens of an image with what the family's processor writes around them."""
         around = {"janus": ("<begin_of_image>", "<end_of_image>"), "internvl": ("<img>", "</img>")}
-        before, after = around.get(self.name, ("", ""))
+        before, after = around.get(checkpoint_of(self.name), ("", ""))
         return before + tokens + after
 
     def _vision(self, frames: list[Image.Image], rate: float) -> tuple[dict[str, Any], list[int], str]:
@@ -135,7 +139,9 @@ class _Reference:
             if name == "qwen2_5_vl":
                 vision["second_per_grid_ts"] = [2 / rate]
             return vision, [int(vision["video_grid_thw"].prod()) // 4], "<|video_pad|>"
-        options = {"crop_to_patches": False} if name == "internvl" else {}
+        options: dict[str, Any] = {"crop_to_patches": False} if name == "internvl" else {}
+        if name == "internvl_tiles":
+            options = {"crop_to_patches": True, "min_patches": 1, "max_patches": 4}
         values = self.processor(images=frames, return_tensors="pt", **options)
         if name in ("llava_next_video", "llava_onevision"):
             key = "pixel_values_videos" if "pixel_values_videos" in values else "pixel_values"
@@ -145,8 +151,9 @@ class _Reference:
             vision = {"pixel_values": values["pixel_values"], "image_sizes": values["image_sizes"]}
             return vision, [len(tokens) for tokens in self.model.get_image_features(**vision)], "<image>"
         vision = {"pixel_values": values["pixel_values"]}
-        if name == "internvl":
-            return vision, [_PATCHES // 4] * n, "<IMG_CONTEXT>"
+        if name.startswith("internvl"):
+            tiles = values["num_patches"].tolist() if name == "internvl_tiles" else [1] * n
+            return vision, [_PATCHES // 4 * count for count in tiles], "<IMG_CONTEXT>"
         if name.startswith("blip2"):
             return vision, [int(self.model.config.num_query_tokens)] * n, ""
         return vision, [_PATCHES] * n, "<image_placeholder>" if name == "janus" else "<image>"
@@ -179,7 +186,7 @@ def main() -> None:
 
 
 def _recorded(name: str, parent: Path) -> dict[str, Any]:
-    written = FAMILIES[name](parent)
+    written = FAMILIES[checkpoint_of(name)](parent / name)
     reference = _Reference(name, checkpoint(written, name, parent / f"{name}-copy", []))
     clips = [reference.prompts(video) for video in videos()]
     prompts = [prompt for clip in clips for prompt in clip]

@@ -41,6 +41,7 @@ class Case:
     """A tiny checkpoint.
 
     flags: of caption.py; they sample three frames of each clip, or all of them.
+    checkpoint: its name among the tiny checkpoints, if it is not the name of the case.
     template: chat template that is added to the checkpoint; None if its family's published prompt is used.
     beams: whether answers with beams are recorded too.
     penalty: entry of generation_config.json.
@@ -50,6 +51,7 @@ class Case:
     template: str | None = None
     beams: bool = False
     penalty: float = 1.0
+    checkpoint: str = ""
 
 
 CASES = {
@@ -64,7 +66,16 @@ CASES = {
     "blip2_t5": Case(_THREE_FRAMES, penalty=1.3),
     "janus": Case(_THREE_FRAMES, chat_templates.JANUS),
     "internvl": Case(_THREE_FRAMES, chat_templates.INTERNVL, penalty=1.1),
+    "internvl_tiles": Case(
+        (*_THREE_FRAMES, "--max_tiles=4"), chat_templates.INTERNVL, checkpoint="internvl", penalty=1.3
+    ),
 }
+
+
+def checkpoint_of(name: str) -> str:
+    """The name of the tiny checkpoint of a case."""
+    return CASES[name].checkpoint or name
+
 
 # Width, height, number of frames and frames per second of each clip. With --fps 4 every frame is sampled. Two frames
 # are a whole number of seconds apart, because transformers 4.55 truncates these seconds (Qwen2.5-VL); we do not.
@@ -106,7 +117,7 @@ def checkpoint(folder: Path, name: str, copy: Path, stop_ids: list[int]) -> Path
         (copy / "chat_template.jinja").write_text(case.template, encoding="utf-8")
     path = copy / "generation_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    end = IDS["<|im_end|>"] if CONFIGS[name].is_chatml else 2
+    end = IDS["<|im_end|>"] if CONFIGS[checkpoint_of(name)].is_chatml else 2
     settings |= {"eos_token_id": [*stop_ids, end], "repetition_penalty": case.penalty}
     path.write_text(json.dumps(settings), encoding="utf-8")
     return copy

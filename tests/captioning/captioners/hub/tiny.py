@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.family import HubFamily
-from pipeline.captioning.captioners.hub.prompts import ClipPrompts
+from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
@@ -114,7 +114,7 @@ class Tiny:
         prompts = ClipPrompts(lambda text: self.pieces(int(text)), lambda clip: _blocks(family, clip), self.clips)
         tokenizer: Any = None  # not used: tests compare token ids
         options = GenerationOptions(max_new_tokens=16)
-        settings = HubSettings(family, prompts, tokenizer, options, frozenset(), self.clips[-1], False)
+        settings = HubSettings(family, HubPrompt(prompts, "", tokenizer, False), options, frozenset(), self.clips[-1])
         return HubCaptioner(settings, model, backend)
 
     def write(self, folder: Path) -> Path:
