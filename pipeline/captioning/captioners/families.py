@@ -101,8 +101,14 @@ def check_flags(family: Family, flags: argparse.Namespace) -> None:
     """Refuse flags that a family does not know.
 
     Raises:
-        UsageError: a flag is given that belongs to other families only.
+        UsageError: a flag is given that belongs to other families only, or an empty system prompt for a family whose
+            template writes its own.
     """
+    if flags.system == "" and family.name != "pllava":
+        raise UsageError(
+            f"--system '' is only for pllava; {family.name} has the system prompt of its template: leave --system out, "
+            "or give a text"
+        )
     for name in sorted({name for other in FAMILIES for name in other.flags} - set(family.flags)):
         value = getattr(flags, name)
         if value is not None:

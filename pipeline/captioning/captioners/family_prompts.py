@@ -197,6 +197,8 @@ def _user(question: str, blocks: Sequence[str]) -> Message:
 def _published(chosen: PromptFormat, asked: _Conversation, time: str) -> tuple[str, str]:
     """The text and source of a published prompt."""
     tokens = [asked.placeholder] * len(asked.blocks)
+    if asked.system and not asked.question and not chosen.is_chat:
+        raise UsageError(f"--system {asked.system!r}: {chosen.name} has no system prompt; give --question instead")
     if time:
         # The placeholder stands directly before the time instruction (model card of LLaVA-Video).
         text = chosen.text(f"{''.join(tokens)}{time}\n{asked.question}", asked.system, [])

@@ -6,7 +6,7 @@ image token, or the placeholder of images and videos.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,10 @@ class CheckpointTokenizer:
         """Number of tokens, including those that were added to the vocabulary."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def token(self, number: int) -> str:
+        """A token with its id, for messages."""
+        return f"{self._tokenizer.id_to_token(number) or '(not in the vocabulary)'} ({number})"
+
     def token_id(self, token: str) -> int | None:
         """The id of a token; None if the vocabulary does not have it."""
         number: int | None = self._tokenizer.token_to_id(token)
@@ -97,15 +101,7 @@ class CheckpointTokenizer:
         Raises:
             UsageError: there are none, a JSON file of the checkpoint can't be read, or an entry has the wrong type.
         """
-        ids: list[int] = []
-        for name in ("generation_config.json", "config.json"):
-            eos = read_settings(self._folder / name).get("eos_token_id")
-            found = eos if isinstance(eos, list) else [eos] if eos is not None else []
-            if not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
-                raise UsageError(
-                    f"{self._folder / name}: eos_token_id is {eos!r}; expected a token id or a list of them"
-                )
-            ids += found
+        ids = self._configured_stop_ids()
         tokens = [token_text(read_settings(self._folder / TOKENIZER_CONFIG).get("eos_token"))]
         tokens += [template.end] if template else []
         ids += [i for i in map(self._tokenizer.token_to_id, filter(None, tokens)) if i is not None]
@@ -116,6 +112,19 @@ class CheckpointTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def _configured_stop_ids(self) -> list[int]:
+        return [
+            *self._eos_ids("generation_config.json", read_settings(self._folder / "generation_config.json")),
+            *self._eos_ids("config.json", read_settings(self._folder / "config.json")),
+        ]
+
+    def _eos_ids(self, name: str, settings: Mapping[str, Any]) -> list[int]:
+        eos = settings.get("eos_token_id")
+        found = eos if isinstance(eos, list) else [eos] if eos is not None else []
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+            raise UsageError(f"{self._folder / name}: eos_token_id is {eos!r}; expected a token id or a list of them")
+        return found
 
 
 class PromptTokenizer(CheckpointTokenizer):
@@ -135,6 +144,12 @@ class PromptTokenizer(CheckpointTokenizer):
         self._tokenizer.no_padding()
         if read_settings(folder / TOKENIZER_CONFIG).get("tokenizer_class") in _LLAMA_CLASSES:
             self._add_llama_tokens(read_settings(folder / TOKENIZER_CONFIG))
+
+    def _configured_stop_ids(self) -> list[int]:
+        """With those of the text model, which transformers takes if generation_config.json has none."""
+        text = read_settings(self._folder / "config.json").get("text_config")
+        own = self._eos_ids("config.json: text_config", text) if isinstance(text, dict) else []
+        return super()._configured_stop_ids() + own
 
     def split(self, prompt: str, placeholder: str | int, blocks: int) -> list[list[int]]:
         """Token ids before, between and after the blocks: blocks + 1 lists. The prompt is encoded as a whole.

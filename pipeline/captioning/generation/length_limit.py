@@ -64,8 +64,8 @@ class LengthLimit:
         if self.tokens is None or length <= self.tokens:
             return None
         return (
-            f"{prompt_tokens} prompt tokens and --max_new_tokens {new_tokens} make {length}; {self}: lower one of "
-            "the two"
+            f"{prompt_tokens} prompt tokens and --max_new_tokens {new_tokens} make {length}; {self}: use fewer or "
+            "smaller frames, or a lower --max_new_tokens"
         )
 
     def __str__(self) -> str:

@@ -24,8 +24,8 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     )
     prompt.add_argument(
         "--system",
-        help="system prompt; '' for no system prompt; if not given, pllava gets one that asks for every detail, the "
-        "other families get that of their template",
+        help="system prompt; if not given, pllava gets one that asks for every detail ('' for none), and the other "
+        "families get that of their template",
     )
     prompt.add_argument(
         "--conv_mode",
@@ -76,7 +76,8 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     generation.add_argument(
         "--repetition_penalty",
         type=number(minimum=0, above=True),
-        help="a value above 1 makes tokens less likely that were already generated; if not given, the value in the "
+        help="a value above 1 makes tokens less likely that were already generated, and for families of transformers those "
+        "of the prompt too; if not given, the value in the "
         "checkpoint's generation_config.json, else no penalty",
     )
     generation.add_argument(

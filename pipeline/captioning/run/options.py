@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
-from ..clips.sampling import COUNT_RULES, MAX_FRAMES, RATE_RULES, SAMPLING_RULES, FrameSampling
+from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
 from ..meta.files import backup_of
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
 from ..process.arguments import CommandParser, HelpFormatter, number, positive_int
@@ -219,7 +219,8 @@ def frame_sampling(
     rule = flags.sampling or default.rule
     if flags.sampling is None and flags.fps is not None and rule in COUNT_RULES:
         rule = "rate"
-    if flags.sampling is None and flags.num_frames is not None and rule in RATE_RULES:
+    has_other_number = rule in RATE_RULES or (rule == "points" and flags.num_frames not in POINTS)
+    if flags.sampling is None and flags.num_frames is not None and has_other_number:
         rule = "uniform"
     if rule in COUNT_RULES:
         if flags.max_frames is not None and flags.sampling is None:

@@ -191,3 +191,14 @@ def test_a_llama_tokenizer_without_its_special_token_is_a_usage_error(tmp_path: 
     shutil.rmtree(tmp_path)
     with pytest.raises(UsageError, match=r"has no tokenizer\.json"):
         PromptTokenizer(tmp_path)
+
+
+def test_the_stop_ids_of_the_text_model_are_used_too(tmp_path: Path) -> None:
+    """As transformers does for checkpoints without a generation_config.json, such as BLIP-2 with OPT."""
+    folder = _llama(tmp_path)
+    (folder / "config.json").write_text('{"eos_token_id": 7, "text_config": {"eos_token_id": [9, 11]}}')
+    assert PromptTokenizer(folder).stop_ids() == [2, 7, 9, 11]
+    assert CheckpointTokenizer(folder, 3).stop_ids() == [2, 7]
+    (folder / "config.json").write_text('{"text_config": {"eos_token_id": "x"}}')
+    with pytest.raises(UsageError, match="config.json: text_config: eos_token_id is 'x'; expected a token id"):
+        PromptTokenizer(folder).stop_ids()

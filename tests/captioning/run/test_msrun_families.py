@@ -26,7 +26,7 @@ NAMES = (
 )
 """Videos of mixed sizes and lengths. Two do not exist and one is damaged; one row occurs twice."""
 UNDECODABLE = 2
-FLAGS = ("--bs", "2", "--max_new_tokens", "24", "--question", "What?", "--system", "")
+FLAGS = ("--bs", "2", "--max_new_tokens", "24", "--question", "What?")
 
 
 @pytest.mark.parametrize(

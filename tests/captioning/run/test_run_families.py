@@ -16,7 +16,7 @@ from tests import tiny_families
 from tests.fakes import render_clip
 from tests.runs import read_rows
 
-FLAGS = ["--framework", "torch", "--device", "cpu", "--max_new_tokens", "6", "--question", "What?", "--system", ""]
+FLAGS = ["--framework", "torch", "--device", "cpu", "--max_new_tokens", "6", "--question", "What?"]
 FRAMES = ["--fps", "1", "--max_frames", "6", "--short_side", "48"]
 
 

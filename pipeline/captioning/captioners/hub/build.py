@@ -103,14 +103,14 @@ def make_source(
     folder: Path = flags.pretrained_model_name_or_path
     family = make_family(name, folder, **_transform_options(name, flags))
     frames = frames_of(family, sampling, flags.short_side or 0)
-    prompt = _prompt(name, family, flags, frames.typical)
+    prompt = _prompt(name, family, flags, frames.longest)
     if (flags.num_frames or flags.max_frames) is None:
         frames = frames_that_fit(family, prompt, generation, frames)
     options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha)
     return HubSource(family, options, prompt, generation, frames)
 
 
-def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Clip) -> HubPrompt:
+def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
     question = recipe.question if flags.question is None else flags.question
     tokenizer = PromptTokenizer(folder)
@@ -130,8 +130,8 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, typical: Cl
     def of_clip(clip: Clip) -> PromptText:
         return text(len(family.prompt_lengths(clip)))
 
-    prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [typical])
-    description = f"{of_clip(typical).source}: {of_clip(typical).text!r}"
+    prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [longest])
+    description = f"{of_clip(longest).source}: {of_clip(longest).text!r}"
     visual = tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
     return HubPrompt(prompts, description, tokenizer, counts_prompt=True, visual_token=visual)
 

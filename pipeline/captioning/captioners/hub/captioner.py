@@ -65,8 +65,13 @@ class HubCaptioner(Captioner):
 
     def caption(self, end: End) -> Caption:
         answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]
-        text = _joined([self._settings.prompt.tokenizer.decode(ids) for ids in answers])
+        text = _joined([self._text_of(ids) for ids in answers])
         return Caption(text, len(end.ids), end.reason is EndReason.LENGTH)
+
+    def _text_of(self, ids: Sequence[int]) -> str:
+        # Not every tokenizer marks its stop tokens as special, so they could become text.
+        is_stopped = len(ids) > 0 and ids[-1] in self._settings.stop_ids
+        return self._settings.prompt.tokenizer.decode(ids[:-1] if is_stopped else ids)
 
     def max_slots(self) -> int:
         settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
@@ -106,7 +111,8 @@ class HubCaptioner(Captioner):
     def _request(self, clip: Clip, blocks: Sequence[torch.Tensor]) -> Request:
         pieces, lengths = self._settings.prompt.prompts.pieces(clip), self._family.prompt_lengths(clip)
         positions, next_position = self._family.positions(pieces, lengths, clip)
-        skipped = len(self._prefix)
+        has_prefix = len(self._prefix) > 0 and tuple(pieces[0][: len(self._prefix)]) == tuple(self._prefix)
+        skipped = len(self._prefix) if has_prefix else 0
         texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
         groups = [[block] for block in blocks] if self._family.prompts_each_block else [blocks]
         prompts = []
@@ -123,7 +129,7 @@ class HubCaptioner(Captioner):
             next_position=next_position,
             options=self._settings.generation,
             stop_ids=self._settings.stop_ids,
-            has_prefix=skipped > 0,
+            has_prefix=has_prefix,
             history_ids=self._history(pieces, lengths),
             stream=clip.row,
         )

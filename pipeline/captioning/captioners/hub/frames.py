@@ -17,10 +17,11 @@ from .config_defaults import text_settings
 from .family import HubFamily
 from .prompts import HubPrompt
 
-_TYPICAL_SIZE = (1280, 720)
-"""Width and height of the frames that arithmetic and rehearsals assume."""
+_HEIGHT = 720
+_ASPECT_RATIOS = (1, 4 / 3, 3 / 2, 16 / 9, 2, 3)
+"""Common videos, also upright: the number of visual tokens may depend on the size of the frames."""
 _LONGEST_SECONDS = 99_999.99
-"""27 hours. Prompts with times up to this one are not longer than that of the typical clip: each digit is a token."""
+"""27 hours. Prompts with times up to this one are not longer than that of the longest clip: each digit is a token."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,36 @@ class HubFrames:
 
     sampling: which frames of a clip. short_side: to which size they are scaled before the model's own preprocessing, in
         pixels; 0 for no scaling.
-    typical: a clip without content whose prompt is as long as that of an average clip.
+    longest: a clip without content, with the longest prompt of all clips of common sizes.
     note: for the log.
     """
 
     sampling: FrameSampling
     short_side: int
-    typical: Clip
+    longest: Clip
     note: str = ""
 
 
 def frames_of(family: HubFamily, sampling: FrameSampling, short_side: int) -> HubFrames:
-    """The frames of a sampling; the typical clip has the maximum number of frames, and the longest times."""
-    count = sampling.most_frames
-    image = scaled_down(Image.new("RGB", _TYPICAL_SIZE), short_side)
-    frame = family.frame_transform([image])
-    typical = Clip(
-        0,
-        "",
-        np.broadcast_to(frame, (count, *frame.shape[1:])),
-        tuple(range(count)),
-        seconds=(_LONGEST_SECONDS,) * count,
-        duration=_LONGEST_SECONDS,
-        size=(image.height, image.width),
-        rate=1.0,
-    )
-    return HubFrames(sampling, short_side, typical)
+    """The frames of a sampling; the longest clip has the maximum number of frames, and the longest times."""
+    sizes = [(round(_HEIGHT * ratio), _HEIGHT) for ratio in _ASPECT_RATIOS]
+    sizes += [(height, width) for width, height in sizes]
+    frames = (_frame(family, size, short_side) for size in sizes)
+    frame = max(frames, key=lambda clip: sum(family.prompt_lengths(clip)))
+    return HubFrames(sampling, short_side, _repeated(frame, sampling.most_frames))
+
+
+def _frame(family: HubFamily, size: tuple[int, int], short_side: int) -> Clip:
+    """A clip of one black frame. size: (width, height) in pixels."""
+    image = scaled_down(Image.new("RGB", size), short_side)
+    clip = Clip(0, "", family.frame_transform([image]), (0,), size=(image.height, image.width))
+    return replace(clip, seconds=(_LONGEST_SECONDS,), duration=_LONGEST_SECONDS, rate=1.0)
+
+
+def _repeated(clip: Clip, count: int) -> Clip:
+    """A clip of one frame as a clip of `count` frames; the frames are views of the same memory."""
+    frames = np.broadcast_to(clip.frames[:1], (count, *clip.frames.shape[1:]))
+    return replace(clip, frames=frames, frame_index=tuple(range(count)), seconds=clip.seconds[:1] * count)
 
 
 def frames_that_fit(
@@ -67,10 +72,10 @@ def frames_that_fit(
     def limited(number: int) -> HubFrames:
         is_count = sampling.rule in COUNT_RULES
         fewer = replace(sampling, num_frames=number) if is_count else replace(sampling, max_frames=number)
-        return frames_of(family, fewer, frames.short_side)
+        return replace(frames, sampling=fewer, longest=_repeated(frames.longest, fewer.most_frames))
 
     def too_long(number: int) -> bool:
-        return length_problem(family, prompt, limited(number).typical, generation) is not None
+        return length_problem(family, prompt, limited(number).longest, generation) is not None
 
     fitting = bisect.bisect_left(numbers, True, key=too_long)
     if fitting in (0, len(numbers)):
@@ -83,4 +88,4 @@ def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation:
     limit = LengthLimit.from_settings(text_settings(family.config))
     text, visual = sum(map(len, prompt.prompts.pieces(clip))), sum(family.prompt_lengths(clip))
     problem = limit.problem(text + visual, generation.max_new_tokens)
-    return problem and f"{problem} ({visual} of the prompt's tokens are visual: fewer frames make fewer of them)"
+    return problem and f"{problem}; {visual} of the prompt's tokens are visual"

@@ -61,7 +61,7 @@ def make_source(
     if tower_folder is None:
         _check_has_tower(folder, family, published.get("mm_vision_tower"))
     frames = frames_of(family, sampling, flags.short_side or 0)
-    prompt = _prompt(name, published, sampling, tokenizer, flags, frames.typical)
+    prompt = _prompt(name, published, sampling, tokenizer, flags, frames.longest)
     if (flags.num_frames or flags.max_frames) is None:
         frames = frames_that_fit(family, prompt, generation, frames)
     options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha, tower_folder)
@@ -83,7 +83,7 @@ def _prompt(
     sampling: FrameSampling,
     tokenizer: PromptTokenizer,
     flags: argparse.Namespace,
-    typical: Clip,
+    longest: Clip,
 ) -> HubPrompt:
     question = DEFAULT_QUESTION if flags.question is None else flags.question
     has_times = bool(published.get("add_time_instruction", True))
@@ -101,7 +101,7 @@ def _prompt(
         return tokenizer.split_parts(prompt, shown.placeholder, 1)
 
     shown = text(_SOME_TIMES if has_times else "")
-    prompts = ClipPrompts(pieces, clip_text, [typical])
+    prompts = ClipPrompts(pieces, clip_text, [longest])
     return HubPrompt(prompts, f"{shown.source}: {shown.text!r}", tokenizer, counts_prompt=False)
 
 

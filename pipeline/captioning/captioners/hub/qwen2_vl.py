@@ -125,12 +125,11 @@ class Qwen2Vl(HubFamily):
         return np.concatenate([first, block, last], 1), begin + after
 
     def _seconds_per_pair(self, clip: Clip) -> float:
-        seconds: tuple[float, ...] = getattr(clip, "seconds", ())
-        if len(seconds) > 2 and seconds[-1] == seconds[-2]:
-            seconds = seconds[:-1]  # an odd last frame was repeated
-        if len(seconds) < 2 or seconds[-1] <= seconds[0]:
-            return 1.0
-        return self._pair * (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+        """The duration of the clip for each pair of frames, as the loader of the publishers (qwen-vl-utils) has it."""
+        index = clip.frame_index
+        is_padded = len(index) > 1 and index[-1] == index[-2]  # an odd last frame was repeated
+        frames = len(index) - int(is_padded)
+        return self._pair * clip.duration / frames if clip.duration > 0 else 1.0
 
     def unit_bytes(self, itemsize: int) -> int:
         float32, width = 4, self._width

@@ -45,7 +45,7 @@ class HubOptions:
 class HubSource(CaptionerSource):
     """A checked checkpoint. Only `check_weights` and `load` import the framework.
 
-    Its attribute `prompts` makes the prompts of clips; `typical` is a clip without content, see `HubFrames`.
+    Its attribute `prompts` makes the prompts of clips; `longest` is a clip without content, see `HubFrames`.
 
     Raises:
         UsageError: the checkpoint is incomplete, or an option does not fit it.
@@ -62,12 +62,12 @@ class HubSource(CaptionerSource):
         self._family, self._options, self._prompt = family, options, prompt
         self.prompts = prompt.prompts
         self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
-        self.typical, self._frames_note = frames.typical, frames.note
+        self.longest, self._frames_note = frames.longest, frames.note
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
         self.frame_transform = family.frame_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
-        problem = length_problem(family, prompt, frames.typical, self.generation)
+        problem = length_problem(family, prompt, frames.longest, self.generation)
         if problem:
             raise UsageError(problem)
         self.weights = CheckpointWeights(
@@ -83,11 +83,13 @@ class HubSource(CaptionerSource):
         config = (self._options.checkpoint / "config.json").read_bytes()
         tower = self._options.tower_folder
         return {
+            "family": str(self._family.config["model_type"]),
             "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
             **({"vision tower": f"config {_digest((tower / 'config.json').read_bytes())}"} if tower else {}),
             "tokenizer": _digest(self._prompt.tokenizer.file.read_bytes()),
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self._prompt.description,
+            "prompt tokens": _digest(repr(self.prompts.pieces(self.longest)).encode()),
             "stop ids": str(sorted(self._stop_ids)),
             "frames": str(self.sampling),  # the gallery reads it
             "short side": str(self.short_side or "as decoded"),
@@ -101,6 +103,7 @@ class HubSource(CaptionerSource):
             f"checkpoint {self._options.checkpoint}, frames: {self.sampling}{scaled}"
             + (f" ({self._frames_note})" if self._frames_note else ""),
             f"prompt: {self._prompt.description}",
+            f"stop tokens: {', '.join(map(self._prompt.tokenizer.token, sorted(self._stop_ids)))}",
         ]
         if self._options.tower_folder is not None:
             lines.append(f"vision tower: {self._options.tower_folder}, where the checkpoint has no weights of its own")
@@ -124,7 +127,7 @@ class HubSource(CaptionerSource):
         from .captioner import HubCaptioner
 
         model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
-        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.typical)
+        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:

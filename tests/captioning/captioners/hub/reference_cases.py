@@ -136,7 +136,7 @@ def digest(folder: Path) -> str:
 
 def source(folder: Path, name: str, *flags: str) -> HubSource:
     """What caption.py makes of a checkpoint and the flags of its case."""
-    arguments = ["meta.csv", f"--pretrained_model_name_or_path={folder}", f"--question={QUESTION}", "--system="]
+    arguments = ["meta.csv", f"--pretrained_model_name_or_path={folder}", f"--question={QUESTION}"]
     arguments += [f"--max_new_tokens={NEW_TOKENS}", *CASES[name].flags, *flags]
     made = make_source(make_parser().parse_args(arguments))
     assert isinstance(made, HubSource)

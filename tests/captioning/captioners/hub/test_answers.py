@@ -73,3 +73,19 @@ def test_the_penalty_covers_the_text_of_the_prompt_except_that_of_an_encoder(
     tokenizer = Tokenizer.from_file(str(tmp_path / name / "tokenizer.json"))
     assert (cases.QUESTION in tokenizer.decode(list(request.history_ids))) == counts
     assert counts or request.history_ids == ()
+
+
+@pytest.mark.model
+def test_a_stop_token_that_is_not_special_is_no_text(
+    families: dict[str, Family], backend: Backend, tmp_path: Path
+) -> None:
+    from pipeline.captioning.generation.requests import End, EndReason
+
+    source, expected = _source(families, "llava", tmp_path)
+    captioner, stop = source.load(backend), expected["stop ids"][0]
+    words = [id_ for id_ in expected["greedy"][0] if id_ != stop][:4]
+    text = captioner.caption(End(0, words, EndReason.LENGTH)).text
+    assert captioner.caption(End(0, [*words, stop], EndReason.STOP)).text == text
+    assert captioner.caption(End(0, [stop, *words], EndReason.LENGTH)).text != text, (
+        "the stop token is a word elsewhere"
+    )

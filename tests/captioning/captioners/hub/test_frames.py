@@ -44,10 +44,10 @@ def _with_frames(clip: Clip, count: int) -> Clip:
         ("llava_next", "", "points 3"),
         ("llava_next_video", "", "uniform 8"),
         ("llava_onevision", "--fps 2 --max_frames 6", "rate 2.0 fps max 6"),
-        ("qwen2_vl", "--max_pixels 101000", "rate 2.0 fps max 32 multiple 2"),
+        ("qwen2_vl", "--max_pixels 101000", "rate 2.0 fps max 30 multiple 2"),
         ("qwen2_5_vl", "", "rate 2.0 fps max 14 multiple 2"),
         ("qwen2_vl", "--num_frames 5", "uniform 5 multiple 2"),
-        ("blip2_opt", "--num_frames 3", "points 3"),
+        ("blip2_opt", "--num_frames 4", "uniform 4"),
         ("janus", "--num_frames 5 --sampling segments", "5"),
         ("internvl", "--sampling points --num_frames 2", "points 2"),
     ],
@@ -57,15 +57,15 @@ def test_the_frames(families: dict[str, Family], name: str, arguments: str, samp
 
 
 def test_the_default_is_the_largest_number_that_fits(families: dict[str, Family], tmp_path: Path) -> None:
-    """A frame of 1280x720 has 52 visual tokens here; 3 frames and the text do not fit into 170 positions."""
-    short = _shortened(families["llava_next"].folder, 170, tmp_path)
+    """A frame of 1280x720 has 52 visual tokens here, and a square one 88: three of them do not fit into 250 positions."""
+    short = _shortened(families["llava_next"].folder, 250, tmp_path)
     source = _source(short, "--question", "?")
     assert str(source.sampling) == "points 2"
     assert "frames: points 2 (more do not fit into the context of the model)" in source.describe()[0]
-    assert len(source.prompts.pieces(source.typical)) == 3
-    with pytest.raises(UsageError, match=r"the model was made for 170: .*\(156 of the prompt's tokens are visual"):
+    assert len(source.prompts.pieces(source.longest)) == 3
+    with pytest.raises(UsageError, match=r"the model was made for 250: .*; 264 of the prompt's tokens are visual"):
         _source(short, "--question", "?", "--num_frames", "3")
-    with pytest.raises(UsageError, match="the model was made for 170"):
+    with pytest.raises(UsageError, match="the model was made for 250"):
         _source(short, "--question", "? " * 200)
 
 
@@ -75,7 +75,7 @@ def test_the_default_is_the_largest_number_that_fits(families: dict[str, Family]
 def test_each_clip_has_a_prompt_for_its_number_of_frames(families: dict[str, Family], name: str, text: str) -> None:
     source = _source(families[name].folder, "--fps", "1", "--max_frames", "8", "--question", "What?")
     for count in (1, 3, 8):
-        clip = _with_frames(source.typical, count)
+        clip = _with_frames(source.longest, count)
         images = "".join(text.format(number) for number in range(1, count + 1))
         assert images + "What?" in source.prompts.text(clip)
         assert len(source.prompts.pieces(clip)) == count + 1
@@ -85,13 +85,13 @@ def test_tiles_of_internvl_make_images_of_frames(families: dict[str, Family]) ->
     folder = families["internvl"].folder
     one, four = _source(folder, "--num_frames", "2"), _source(folder, "--num_frames", "2", "--max_tiles", "4")
     assert one.frame_transform != four.frame_transform
-    assert one.typical.frames.shape[:2] == (2, 1)
-    assert four.typical.frames.shape[:2] == (2, 3)  # two tiles side by side, and the thumbnail
-    assert "Frame1: <img>" in one.prompts.text(one.typical) and "Frame1" not in four.prompts.text(four.typical)
+    assert one.longest.frames.shape[:2] == (2, 1)
+    assert four.longest.frames.shape[:2] == (2, 5)  # four tiles and the thumbnail
+    assert "Frame1: <img>" in one.prompts.text(one.longest) and "Frame1" not in four.prompts.text(four.longest)
 
 
 def test_blip_2_continues_an_empty_prompt_unless_a_question_is_asked(families: dict[str, Family]) -> None:
     source = _source(families["blip2_opt"].folder)
-    assert source.prompts.text(source.typical) == ""
+    assert source.prompts.text(source.longest) == ""
     asked = _source(families["blip2_opt"].folder, "--question", "Who?")
-    assert asked.prompts.text(asked.typical) == "Question: Who? Answer:"
+    assert asked.prompts.text(asked.longest) == "Question: Who? Answer:"

@@ -126,3 +126,14 @@ def test_different_patches_are_refused() -> None:
     vision = {"spatial_merge_size": 2, "temporal_patch_size": 2, **_VISION["qwen2_vl"], "patch_size": 16}
     with pytest.raises(UsageError, match=r"\(16, 2, 2\) in config.json, but \(14, 2, 2\) in preprocessor_config"):
         Qwen2Vl({"model_type": "qwen2_vl", "vision_config": vision}, _TRANSFORM, tiny.MEAN, tiny.STD)
+
+
+@pytest.mark.parametrize(
+    ("frames", "duration", "seconds"), [(8, 20.0, 5.0), (5, 5.0, 2.0), (1, 3.0, 6.0), (4, 0.0, 1.0), (32, 60.0, 3.75)]
+)
+def test_seconds_of_a_pair_are_those_of_the_publishers_loader(frames: int, duration: float, seconds: float) -> None:
+    """qwen-vl-utils: frames / duration are sampled per second. An odd last frame is repeated and does not count."""
+    index = [*range(frames), *[frames - 1] * (frames % 2)]
+    clip = Clip(0, "", tiny.noise(0, frames, 56, 56, 3), tuple(index), duration=duration)
+    family, _ = _tiny("qwen2_5_vl").made()
+    assert family._seconds_per_pair(clip) == seconds
