@@ -200,5 +200,5 @@ def test_the_stop_ids_of_the_text_model_are_used_too(tmp_path: Path) -> None:
     assert PromptTokenizer(folder).stop_ids() == [2, 7, 9, 11]
     assert CheckpointTokenizer(folder, 3).stop_ids() == [2, 7]
     (folder / "config.json").write_text('{"text_config": {"eos_token_id": "x"}}')
-    with pytest.raises(UsageError, match="config.json: text_config: eos_token_id is 'x'; expected a token id"):
+    with pytest.raises(UsageError, match=r"config\.json: text_config: eos_token_id is 'x'; expected a token id"):
         PromptTokenizer(folder).stop_ids()

@@ -86,6 +86,4 @@ def test_a_stop_token_that_is_not_special_is_no_text(
     words = [id_ for id_ in expected["greedy"][0] if id_ != stop][:4]
     text = captioner.caption(End(0, words, EndReason.LENGTH)).text
     assert captioner.caption(End(0, [*words, stop], EndReason.STOP)).text == text
-    assert captioner.caption(End(0, [stop, *words], EndReason.LENGTH)).text != text, (
-        "the stop token is a word elsewhere"
-    )
+    assert captioner.caption(End(0, [stop, *words], EndReason.LENGTH)).text != text

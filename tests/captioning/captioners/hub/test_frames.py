@@ -57,7 +57,7 @@ def test_the_frames(families: dict[str, Family], name: str, arguments: str, samp
 
 
 def test_the_default_is_the_largest_number_that_fits(families: dict[str, Family], tmp_path: Path) -> None:
-    """A frame of 1280x720 has 52 visual tokens here, and a square one 88: three of them do not fit into 250 positions."""
+    """A frame of 1280x720 has 52 visual tokens here, and a square one 88: three of these do not fit here."""
     short = _shortened(families["llava_next"].folder, 250, tmp_path)
     source = _source(short, "--question", "?")
     assert str(source.sampling) == "points 2"
