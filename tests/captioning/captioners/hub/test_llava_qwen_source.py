@@ -34,12 +34,6 @@ pytestmark = pytest.mark.model
 COMMAND = Path(__file__).parents[4] / "pipeline" / "captioning" / "caption.py"
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Checkpoints:
-    """`backend` activates the framework of this process before anything imports it."""
-    return tiny_llava_qwen.run(tmp_path_factory.mktemp("llava_qwen"))
-
-
 def _source(folder: Path, tower: Path | None, *arguments: str) -> HubSource:
     flags = [] if tower is None else ["--vision_tower", str(tower)]
     parsed = caption.make_parser().parse_args(
@@ -64,28 +58,30 @@ def _clips(source: HubSource) -> list[Clip]:
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{case.pool_mode}-{case.newlines}" for case in CASES])
-def test_tokens_are_those_of_transformers(number: int, tiny: Checkpoints, tmp_path: Path, backend: Backend) -> None:
+def test_tokens_are_those_of_transformers(
+    number: int, llava_video: Checkpoints, tmp_path: Path, backend: Backend
+) -> None:
     """Eight clips of mixed sizes and lengths over three slots, with the penalty of generation_config.json."""
     if backend.framework == "mindspore" and number:
         pytest.skip("slower on MindSpore, where the recorded outputs have one case of each mode")
     case: Case = CASES[number]
-    folder = checkpoint(tmp_path, tiny.folder / case.layout, case.config)
+    folder = checkpoint(tmp_path, llava_video.folder / case.layout, case.config)
     frames = ["--fps", str(case.fps), "--max_frames", "4"] if case.fps else ["--num_frames", "4"]
     arguments = ["--question", QUESTION, "--max_new_tokens", str(NEW_TOKENS), *frames]
-    source = _source(folder, tiny.folder / "siglip", *arguments)
+    source = _source(folder, llava_video.folder / "siglip", *arguments)
     assert source.generation.repetition_penalty == tiny_llava_qwen.PENALTY
     captioner = source.load(backend)
-    assert token_ids(captioner, _clips(source), slots=3) == tiny.expected[number]
+    assert token_ids(captioner, _clips(source), slots=3) == llava_video.expected[number]
 
 
-def test_the_command_captions_a_table(tiny: Checkpoints, tmp_path: Path, backend: Backend) -> None:
+def test_the_command_captions_a_table(llava_video: Checkpoints, tmp_path: Path, backend: Backend) -> None:
     if backend.framework == "mindspore":
         pytest.skip("the same process on both frameworks; the starts of MindSpore take long")
     sizes = [(96, 64), (64, 96), (160, 96)]
     paths = [render_clip(tmp_path / f"{i}.mp4", i, frames=5 + 9 * i, size=size) for i, size in enumerate(sizes)]
     (tmp_path / "meta.csv").write_text("\n".join(["path", *map(str, paths), "missing.mp4"]), encoding="utf-8")
-    arguments = ["--vision_tower", str(tiny.folder / "siglip"), "--num_frames", "3", "--max_new_tokens", "8"]
-    arguments += ["--pretrained_model_name_or_path", str(tiny.folder / "checkpoint"), "--bs", "2"]
+    arguments = ["--vision_tower", str(llava_video.folder / "siglip"), "--num_frames", "3", "--max_new_tokens", "8"]
+    arguments += ["--pretrained_model_name_or_path", str(llava_video.folder / "checkpoint"), "--bs", "2"]
     done = subprocess.run(
         [sys.executable, str(COMMAND), "meta.csv", *arguments],
         cwd=tmp_path,
@@ -101,8 +97,8 @@ def test_the_command_captions_a_table(tiny: Checkpoints, tmp_path: Path, backend
     assert captioned == [str(path) for path in paths]
 
 
-def test_frames_and_prompts_of_the_model_card_by_default(tiny: Checkpoints) -> None:
-    source = _source(tiny.folder / "checkpoint", tiny.folder / "siglip")
+def test_frames_and_prompts_of_the_model_card_by_default(llava_video: Checkpoints) -> None:
+    source = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip")
     assert source.sampling == FrameSampling("uniform", 64)
     assert any("<image>[time instruction]\\nDescribe the video in details." in line for line in source.describe())
     clip = Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), (0, 0), seconds=(0.0, 1.96), duration=2.0, rate=25.0)
@@ -114,19 +110,19 @@ def test_frames_and_prompts_of_the_model_card_by_default(tiny: Checkpoints) -> N
     )
 
 
-def test_the_flag_replaces_the_penalty_of_the_checkpoint(tiny: Checkpoints) -> None:
-    source = _source(tiny.folder / "checkpoint", tiny.folder / "siglip", "--repetition_penalty", "1")
+def test_the_flag_replaces_the_penalty_of_the_checkpoint(llava_video: Checkpoints) -> None:
+    source = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip", "--repetition_penalty", "1")
     assert source.generation.penalty == 1
     assert not any("penalty" in line for line in source.describe())
 
 
-def test_no_times_without_a_frame_rate_or_if_the_config_wants_none(tiny: Checkpoints, tmp_path: Path) -> None:
+def test_no_times_without_a_frame_rate_or_if_the_config_wants_none(llava_video: Checkpoints, tmp_path: Path) -> None:
     clip = Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), (0, 0), seconds=(0.0, 0.0))
-    source = _source(tiny.folder / "checkpoint", tiny.folder / "siglip")
+    source = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip")
     assert "<|im_start|>user\n<image>\nDescribe" in source.prompts.text(clip)
-    folder = checkpoint(tmp_path, tiny.folder / "checkpoint", {"add_time_instruction": False})
+    folder = checkpoint(tmp_path, llava_video.folder / "checkpoint", {"add_time_instruction": False})
     timed = Clip(0, "", clip.frames, (0, 0), seconds=(0.0, 1.0), duration=2.0, rate=1.0)
-    assert "<image>\nDescribe" in _source(folder, tiny.folder / "siglip").prompts.text(timed)
+    assert "<image>\nDescribe" in _source(folder, llava_video.folder / "siglip").prompts.text(timed)
 
 
 # The step branch of the public program writes index / step; the uniform branch writes index / rate.
@@ -160,14 +156,14 @@ def test_times_in_the_prompt(sampling: FrameSampling, total_frames: int, rate: f
         ("--sampling segments", FrameSampling("segments", 64)),
     ],
 )
-def test_flags_of_the_frames(tiny: Checkpoints, arguments: str, sampling: FrameSampling) -> None:
-    source = _source(tiny.folder / "checkpoint", tiny.folder / "siglip", *arguments.split())
+def test_flags_of_the_frames(llava_video: Checkpoints, arguments: str, sampling: FrameSampling) -> None:
+    source = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip", *arguments.split())
     assert source.sampling == sampling
 
 
-def test_the_longest_prompt_is_refused_with_its_numbers(tiny: Checkpoints, tmp_path: Path) -> None:
-    short = checkpoint(tmp_path, tiny.folder / "checkpoint", {"tokenizer_model_max_length": 1500})
-    siglip = tiny.folder / "siglip"
+def test_the_longest_prompt_is_refused_with_its_numbers(llava_video: Checkpoints, tmp_path: Path) -> None:
+    short = checkpoint(tmp_path, llava_video.folder / "checkpoint", {"tokenizer_model_max_length": 1500})
+    siglip = llava_video.folder / "siglip"
     _source(short, siglip, "--num_frames", "10")
     with pytest.raises(
         UsageError, match=r"make \d+; the model was made for 1500.*; 768 of the prompt's tokens are vis"
@@ -177,19 +173,19 @@ def test_the_longest_prompt_is_refused_with_its_numbers(tiny: Checkpoints, tmp_p
     with pytest.raises(
         UsageError, match=r"--max_new_tokens 100 make \d+; the model was made for 32768.*; 28800 of the"
     ):
-        _source(tiny.folder / "checkpoint", siglip, "--num_frames", "2400", "--max_new_tokens", "100")
+        _source(llava_video.folder / "checkpoint", siglip, "--num_frames", "2400", "--max_new_tokens", "100")
 
 
-def test_the_weights_of_the_checkpoint_replace_those_of_the_towers_folder(tiny: Checkpoints) -> None:
-    own = _source(tiny.folder / "checkpoint", tiny.folder / "siglip").weights
-    separate = _source(tiny.folder / "checkpoint-no-tower", tiny.folder / "siglip").weights
+def test_the_weights_of_the_checkpoint_replace_those_of_the_towers_folder(llava_video: Checkpoints) -> None:
+    own = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip").weights
+    separate = _source(llava_video.folder / "checkpoint-no-tower", llava_video.folder / "siglip").weights
     name = "model.vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight"
     assert own.read(name).shape == separate.read(name).shape
     assert not np.array_equal(own.read(name), separate.read(name))
 
 
-def test_the_fingerprint_covers_the_towers_folder(tiny: Checkpoints, tmp_path: Path) -> None:
-    folder, siglip = tiny.folder / "checkpoint", tiny.folder / "siglip"
+def test_the_fingerprint_covers_the_towers_folder(llava_video: Checkpoints, tmp_path: Path) -> None:
+    folder, siglip = llava_video.folder / "checkpoint", llava_video.folder / "siglip"
     other = tmp_path / "siglip"
     other.mkdir()
     (other / "model.safetensors").symlink_to(siglip / "model.safetensors")
@@ -199,18 +195,18 @@ def test_the_fingerprint_covers_the_towers_folder(tiny: Checkpoints, tmp_path: P
     assert {key for key in known if known[key] != changed[key]} == {"vision tower"}
 
 
-def test_a_local_folder_in_the_config_is_the_tower(tiny: Checkpoints, tmp_path: Path) -> None:
-    siglip = tiny.folder / "siglip"
-    folder = checkpoint(tmp_path, tiny.folder / "checkpoint-no-tower", {"mm_newline_position": "grid"})
+def test_a_local_folder_in_the_config_is_the_tower(llava_video: Checkpoints, tmp_path: Path) -> None:
+    siglip = llava_video.folder / "siglip"
+    folder = checkpoint(tmp_path, llava_video.folder / "checkpoint-no-tower", {"mm_newline_position": "grid"})
     config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": str(siglip)}
     (folder / "config.json").write_text(json.dumps(config))
     _source(folder, None).check_weights()
 
 
 def test_the_published_tower_needs_no_folder_if_the_checkpoint_has_its_weights(
-    tiny: Checkpoints, tmp_path: Path
+    llava_video: Checkpoints, tmp_path: Path
 ) -> None:
-    folder = checkpoint(tmp_path, tiny.folder / "checkpoint", {"mm_hidden_size": 1152})
+    folder = checkpoint(tmp_path, llava_video.folder / "checkpoint", {"mm_hidden_size": 1152})
     clip = Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), (0,) * 64)
     source = _source(folder, None)
     assert source.frame_transform([VIDEOS[0].frame(0)]).shape == (1, 384, 384, 3)
@@ -225,12 +221,12 @@ def _tower(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
-def test_usage_errors(tiny: Checkpoints, tmp_path: Path) -> None:
-    folder, siglip = tiny.folder / "checkpoint", tiny.folder / "siglip"
+def test_usage_errors(llava_video: Checkpoints, tmp_path: Path) -> None:
+    folder, siglip = llava_video.folder / "checkpoint", llava_video.folder / "siglip"
     clip_tower = _tower(tmp_path / "clip", {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model"}})
     short = _tower(tmp_path / "short", {"model_type": "siglip_vision_model", "hidden_size": 24, "image_size": 70})
     published = {"mm_hidden_size": 1152}  # the tower that needs no folder, if the checkpoint has its weights
-    no_tower = checkpoint(tmp_path, tiny.folder / "checkpoint-no-tower", published)
+    no_tower = checkpoint(tmp_path, llava_video.folder / "checkpoint-no-tower", published)
     for checkpoint_folder, tower, message in (
         (no_tower, None, "has no weights of its vision tower google/siglip-so400m-patch14-384; give the folder"),
         (folder, tmp_path / "none", "folder of --vision_tower, .*none, does not exist; nothing is downloaded"),
@@ -246,7 +242,7 @@ def test_usage_errors(tiny: Checkpoints, tmp_path: Path) -> None:
         _source(folder, siglip, "--question", "What is in <image>?")
 
 
-def test_other_families_refuse_the_flag(tiny: Checkpoints, tmp_path: Path) -> None:
+def test_other_families_refuse_the_flag(llava_video: Checkpoints, tmp_path: Path) -> None:
     other = _tower(tmp_path / "llava", {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"})
     with pytest.raises(UsageError, match=r"--vision_tower .* is not for the family llava, only for llava_qwen"):
-        _source(other, tiny.folder / "siglip")
+        _source(other, llava_video.folder / "siglip")
