@@ -76,8 +76,8 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     generation.add_argument(
         "--repetition_penalty",
         type=number(minimum=0, above=True),
-        help="a value above 1 makes tokens less likely that were already generated (in most families "
-        "also those of the prompt); if not given, the value in the checkpoint's generation_config.json, else no penalty",
+        help="a value above 1 makes tokens less likely that were already generated (in most families also those of "
+        "the prompt); if not given, the value in the checkpoint's generation_config.json, else no penalty",
     )
     generation.add_argument(
         "--no_repeat_ngram_size",
