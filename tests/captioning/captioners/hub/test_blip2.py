@@ -81,7 +81,7 @@ def _config(text: str, attention: str) -> Any:
 
 
 def _family(text: str) -> Blip2:
-    return Blip2(_config(text, "eager").to_dict(), list, small.HALF, small.HALF)
+    return Blip2(_config(text, "eager").to_dict(), small.TRANSFORM)
 
 
 def _model(text: str, attention: str) -> Any:
@@ -110,7 +110,7 @@ def test_features_are_those_of_transformers(backend: Backend, text: str) -> None
 def test_the_published_models_have_32_tokens_for_each_frame(backend: Backend) -> None:
     from transformers import Blip2Config
 
-    family = Blip2(Blip2Config().to_dict(), list, small.HALF, small.HALF)
+    family = Blip2(Blip2Config().to_dict(), small.TRANSFORM)
     assert family.block_lengths(CLIPS[1]) == [32] * 3 and family.unit_bytes(4) > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.captioning.process.errors import UsageError
 
 pytestmark = pytest.mark.model
 
-_HALF = (0.5, 0.5, 0.5)
+_HALF, _FILE = (0.5, 0.5, 0.5), Path("model/config.json")
 _PUBLISHED: dict[str, Any] = {
     "hidden_size": 3584, "intermediate_size": 18944, "mm_hidden_size": 1152, "mm_newline_position": "grid",
     "mm_projector_type": "mlp2x_gelu", "mm_spatial_pool_mode": "bilinear", "num_hidden_layers": 28,
@@ -25,7 +26,7 @@ _PUBLISHED: dict[str, Any] = {
 
 
 def _family(config: dict[str, Any]) -> LlavaQwen:
-    return LlavaQwen(config, Square(size=(384, 384), mean=_HALF, std=_HALF), _HALF, _HALF)
+    return LlavaQwen(config, Square(size=(384, 384), mean=_HALF, std=_HALF))
 
 
 # Tokens for frames of 27 x 27 patches: tokens of one frame, of three, and places of the newlines of the first.
@@ -46,7 +47,7 @@ def test_places_of_newlines(
 ) -> None:
     import torch
 
-    config = onevision_config(_PUBLISHED | {"mm_spatial_pool_mode": mode, "mm_newline_position": newlines}, 100)
+    config = onevision_config(_PUBLISHED | {"mm_spatial_pool_mode": mode, "mm_newline_position": newlines}, 100, _FILE)
     family = _family(config)
     clips = [Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), index) for index in ((0,), (1, 0, 1))]
     assert [family.block_lengths(clip) for clip in clips] == [[one], [three]]
@@ -62,7 +63,7 @@ def test_places_of_newlines(
 
 
 def test_the_published_tower() -> None:
-    config = onevision_config(_PUBLISHED, 151647)
+    config = onevision_config(_PUBLISHED, 151647, _FILE)
     assert config["text_config"]["vocab_size"] == 151647
     names = _family(config).weight_names()
     layer = "model.vision_tower.vision_tower.vision_model.encoder.layers.{}.mlp.fc1.weight"
@@ -86,14 +87,14 @@ def test_the_published_tower() -> None:
         ({"add_faster_video": True}, "add_faster_video is not supported"),
         (
             {"mm_spatial_pool_mode": "nearest"},
-            "pool_mode 'nearest' is not supported; bilinear, average, max are",
+            "pool_mode 'nearest' is not supported; set one of bilinear, average, max",
         ),
         (
             {"mm_newline_position": "x"},
-            "position 'x' is not supported; grid, frame, one_token, no_token are",
+            "position 'x' is not supported; set one of grid, frame, one_token, no_token",
         ),
     ],
 )
 def test_usage_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        _family(onevision_config(_PUBLISHED | changes, 100))
+        _family(onevision_config(_PUBLISHED | changes, 100, _FILE))
