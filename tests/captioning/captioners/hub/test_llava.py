@@ -101,6 +101,8 @@ def test_unused_weights() -> None:
     [
         ({"vision_config": tiny.CLIP | {"model_type": "pixtral"}}, "vision tower type 'pixtral' is not supported"),
         ({"vision_feature_layer": [-2, -5]}, r"vision_feature_layer \[-2, -5\] is not supported"),
+        ({"vision_feature_layer": -6}, "vision_feature_layer -6 is not in a tower of 4 layers"),
+        ({"vision_feature_layer": 5}, "vision_feature_layer 5 is not in a tower of 4 layers"),
     ],
 )
 def test_usage_errors(changes: dict[str, Any], message: str) -> None:

@@ -75,6 +75,35 @@ def test_the_published_tower() -> None:
     )
 
 
+def test_the_context_is_the_shorter_one() -> None:
+    lengths = {"max_position_embeddings": 131072, "tokenizer_model_max_length": 32768}
+    for config in (_PUBLISHED | lengths, _PUBLISHED | {"tokenizer_model_max_length": 32768}):
+        assert onevision_config(config, 100, _FILE)["text_config"]["max_position_embeddings"] == 32768
+    assert "max_position_embeddings" not in onevision_config(_PUBLISHED, 100, _FILE)["text_config"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"max_position_embeddings": "32768", "tokenizer_model_max_length": 32768},
+            "text_config: max_position_embeddings is '32768'; expected a whole number",
+        ),
+        ({"tokenizer_model_max_length": "32768"}, "tokenizer_model_max_length is '32768'; expected a whole number"),
+        ({"hidden_size": None}, "text_config: hidden_size is None; expected a value like 4096"),
+        ({"quantization_config": {"bits": 4}}, r"quantized weights \(quantization_config\) are not supported"),
+    ],
+)
+def test_entries_of_the_wrong_type(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^model/config.json: {message}"):
+        onevision_config(_PUBLISHED | changes, 100, _FILE)
+
+
+def test_a_text_width_that_is_left_out_has_the_default_of_transformers() -> None:
+    config = {key: value for key, value in _PUBLISHED.items() if key != "hidden_size"}
+    assert onevision_config(config, 100, _FILE)["text_config"]["hidden_size"] == 4096
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
