@@ -75,7 +75,7 @@ class FamilyPreset:
     around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def family(self) -> HubFamily:
-        return self.build(self.config, self.transform, self.transform.mean, self.transform.std)
+        return self.build(self.config, self.transform)
 
 
 FAMILY_VOCABULARY = 32064

@@ -1,6 +1,7 @@
 """The interface between the job and a model family.
 
-A new family needs a package next to `pllava` with subclasses of `Captioner` and `CaptionerSource`, and a command.
+A family is an entry of `families.FAMILIES`. The families of transformers share the captioner in `hub`, so a new one
+needs a subclass of `hub.family.HubFamily`; PLLaVA has subclasses of `Captioner` and `CaptionerSource` of its own.
 """
 
 from __future__ import annotations

@@ -112,16 +112,10 @@ def token_text(token: Any) -> str | None:
     return text
 
 
-def render(
-    template: ChatTemplate,
-    messages: Sequence[Message],
-    special_tokens: Mapping[str, Any],
-    add_generation_prompt: bool = True,
-) -> str:
-    """The text that `apply_chat_template(messages, tokenize=False)` of transformers returns.
+def render(template: ChatTemplate, messages: Sequence[Message], special_tokens: Mapping[str, Any]) -> str:
+    """The text that `apply_chat_template` of transformers returns; it ends with the beginning of the answer.
 
     special_tokens: variables of the template; see `special_tokens`.
-    add_generation_prompt: whether the text ends with the beginning of the answer.
 
     Raises:
         UsageError: the template does not compile, or its execution fails; names its file.
@@ -135,7 +129,7 @@ def render(
             messages=messages,
             tools=None,
             documents=None,
-            add_generation_prompt=add_generation_prompt,
+            add_generation_prompt=True,
             **special_tokens,
         )
     except Exception as error:  # the template is a program of others; it can fail in any way

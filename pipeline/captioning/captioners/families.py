@@ -1,6 +1,6 @@
 """The model families, and to which of them a checkpoint belongs.
 
-Framework-free. The modules of a family are imported only when the family is chosen.
+Framework-free. The module that makes the source of a family is imported only when the family is chosen.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ _IMAGE, _VIDEO = {"image": "<image>"}, {"video": "<video>"}
 _QWEN = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 _INTERNVL = {"image": "<IMG_CONTEXT>", **_VIDEO}
 
-FAMILIES = {
+FAMILY_PROMPTS = {
     "llava": _Family(_IMAGE, VICUNA),
     "llava_next": _Family(_IMAGE, None),
     "llava_next_video": _Family(_IMAGE | _VIDEO, None),
@@ -111,7 +111,7 @@ def prompt_text(
     the one that the template or the published prompt writes itself.
 
     folder: the checkpoint.
-    family: a name of FAMILIES.
+    family: a name of FAMILY_PROMPTS.
     blocks: "image" or "video" for each block, all the same; at least one.
     frames: number of frames of each video; `internvl` writes each frame of a video as an image.
     time: see `prompt_formats.time_instruction`; for `llava_qwen` only.
@@ -120,7 +120,7 @@ def prompt_text(
         UsageError: question or system prompt contains a placeholder, or the checkpoint's template is unusable.
         ValueError: the family has no such blocks or no time instruction, or the blocks differ.
     """
-    about = FAMILIES[family]
+    about = FAMILY_PROMPTS[family]
     if len(set(blocks)) != 1 or blocks[0] not in about.placeholders or (time and family != "llava_qwen"):
         raise ValueError(f"{family} has no prompt for the blocks {list(blocks)} and the time instruction {time!r}")
     for placeholder in filter(None, about.placeholders.values()):

@@ -75,7 +75,7 @@ class FrameSampling:
                 given = f"--fps {self.fps:g}" if self.fps else f"--max_frames {self.max_frames}"
                 return f"takes --num_frames, so {given} does not go with it; use --sampling {_or(RATE_RULES)}"
             if self.num_frames < 1:
-                return "needs --num_frames"
+                return "needs --num_frames, for example --num_frames 3"
             if self.rule == "points" and self.num_frames not in POINTS:
                 given = f"--num_frames {self.num_frames}"
                 return f"has points for {_or(POINTS)} frames, not for {given}; use --sampling uniform"
@@ -86,7 +86,7 @@ class FrameSampling:
             given = f"--num_frames {self.num_frames}"
             return f"takes --fps, so {given} does not go with it; use --sampling {_or(COUNT_RULES)}"
         if not 0 < self.fps < math.inf:
-            return "needs --fps"
+            return "needs --fps, for example --fps 1"
         if self.max_frames and self.max_frames < self.multiple:
             return f"with --max_frames {self.max_frames}: the model needs at least {self.multiple} frames"
         return ""

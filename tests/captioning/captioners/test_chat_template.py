@@ -53,10 +53,7 @@ def _template(text: str) -> ChatTemplate:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-@pytest.mark.parametrize("add_generation_prompt", [True, False])
-def test_the_text_is_that_of_transformers(
-    folder: Path, name: str, conversation: str, add_generation_prompt: bool
-) -> None:
+def test_the_text_is_that_of_transformers(folder: Path, name: str, conversation: str) -> None:
     from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
 
     (folder / "chat_template.jinja").write_text(PUBLISHED[name])
@@ -67,11 +64,11 @@ def test_the_text_is_that_of_transformers(
     assert found is not None
     if conversation == "system" and PUBLISHED[name] == MISTRAL:
         with pytest.raises(UsageError, match=r"chat_template\.jinja: the chat template fails: A turn of system is"):
-            render(found, messages, special_tokens(folder), add_generation_prompt)
+            render(found, messages, special_tokens(folder))
         return
-    text = render(found, messages, special_tokens(folder), add_generation_prompt)
+    text = render(found, messages, special_tokens(folder))
     for maker in (tokenizer, processor):
-        expected = maker.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        expected = maker.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert text == expected
     assert "What" in text or "Compare" in text or "One?" in text
 
@@ -122,8 +119,8 @@ def test_the_environment_is_that_of_transformers(folder: Path, text: str) -> Non
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [_turn("system", "Ä <b>"), _turn("user", "image", "x"), _turn("user", "y")]
-    expected = tokenizer.apply_chat_template(messages, chat_template=text, tokenize=False)
-    assert render(_template(text), messages, special_tokens(folder), add_generation_prompt=False) == expected
+    expected = tokenizer.apply_chat_template(messages, chat_template=text, tokenize=False, add_generation_prompt=True)
+    assert render(_template(text), messages, special_tokens(folder)) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.captioning.captioners.family_prompts import FAMILIES, PromptText, prompt_text
+from pipeline.captioning.captioners.family_prompts import FAMILY_PROMPTS, PromptText, prompt_text
 from pipeline.captioning.captioners.prompt_formats import time_instruction
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.chat_templates import (
@@ -255,7 +255,7 @@ def test_blocks_that_a_family_does_not_have_are_an_error(
 
 
 def test_every_family_has_a_prompt(tmp_path: Path) -> None:
-    for family, about in FAMILIES.items():
+    for family, about in FAMILY_PROMPTS.items():
         for block in about.placeholders:
             assert "What? {x}" in prompt_text(tmp_path, family, "What? {x}", "Be {y}", [block]).text
 

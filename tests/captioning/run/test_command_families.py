@@ -32,8 +32,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table and with tiny checkpoints, most of them faulty."""
     folder = tmp_path_factory.mktemp("checkpoints")
     (folder / "meta.csv").write_text("path\na.mp4\n")
-    for write in (tiny_families.llava, tiny_families.qwen2_5_vl, tiny_families.janus, tiny_families.llava_onevision):
-        write(folder)
+    for name in ("llava", "qwen2_5_vl", "janus", "llava_onevision", "internvl"):
+        tiny_families.FAMILIES[name](folder)
     shutil.copytree(DATA / "mini-a-merged", folder / "pllava")
     (folder / "empty").mkdir()
     for name, (source, change) in FAULTS.items():
@@ -79,6 +79,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "odd_tower": (
         "llava",
         _entries("config.json", vision_config={"model_type": "swin", "image_size": 56, "patch_size": 14}),
+    ),
+    "video_size": (
+        "llava_onevision",
+        lambda folder: (folder / "video_preprocessor_config.json").write_text(
+            json.dumps({"size": {"height": 384, "width": 384}})
+        ),
     ),
     "penalty": ("janus", _entries("generation_config.json", repetition_penalty=0)),
     "end": ("janus", _entries("generation_config.json", eos_token_id=[2, "</s>"])),
@@ -160,8 +166,9 @@ USAGE_ERRORS: list[tuple[str, list[str], str]] = [
     ("no_preprocessor", [], "preprocessor_config.json is missing or empty"),
     ("other_preprocessor", [], "other_preprocessor/preprocessor_config.json: crop_size is missing"),
     ("no_placeholder", [], "no token <video>, the placeholder of images or videos"),
-    ("two_layers", [], "vision_feature_layer [-2, -5]"),
-    ("odd_tower", [], "'swin' is not supported"),
+    ("two_layers", [], "two_layers/config.json: vision_feature_layer [-2, -5] is not supported; use a checkpoint"),
+    ("odd_tower", [], "odd_tower/config.json: vision tower type 'swin' is not supported; use a checkpoint with"),
+    ("video_size", [], "video_size/video_preprocessor_config.json: size is {'height': 384, 'width': 384}, but"),
     ("penalty", [], "generation_config.json: repetition_penalty 0 is not a positive number"),
     ("end", [], "generation_config.json: eos_token_id is [2, '</s>']; expected a token id"),
     ("token", [], "tokenizer_config.json: a special token is 1; expected a text"),
@@ -176,6 +183,7 @@ USAGE_ERRORS: list[tuple[str, list[str], str]] = [
         ["--family", "janus"],
         "the family is janus: --family, although config.json has architecture Qwen2_5",
     ),
+    ("internvl", ["--max_tiles", "100000"], "--max_tiles 100000 is more than 64"),
     ("llava", ["--max_tiles", "4"], "--max_tiles 4 is not for the family llava, only for internvl"),
     ("mean", [], "preprocessor_config.json: image_mean is [0.5, 'x', 0.5]; expected three numbers"),
     ("template", [], "chat_template.jinja"),

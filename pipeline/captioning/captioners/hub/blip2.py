@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
-from ..base import FrameTransform
+from ...process.errors import UsageError
+from ..images.base import ImageTransform
 from ..weights import WeightNames
 from .family import HubFamily
 from .weight_prefixes import with_adapters
@@ -28,8 +29,8 @@ class Blip2(HubFamily):
     prompts_each_block = True
     needs_generate = True
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        self.config, self.frame_transform = config, frame_transform
         self._vision, self._queries = config["vision_config"], int(config["num_query_tokens"])
 
     def block_lengths(self, clip: Clip) -> list[int]:
@@ -47,11 +48,18 @@ class Blip2(HubFamily):
         """OPT or T5: the `generate` of the whole model expects images."""
         return model.language_model
 
+    def check_dtype(self, dtype_name: str) -> None:
+        if dtype_name == "float16" and self.config["text_config"]["model_type"] == "t5":
+            raise UsageError(
+                "T5 overflows in float16 (transformers keeps some of its weights in float32); give --dtype bfloat16 or "
+                "--dtype float32"
+            )
+
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
         from .towers import normalised
 
         dtype = model.language_projection.weight.dtype
-        patches = model.vision_model(normalised(units, self.mean, self.std, dtype)).last_hidden_state
+        patches = model.vision_model(normalised(units, self.frame_transform, dtype)).last_hidden_state
         queries = model.query_tokens.expand(len(patches), -1, -1)
         answers = model.qformer(query_embeds=queries, encoder_hidden_states=patches).last_hidden_state
         return model.language_projection(answers.to(dtype))

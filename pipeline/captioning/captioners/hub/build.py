@@ -15,13 +15,13 @@ from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..family_prompts import PromptText, prompt_text
-from ..images import from_folder
-from ..images.base import ImageTransform
+from ..images import KINDS, from_folder
+from ..images.internvl import MAX_TILES
 from ..images.tiles import Tiles
 from ..prompts import DEFAULT_QUESTION
 from ..tokenizer import PromptTokenizer
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
-from .config_defaults import completed
+from .config_defaults import completed, naming
 from .family import HubFamily
 from .frames import frames_of, frames_that_fit
 from .prompts import ClipPrompts, HubPrompt
@@ -32,41 +32,65 @@ from .source import HubOptions, HubSource
 class _Recipe:
     """How the source of a family is made.
 
-    build: the family, from config and frame transform. kind: of the frame transform (`images.KINDS`).
+    build: the family, from config and frame transform.
+    kind: of the frame transform (`images.KINDS`). siglip_kind: for a SigLIP tower, if it differs.
     block: `image`: each frame is a block, an image in the prompt; `video`: a clip is a block; `frames`: each frame is a
         block, and the prompt describes a video.
     sampling: which frames are sampled by default.
     question: the question if the user gives none.
+    transform_options: entries of preprocessor_config.json to override, from the flags.
     """
 
-    build: Callable[[Mapping[str, Any], ImageTransform], HubFamily]
+    build: Callable[[Mapping[str, Any], Any], HubFamily]
     kind: str
     block: str
     sampling: FrameSampling
     question: str = DEFAULT_QUESTION
+    siglip_kind: str | None = None
+    transform_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
+
+    def kind_for(self, config: Mapping[str, Any]) -> str:
+        """The kind of the frame transform for a completed config."""
+        is_siglip = config["vision_config"].get("model_type") == "siglip_vision_model"
+        return self.siglip_kind if is_siglip and self.siglip_kind else self.kind
 
 
-def _normalised(cls: Callable[..., HubFamily]) -> Callable[[Mapping[str, Any], ImageTransform], HubFamily]:
-    return lambda config, transform: cls(config, transform, transform.mean, transform.std)
+def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
+    low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
+    if low > high:
+        texts = [
+            f"--{name} {value}{'' if getattr(flags, name) else ' (the default)'}"
+            for name, value in (("min_pixels", low), ("max_pixels", high))
+        ]
+        raise UsageError(f"{texts[0]} is more than {texts[1]}; give both")
+    return {"min_pixels": low, "max_pixels": high}
+
+
+def _tile_limits(flags: argparse.Namespace) -> dict[str, Any]:
+    tiles = flags.max_tiles or 1
+    if tiles > MAX_TILES:
+        raise UsageError(f"--max_tiles {tiles} is more than {MAX_TILES}; give a smaller number, for example 12")
+    return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
 
 
 _IMAGES, _VIDEO, _POINTS = FrameSampling("points", 3), FrameSampling("uniform", 8), FrameSampling("points", 1)
 _QWEN = _Recipe(
-    _normalised(qwen2_vl.Qwen2Vl),
+    qwen2_vl.Qwen2Vl,
     "patches_of_two",
     "video",
     FrameSampling("rate", 0, fps=2.0, max_frames=32, multiple=2),
+    transform_options=_pixel_limits,
 )
 _RECIPES = {
-    "llava": _Recipe(_normalised(llava.Llava), "crop", "image", _POINTS),
-    "llava_next": _Recipe(_normalised(llava_next.LlavaNext), "tiles", "image", _IMAGES),
-    "llava_next_video": _Recipe(_normalised(llava_next_video.LlavaNextVideo), "crop", "video", _VIDEO),
-    "llava_onevision": _Recipe(_normalised(llava_onevision.LlavaOnevision), "square", "video", _VIDEO),
+    "llava": _Recipe(llava.Llava, "crop", "image", _POINTS, siglip_kind="square"),
+    "llava_next": _Recipe(llava_next.LlavaNext, "tiles", "image", _IMAGES),
+    "llava_next_video": _Recipe(llava_next_video.LlavaNextVideo, "crop", "video", _VIDEO),
+    "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "blip-2": _Recipe(_normalised(blip2.Blip2), "square", "image", _POINTS, question=""),
-    "janus": _Recipe(_normalised(janus.Janus), "padded_square", "image", _POINTS),
-    "internvl": _Recipe(_normalised(internvl.InternVl), "internvl", "frames", _VIDEO),
+    "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS, question=""),
+    "janus": _Recipe(janus.Janus, "padded_square", "image", _POINTS),
+    "internvl": _Recipe(internvl.InternVl, "internvl", "frames", _VIDEO, transform_options=_tile_limits),
 }
 
 
@@ -83,11 +107,16 @@ def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
     Raises:
         UsageError: config.json or preprocessor_config.json is missing or not usable.
     """
-    config = completed(read_config(folder), name, folder / "config.json")
-    transform = from_folder(folder, _RECIPES[name].kind, **transform_options)
-    if isinstance(transform, Tiles):
-        _check_pinpoints(config, transform, folder)
-    return _RECIPES[name].build(config, transform)
+    recipe, path = _RECIPES[name], folder / "config.json"
+    config = completed(read_config(folder), name, path)
+    kind = recipe.kind_for(config)
+    transform = from_folder(folder, kind, **transform_options)
+    if recipe.block != "image":
+        KINDS[kind].check_video_file(folder)
+    with naming(path):
+        if isinstance(transform, Tiles):
+            _check_pinpoints(config, transform)
+        return recipe.build(config, transform)
 
 
 def make_source(
@@ -101,7 +130,7 @@ def make_source(
         UsageError: the checkpoint or an option is not usable.
     """
     folder: Path = flags.pretrained_model_name_or_path
-    family = make_family(name, folder, **_transform_options(name, flags))
+    family = make_family(name, folder, **_RECIPES[name].transform_options(flags))
     frames = frames_of(family, sampling, flags.short_side or 0)
     prompt = _prompt(name, family, flags, frames.longest)
     if (flags.num_frames or flags.max_frames) is None:
@@ -136,31 +165,11 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, longest: Cl
     return HubPrompt(prompts, description, tokenizer, counts_prompt=True, visual_token=visual)
 
 
-def _transform_options(name: str, flags: argparse.Namespace) -> dict[str, Any]:
-    if name.startswith("qwen"):
-        return _pixel_limits(flags)
-    if name == "internvl":
-        tiles = flags.max_tiles or 1
-        return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
-    return {}
-
-
-def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
-    low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
-    if low > high:
-        texts = [
-            f"--{name} {value}{'' if getattr(flags, name) else ' (the default)'}"
-            for name, value in (("min_pixels", low), ("max_pixels", high))
-        ]
-        raise UsageError(f"{texts[0]} is more than {texts[1]}; give both")
-    return {"min_pixels": low, "max_pixels": high}
-
-
-def _check_pinpoints(config: Mapping[str, Any], transform: Tiles, folder: Path) -> None:
+def _check_pinpoints(config: Mapping[str, Any], transform: Tiles) -> None:
     """The model computes the tiles of a frame again, from its own list of resolutions."""
     pinpoints = [list(pair) for pair in transform.image_grid_pinpoints]
     if pinpoints != config["image_grid_pinpoints"]:
         raise UsageError(
-            f"{folder}: image_grid_pinpoints are {config['image_grid_pinpoints']} in config.json, but {pinpoints} in "
-            "preprocessor_config.json; they must be equal"
+            f"image_grid_pinpoints are {config['image_grid_pinpoints']}, but {pinpoints} in preprocessor_config.json; "
+            "take both files from the published checkpoint"
         )

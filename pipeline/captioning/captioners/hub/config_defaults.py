@@ -6,7 +6,8 @@ model. The default values are those of transformers 4.55. Imports no framework.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ _ENTRIES: Mapping[str, Mapping[str, Any]] = {
 }
 """By the family."""
 
+_SIDES = ("image_size", "patch_size")
+"""Entries that are a number, or a list of height and width."""
+
 _PARTS = {
     "llava": ("llama", "clip_vision_model"),
     "llava_next": ("llama", "clip_vision_model"),
@@ -115,6 +119,15 @@ def completed(config: Mapping[str, Any], family: str, path: Path) -> dict[str, A
     return {**done, "vision_config": vision}
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the path of a file before the message of a UsageError that is about an entry of the file."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
 def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries of the text model: those of the whole file in the published layout of the Qwen families."""
     text: Mapping[str, Any] | None = config.get("text_config")
@@ -135,16 +148,27 @@ def _check_lengths(text: Mapping[str, Any], where: str) -> None:
     """Check the entries that `LengthLimit` reads. A window may be null; an absent entry has its default value."""
     for name in ("max_position_embeddings", "num_hidden_layers", "max_window_layers", "sliding_window"):
         value = text.get(name, 1)
-        is_absent = value is None and name == "sliding_window"
-        if not is_absent and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise UsageError(f"{where}: {name} is {value!r}; expected a whole number")
+        if value is not None or name != "sliding_window":
+            check_whole_number(name, value, where)
+
+
+def check_whole_number(name: str, value: object, where: str) -> None:
+    """Check an entry.
+
+    where: the file and the part of it that has the entry, for the message.
+
+    Raises:
+        UsageError: the value is not a whole number of at least 0.
+    """
+    if not _is_whole(value):
+        raise UsageError(f"{where}: {name} is {value!r}; expected a whole number")
 
 
 def _complete(entries: dict[str, Any], defaults: Mapping[str, Any], where: str) -> None:
     """Add `defaults`, and check that entries have the types of their defaults; sizes are positive."""
     for name, default in defaults.items():
         value = entries.setdefault(name, default)
-        if not _is_like(value, default):
+        if not (_is_like(value, default) or (name in _SIDES and _is_like(value, 1))):
             raise UsageError(f"{where}: {name} is {value!r}; expected a value like {default!r}")
 
 
@@ -154,9 +178,17 @@ def _is_like(value: object, default: Any) -> bool:
     if isinstance(default, str):
         return isinstance(value, str)
     if isinstance(default, list):
-        return isinstance(value, list | int)
+        return isinstance(value, list) and all(_is_item_like(item, default[0]) for item in value)
     if isinstance(default, float):
         return isinstance(value, int | float) and value > 0
     if default < 0:  # a layer of the tower; the family refuses lists with a message of its own
         return isinstance(value, int | list)
     return isinstance(value, int) and value > 0
+
+
+def _is_item_like(value: object, default: Any) -> bool:
+    return _is_like(value, default) if isinstance(default, list) else _is_whole(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

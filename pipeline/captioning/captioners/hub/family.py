@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...clips.clip import Clip
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from ..weights import WeightNames
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ class HubFamily(ABC):
     """One checkpoint's family.
 
     The prompt of a clip is text around visual blocks. A block is a sequence of visual tokens: those of one frame, or of
-    the whole video. `prompt_pieces` gives the text, `blocks` the tokens.
+    the whole video. `HubPrompt` has the text, `blocks` gives the tokens.
 
     config: config.json, completed.
-    frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes.
-    mean, std: of the normalisation, which follows the division by 255 on the device.
+    frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes. The device rescales and
+        normalises the arrays, with the values of this transform.
     prompts_each_block: whether each block has a prompt and an answer of its own. The prompts of a clip have the same
         text, and its blocks the same length. The caption is the answers, joined.
     needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
@@ -35,9 +35,7 @@ class HubFamily(ABC):
     """
 
     config: Mapping[str, Any]
-    frame_transform: FrameTransform
-    mean: Sequence[float]
-    std: Sequence[float]
+    frame_transform: ImageTransform
     prompts_each_block: bool = False
     needs_generate: bool = False
 
@@ -53,6 +51,14 @@ class HubFamily(ABC):
         """Visual tokens in each block of one prompt of a clip."""
         lengths = self.block_lengths(clip)
         return lengths[:1] if self.prompts_each_block else lengths
+
+    def check_dtype(self, dtype_name: str) -> None:
+        """Check that the model can compute in a type. dtype_name: one of `backends.DTYPES`.
+
+        Raises:
+            UsageError: values of the model overflow in this type.
+        """
+        return None
 
     @abstractmethod
     def weight_names(self) -> WeightNames:

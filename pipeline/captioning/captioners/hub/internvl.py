@@ -12,7 +12,7 @@ import numpy as np
 
 from ...clips.clip import Clip
 from ...process.errors import UsageError
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from ..weights import WeightNames
 from .family import HubFamily
 from .weight_prefixes import with_adapters
@@ -36,17 +36,14 @@ class InternVl(HubFamily):
         UsageError: the config asks for features that the model class of transformers does not compute.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        self.config, self.frame_transform = config, frame_transform
         vision = config["vision_config"]
-        layer, strategy = config.get("vision_feature_layer", -1), config.get("vision_feature_select_strategy")
-        if layer != -1:
-            raise UsageError(f"config.json: vision_feature_layer {layer} is not supported for InternVL; only -1 is")
-        if strategy not in (None, "default"):
-            raise UsageError(
-                f"config.json: vision_feature_select_strategy {strategy!r} is not supported for InternVL; only "
-                "'default' is"
-            )
+        for key, supported in (("vision_feature_layer", -1), ("vision_feature_select_strategy", "default")):
+            if config[key] != supported:
+                raise UsageError(
+                    f"{key} {config[key]!r} is not supported for InternVL; use a checkpoint with {supported!r}"
+                )
         size, patch = _square("image_size", vision["image_size"]), _square("patch_size", vision["patch_size"])
         self._grid = size // patch
         self._side = int(self._grid * config["downsample_ratio"])
@@ -71,7 +68,7 @@ class InternVl(HubFamily):
         from .towers import normalised
 
         inner = model.model
-        pixels = normalised(units, self.mean, self.std, inner.multi_modal_projector.linear_1.weight.dtype)
+        pixels = normalised(units, self.frame_transform, inner.multi_modal_projector.linear_1.weight.dtype)
         patches = inner.vision_tower(pixels).last_hidden_state[:, 1:]
         grid = patches.reshape(len(patches), self._grid, self._grid, -1)
         shuffled = inner.pixel_shuffle(grid, scale_factor=self.config["downsample_ratio"])
@@ -89,8 +86,8 @@ class InternVl(HubFamily):
 def _square(name: str, value: Any) -> int:
     """The side of a square that config.json gives as a number or as a list of height and width."""
     sides = set(value) if isinstance(value, (list, tuple)) else {value}
-    if len(sides) != 1:
-        raise UsageError(f"config.json: {name} {value} of the vision_config is not square")
+    if len(sides) != 1 or min(sides) < 1:
+        raise UsageError(f"{name} {value} of the vision_config is not the size of a square; set one number")
     return int(sides.pop())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from ..weights import WeightNames
 from .family import HubFamily
 from .weight_prefixes import with_adapters
@@ -25,8 +25,8 @@ _UNUSED = re.compile(r"model\.(vqmodel|generation_embeddings|generation_aligner|
 class Janus(HubFamily):
     """See `HubFamily`."""
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        self.config, self.frame_transform = config, frame_transform
         self._vision, self._text = config["vision_config"], config["text_config"]
         self._tokens = (int(self._vision["image_size"]) // int(self._vision["patch_size"])) ** 2
 
@@ -45,7 +45,7 @@ class Janus(HubFamily):
         from .towers import normalised
 
         inner = model.model
-        pixels = normalised(units, self.mean, self.std, inner.aligner.fc1.weight.dtype)
+        pixels = normalised(units, self.frame_transform, inner.aligner.fc1.weight.dtype)
         return inner.aligner(inner.vision_model(pixels).last_hidden_state)
 
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:

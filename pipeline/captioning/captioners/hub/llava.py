@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
 from ...process.errors import UsageError
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from ..weights import WeightNames
 from .family import HubFamily, kept_layers
 from .weight_prefixes import with_adapters
@@ -36,17 +36,24 @@ class Llava(HubFamily):
     """A CLIP or SigLIP tower, a projector of two layers, and a text model; see `HubFamily`.
 
     Raises:
-        UsageError: the config names another kind of tower, or several layers of it.
+        UsageError: the config names another kind of tower, several layers of it, or one that it does not have.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        self.config, self.frame_transform = config, frame_transform
         self._vision, self._text = config["vision_config"], config["text_config"]
         tower, layer = self._vision["model_type"], config["vision_feature_layer"]
         if tower not in _TOWERS:
-            raise UsageError(f"config.json: vision tower type {tower!r} is not supported; {' and '.join(_TOWERS)} are")
+            raise UsageError(
+                f"vision tower type {tower!r} is not supported; use a checkpoint with {' or '.join(_TOWERS)}"
+            )
         if not isinstance(layer, int):
-            raise UsageError(f"config.json: vision_feature_layer {layer!r} is not supported; it must be one number")
+            raise UsageError(f"vision_feature_layer {layer!r} is not supported; use a checkpoint with one layer")
+        if not 0 <= kept_layers(self._vision["num_hidden_layers"], layer) <= self._vision["num_hidden_layers"]:
+            raise UsageError(
+                f"vision_feature_layer {layer} is not in a tower of {self._vision['num_hidden_layers']} layers; take "
+                "config.json from the published checkpoint"
+            )
         self._drops_first = config["vision_feature_select_strategy"] == "default"
         self._grid = int(self._vision["image_size"]) // int(self._vision["patch_size"])
         class_tokens = 1 if tower == "clip_vision_model" else 0
@@ -60,7 +67,7 @@ class Llava(HubFamily):
         """
         if self._patches != self._grid**2:
             raise UsageError(
-                f"config.json: vision_feature_select_strategy {self.config['vision_feature_select_strategy']!r} leaves "
+                f"vision_feature_select_strategy {self.config['vision_feature_select_strategy']!r} leaves "
                 f"{self._patches} features of {self._grid**2} patches; CLIP needs 'default' and SigLIP needs 'full'"
             )
 
@@ -97,7 +104,7 @@ class Llava(HubFamily):
         from .towers import normalised, tower_features
 
         inner = model.model
-        pixels = normalised(units, self.mean, self.std, inner.multi_modal_projector.linear_1.weight.dtype)
+        pixels = normalised(units, self.frame_transform, inner.multi_modal_projector.linear_1.weight.dtype)
         return tower_features(inner.vision_tower, pixels, self._drops_first)
 
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...clips.clip import Clip
 from ...process.errors import UsageError
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from ..images.tiles import grid_shape, kept_patches
 from . import llava
 
@@ -30,15 +30,15 @@ class LlavaNext(llava.Llava):
     `Clip.size`: height and width of the frames before they were divided.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        super().__init__(config, frame_transform, mean, std)
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        super().__init__(config, frame_transform)
         self._check_grid()
         self._pinpoints = tuple((int(height), int(width)) for height, width in config["image_grid_pinpoints"])
         side = int(self._vision["image_size"])
         if any(length < side or length % side for pinpoint in self._pinpoints for length in pinpoint):
             raise UsageError(
-                f"config.json: image_grid_pinpoints {config['image_grid_pinpoints']} are not multiples of image_size "
-                f"{side} of the vision_config"
+                f"image_grid_pinpoints {config['image_grid_pinpoints']} are not multiples of image_size {side} of the "
+                "vision_config; take config.json from the published checkpoint"
             )
 
     def units(self, clip: Clip) -> np.ndarray:

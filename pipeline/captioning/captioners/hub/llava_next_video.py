@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
 from ...process.errors import UsageError
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from . import llava
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ class LlavaNextVideo(llava.Llava):
         UsageError: see `Llava`; or the config has another mode of pooling.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        super().__init__(config, frame_transform, mean, std)
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        super().__init__(config, frame_transform)
         self._check_grid()
         self._mode, self._stride = config["spatial_pool_mode"], int(config["spatial_pool_stride"])
         if self._mode not in _POOL_MODES:
-            raise UsageError(f"config.json: spatial_pool_mode {self._mode!r} is not supported; average and max are")
+            raise UsageError(f"spatial_pool_mode {self._mode!r} is not supported; set {' or '.join(_POOL_MODES)}")
 
     def block_lengths(self, clip: Clip) -> list[int]:
         return [len(clip.frame_index) * (self._grid // self._stride) ** 2]

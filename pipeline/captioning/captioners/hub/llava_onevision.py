@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from . import llava
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LlavaOnevision(llava.Llava):
     """See `HubFamily`."""
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        super().__init__(config, frame_transform, mean, std)
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        super().__init__(config, frame_transform)
         self._check_grid()
 
     def block_lengths(self, clip: Clip) -> list[int]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
 from ...process.errors import UsageError
-from ..base import FrameTransform
+from ..images.base import ImageTransform
 from ..weights import WeightNames
 from . import llava
+from .config_defaults import check_whole_number, completed
 
 if TYPE_CHECKING:
     import torch
@@ -53,38 +55,39 @@ _EMBEDDINGS, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight
 
 
 def onevision_config(
-    config: Mapping[str, Any], vocabulary: int, tower: Mapping[str, Any] | None = None
+    config: Mapping[str, Any], vocabulary: int, path: Path, tower: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The config of transformers' LLaVA-OneVision for a config.json of the publishers' layout.
 
     vocabulary: number of tokens of the tokenizer. The rows of the embeddings beyond it are not used.
+    path: of config.json, for messages.
     tower: `vision_config` of the folder in which the vision tower is published, with all its layers. None:
         google/siglip-so400m-patch14-384.
 
     Raises:
-        UsageError: the config describes something that LLaVA-Video does not have, or does not fit the tower.
+        UsageError: the config describes something that LLaVA-Video does not have, does not fit the tower, or has an
+            entry of the wrong type; names the file.
     """
     name = str(config.get("mm_vision_tower") or config.get("vision_tower"))
     vision = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, **(tower or _SIGLIP_SO400M)}
     if tower is None and name.rstrip("/").rpartition("/")[2] != "siglip-so400m-patch14-384":
-        raise UsageError(f"config.json: the vision tower {name} is not known; give its folder as --vision_tower")
+        raise UsageError(f"{path}: the vision tower {name} is not known; give its folder as --vision_tower")
     width = config.get("mm_hidden_size", vision["hidden_size"])
     if width != vision["hidden_size"]:
         raise UsageError(
-            f"config.json: mm_hidden_size is {width}, but the vision tower has {vision['hidden_size']}; give the "
+            f"{path}: mm_hidden_size is {width}, but the vision tower has {vision['hidden_size']}; give the "
             "tower's own folder as --vision_tower"
         )
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
-        raise UsageError(f"config.json: mm_projector_type {projector!r} is not supported; mlp2x_gelu is")
+        raise UsageError(f"{path}: mm_projector_type {projector!r} is not supported; use a checkpoint with mlp2x_gelu")
     if config.get("add_faster_video"):
-        raise UsageError("config.json: add_faster_video is not supported; the public program can't run it either")
+        raise UsageError(
+            f"{path}: add_faster_video is not supported, the public program can't run it either; remove it"
+        )
     text = {key: config[key] for key in _TEXT_KEYS if key in config}
-    longest = config.get("tokenizer_model_max_length")
-    if isinstance(longest, int):  # the public program cuts longer prompts off, the question first
-        text["max_position_embeddings"] = min(text.get("max_position_embeddings", longest), longest)
-    return {
-        "model_type": "llava_onevision",
+    made = {
+        **{key: config[key] for key in ("quantization_config",) if key in config},  # `completed` refuses it
         "text_config": {**text, "model_type": "qwen2", "vocab_size": vocabulary},
         "vision_config": {**vision, "model_type": "siglip_vision_model"},
         # The public program deletes the last layer of the tower and reads what is then the last. It does not read
@@ -95,6 +98,12 @@ def onevision_config(
         "mm_spatial_pool_mode": config.get("mm_spatial_pool_mode", "bilinear"),
         "mm_newline_position": config.get("mm_newline_position", "one_token"),
     }
+    done = completed(made, "llava_onevision", path)
+    longest = config.get("tokenizer_model_max_length")
+    if longest is not None:  # the public program cuts longer prompts off, the question first
+        check_whole_number("tokenizer_model_max_length", longest, str(path))
+        done["text_config"]["max_position_embeddings"] = min(text.get("max_position_embeddings", longest), longest)
+    return done
 
 
 class LlavaQwen(llava.Llava):
@@ -104,12 +113,12 @@ class LlavaQwen(llava.Llava):
         UsageError: the config has another mode of pooling, or another position of newlines.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: FrameTransform, mean: Any, std: Any) -> None:
-        super().__init__(config, frame_transform, mean, std)
+    def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
+        super().__init__(config, frame_transform)
         self._mode, self._newlines = config["mm_spatial_pool_mode"], config["mm_newline_position"]
         for key, known in (("mm_spatial_pool_mode", _POOL_MODES), ("mm_newline_position", _NEWLINES)):
             if config[key] not in known:
-                raise UsageError(f"config.json: {key} {config[key]!r} is not supported; {', '.join(known)} are")
+                raise UsageError(f"{key} {config[key]!r} is not supported; set one of {', '.join(known)}")
         self._rows = math.ceil(self._grid / 2) if self._mode == "bilinear" else self._grid // 2
 
     def block_lengths(self, clip: Clip) -> list[int]:

@@ -22,6 +22,7 @@ from ..prompt_formats import time_instruction
 from ..prompts import DEFAULT_QUESTION
 from ..safetensors_files import stored_tensors
 from ..tokenizer import PromptTokenizer
+from .config_defaults import naming
 from .frames import frames_of, frames_that_fit
 from .llava_qwen import LlavaQwen, is_of_tower, onevision_config
 from .prompts import ClipPrompts, HubPrompt
@@ -52,12 +53,14 @@ def make_source(
     folder: Path = flags.pretrained_model_name_or_path
     published = read_config(folder)
     tokenizer = PromptTokenizer(folder)
-    tower_folder = _tower_folder(published, flags.vision_tower)
-    config = onevision_config(published, tokenizer.size, None if tower_folder is None else _tower_config(tower_folder))
+    tower_folder = _tower_folder(folder, published, flags.vision_tower)
+    tower = None if tower_folder is None else _tower_config(tower_folder)
+    config = onevision_config(published, tokenizer.size, folder / "config.json", tower)
     # The public program does not read a preprocessor_config.json either.
     side = int(config["vision_config"]["image_size"])
     transform = Square(size=(side, side), mean=_HALF, std=_HALF, vertical_first=True)
-    family = LlavaQwen(config, transform, _HALF, _HALF)
+    with naming(folder / "config.json"):
+        family = LlavaQwen(config, transform)
     if tower_folder is None:
         _check_has_tower(folder, family, published.get("mm_vision_tower"))
     frames = frames_of(family, sampling, flags.short_side or 0)
@@ -121,8 +124,11 @@ def prompt_times(clip: Clip, sampling: FrameSampling) -> list[float]:
     return list(clip.seconds)
 
 
-def _tower_folder(config: Mapping[str, Any], given: Path | None) -> Path | None:
+def _tower_folder(checkpoint: Path, config: Mapping[str, Any], given: Path | None) -> Path | None:
     """The folder of `--vision_tower`, else that of mm_vision_tower in config.json, if this is a local folder.
+
+    A relative mm_vision_tower is a path in the checkpoint folder: the current directory may have any folder of this
+    name.
 
     Raises:
         UsageError: the folder of `--vision_tower` does not exist.
@@ -132,7 +138,8 @@ def _tower_folder(config: Mapping[str, Any], given: Path | None) -> Path | None:
             raise UsageError(f"folder of --vision_tower, {given}, does not exist; nothing is downloaded")
         return given
     named = config.get("mm_vision_tower")
-    return Path(named) if isinstance(named, str) and Path(named).is_dir() else None
+    folder = checkpoint / named if isinstance(named, str) and named else checkpoint
+    return folder if folder != checkpoint and folder.is_dir() else None
 
 
 def _tower_config(folder: Path) -> Mapping[str, Any]:

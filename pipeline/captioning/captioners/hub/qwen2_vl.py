@@ -41,9 +41,10 @@ class Qwen2Vl(HubFamily):
         UsageError: config.json and preprocessor_config.json have different patches.
     """
 
-    def __init__(self, config: Mapping[str, Any], frame_transform: PatchesOfTwo, mean: Any, std: Any) -> None:
-        self.config, self.frame_transform, self.mean, self.std = config, frame_transform, mean, std
-        self._transform = frame_transform
+    frame_transform: PatchesOfTwo
+
+    def __init__(self, config: Mapping[str, Any], frame_transform: PatchesOfTwo) -> None:
+        self.config, self.frame_transform = config, frame_transform
         vision = config["vision_config"]
         self._patch, self._merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
         self._pair = int(vision["temporal_patch_size"])
@@ -51,8 +52,8 @@ class Qwen2Vl(HubFamily):
         given = (frame_transform.patch_size, frame_transform.merge_size, frame_transform.temporal_patch_size)
         if own != given:
             raise UsageError(
-                f"patch size, merge size and temporal patch size are {own} in config.json, but {given} in "
-                "preprocessor_config.json; they must be equal"
+                f"patch size, merge size and temporal patch size are {own}, but {given} in preprocessor_config.json; "
+                "take both files from the published checkpoint"
             )
         self._width = int(vision["hidden_size"])
         self._tokens_per_second, self._window = None, None
@@ -75,7 +76,7 @@ class Qwen2Vl(HubFamily):
 
         An odd last frame is repeated.
         """
-        patches, (pairs, rows, columns) = self._transform.patch_rows(clip.frames[list(clip.frame_index)])
+        patches, (pairs, rows, columns) = self.frame_transform.patch_rows(clip.frames[list(clip.frame_index)])
         return patches.reshape(pairs, rows // self._merge, columns // self._merge, -1)
 
     def block_lengths(self, clip: Clip) -> list[int]:
@@ -100,9 +101,9 @@ class Qwen2Vl(HubFamily):
 
         pairs, rows, columns, _ = units.shape
         tower = model.model.visual
-        mean, std = self._transform.row_normalization()
+        mean, std = self.frame_transform.row_normalization()
         patches = units.reshape(pairs, rows * columns * self._merge**2, -1)
-        values = normalised_rows(patches, self._transform.rescale_factor, mean, std)
+        values = normalised_rows(patches, self.frame_transform.rescale_factor, mean, std)
         plan = grid_plan(rows, columns, self._merge, self._window, tower.blocks[0].attn.head_dim)
         return tower_features(tower, values, plan, self._full_layers)
 
@@ -139,5 +140,5 @@ class Qwen2Vl(HubFamily):
         # The input, queries, keys and values; and five sets of queries and keys in float32 while these are rotated.
         attention = 4 * width * itemsize + 5 * (2 * width) * float32
         mlp = (2 * width + self._mlp_values) * itemsize  # the input, its norm and the inner layer
-        patches = max(self._merge**2, self._transform.max_pixels // self._patch**2)
+        patches = max(self._merge**2, self.frame_transform.max_pixels // self._patch**2)
         return patches * max(embedding, attention, mlp)

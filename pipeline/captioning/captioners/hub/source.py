@@ -120,12 +120,13 @@ class HubSource(CaptionerSource):
         """Load the model onto the backend's device.
 
         Raises:
-            UsageError: as `check_weights`.
+            UsageError: as `check_weights`; or the model can't compute in the backend's type.
             RunError: a weight is not finite, or overflows in the backend's type.
         """
         from ..loading import load_weights
         from .captioner import HubCaptioner
 
+        self._family.check_dtype(backend.dtype_name)
         model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
         settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
         return HubCaptioner(settings, model, backend)

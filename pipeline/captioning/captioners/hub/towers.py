@@ -7,12 +7,12 @@ and the states of other layers are not kept in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..images.base import ImageTransform
 from .family import kept_layers
 
 
@@ -34,11 +34,17 @@ def tower_features(tower: torch.nn.Module, pixels: torch.Tensor, has_class_token
     return hidden[:, 1:] if has_class_token else hidden
 
 
-def normalised(frames: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-    """uint8 frames (…, height, width, 3) as normalised values (…, 3, height, width), computed in float32."""
+def normalised(frames: torch.Tensor, transform: ImageTransform, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 frames (…, height, width, 3) as normalised values (…, 3, height, width), computed in float32.
+
+    The values are those of `ImageTransform.normalized`. Instead of multiplying by the factor in float64, this divides
+    by its inverse in float32, which gives the same float32 values for 1 / 255, 1 / 127.5 and powers of two.
+    """
     device = frames.device
-    values = frames.to(torch.float32) / torch.tensor(255.0, device=device)
-    shift, scale = (torch.tensor(list(value), dtype=torch.float32, device=device) for value in (mean, std))
+    values = frames.to(torch.float32) / torch.tensor(1 / transform.rescale_factor, dtype=torch.float32, device=device)
+    shift, scale = (
+        torch.tensor(list(value), dtype=torch.float32, device=device) for value in (transform.mean, transform.std)
+    )
     leading = len(values.shape) - 3
     channels_first = (*range(leading), leading + 2, leading, leading + 1)
     return ((values - shift) / scale).permute(channels_first).contiguous().to(dtype)

@@ -1,10 +1,11 @@
-"""Tiles of a fixed size for InternVL: one for a video frame, several and a thumbnail for a still image.
+"""Tiles of a fixed size for InternVL: one for each frame, or several and a thumbnail.
 
 Equal to transformers' GotOcr2ImageProcessor.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +19,17 @@ from .preprocessor_file import PreprocessorFile
 from .resizing import resized
 from .tiles import divided
 
+MAX_TILES = 64
+"""Limit for the tiles that a user may ask for; 12 is the default of transformers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InternVL(ImageTransform):
     """Resize every image to one tile, or to a grid of tiles followed by a thumbnail of the whole image.
 
     size: (height, width) of a tile, in pixels.
-    crop_to_patches: make a grid of tiles of every image; for still images. It is not read from the file, because frames
-        of a video get one tile each: `from_folder(folder, crop_to_patches=True)` is for still images.
+    crop_to_patches: make a grid of tiles of every image. transformers does this for still images, while each frame of a
+        video is one tile. So it is not read from the file; it is on if the user asks for tiles (`--max_tiles`).
     min_patches, max_patches: limits for the number of tiles in the grid, without the thumbnail.
     """
 
@@ -46,11 +50,6 @@ class InternVL(ImageTransform):
             "max_patches": file.whole("max_patches", cls.max_patches),
         }
 
-    def tiles(self, height: int, width: int) -> int:
-        """Number of tiles of an image of this size in pixels, with the thumbnail."""
-        columns, rows = self._grid(height, width)
-        return columns * rows + 1 if columns * rows > 1 else 1
-
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         """See ImageTransform; returns (frames, tiles, *size, 3), the thumbnail last."""
         return np.stack([self._tiled(image) for image in images])
@@ -70,6 +69,7 @@ class InternVL(ImageTransform):
         return tile_grid(height, width, self.size, self.min_patches, self.max_patches)
 
 
+@functools.lru_cache(maxsize=256)
 def tile_grid(height: int, width: int, tile: tuple[int, int], minimum: int, maximum: int) -> tuple[int, int]:
     """(columns, rows) of the grid whose aspect ratio is nearest to that of an image.
 
@@ -79,7 +79,7 @@ def tile_grid(height: int, width: int, tile: tuple[int, int], minimum: int, maxi
     height, width: the image's size in pixels. tile: (height, width) of a tile. minimum, maximum: limits for the tiles.
     """
     sides = range(1, maximum + 1)
-    grids = [(columns, rows) for columns in sides for rows in sides if minimum <= columns * rows <= maximum]
+    grids = [(columns, rows) for columns in sides for rows in sides[: maximum // columns] if columns * rows >= minimum]
     grids.sort(key=lambda grid: grid[0] * grid[1])
     best, difference = (1, 1), float("inf")
     for columns, rows in grids:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,9 @@ class PatchesOfTwo(ImageTransform):
     merge_size: the model merges merge_size x merge_size patches into one visual token.
     temporal_patch_size: number of frames in a patch.
     """
+
+    # The limits for the pixels of an image and of a frame differ in published checkpoints.
+    shared_entries: ClassVar[tuple[str, ...]] = ("image_mean", "image_std")
 
     min_pixels: int = 56 * 56
     max_pixels: int = 28 * 28 * 1280

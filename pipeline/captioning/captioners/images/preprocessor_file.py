@@ -52,12 +52,6 @@ class PreprocessorFile:
         if self._get(key, value) is not value:
             self.refuse(key, f"{str(value).lower()}, no other value is supported")
 
-    def flag(self, key: str, default: bool) -> bool:
-        value = self._get(key, default)
-        if not isinstance(value, bool):
-            self.refuse(key, "true or false")
-        return value
-
     def whole(self, key: str, default: int) -> int:
         """A whole number of at least 1."""
         value = self._get(key, default)

@@ -10,11 +10,12 @@ import numpy as np
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.family import HubFamily
+from pipeline.captioning.captioners.images.square import Square
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
 
-HALF = [0.5, 0.5, 0.5]
-"""Mean and standard deviation of the normalisation."""
+TRANSFORM = Square(size=(56, 56), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""Has the values of the normalisation; the frames of the tests are not made by it."""
 BEFORE, BETWEEN, AFTER = [5, 6, 7, 8], [30, 31], [20, 21, 22]
 """Token ids of the prompt: before the first block, between two blocks, after the last block."""
 NEW_TOKENS = 16

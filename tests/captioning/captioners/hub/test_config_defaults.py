@@ -64,10 +64,18 @@ def test_every_kind_of_part_is_that_of_transformers(backend: Backend) -> None:
         assert dict(entries) == {name: made.to_dict()[name] for name in entries}, kind
 
 
+def test_a_square_is_a_list_or_a_number() -> None:
+    for size in (448, [448, 448]):
+        config = _minimal("internvl") | {"vision_config": {"image_size": size}}
+        assert completed(config, "internvl", _FILE)["vision_config"]["image_size"] == size
+
+
 def test_given_entries_are_kept() -> None:
     done = completed({"vision_config": {"depth": 2, "x": None}, "hidden_size": 8}, "qwen2_vl", _FILE)
     assert done["vision_config"]["depth"] == 2 and done["vision_config"]["patch_size"] == 14
     assert text_settings(done)["hidden_size"] == 8
+    windows = {"vision_config": {"fullatt_block_indexes": [0]}}
+    assert completed(windows, "qwen2_5_vl", _FILE)["vision_config"]["fullatt_block_indexes"] == [0]
     assert text_settings({"text_config": {"hidden_size": 4}, "hidden_size": 8})["hidden_size"] == 4
 
 
@@ -79,6 +87,20 @@ def test_given_entries_are_kept() -> None:
         ("llava", {"vision_feature_layer": "last"}, "vision_feature_layer is 'last'; expected a value like -2"),
         ("llava_next_video", {"spatial_pool_stride": 0}, "spatial_pool_stride is 0; expected a value like 2"),
         ("llava_next", {"image_grid_pinpoints": "all"}, "image_grid_pinpoints is 'all'; expected a value like [[336"),
+        ("llava_next", {"image_grid_pinpoints": 336}, "image_grid_pinpoints is 336; expected a value like [[336"),
+        ("llava_next", {"image_grid_pinpoints": [336, 672]}, "image_grid_pinpoints is [336, 672]; expected a value"),
+        (
+            "qwen2_5_vl",
+            {"vision_config": {"fullatt_block_indexes": 7}},
+            "vision_config: fullatt_block_indexes is 7; expected a value like [7, 15, 23, 31]",
+        ),
+        ("qwen2_5_vl", {"vision_config": {"fullatt_block_indexes": ["7"]}}, "fullatt_block_indexes is ['7']; expected"),
+        (
+            "internvl",
+            {"vision_config": {"image_size": ["448", "448"]}},
+            "image_size is ['448', '448']; expected",
+        ),
+        ("internvl", {"vision_config": {"patch_size": 0}}, "vision_config: patch_size is 0; expected a value like [14"),
         ("internvl", {"downsample_ratio": True}, "downsample_ratio is True; expected a value like 0.5"),
         ("qwen2_vl", {"vision_config": {"depth": "32"}}, "config.json: vision_config: depth is '32'; expected a value"),
         ("qwen2_5_vl", {"quantization_config": {"quant_method": "awq"}}, "quantized weights (quantization_config)"),

@@ -42,7 +42,7 @@ def _config(attention: str, **vision: Any) -> Any:
 
 
 def _family(**vision: Any) -> InternVl:
-    return InternVl(_config("eager", **vision).to_dict(), list, small.HALF, small.HALF)
+    return InternVl(_config("eager", **vision).to_dict(), small.TRANSFORM)
 
 
 def _model(attention: str, **vision: Any) -> Any:
@@ -89,7 +89,7 @@ def test_a_checkpoint_loads_in_both_layouts(backend: Backend, tmp_path: Path, la
 def test_the_published_models_have_256_tokens_for_each_frame(backend: Backend) -> None:
     from transformers import InternVLConfig
 
-    family = InternVl(InternVLConfig().to_dict(), list, small.HALF, small.HALF)
+    family = InternVl(InternVLConfig().to_dict(), small.TRANSFORM)
     assert family.block_lengths(CLIPS[1]) == [256] * 3 and family.unit_bytes(4) > 0
 
 
@@ -116,7 +116,7 @@ def test_features_that_transformers_does_not_compute_are_refused() -> None:
         ({"vision_config": {**config["vision_config"], "image_size": [56, 84]}}, r"image_size \[56, 84\]"),
     ):
         with pytest.raises(UsageError, match=message):
-            InternVl({**config, **change}, list, small.HALF, small.HALF)
+            InternVl({**config, **change}, small.TRANSFORM)
 
 
 def test_the_prompt_of_a_typical_clip_is_counted_with_its_blocks(backend: Backend) -> None:

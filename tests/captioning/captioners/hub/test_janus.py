@@ -55,7 +55,7 @@ def _config(attention: str) -> Any:
 
 
 def _family() -> Janus:
-    return Janus(_config("eager").to_dict(), list, small.HALF, small.HALF)
+    return Janus(_config("eager").to_dict(), small.TRANSFORM)
 
 
 def _theirs() -> Any:
@@ -84,7 +84,7 @@ def test_features_are_those_of_transformers(backend: Backend) -> None:
 def test_the_published_models_have_576_tokens_for_each_frame(backend: Backend) -> None:
     from transformers import JanusConfig
 
-    family = Janus(JanusConfig().to_dict(), list, small.HALF, small.HALF)
+    family = Janus(JanusConfig().to_dict(), small.TRANSFORM)
     assert family.block_lengths(CLIPS[1]) == [576] * 3 and family.unit_bytes(4) > 0
 
 

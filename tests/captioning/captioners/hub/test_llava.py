@@ -35,7 +35,7 @@ def _tiny(name: str, **changes: Any) -> tiny.Tiny:
         name=name,
         model_class="LlavaForConditionalGeneration",
         config=config,
-        family=lambda config: Llava(config, None, tiny.MEAN, tiny.STD),
+        family=lambda config: Llava(config, tiny.TRANSFORM),
         clips=tiny.square_clips(config["vision_config"]["image_size"]),
         inputs=lambda family, clip: {"pixel_values": tiny.pixels(tiny.sampled(clip))},
         features=_features,
@@ -86,11 +86,11 @@ def test_published_names(backend: Backend, tmp_path: Path) -> None:
     ],
 )
 def test_names_of_stored_weights(stored: str, name: str) -> None:
-    assert Llava(_config(), None, tiny.MEAN, tiny.STD).weight_names().model_name(stored) == name
+    assert Llava(_config(), tiny.TRANSFORM).weight_names().model_name(stored) == name
 
 
 def test_unused_weights() -> None:
-    names = Llava(_config(), None, tiny.MEAN, tiny.STD).weight_names()
+    names = Llava(_config(), tiny.TRANSFORM).weight_names()
     layer = "model.vision_tower.vision_model.encoder.layers.{}.mlp.fc1.weight"
     assert [names.is_unused(layer.format(number)) for number in range(4)] == [False, False, False, True]
     assert names.is_unused("model.image_newline") and not names.is_unused("lm_head.weight")
@@ -101,8 +101,10 @@ def test_unused_weights() -> None:
     [
         ({"vision_config": tiny.CLIP | {"model_type": "pixtral"}}, "vision tower type 'pixtral' is not supported"),
         ({"vision_feature_layer": [-2, -5]}, r"vision_feature_layer \[-2, -5\] is not supported"),
+        ({"vision_feature_layer": -6}, "vision_feature_layer -6 is not in a tower of 4 layers"),
+        ({"vision_feature_layer": 5}, "vision_feature_layer 5 is not in a tower of 4 layers"),
     ],
 )
 def test_usage_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Llava(_config(**changes), None, tiny.MEAN, tiny.STD)
+        Llava(_config(**changes), tiny.TRANSFORM)

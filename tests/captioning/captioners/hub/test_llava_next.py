@@ -57,7 +57,7 @@ TINY = (
         name="llava next",
         model_class="LlavaNextForConditionalGeneration",
         config=_config(),
-        family=lambda config: LlavaNext(config, None, tiny.MEAN, tiny.STD),
+        family=lambda config: LlavaNext(config, tiny.TRANSFORM),
         clips=tuple(map(_clip, range(4))),
         inputs=_inputs,
         features=_features,
@@ -82,7 +82,7 @@ def test_lengths_of_blocks_for_many_sizes(backend: Backend) -> None:
         vision_config=tiny.CLIP | {"image_size": 336},
         image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
     )
-    family = LlavaNext(config, None, tiny.MEAN, tiny.STD)
+    family = LlavaNext(config, tiny.TRANSFORM)
     frames = tiny.noise(0, 1, 1, 1, 1, 3)  # their content does not count
     sides = (1, 7, 90, 144, 240, 333, 336, 337, 480, 671, 672, 673, 720, 1008, 1080, 1919, 3840)
     for height, width in itertools.product(sides, sides):
@@ -96,4 +96,4 @@ def test_lengths_of_blocks_for_many_sizes(backend: Backend) -> None:
 
 def test_usage_errors() -> None:
     with pytest.raises(UsageError, match=r"'full' leaves 26 features of 25 patches; CLIP needs 'default'"):
-        LlavaNext(_config(vision_feature_select_strategy="full"), None, tiny.MEAN, tiny.STD)
+        LlavaNext(_config(vision_feature_select_strategy="full"), tiny.TRANSFORM)

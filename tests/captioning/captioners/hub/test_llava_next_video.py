@@ -34,7 +34,7 @@ def _tiny(name: str, **changes: Any) -> tiny.Tiny:
         name=name,
         model_class="LlavaNextVideoForConditionalGeneration",
         config=_config(**changes),
-        family=lambda config: LlavaNextVideo(config, None, tiny.MEAN, tiny.STD),
+        family=lambda config: LlavaNextVideo(config, tiny.TRANSFORM),
         clips=tiny.square_clips(tiny.CLIP["image_size"]),
         inputs=lambda family, clip: {"pixel_values_videos": tiny.pixels(tiny.sampled(clip))[None]},
         features=_features,
@@ -57,5 +57,5 @@ def test_published_names(backend: Backend, tmp_path: Path) -> None:
 
 
 def test_usage_errors() -> None:
-    with pytest.raises(UsageError, match=r"spatial_pool_mode 'conv' is not supported; average and max are"):
-        LlavaNextVideo(_config(spatial_pool_mode="conv"), None, tiny.MEAN, tiny.STD)
+    with pytest.raises(UsageError, match=r"spatial_pool_mode 'conv' is not supported; set average or max"):
+        LlavaNextVideo(_config(spatial_pool_mode="conv"), tiny.TRANSFORM)

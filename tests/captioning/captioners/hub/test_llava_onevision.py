@@ -35,7 +35,7 @@ TINY = (
         name="llava onevision",
         model_class="LlavaOnevisionForConditionalGeneration",
         config=_CONFIG,
-        family=lambda config: LlavaOnevision(config, None, tiny.MEAN, tiny.STD),
+        family=lambda config: LlavaOnevision(config, tiny.TRANSFORM),
         clips=tiny.square_clips(tiny.SIGLIP["image_size"]),
         inputs=lambda family, clip: {"pixel_values_videos": tiny.pixels(tiny.sampled(clip))[None]},
         features=_features,
@@ -54,4 +54,4 @@ def test_published_names(backend: Backend, tmp_path: Path) -> None:
 def test_usage_errors() -> None:
     config = _CONFIG | {"vision_feature_select_strategy": "default"}
     with pytest.raises(UsageError, match=r"'default' leaves 48 features of 49 patches; .* SigLIP needs 'full'"):
-        LlavaOnevision(config, None, tiny.MEAN, tiny.STD)
+        LlavaOnevision(config, tiny.TRANSFORM)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,20 @@ def test_a_local_folder_in_the_config_is_the_tower(llava_video: Checkpoints, tmp
     folder = checkpoint(tmp_path, llava_video.folder / "checkpoint-no-tower", {"mm_newline_position": "grid"})
     config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": str(siglip)}
     (folder / "config.json").write_text(json.dumps(config))
+    _source(folder, None).check_weights()
+
+
+def test_a_relative_folder_in_the_config_is_in_the_checkpoint(
+    tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of this name in the current directory is not the tower."""
+    folder = checkpoint(tmp_path, tiny.folder / "checkpoint-no-tower", {"mm_newline_position": "grid"})
+    config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": "siglip"}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tiny.folder)
+    with pytest.raises(UsageError, match="the vision tower siglip is not known; give its folder as --vision_tower"):
+        _source(folder, None)
+    shutil.copytree(tiny.folder / "siglip", folder / "siglip")
     _source(folder, None).check_weights()
 
 

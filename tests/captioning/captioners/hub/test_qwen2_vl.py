@@ -67,7 +67,7 @@ def _tiny(kind: str) -> tiny.Tiny:
         name=kind,
         model_class=_CLASSES[kind],
         config=_config(kind),
-        family=lambda config: Qwen2Vl(config, _TRANSFORM, tiny.MEAN, tiny.STD),
+        family=lambda config: Qwen2Vl(config, _TRANSFORM),
         has_published_names=False,
         clips=[Clip(row, "", tiny.noise(row, n, h, w, 3), index) for row, (n, h, w, index) in enumerate(_CLIPS)],
         inputs=_inputs,
@@ -111,7 +111,7 @@ def test_memory_follows_the_largest_frame_and_the_tower(kind: str) -> None:
         }
         config["vision_config"] |= vision
         transform = PatchesOfTwo(mean=tiny.MEAN, std=tiny.STD, min_pixels=1, max_pixels=max_pixels)
-        return Qwen2Vl(config, transform, tiny.MEAN, tiny.STD).unit_bytes(2)
+        return Qwen2Vl(config, transform).unit_bytes(2)
 
     width = {"qwen2_vl": "embed_dim", "qwen2_5_vl": "hidden_size"}[kind]
     published = unit_bytes(256 * 28**2, **{width: 1280})
@@ -124,8 +124,8 @@ def test_memory_follows_the_largest_frame_and_the_tower(kind: str) -> None:
 
 def test_different_patches_are_refused() -> None:
     vision = {"spatial_merge_size": 2, "temporal_patch_size": 2, **_VISION["qwen2_vl"], "patch_size": 16}
-    with pytest.raises(UsageError, match=r"\(16, 2, 2\) in config.json, but \(14, 2, 2\) in preprocessor_config"):
-        Qwen2Vl({"model_type": "qwen2_vl", "vision_config": vision}, _TRANSFORM, tiny.MEAN, tiny.STD)
+    with pytest.raises(UsageError, match=r"\(16, 2, 2\), but \(14, 2, 2\) in preprocessor_config"):
+        Qwen2Vl({"model_type": "qwen2_vl", "vision_config": vision}, _TRANSFORM)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.images.square import Square
 
 pytestmark = pytest.mark.model
 
@@ -16,6 +17,19 @@ _FRAMES, _WIDTH = 3, 5
 
 def _features(size: int) -> np.ndarray:
     return np.random.default_rng(size).standard_normal((_FRAMES, size * size, _WIDTH), np.float32)
+
+
+@pytest.mark.parametrize("factor", [1 / 255, 1 / 127.5, 1 / 256, 1.0, 0.01])
+def test_normalised_values_are_those_of_the_transform(factor: float, backend: Backend) -> None:
+    import torch
+
+    from pipeline.captioning.captioners.hub.towers import normalised
+
+    transform = Square(size=(16, 16), mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28), rescale_factor=factor)
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+    values = normalised(torch.from_numpy(frames), transform, torch.float32).numpy()
+    expected = transform.normalized(frames).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=2e-6 if factor == 0.01 else 0)
 
 
 @pytest.mark.parametrize(("size", "window"), [(27, 2), (24, 2), (7, 3), (4, 4)])

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.hub.family import HubFamily
 from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
+from pipeline.captioning.captioners.images.square import Square
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.captioning.captioners.hub.captioner import HubCaptioner
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+TRANSFORM = Square(size=(70, 70), mean=MEAN, std=STD)
+"""Has the values of the normalisation; the frames of the tests are not made by it."""
 BEFORE, BETWEEN, AFTER = [5, 6, 7, 8, 9], [10, 11], [20, 21, 22]
 IMAGE, VIDEO = 290, 291
 TOLERANCE = 1e-5

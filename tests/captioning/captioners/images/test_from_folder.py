@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import subprocess
@@ -115,6 +116,47 @@ def test_usage_errors(tmp_path: Path, checkpoint: str, changes: dict[str, Any], 
     expected = re.escape(str(folder / "preprocessor_config.json")) + ": .*" + re.escape(message)
     with pytest.raises(UsageError, match=expected):
         from_folder(folder, KIND_OF[checkpoint])
+
+
+VIDEO_FILES = ("video_preprocessor_config.json", "video_processor_config.json")
+
+
+@pytest.mark.parametrize("name", VIDEO_FILES)
+@pytest.mark.parametrize(
+    ("checkpoint", "key", "value", "own"),
+    [
+        # As published for InternVL3.5.
+        ("InternVL3-1B-hf", "size", {"height": 384, "width": 384}, "{'height': 448, 'width': 448}"),
+        ("InternVL3-1B-hf", "image_mean", CLIP_MEAN, "[0.485, 0.456, 0.406]"),
+        ("llava-onevision-qwen2-7b-ov-hf", "image_std", CLIP_STD, "[0.5, 0.5, 0.5]"),
+        ("llava-1.5-7b-hf", "crop_size", {"height": 224, "width": 224}, "{'height': 336, 'width': 336}"),
+        ("llava-1.5-7b-hf", "size", {"height": 336, "width": 336}, "{'shortest_edge': 336}"),
+        ("Qwen2.5-VL-7B-Instruct", "image_mean", 0.5, str(CLIP_MEAN)),
+    ],
+)
+def test_another_transform_for_videos_is_refused(
+    tmp_path: Path, checkpoint: str, key: str, value: object, own: str, name: str
+) -> None:
+    folder, kind = write_folder(tmp_path, checkpoint), KINDS[KIND_OF[checkpoint]]
+    (folder / name).write_text(json.dumps({key: value}))
+    both = f"{folder / name}: {key} is {value}, but {own} in {folder / 'preprocessor_config.json'}; "
+    with pytest.raises(UsageError, match=re.escape(both)):
+        kind.check_video_file(folder)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "entries"),
+    [
+        ("llava-onevision-qwen2-7b-ov-hf", {"size": 384, "crop_size": None, "image_mean": 0.5, "do_pad": False}),
+        ("llava-1.5-7b-hf", {"size": {"shortest_edge": 336}, "crop_size": 336, "image_std": CLIP_STD}),
+        ("Qwen2.5-VL-7B-Instruct", {"size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}}),
+        ("InternVL3-1B-hf", {}),
+    ],
+)
+def test_the_same_transform_for_videos_is_accepted(tmp_path: Path, checkpoint: str, entries: dict[str, Any]) -> None:
+    folder = write_folder(tmp_path, checkpoint)
+    (folder / VIDEO_FILES[0]).write_text(json.dumps(entries))
+    KINDS[KIND_OF[checkpoint]].check_video_file(folder)
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
