@@ -41,7 +41,7 @@ class HubCaptioner(Captioner):
         self._prefix = () if self._in_batches else settings.prompt.prompts.shared_prefix
         self._units_together = capacity.frames_together(backend, self._family.unit_bytes(backend.dtype.itemsize))
         prefill_clips = backend.prefill_tokens // max(1, self._length(settings.typical) - len(self._prefix))
-        units = max(1, len(self._family.units(settings.typical)))
+        units = max(1, self._family.unit_count(settings.typical))
         self.clips_together = max(1, min(prefill_clips, self._units_together // units))
 
     def engine(self, slots: int) -> Engine:
@@ -71,7 +71,7 @@ class HubCaptioner(Captioner):
     def max_slots(self) -> int:
         settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
         length = self._length(settings.typical)
-        units = min(self._units_together, self.clips_together * max(1, len(self._family.units(settings.typical))))
+        units = min(self._units_together, self.clips_together * max(1, self._family.unit_count(settings.typical)))
         prompt = capacity.slot_memory(config, length, settings.generation, itemsize)
         work = units * self._family.unit_bytes(itemsize)
         if self._in_batches:  # all prompts of a batch are prefilled together

@@ -5,6 +5,7 @@ Until `model_class` is called, a family imports no framework.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,10 @@ class HubFamily(ABC):
         These are the distinct frames, unless a family says otherwise.
         """
         return clip.frames
+
+    def unit_count(self, clip: Clip) -> int:
+        """The length of `units`, from shapes only: each image of the frames (..., height, width, 3) is a unit."""
+        return math.prod(clip.frames.shape[:-3])
 
     @abstractmethod
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
