@@ -87,6 +87,14 @@ class CaptionerSource(ABC):
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""
 
+    def check_dtype(self, dtype_name: str) -> None:
+        """Check that the model can compute in a type, one of `backends.DTYPES`. Every type will do by default.
+
+        Raises:
+            UsageError: values would overflow.
+        """
+        return None
+
     @abstractmethod
     def check_weights(self) -> None:
         """Compare names and shapes of the checkpoint's weights with the model's; reads no values. Needs the framework.

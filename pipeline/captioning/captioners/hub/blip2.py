@@ -47,6 +47,12 @@ class Blip2(HubFamily):
         """OPT or T5: the `generate` of the whole model expects images."""
         return model.language_model
 
+    def dtype_problem(self, dtype_name: str) -> str:
+        # transformers keeps the second product of each MLP in float32; here the whole model has one type.
+        if dtype_name == "float16" and self.config["text_config"]["model_type"] == "t5":
+            return "the values of its text model, T5, overflow in float16; give --dtype bfloat16 or --dtype float32"
+        return ""
+
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
         from .towers import normalised
 

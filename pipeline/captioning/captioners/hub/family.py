@@ -71,6 +71,10 @@ class HubFamily(ABC):
         """Change transformers' config before the model is built from it, for example to leave out unused layers."""
         return None
 
+    def dtype_problem(self, dtype_name: str) -> str:
+        """Why the model can't compute in a type, one of `backends.DTYPES`; empty if it can."""
+        return ""
+
     def units(self, clip: Clip) -> np.ndarray:
         """What the vision tower processes independently of each other, uint8; the first axis is the unit.
 

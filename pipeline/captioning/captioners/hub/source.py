@@ -108,6 +108,11 @@ class HubSource(CaptionerSource):
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines + describe_penalties(self._given_generation, self.generation)
 
+    def check_dtype(self, dtype_name: str) -> None:
+        problem = self._family.dtype_problem(dtype_name)
+        if problem:
+            raise UsageError(f"{self._options.checkpoint}: {problem}")
+
     def check_weights(self) -> None:
         from ..loading import check_weights
 

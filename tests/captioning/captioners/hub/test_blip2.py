@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.captioning.backends import Backend
+from pipeline.captioning.backends import DTYPES, Backend
 from pipeline.captioning.captioners.hub.blip2 import Blip2
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
@@ -112,6 +112,12 @@ def test_the_published_models_have_32_tokens_for_each_frame(backend: Backend) ->
 
     family = Blip2(Blip2Config().to_dict(), list, small.HALF, small.HALF)
     assert family.block_lengths(CLIPS[1]) == [32] * 3 and family.unit_bytes(4) > 0
+
+
+@pytest.mark.parametrize(("text", "refused"), [("opt", []), ("t5", ["float16"])])
+def test_only_t5_refuses_float16(backend: Backend, text: str, refused: list[str]) -> None:
+    family = _family(text)
+    assert [name for name in DTYPES if family.dtype_problem(name)] == refused
 
 
 def test_a_frame_that_is_sampled_twice_gets_one_caption(backend: Backend) -> None:
