@@ -46,12 +46,14 @@ class HubCaptioner(Captioner):
 
     def engine(self, slots: int) -> Engine:
         if self._family.prompts_each_block:
-            return JoinedEngine(self._engine(slots * self._family.prompts(self._settings.typical)), slots)
+            # With one clip in flight, only smaller batches of its prompts take less memory.
+            prompts = self._family.prompts(self._settings.typical)
+            return JoinedEngine(self._engine(slots * prompts, smaller_batches=slots == 1), slots)
         return self._engine(slots)
 
-    def _engine(self, slots: int) -> Engine:
+    def _engine(self, slots: int, smaller_batches: bool = False) -> Engine:
         if self._in_batches:
-            return BatchEngine(self._generating, slots, self._stats)
+            return BatchEngine(self._generating, slots, self._stats, self._backend if smaller_batches else None)
         settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
         with torch.no_grad():
             prefix = self._embed(self._prefix)[None] if self._prefix else None
