@@ -18,7 +18,8 @@ _ERROR = "CUDA out of memory. Tried to allocate 20 MiB"
 
 def _captioner(families: dict[str, Family], name: str, backend: Backend, folder: Path) -> tuple[Any, Any]:
     stop_ids = cases.recorded()[name]["stop ids"]
-    source = cases.source(cases.checkpoint(families[name].folder, name, folder / name, stop_ids), name)
+    written = families[cases.checkpoint_of(name)].folder
+    source = cases.source(cases.checkpoint(written, name, folder / name, stop_ids), name)
     return source.load(backend), source
 
 
