@@ -19,8 +19,9 @@ from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
 
 FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
-"""Converts distinct frames to the captioner's input array. Runs in the decoding process, so it must be picklable and
-must not import the framework."""
+"""Converts distinct frames to the captioner's input array, whose first axis is the frame. The result for a frame must
+not depend on the other frames: a decoding process passes each frame of a clip as soon as it is decoded. Runs there, so
+it must be picklable and must not import the framework."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ class CaptionerSource(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""
+
+    def check_dtype(self, dtype_name: str) -> None:
+        """Check that the model can compute in a type, one of `backends.DTYPES`. Every type will do by default.
+
+        Raises:
+            UsageError: values would overflow.
+        """
+        return None
 
     @abstractmethod
     def check_weights(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from .frames import SampledFrames, check_size, distinct_frames, known_rate, scaled_down
+from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .sampling import FrameSampling
 
 
@@ -74,12 +74,13 @@ class _WrongTimestamps(Exception):
     """After seeking, no decoded frame has the timestamp of the wanted packet."""
 
 
-def decode_pyav(path: str, sampling: FrameSampling, short_side: int = 0) -> SampledFrames:
+def decode_pyav(path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]) -> SampledFrames[Frames]:
     """Sample frames of a video.
 
     If the video is incomplete or damaged, the frames are spread over the part before the damage.
 
     short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
+    collect: gets the scaled frames.
 
     Raises:
         ValueError: the file has no video stream or no frames, or the frames are too large; or `sampling` needs a frame
@@ -89,28 +90,30 @@ def decode_pyav(path: str, sampling: FrameSampling, short_side: int = 0) -> Samp
     packets = _read_packets(path)
     positions = sampling.indices(packets.count, packets.rate)
     try:
-        images = _decode_images(path, packets, distinct_frames(positions)[0], short_side)
+        images = _decode_images(path, packets, distinct_frames(positions)[0], short_side, collect)
         return SampledFrames(images, tuple(positions), packets.rate, packets.count, packets.is_damaged)
     except _EndedEarly as ended:  # some packets have no picture: the number of decoded frames is the right one
         positions = sampling.indices(ended.frames, packets.rate)
         frames = _decode_from_start(path, distinct_frames(positions)[0])
-        images = tuple(scaled_down(frame, short_side) for frame in frames)
+        images = collect(scaled_down(frame, short_side) for frame in frames)
         is_damaged = packets.is_damaged or ended.is_damaged
         return SampledFrames(images, tuple(positions), packets.rate, ended.frames, is_damaged)
 
 
-def _decode_images(path: str, packets: _Packets, wanted: Sequence[int], short_side: int) -> tuple[Image.Image, ...]:
-    """The frames with the numbers `wanted` (ascending), scaled.
+def _decode_images(
+    path: str, packets: _Packets, wanted: Sequence[int], short_side: int, collect: Collect[Frames]
+) -> Frames:
+    """The frames with the numbers `wanted` (ascending), scaled and collected.
 
     Raises:
         _EndedEarly: the last of them was not reached.
     """
     if _can_skip_frames(packets, wanted):
         try:
-            return tuple(scaled_down(frame, short_side) for frame in _decode_by_seeking(path, packets, wanted))
+            return collect(scaled_down(frame, short_side) for frame in _decode_by_seeking(path, packets, wanted))
         except Exception:  # seeking may fail in any way; decoding from the start does not depend on timestamps
             pass
-    return tuple(scaled_down(frame, short_side) for frame in _decode_from_start(path, wanted))
+    return collect(scaled_down(frame, short_side) for frame in _decode_from_start(path, wanted))
 
 
 def video_info(path: str) -> VideoInfo:

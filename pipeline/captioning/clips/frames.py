@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from PIL import Image
 
@@ -12,18 +13,25 @@ MAX_PIXELS = 64 * 2**20
 """Frames with more pixels are refused: no camera makes them, and they would need gigabytes of memory."""
 
 
+Frames = TypeVar("Frames")
+Collect = Callable[[Iterable[Image.Image]], Frames]
+"""What becomes of the distinct frames of a clip, in time order, RGB: `tuple` keeps all of them. A decoder makes each
+image when it is requested. It may call the function again from the first frame on, if decoding starts again."""
+
+
 @dataclass(frozen=True)
-class SampledFrames:
+class SampledFrames(Generic[Frames]):
     """The frames that the model sees.
 
-    images: the distinct frames in time order, RGB. A still image or a short clip has fewer images than sampled frames.
+    images: what a `Collect` function made of the distinct frames, in time order, RGB. A still image or a short clip has
+        fewer distinct frames than sampled frames.
     positions: for each sampled frame, in time order, its index in the video.
     rate: average number of frames of the video per second; 0.0 if it is unknown, and for still images.
     total_frames: number of frames of the video, or of the part that can be decoded.
     partial: only a part of the file could be decoded; the frames are spread over that part.
     """
 
-    images: tuple[Image.Image, ...]
+    images: Frames
     positions: tuple[int, ...]
     rate: float
     total_frames: int
@@ -31,7 +39,7 @@ class SampledFrames:
 
     @property
     def index(self) -> tuple[int, ...]:
-        """For each sampled frame, in time order, its index in `images`."""
+        """For each sampled frame, in time order, its index among the distinct frames."""
         return distinct_frames(self.positions)[1]
 
     @property
@@ -45,7 +53,7 @@ class SampledFrames:
         return self.total_frames / self.rate if self.rate else 0.0
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self: SampledFrames[tuple[Image.Image, ...]]) -> tuple[int, int]:
         """(height, width) of the first image in pixels."""
         return self.images[0].height, self.images[0].width
 

@@ -7,6 +7,7 @@ encoder-decoder models. Has the same interface as `engine.SlotEngine`. Knows not
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from ..backends import Backend
 from .attention import UNMASKED_ATTENTION, makes_own_masks
 from .base_engine import BaseEngine
 from .batch_processors import RepetitionRules, StepMonitor, StreamSampler
@@ -22,9 +24,14 @@ from .engine import EngineStats
 from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
 from .text_model import TextModel
 
+logger = logging.getLogger(__name__)
+
 
 class BatchEngine(BaseEngine):
     """Generates for a batch of up to `slots` requests; see `requests.Engine`. One step ends the whole batch.
+
+    By default an out-of-memory error is the caller's, who makes an engine with fewer slots. This is not possible for
+    the prompts of one clip, so an engine can also make its batches smaller.
 
     Prompts with different lengths, options or stop ids go into different batches, because `generate` takes one length
     and one set of options for a batch. A request must contain its whole prompt. Positions on three axes
@@ -35,17 +42,26 @@ class BatchEngine(BaseEngine):
     new tokens only, so a request without history ids gives the same answer.
 
     model: a causal or an encoder-decoder model of transformers.
+    smaller_batches: after an out-of-memory error of this backend, generate again for half of the batch, and from then
+        on in batches of that size. A batch of one request raises the error. None: every batch does.
 
     Raises:
         ValueError: the model makes its own masks, but was built with the attention function of `attention`.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, stats: EngineStats | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        slots: int,
+        stats: EngineStats | None = None,
+        smaller_batches: Backend | None = None,
+    ) -> None:
         text = TextModel.of(model)
         if makes_own_masks(text.config) and text.config._attn_implementation == UNMASKED_ATTENTION:
             raise ValueError(f"{type(model).__name__} makes its own masks; use `attention.set_attention`")
         super().__init__(slots, text.limit)
-        self._model, self._decoder, self._slots = model, text.decoder, slots
+        self._model, self._decoder = model, text.decoder
+        self._batch_size, self._memory_of = slots, smaller_batches
         # An id beyond the logits, which is never generated, in place of the model's own stop id.
         self._no_stop_id = text.vocabulary
         # The ids of an encoder-decoder model begin with the decoder's start token, which is no part of the answer.
@@ -67,7 +83,7 @@ class BatchEngine(BaseEngine):
         self._accept(request, request.length)
 
     def step(self) -> list[Event]:
-        """Generate for the oldest request and up to `slots` - 1 others that can share its batch; all of them end."""
+        """Generate for the oldest request and others that can share its batch, as many as fit; all of them end."""
         events = self._pop_rejected()
         if self._waiting:
             events += self._run_oldest_batch()
@@ -76,9 +92,17 @@ class BatchEngine(BaseEngine):
 
     def _run_oldest_batch(self) -> list[Event]:
         key = _batch_key(self._waiting[0])
-        batch = [request for request in self._waiting if _batch_key(request) == key][: self._slots]
+        same = [request for request in self._waiting if _batch_key(request) == key]
         begin = time.monotonic()
-        answers = self._generate(batch)
+        while True:
+            batch = same[: self._batch_size]
+            try:
+                answers = self._generate(batch)
+                break
+            except Exception as error:
+                if self._memory_of is None or len(batch) == 1 or not self._memory_of.is_out_of_memory(error):
+                    raise
+            self._halve_batch(self._memory_of, len(batch))  # after the error, which keeps tensors, was deleted
         self.stats.decode_seconds += time.monotonic() - begin
         self.stats.decode_tokens += sum(len(ids) for ids, _ in answers)
         self._remove_waiting(batch)
@@ -91,6 +115,11 @@ class BatchEngine(BaseEngine):
             reason = EndReason.STOP if ids[-1] in request.stop_ids else EndReason.LENGTH
             events.append(End(request.key, ids, reason))
         return events
+
+    def _halve_batch(self, backend: Backend, size: int) -> None:
+        backend.release_memory()
+        self._batch_size = size // 2
+        logger.warning("out of memory with %d prompts in a batch; continuing with %d", size, size // 2)
 
     def _generate(self, batch: Sequence[Request]) -> list[tuple[list[int], bool]]:
         """For each prompt: new token ids, of the best beam, up to the first stop id; and whether a score was NaN."""

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,12 +179,13 @@ def test_one_hanging_clip_does_not_delay_the_others(tmp_path: Path) -> None:
 def test_large_frames_are_complete(tmp_path: Path) -> None:
     with ClipLoader(_many(tmp_path, 4), segments(2), _large, DecoderLimits(20), prefetch=1, workers=2) as loader:
         for clip in loader:
-            assert isinstance(clip, Clip) and clip.frames.shape == (5, 700, 700, 3)
-            np.testing.assert_array_equal(clip.frames, _large([]))
+            assert isinstance(clip, Clip) and clip.frames.shape == (2, 1100, 1100, 3)
+            np.testing.assert_array_equal(clip.frames, _large([None, None]))  # type: ignore[list-item]
 
 
 def _large(images: Sequence[Image.Image]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (5, 700, 700, 3), np.uint8)
+    frame = np.random.default_rng(0).integers(0, 256, (1, 1100, 1100, 3), np.uint8)
+    return np.repeat(frame, len(images), 0)
 
 
 def _memory_files() -> int:
@@ -235,3 +236,39 @@ def test_frames_are_scaled_before_the_transform(tmp_path: Path) -> None:
         clips = [clip for clip in loader if isinstance(clip, Clip)]
     assert [clip.frames.tolist() for clip in clips] == [[[48, 32]] * 2, [[32, 48]] * 2, [[48, 32]] * 2]
     assert [clip.size for clip in clips] == [(32, 48), (48, 32), (32, 48)]
+
+
+def _one_megabyte(images: Sequence[Image.Image]) -> np.ndarray:
+    return np.zeros((len(images), 2**20 // 2), np.uint8)
+
+
+@pytest.mark.parametrize(("prefetch", "least", "ahead"), [(9, 2, 3), (9, 5, 5), (1, 5, 2)])
+def test_large_clips_are_decoded_ahead_up_to_a_number_of_bytes(
+    tmp_path: Path, prefetch: int, least: int, ahead: int
+) -> None:
+    """Three clips of one megabyte fit. A batch is decoded ahead in any case, but no more clips than usual."""
+    path, taken = str(render_clip(tmp_path / "a.mp4")), []
+
+    def rows() -> Iterator[tuple[int, str]]:
+        for row in range(9):
+            taken.append(row)
+            yield row, path
+
+    with ClipLoader(
+        rows(),
+        segments(2),
+        _one_megabyte,
+        DecoderLimits(20),
+        prefetch,
+        prefetch_bytes=7 * 2**19,
+        prefetch_least=least,
+    ) as loader:
+        for consumed in range(3):
+            deadline = time.monotonic() + 30
+            while len(taken) < consumed + ahead and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(0.1)  # another clip would be decoded in less
+            assert len(taken) == consumed + ahead
+            clip = loader.next_clip()
+            assert isinstance(clip, Clip) and clip.frames.nbytes == 2**20
+        assert len(list(loader)) == 6 and len(taken) == 9

@@ -84,3 +84,15 @@ def test_the_next_run_keeps_the_captions(run: tuple[Path, list[str], str]) -> No
     kept, written = (read_rows(folder / name) for name in ("kept.csv", "meta_caption.csv"))
     assert kept == written[:3] and all(row["text"] for row in kept)
     assert not written[3]["text"]
+
+
+def test_t5_is_refused_in_float16_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+    checkpoint = tiny_families.blip2_t5(tmp_path)
+    flags = ["--pretrained_model_name_or_path", str(checkpoint), "--dtype", "float16", *FLAGS[:4]]
+    command = launched.plain(*flags, command=launched.COMMAND_OF_FAMILIES)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and f"{checkpoint}: " in last and "T5, overflow in float16" in last, done.stderr
+    assert "--dtype bfloat16 or --dtype float32" in last and "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint.name, "meta.csv"]

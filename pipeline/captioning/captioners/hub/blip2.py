@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...clips.clip import Clip
-from ...process.errors import UsageError
 from ..images.base import ImageTransform
 from ..weights import WeightNames
 from .family import HubFamily
@@ -48,12 +47,11 @@ class Blip2(HubFamily):
         """OPT or T5: the `generate` of the whole model expects images."""
         return model.language_model
 
-    def check_dtype(self, dtype_name: str) -> None:
+    def dtype_problem(self, dtype_name: str) -> str:
+        # transformers keeps the second product of each MLP in float32; here the whole model has one type.
         if dtype_name == "float16" and self.config["text_config"]["model_type"] == "t5":
-            raise UsageError(
-                "T5 overflows in float16 (transformers keeps some of its weights in float32); give --dtype bfloat16 or "
-                "--dtype float32"
-            )
+            return "the values of its text model, T5, overflow in float16; give --dtype bfloat16 or --dtype float32"
+        return ""
 
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
         from .towers import normalised

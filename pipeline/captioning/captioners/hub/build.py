@@ -111,7 +111,7 @@ def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
     config = completed(read_config(folder), name, path)
     kind = recipe.kind_for(config)
     transform = from_folder(folder, kind, **transform_options)
-    if recipe.block != "image":
+    if recipe.block == "video":
         KINDS[kind].check_video_file(folder)
     with naming(path):
         if isinstance(transform, Tiles):

@@ -40,18 +40,20 @@ class HubCaptioner(Captioner):
         self._in_batches = settings.generation.num_beams > 1 or self._family.needs_generate
         self._prefix = () if self._in_batches else settings.prompt.prompts.shared_prefix
         self._units_together = capacity.frames_together(backend, self._family.unit_bytes(backend.dtype.itemsize))
-        prefill_clips = backend.prefill_tokens // max(1, self._length(settings.typical) - len(self._prefix))
-        units = max(1, len(self._family.units(settings.typical)))
+        prefill_clips = backend.prefill_tokens // max(1, self._length(settings.longest) - len(self._prefix))
+        units = max(1, self._family.unit_count(settings.longest))
         self.clips_together = max(1, min(prefill_clips, self._units_together // units))
 
     def engine(self, slots: int) -> Engine:
         if self._family.prompts_each_block:
-            return JoinedEngine(self._engine(slots * self._family.prompts(self._settings.typical)), slots)
+            # With one clip in flight, only smaller batches of its prompts take less memory.
+            prompts = self._family.prompts(self._settings.longest)
+            return JoinedEngine(self._engine(slots * prompts, smaller_batches=slots == 1), slots)
         return self._engine(slots)
 
-    def _engine(self, slots: int) -> Engine:
+    def _engine(self, slots: int, smaller_batches: bool = False) -> Engine:
         if self._in_batches:
-            return BatchEngine(self._generating, slots, self._stats)
+            return BatchEngine(self._generating, slots, self._stats, self._backend if smaller_batches else None)
         settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
         with torch.no_grad():
             prefix = self._embed(self._prefix)[None] if self._prefix else None
@@ -75,8 +77,8 @@ class HubCaptioner(Captioner):
 
     def max_slots(self) -> int:
         settings, config, itemsize = self._settings, self._text.config, self._backend.dtype.itemsize
-        length = self._length(settings.typical)
-        units = min(self._units_together, self.clips_together * max(1, len(self._family.units(settings.typical))))
+        length = self._length(settings.longest)
+        units = min(self._units_together, self.clips_together * max(1, self._family.unit_count(settings.longest)))
         prompt = capacity.slot_memory(config, length, settings.generation, itemsize)
         work = units * self._family.unit_bytes(itemsize)
         if self._in_batches:  # all prompts of a batch are prefilled together
@@ -84,7 +86,7 @@ class HubCaptioner(Captioner):
             prompt += capacity.prefill_memory(config, length, itemsize, eager_length)
         else:
             work += capacity.prefill_memory(config, max(self._backend.prefill_tokens, length), itemsize)
-        estimate = capacity.MemoryEstimate(slot=prompt * self._family.prompts(settings.typical), work=work)
+        estimate = capacity.MemoryEstimate(slot=prompt * self._family.prompts(settings.longest), work=work)
         beams = settings.generation.num_beams
         return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
 
@@ -97,8 +99,8 @@ class HubCaptioner(Captioner):
         self._stats = EngineStats()
         no_token = frozenset({self._text.vocabulary})  # an id beyond the logits: captions reach their full length
         engine = self.engine(clips)
-        typical = self._settings.typical
-        for request in self.prepare([dataclasses.replace(typical, row=row) for row in range(clips)]):
+        longest = self._settings.longest
+        for request in self.prepare([dataclasses.replace(longest, row=row) for row in range(clips)]):
             engine.add(dataclasses.replace(request, stop_ids=no_token))
         for _ in range(2):  # a prefill, and decoding steps
             engine.step()

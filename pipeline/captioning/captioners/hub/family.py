@@ -5,6 +5,7 @@ Until `model_class` is called, a family imports no framework.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,14 +53,6 @@ class HubFamily(ABC):
         lengths = self.block_lengths(clip)
         return lengths[:1] if self.prompts_each_block else lengths
 
-    def check_dtype(self, dtype_name: str) -> None:
-        """Check that the model can compute in a type. dtype_name: one of `backends.DTYPES`.
-
-        Raises:
-            UsageError: values of the model overflow in this type.
-        """
-        return None
-
     @abstractmethod
     def weight_names(self) -> WeightNames:
         """The names of weights in published checkpoints and in PEFT adapters."""
@@ -76,12 +69,20 @@ class HubFamily(ABC):
         """Change transformers' config before the model is built from it, for example to leave out unused layers."""
         return None
 
+    def dtype_problem(self, dtype_name: str) -> str:
+        """Why the model can't compute in a type, one of `backends.DTYPES`; empty if it can."""
+        return ""
+
     def units(self, clip: Clip) -> np.ndarray:
         """What the vision tower processes independently of each other, uint8; the first axis is the unit.
 
         These are the distinct frames, unless a family says otherwise.
         """
         return clip.frames
+
+    def unit_count(self, clip: Clip) -> int:
+        """The length of `units`, from shapes only: each image of the frames (..., height, width, 3) is a unit."""
+        return math.prod(clip.frames.shape[:-3])
 
     @abstractmethod
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:

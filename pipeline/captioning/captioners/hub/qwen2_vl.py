@@ -79,6 +79,9 @@ class Qwen2Vl(HubFamily):
         patches, (pairs, rows, columns) = self.frame_transform.patch_rows(clip.frames[list(clip.frame_index)])
         return patches.reshape(pairs, rows // self._merge, columns // self._merge, -1)
 
+    def unit_count(self, clip: Clip) -> int:
+        return self._grid(clip)[0]
+
     def block_lengths(self, clip: Clip) -> list[int]:
         pairs, rows, columns = self._grid(clip)
         return [pairs * rows * columns]

@@ -14,11 +14,12 @@ from .prompts import HubPrompt
 class HubSettings:
     """What a captioner needs besides its model.
 
-    typical: a clip without content whose prompt is as long as that of an average clip, for arithmetic and rehearsals.
+    longest: a clip without content, with the longest prompt of all clips of common sizes; for arithmetic and
+        rehearsals.
     """
 
     family: HubFamily
     prompt: HubPrompt
     generation: GenerationOptions
     stop_ids: frozenset[int]
-    typical: Clip
+    longest: Clip

@@ -111,6 +111,11 @@ class HubSource(CaptionerSource):
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines + describe_penalties(self._given_generation, self.generation)
 
+    def check_dtype(self, dtype_name: str) -> None:
+        problem = self._family.dtype_problem(dtype_name)
+        if problem:
+            raise UsageError(f"{self._options.checkpoint}: {problem}")
+
     def check_weights(self) -> None:
         from ..loading import check_weights
 
@@ -126,7 +131,6 @@ class HubSource(CaptionerSource):
         from ..loading import load_weights
         from .captioner import HubCaptioner
 
-        self._family.check_dtype(backend.dtype_name)
         model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
         settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
         return HubCaptioner(settings, model, backend)

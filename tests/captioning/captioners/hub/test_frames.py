@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.captioning import caption
@@ -95,3 +96,25 @@ def test_blip_2_continues_an_empty_prompt_unless_a_question_is_asked(families: d
     assert source.prompts.text(source.longest) == ""
     asked = _source(families["blip2_opt"].folder, "--question", "Who?")
     assert asked.prompts.text(asked.longest) == "Question: Who? Answer:"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "count"),
+    [
+        ("llava", "--num_frames 3", 3),
+        ("llava_next", "--num_frames 2", 10),  # the whole frame and four tiles
+        ("llava_onevision", "", 8),
+        ("qwen2_5_vl", "--num_frames 6", 3),  # pairs
+        ("blip2_t5", "--num_frames 4", 4),
+        ("janus", "--num_frames 5", 5),
+        ("internvl", "--num_frames 2 --max_tiles 4", 10),  # four tiles and the thumbnail
+    ],
+)
+def test_the_units_of_the_vision_tower_are_counted_without_making_them(
+    families: dict[str, Family], name: str, arguments: str, count: int
+) -> None:
+    source = _source(families[name].folder, *arguments.split())
+    family, longest = source._family, source.longest
+    assert family.unit_count(longest) == len(family.units(longest)) == count
+    frames = np.broadcast_to(longest.frames[:1], (10**8, *longest.frames.shape[1:]))  # too large for a copy
+    assert family.unit_count(replace(longest, frames=frames, frame_index=(0,) * 1000)) >= 500

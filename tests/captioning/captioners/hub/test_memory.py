@@ -80,6 +80,33 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(
     assert batches[0] > 12 and max(batches[2:]) <= 6
 
 
+@pytest.mark.parametrize("name", ["blip2_opt", "blip2_t5"])
+def test_a_clip_whose_prompts_do_not_fit_together_is_captioned(
+    families: dict[str, Family], backend: Backend, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one clip in flight, its three prompts go into smaller batches. A prompt alone may still fail."""
+    captioner, source = _captioner(families, name, backend, tmp_path)
+    clips = cases.clips(source)[:2]
+    assert {captioner._family.prompts(clip) for clip in clips} == {3}
+    batches: list[int] = []
+    original, fitting = captioner._generating.generate, 1
+
+    def generate(**arguments: Any) -> Any:
+        batches.append(len(arguments["inputs_embeds"]))
+        if batches[-1] > fitting:
+            raise RuntimeError(_ERROR)
+        return original(**arguments)
+
+    monkeypatch.setattr(captioner._generating, "generate", generate)
+    assert token_ids(captioner, clips, slots=2) == cases.recorded()[name]["greedy"][:2]
+    assert batches == [6, 3, 1, 1, 1, 1, 1, 1], "two clips; one clip; from then on single prompts"
+    fitting = 0
+    engine = captioner.engine(1)
+    engine.add(captioner.prepare(clips[:1])[0])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.step()
+
+
 def test_out_of_memory_in_a_prefill_halves_the_slots_and_loses_no_row(
     families: dict[str, Family], backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
