@@ -19,9 +19,11 @@ from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
 
 FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
-"""Converts distinct frames to the captioner's input array, whose first axis is the frame. The result for a frame must
-not depend on the other frames: a decoding process passes each frame of a clip as soon as it is decoded. Runs there, so
-it must be picklable and must not import the framework."""
+"""Converts distinct frames to the captioner's input array, whose first axis is the frame.
+
+The result for a frame must not depend on the other frames: a decoding process (`clips/decode_server.py`) passes each
+frame of a clip as soon as it is decoded. Runs there, so it must be picklable and must not import the framework.
+"""
 
 
 @dataclass(frozen=True)

@@ -101,10 +101,20 @@ def _prepare(
 ) -> _Prepared:
     """Transform images one by one. At most the first image and the present one are in memory.
 
+    A transform with the attribute `takes_all_frames` gets all images at once, and returns one array for the clip.
+
     An error of the transform is returned, not raised: to a decoder it would look like an error of its own.
     """
     prepared = _Prepared()
     first: Image.Image | None = None
+    if getattr(frame_transform, "takes_all_frames", False):
+        together = list(images)
+        prepared.size = together[0].height, together[0].width
+        try:
+            prepared.frames = [frame_transform(together)]
+        except Exception as error:
+            prepared.problem = _message(error)
+        return prepared
     for image in images:
         if first is None:
             first, prepared.size = image, (image.height, image.width)

@@ -194,7 +194,7 @@ def test_opt_has_a_limit_and_t5_has_none(model: Any, name: str) -> None:
     if name == "t5":
         assert len(end.ids) == 2
     else:
-        assert end.reason is EndReason.TOO_LONG and f"made for {MAX_POSITIONS}: lower" in end.message
+        assert end.reason is EndReason.TOO_LONG and f"made for {MAX_POSITIONS}: use fewer" in end.message
 
 
 def test_attention_of_each_part(backend: Backend) -> None:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -50,6 +51,7 @@ class FilmstripEncoder:
     """
 
     max_bytes: int
+    takes_all_frames: ClassVar[bool] = True
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         images = [

@@ -205,16 +205,16 @@ def test_a_local_folder_in_the_config_is_the_tower(llava_video: Checkpoints, tmp
 
 
 def test_a_relative_folder_in_the_config_is_in_the_checkpoint(
-    tiny: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llava_video: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder of this name in the current directory is not the tower."""
-    folder = checkpoint(tmp_path, tiny.folder / "checkpoint-no-tower", {"mm_newline_position": "grid"})
+    folder = checkpoint(tmp_path, llava_video.folder / "checkpoint-no-tower", {"mm_newline_position": "grid"})
     config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": "siglip"}
     (folder / "config.json").write_text(json.dumps(config))
-    monkeypatch.chdir(tiny.folder)
+    monkeypatch.chdir(llava_video.folder)
     with pytest.raises(UsageError, match="the vision tower siglip is not known; give its folder as --vision_tower"):
         _source(folder, None)
-    shutil.copytree(tiny.folder / "siglip", folder / "siglip")
+    shutil.copytree(llava_video.folder / "siglip", folder / "siglip")
     _source(folder, None).check_weights()
 
 
