@@ -1,6 +1,7 @@
 """Compares the speed of the captioning engine with a clip-by-clip loop on the same weights and clips.
 
     python -m scripts.benchmark --preset 63m --pooling_shape 4-12-12 --clips 16 --bs 16
+    python -m scripts.benchmark --preset qwen2_5_vl-63m --clips 32 --bs 8
     python -m scripts.benchmark --preset 7b --device cuda --bs 64,32,16 --clips 256 --loop_clips 4 --json 7b.json
 
 `benchmark_sides` implements the two sides, "engine" and "loop". The sides alternate. Each runs `--repeats` times, each
@@ -20,11 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.captioning.captioners.pllava.processing import FrameProcessor
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from scripts.benchmark_models import BenchmarkModel, make_model
 from scripts.benchmark_sides import make_parser
 from scripts.clip_world import random_clip, write_clips
+from scripts.presets import FAMILY_PRESETS
 
 Result = dict[str, Any]
 
@@ -40,10 +42,10 @@ def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int)
     return result
 
 
-def _decoded_clips_per_second(folder: Path, clips: int, num_frames: int) -> float:
+def _decoded_clips_per_second(folder: Path, clips: int, model: BenchmarkModel) -> float:
     """Clips per second when videos are only decoded. The first clip, with the start of the process, is not counted."""
     rows = [(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
-    with ClipLoader(rows, num_frames, FrameProcessor(), DecoderLimits(60.0), prefetch=len(rows)) as loader:
+    with ClipLoader(rows, model.sampling, model.frame_transform, DecoderLimits(60.0), prefetch=len(rows)) as loader:
         loader.next_clip()
         begin = time.monotonic()
         while loader.next_clip() is not None:
@@ -71,7 +73,7 @@ def measure(flags: argparse.Namespace, side_flags: list[str]) -> Result:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_clips(folder, (random_clip(7, number) for number in range(flags.clips + 1)))
-        decoded_per_second = _decoded_clips_per_second(folder, flags.clips, flags.num_frames)
+        decoded_per_second = _decoded_clips_per_second(folder, flags.clips, make_model(flags))
         loops: list[Result] = []
         engines: dict[int, list[Result]] = {count: [] for count in slots}
         for _ in range(flags.repeats):
@@ -174,6 +176,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--plot", type=Path, help="plot clips/s over the batch size; needs matplotlib")
     flags = parser.parse_args()
+    if flags.pooling_shape and flags.preset in FAMILY_PRESETS:
+        parser.error(f"--pooling_shape is for PLLaVA, not for --preset {flags.preset}")
     own_flags = {"clips", "loop_clips", "bs", "repeats", "no_loop", "json", "plot"}
     side_flags = []
     for name, value in vars(flags).items():

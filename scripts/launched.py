@@ -16,7 +16,9 @@ import psutil
 
 from pipeline.captioning.journal.folder import journal_folder
 
-COMMAND = str(Path(__file__).resolve().parent.parent / "pipeline" / "captioning" / "caption_pllava.py")
+_COMMANDS = Path(__file__).resolve().parent.parent / "pipeline" / "captioning"
+COMMAND = str(_COMMANDS / "caption_pllava.py")
+COMMAND_OF_FAMILIES = str(_COMMANDS / "caption.py")
 OUTPUT = "meta_caption.csv"
 BIN = Path(sys.executable).parent
 IDLE_MSRUN = str(Path(__file__).resolve().parent / "idle_msrun.py")
@@ -25,16 +27,24 @@ CLUSTER = {"MS_RETRY_INTERVAL_LOWER": "1", "MS_RETRY_INTERVAL_UPPER": "1", "MS_N
 scheduler ends the run after a worker has been lost for the time-out, by default 30 s."""
 
 
-def plain(*arguments: str) -> list[str]:
+def plain(*arguments: str, command: str = COMMAND) -> list[str]:
     """A command that captions `meta.csv` of the working folder in one process, on PyTorch."""
-    return [sys.executable, COMMAND, "meta.csv", *arguments]
+    return [sys.executable, command, "meta.csv", *arguments]
 
 
-def msrun(workers: int, *arguments: str, port: int | None = None, options: Sequence[str] = ()) -> list[str]:
+def msrun(
+    workers: int, *arguments: str, port: int | None = None, options: Sequence[str] = (), command: str = COMMAND
+) -> list[str]:
     """The same with msrun (see `idle_msrun`). port: of the cluster's scheduler; options: further options of msrun."""
     port = port or 9000 + os.getpid() % 500 + workers * 500
     launcher = [sys.executable, IDLE_MSRUN, f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
-    return [*launcher, f"--master_port={port}", "--log_dir=msrun_log", *options, *plain(*arguments)[1:]]
+    return [
+        *launcher,
+        f"--master_port={port}",
+        "--log_dir=msrun_log",
+        *options,
+        *plain(*arguments, command=command)[1:],
+    ]
 
 
 @contextlib.contextmanager
@@ -79,7 +89,7 @@ def workers(folder: Path) -> dict[int, psutil.Process]:
     for process in processes(folder):
         with contextlib.suppress(psutil.Error):
             environment = process.environ()
-            if COMMAND in process.cmdline() and environment.get("MS_ROLE") == "MS_WORKER":
+            if {COMMAND, COMMAND_OF_FAMILIES} & set(process.cmdline()) and environment.get("MS_ROLE") == "MS_WORKER":
                 rank = int(environment["RANK_ID"])
                 if rank not in found or process.ppid() == found[rank].pid:
                     found[rank] = process

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
+from scripts.model_shapes import ModelShape, pllava_shape, text_parameters
 from scripts.presets import PRESETS, TOKENS_AFTER_IMAGE, TOKENS_BEFORE_IMAGE, preset_config
 
 
@@ -36,13 +36,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class ClipLoad:
-    """What the model computes for one clip.
+    """What the text model computes for one clip.
 
-    frames: distinct frames. prompt: tokens of the whole prompt. prefix: those of them that all clips share.
-    new_tokens: tokens of the caption.
+    prompt: tokens of the whole prompt. prefix: those of them that all clips share. new_tokens: tokens of the caption.
     """
 
-    frames: int
     prompt: int
     prefix: int
     new_tokens: int
@@ -65,51 +63,34 @@ class Limit:
         return {**asdict(self), "total": self.total}
 
 
-def text_parameters(config: PllavaConfig) -> int:
-    """Number of weights that every token is multiplied with: the layers and the output head of the text model."""
-    text = config.text
-    width, heads = text["hidden_size"], text["num_attention_heads"]
-    head_dim = text.get("head_dim") or width // heads
-    kv_heads = text.get("num_key_value_heads") or heads
-    layer = 2 * width * head_dim * (heads + kv_heads) + 3 * width * text["intermediate_size"]
-    return text["num_hidden_layers"] * layer + width * text["vocab_size"]
-
-
-def roofline_limit(config: PllavaConfig, load: ClipLoad, slots: int, itemsize: int, rates: Rates) -> Limit:
+def roofline_limit(shape: ModelShape, load: ClipLoad, slots: int, itemsize: int, rates: Rates) -> Limit:
     """The minimum time for one clip when there are many clips.
 
     slots: clips that are decoded at the same time. itemsize: bytes of one weight.
     """
-    vision, text = config.vision, config.text
+    text = shape.text
     width, heads = text["hidden_size"], text["num_attention_heads"]
     head_dim = text.get("head_dim") or width // heads
     kv_heads = text.get("num_key_value_heads") or heads
     layers, head_weights = text["num_hidden_layers"], width * text["vocab_size"]
 
-    patches, vision_width = config.patch_grid**2, vision["hidden_size"]
-    frame = config.vision_layers * (
-        2 * patches * (4 * vision_width * vision_width + 2 * vision_width * vision["intermediate_size"])
-        + 4 * patches * patches * vision_width
-    )
-    frame += 2 * patches * (3 * vision["patch_size"] ** 2 * vision_width + vision_width * width + width * width)
-
     computed = load.prompt - load.prefix
     # Causal attention: the first computed token attends to the prefix, the last one to the whole prompt.
     mean_context = (load.prefix + load.prompt) / 2
     prefill = (
-        2 * computed * (text_parameters(config) - head_weights)
+        2 * computed * (text_parameters(text) - head_weights)
         + 4 * computed * mean_context * heads * head_dim * layers
         + 2 * head_weights
     )
 
     columns = load.prompt + load.new_tokens / 2
-    step_flops = slots * (2 * text_parameters(config) + 4 * columns * heads * head_dim * layers)
-    step_bytes = itemsize * (text_parameters(config) + slots * columns * 2 * kv_heads * head_dim * layers)
+    step_flops = slots * (2 * text_parameters(text) + 4 * columns * heads * head_dim * layers)
+    step_bytes = itemsize * (text_parameters(text) + slots * columns * 2 * kv_heads * head_dim * layers)
     # A decode step only reads. `copy_bytes` fits, because it counts the bytes that a copy reads and those it writes.
     step_seconds = {"memory": step_bytes / rates.copy_bytes, "arithmetic": step_flops / rates.matmul_flops}
     bound = max(step_seconds, key=lambda name: step_seconds[name])
     return Limit(
-        vision=load.frames * frame / rates.matmul_flops,
+        vision=shape.tower.operations / rates.matmul_flops,
         prefill=prefill / rates.matmul_flops,
         decode=(load.new_tokens - 1) * step_seconds[bound] / slots,
         steps_bound=bound,
@@ -184,11 +165,11 @@ def main() -> None:
     text = config.text
     width = text["hidden_size"]
     slot_bytes = 2 * 2 * (prompt + flags.max_new_tokens) * width * text["num_hidden_layers"]
-    weight_bytes = 2 * (text_parameters(config) + text["vocab_size"] * width)
+    weight_bytes = 2 * (text_parameters(text) + text["vocab_size"] * width)
     slots = int((0.9 * flags.memory_gib * 2**30 - weight_bytes - 2 * 2**30) // slot_bytes)
     rates = Rates(flags.share * flags.matmul_tflops * 1e12, flags.share * flags.memory_tbs * 1e12)
-    load = ClipLoad(4, prompt, TOKENS_BEFORE_IMAGE, flags.new_tokens)
-    limit = roofline_limit(config, load, slots, 2, rates)
+    load = ClipLoad(prompt, TOKENS_BEFORE_IMAGE, flags.new_tokens)
+    limit = roofline_limit(pllava_shape(config, 4), load, slots, 2, rates)
     clips_per_second = flags.devices / limit.total
     print(
         f"{flags.preset}: {slots} clips at the same time ({slot_bytes / 2**30:.2f} GiB each); a clip takes "

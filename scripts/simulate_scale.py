@@ -25,6 +25,7 @@ from typing import Any
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Captioner
+from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.results import RowResult
@@ -47,7 +48,7 @@ class _Planned(Exception):
 
 
 class _NoCaptioner(SourceWithoutModel):
-    num_frames = 4
+    sampling = FrameSampling("segments", 4)
 
     def frame_transform(self, images: Any) -> Any:
         raise NotImplementedError

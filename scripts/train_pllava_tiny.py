@@ -50,6 +50,7 @@ from pipeline.captioning.captioners.pllava.weight_names import weight_names
 from pipeline.captioning.captioners.tokenizer import CheckpointTokenizer
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.decode import decode
+from pipeline.captioning.clips.sampling import FrameSampling
 from scripts.clip_world import random_clip, write_clips
 from scripts.scenes import Scene
 from scripts.tiny_checkpoint import DEFAULT_PROMPT, PROMPT_WITHOUT_SYSTEM, write_folder, write_lora, write_weights
@@ -166,7 +167,8 @@ class Trainer:
         with TemporaryDirectory() as folder:
             clips = [random_clip(VALIDATION_SEED, number) for number in range(VALIDATION_CLIPS)]
             write_clips(Path(folder), clips)
-            sampled = [decode(str(path), self.config.pooling_shape[0]) for path in sorted(Path(folder).glob("*.mp4"))]
+            sampling = FrameSampling("segments", self.config.pooling_shape[0])
+            sampled = [decode(str(path), sampling) for path in sorted(Path(folder).glob("*.mp4"))]
         return np.stack([self.processor(clip.images)[list(clip.index)] for clip in sampled]), [
             clip.scene for clip in clips
         ]

@@ -23,6 +23,7 @@ import numpy as np
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
 from pipeline.captioning.run import job
@@ -55,7 +56,7 @@ class _WaitingSource(SourceWithoutModel):
     caption_times: when each caption ended.
     """
 
-    num_frames = 4
+    sampling = FrameSampling("segments", 4)
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
 from scripts.without_model import EngineWithoutModel, SourceWithoutModel
@@ -38,6 +39,11 @@ def render_clip(path: Path, number: int = 0, frames: int = 8, size: tuple[int, i
     return path
 
 
+def segments(num_frames: int) -> FrameSampling:
+    """PLLaVA's sampling."""
+    return FrameSampling("segments", num_frames)
+
+
 def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
     """A frame transform: mean RGB of each frame, uint8 (frames, 3)."""
     return np.stack([np.asarray(image).reshape(-1, 3).mean(0) for image in images]).astype(np.uint8)
@@ -54,7 +60,7 @@ class FakeSource(SourceWithoutModel):
     settings: Mapping[str, str] = field(default_factory=lambda: {"prompt": "a"})
     loads: int = 0
     rows_captioned: list[int] = field(default_factory=list)
-    num_frames: int = 2
+    sampling: FrameSampling = field(default_factory=lambda: segments(2))
     frame_transform: Any = mean_colour
     caption: Callable[[Clip], Caption] = lambda clip: Caption(f"colours {clip.frames.tolist()}, seen", 7, False)
 

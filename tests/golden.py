@@ -19,7 +19,7 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.generation.options import GenerationOptions
 from scripts.worker_loop import LoadedClips, generated_ids
-from tests.fakes import CPU
+from tests.fakes import CPU, segments
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -71,7 +71,7 @@ def golden_clip(source: PllavaSource, case: dict[str, Any], row: int = 0) -> Cli
         images = [synthetic_frame(case["video"], t) for t in range(case["num_frames"])]
         index = tuple(range(len(images)))
     else:
-        sampled = decode(str(VIDEOS / case["video"]), case["num_frames"], ["decord"])
+        sampled = decode(str(VIDEOS / case["video"]), segments(case["num_frames"]), ["decord"])
         images, index = list(sampled.images), sampled.index
         if case["loader"] == "recaption-672":
             images = [_short_edge_672(image) for image in images]
@@ -104,7 +104,7 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     return source
 
 
-KERNELS = ("attention", "masked_attention", "allocate", "write", "read")
+KERNELS = ("attention", "masked_attention", "window_attention", "allocate", "write", "read")
 
 
 def default_kernels() -> ModuleType:

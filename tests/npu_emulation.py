@@ -1,13 +1,17 @@
 """Emulates an NPU on MindSpore's CPU: tensors have the device `npu:0`, and mixing devices in an operator is an error.
 
 mindnlp dispatches operators by name, with one table for each kind of device. Here the table for NPUs has the names of
-the real table and the kernels of the CPU. The emulation does not test an NPU's kernels, their types and their speed.
+the real table and the kernels of the CPU. An operator that the real table lacks, whose kernels MindSpore lacks, or
+that does not take the given arguments, is an error too. The emulation does not test an NPU's kernels, their types and
+their speed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,17 +52,51 @@ def emulated_npu(dtype_name: str = "float32") -> Iterator[Backend]:
         yield Backend("mindspore", "npu:0", dtype_name)
 
 
+class MissingOnNpuError(Exception):
+    """mindnlp has no operator for NPUs that could run the call."""
+
+
+@functools.cache
+def missing_on_npu(name: str) -> str:
+    """What mindnlp lacks to run an operator on an NPU; empty if it lacks nothing."""
+    from mindtorch._apis import npu
+
+    operator = getattr(npu, name, None)
+    if not inspect.isfunction(operator):
+        return f"no operator {name}"
+    source = inspect.getsource(operator)
+    # mindnlp runs pyboost kernels by default, and legacy kernels if there is no pyboost kernel.
+    for table in ("pyboost", "legacy"):
+        kernels = re.findall(rf"\b{table}\.(\w+)", source)
+        absent = [kernel for kernel in kernels if not hasattr(getattr(npu, table), kernel)]
+        if absent:
+            return f"{name} has no {table} kernel {absent[0]}"
+        if kernels:
+            return ""
+    return ""
+
+
 class _Table:
     """The operators in mindnlp's table for NPUs, computed by those for CPUs."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         from mindtorch._apis import cpu, npu
 
+        missing = missing_on_npu(name)
+        if missing:
+            raise MissingOnNpuError(missing)
+        signature = inspect.signature(getattr(npu, name))
         replaced = {"index": _index, "index_select": _index_select}
-        if not inspect.isfunction(getattr(npu, name, None)):
-            raise AttributeError(name)
         operator: Callable[..., Any] = replaced.get(name) or getattr(cpu, name)
-        return operator
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise MissingOnNpuError(f"{name}: {error}") from error
+            return operator(*args, **kwargs)
+
+        return run
 
 
 def _index(input: Any, indices: list[Any]) -> Any:

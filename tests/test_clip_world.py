@@ -13,6 +13,7 @@ from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.sampling import frame_indices
 from scripts.clip_world import ClipFormat, RenderedClip, random_clip, render_frame, write_clip, write_clips
 from scripts.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, random_scene
+from tests.fakes import segments
 
 SIDE, FINE_SIDE = 128, 512
 SCENES = [random_clip(11, number).scene for number in range(150)]
@@ -96,7 +97,7 @@ def test_a_file_decodes_to_the_rendered_frames(codec: str, backwards: bool, tmp_
     clip = RenderedClip(random_clip(21, 4).scene, clip_format, (21, 4), backwards)
     path = tmp_path / "clip.mp4"
     write_clip(path, clip)
-    frames, sampled = clip.frames(), decode(str(path), 4)
+    frames, sampled = clip.frames(), decode(str(path), segments(4))
     shown = [np.asarray(sampled.images[i], np.float32) for i in sampled.index]
     for index, image in zip(frame_indices(len(frames), 4), shown, strict=True):
         assert np.abs(image - frames[index]).mean() < 8
@@ -107,7 +108,7 @@ def test_the_centre_crop_shows_everything_in_the_caption(tmp_path: Path) -> None
     """The centre crop of a decoded file is the centre square of the scene."""
     clip = next(clip for clip in (random_clip(31, i) for i in range(100)) if clip.format.width > clip.format.height)
     write_clip(tmp_path / "clip.mp4", clip)
-    sampled = decode(str(tmp_path / "clip.mp4"), 4)
+    sampled = decode(str(tmp_path / "clip.mp4"), segments(4))
     crops = FrameProcessor(crop_size=SIDE, clip_short_edge=SIDE, short_edge=SIDE)(sampled.images)
     for index, crop in zip(frame_indices(clip.format.frames, 4), crops, strict=True):
         _, coverage = render_frame(clip.scene, index / (clip.format.frames - 1), SIDE, SIDE)

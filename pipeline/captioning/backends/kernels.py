@@ -1,4 +1,4 @@
-"""The operators of the generation engine that a backend can replace, written with the torch API.
+"""The operators of the models that a backend can replace, written with the torch API.
 
 `mindspore_cpu` replaces them with its own. On all other devices these run.
 """
@@ -75,6 +75,43 @@ def masked_attention(
         weights = torch.nn.functional.softmax(split, dim=-1).to(value.dtype)
         output = torch.matmul(weights.reshape(slots, key_heads, groups * tokens, columns), value)
     return output.reshape(slots, heads, tokens, width)
+
+
+def window_attention(
+    states: torch.Tensor,
+    cosine: torch.Tensor,
+    sine: torch.Tensor,
+    scale: float,
+    windows: Sequence[tuple[int, int]],
+) -> torch.Tensor:
+    """Attention of a vision tower with rotary embedding, in which each patch sees the patches of its window.
+
+    states: (batch, patches, 3, heads, head width): queries, keys and values.
+    cosine, sine: of each patch, float32 (patches, head width). The rotated vector is `x * cosine + swapped * sine`,
+        where `swapped` has the halves of x exchanged; it is computed in float32.
+    windows: number of windows and patches in each, for each group of consecutive windows of the same size.
+
+    Returns (batch, patches, heads * head width).
+    """
+    batch, _, _, heads, width = states.shape
+    rotated = _rotated(states[:, :, :2], cosine, sine)
+    outputs, start = [], 0
+    for count, size in windows:
+        stop = start + count * size
+        queries, keys, values = (
+            part[:, start:stop].reshape(batch * count, size, heads, width).transpose(1, 2)
+            for part in (rotated[:, :, 0], rotated[:, :, 1], states[:, :, 2])
+        )
+        output = attention(queries, keys, values, scale, is_causal=False)
+        outputs.append(output.transpose(1, 2).reshape(batch, stop - start, heads * width))
+        start = stop
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+
+def _rotated(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    values, half = states.float(), states.shape[-1] // 2
+    swapped = torch.cat([values[..., half:], values[..., :half]], -1)
+    return (values * cosine[:, None, None] + swapped * sine[:, None, None]).to(states.dtype)
 
 
 def score_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Replaces three operators on MindSpore's CPU backend, where mindnlp's versions take most of the time.
+"""Replaces operators on MindSpore's CPU backend, where mindnlp's versions take most of the time.
 
 numpy computes linear layers and attention and writes the KV cache. numpy arrays and MindSpore's CPU tensors share
 memory in both directions. The model code does not change, and nothing is replaced on Ascend.
@@ -30,6 +30,7 @@ def install() -> None:
     cpu_operators.dense = _linear  # mindnlp dispatches operators by name
     kernels.attention = _attention
     kernels.masked_attention = _masked_attention
+    kernels.window_attention = _window_attention
     kernels.fused_types = ()
     kernels.allocate = _allocate
     kernels.write = _write
@@ -75,6 +76,26 @@ def _masked_attention(query: Any, key: Any, value: Any, scale: float, mask: Any)
     by_token = scores.reshape(slots, key_heads, heads // key_heads, tokens, columns)
     by_token += mask.asnumpy()[:, :, None]
     return _tensor((_softmax(scores) @ values).reshape(query.shape))
+
+
+def _window_attention(states: Any, cosine: Any, sine: Any, scale: float, windows: Sequence[tuple[int, int]]) -> Any:
+    values = states.asnumpy()
+    batch, patches, _, heads, width = values.shape
+    rotating = values[:, :, :2]
+    rotated = np.concatenate([rotating[..., width // 2 :], rotating[..., : width // 2]], -1)
+    rotated *= sine.asnumpy()[:, None, None]
+    rotated += rotating * cosine.asnumpy()[:, None, None]
+    output, start = np.empty((batch, patches, heads, width), values.dtype), 0
+    for count, size in windows:
+        stop = start + count * size
+        query, key, value = (
+            _tensor(part[:, start:stop].reshape(batch * count, size, heads, width).swapaxes(1, 2))
+            for part in (rotated[:, :, 0], rotated[:, :, 1], values[:, :, 2])
+        )
+        answer = _attention(query, key, value, scale, is_causal=False).asnumpy().swapaxes(1, 2)
+        output[:, start:stop] = answer.reshape(batch, stop - start, heads, width)
+        start = stop
+    return _tensor(output.reshape(batch, patches, heads * width))
 
 
 def _grouped(queries: np.ndarray, key_heads: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The interface between the job and a model family.
 
-A new family needs a package next to `pllava` with subclasses of `Captioner` and `CaptionerSource`, and a command.
+A family is an entry of `families.FAMILIES`. The families of transformers share the captioner in `hub`, so a new one
+needs a subclass of `hub.family.HubFamily`; PLLaVA has subclasses of `Captioner` and `CaptionerSource` of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from PIL import Image
 
 from ..backends import Backend
 from ..clips.clip import Clip
+from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
 
 FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
-"""Converts distinct frames to the captioner's input array. Runs in the decoding process, so it must be picklable and
-must not import the framework."""
+"""Converts distinct frames to the captioner's input array, whose first axis is the frame.
+
+The result for a frame must not depend on the other frames: a decoding process (`clips/decode_server.py`) passes each
+frame of a clip as soon as it is decoded. Runs there, so it must be picklable and must not import the framework.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,16 @@ class Captioner(ABC):
 class CaptionerSource(ABC):
     """A captioner before its framework is imported: checked options and checkpoint.
 
-    num_frames: number of frames to sample from each clip.
+    sampling: which frames of each clip are sampled.
+    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
+        no scaling.
     frame_transform: see FrameTransform.
+    family: name of the model family and why it was chosen, for the log; empty if there was no choice.
     """
 
-    num_frames: int
+    family: str = ""
+    sampling: FrameSampling
+    short_side: int = 0
     frame_transform: FrameTransform
 
     @abstractmethod
@@ -79,6 +89,14 @@ class CaptionerSource(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""
+
+    def check_dtype(self, dtype_name: str) -> None:
+        """Check that the model can compute in a type, one of `backends.DTYPES`. Every type will do by default.
+
+        Raises:
+            UsageError: values would overflow.
+        """
+        return None
 
     @abstractmethod
     def check_weights(self) -> None:

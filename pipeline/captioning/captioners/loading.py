@@ -32,6 +32,27 @@ def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def tied_names(model: torch.nn.Module) -> dict[str, str]:
+    """Further names of tied weights, each with the first name of the same weight, which `weight_shapes` has."""
+    first: dict[int, str] = {}
+    # A list keeps every parameter alive, so that no two parameters can have the same id.
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    names = {name: first.setdefault(id(parameter), name) for name, parameter in parameters}
+    return {name: first_name for name, first_name in names.items() if name != first_name}
+
+
+def check_weights(model: torch.nn.Module, weights: CheckpointWeights) -> None:
+    """Compare names and shapes of a checkpoint's weights with those of a model; reads no values.
+
+    A checkpoint may contain a tied weight (the head of many text models) under any of its names.
+
+    Raises:
+        UsageError: see `CheckpointWeights.check`.
+    """
+    weights.tie(tied_names(model))
+    weights.check(weight_shapes(model))
+
+
 def load_weights(model: Model, weights: CheckpointWeights, device: str, dtype: torch.dtype) -> Model:
     """Fill a model made by `meta_model` from a checkpoint; returns it in inference mode on `device`.
 
@@ -41,7 +62,7 @@ def load_weights(model: Model, weights: CheckpointWeights, device: str, dtype: t
         UsageError: the names or shapes of the weights differ from the model's; found before any weight is read.
         RunError: a weight is not finite, or overflows in `dtype`; see also `fill_model`.
     """
-    weights.check(weight_shapes(model))
+    check_weights(model, weights)
 
     def stored(name: str, _: torch.Size) -> torch.Tensor:
         value = weights.read(name)

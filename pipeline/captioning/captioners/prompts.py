@@ -63,11 +63,11 @@ def template_for(conv_mode: str | None, has_chatml_tokens: bool) -> tuple[str, C
     return "vicuna", TEMPLATES["vicuna"], "the tokenizer has no <|im_start|>"
 
 
-def check_prompt_part(flag: str, text: str) -> None:
-    """Check that a part of the prompt contains no image placeholder: the template already contains the only one.
+def check_prompt_part(flag: str, text: str, placeholder: str = IMAGE_PLACEHOLDER) -> None:
+    """Check that a part of the prompt contains no placeholder of the clip: the template already contains them all.
 
     Raises:
         UsageError: the text contains the placeholder.
     """
-    if IMAGE_PLACEHOLDER in text:
-        raise UsageError(f"{flag} must not contain {IMAGE_PLACEHOLDER}; the template places the clip")
+    if placeholder in text:
+        raise UsageError(f"{flag} must not contain {placeholder}; the template places the clip")

@@ -1,19 +1,20 @@
 """A checkpoint's tokenizer: converts the prompt to token ids, and token ids to captions.
 
 Needs only the `tokenizers` package and imports no framework. Knows nothing about model families: the caller passes the
-image token.
+image token, or the placeholder of images and videos.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from ..process.errors import UsageError
+from .chat_template import TOKENIZER_CONFIG, special_tokens, token_text
 from .checkpoint_config import read_settings
 from .prompts import ConversationTemplate, template_for
 
@@ -41,13 +42,13 @@ class Prompt:
 class CheckpointTokenizer:
     """The tokenizer in a checkpoint's `tokenizer.json`.
 
-    image_token_id: the token in the place of the clip.
+    image_token_id: the token in the place of the clip; None if prompts are not split at a single token.
 
     Raises:
         UsageError: the file is missing or unreadable, or its vocabulary does not contain the image token.
     """
 
-    def __init__(self, folder: Path, image_token_id: int) -> None:
+    def __init__(self, folder: Path, image_token_id: int | None) -> None:
         path = folder / "tokenizer.json"
         if not path.exists():
             raise UsageError(f"checkpoint {folder} has no tokenizer.json")
@@ -58,12 +59,26 @@ class CheckpointTokenizer:
             raise UsageError(f"{path} can't be read: {error}") from error
         self._folder = folder
         self._image_token_id = image_token_id
-        if self._tokenizer.id_to_token(image_token_id) is None:
+        if image_token_id is not None and self._tokenizer.id_to_token(image_token_id) is None:
             raise UsageError(f"{path} has no token {image_token_id}, the image token of config.json")
 
     def template(self, conv_mode: str | None) -> tuple[str, ConversationTemplate, str]:
         """Name and template of the conversation template, and the reason of the choice; see `template_for`."""
         return template_for(conv_mode, self._tokenizer.token_to_id("<|im_start|>") is not None)
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, including those that were added to the vocabulary."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def token(self, number: int) -> str:
+        """A token with its id, for messages."""
+        return f"{self._tokenizer.id_to_token(number) or '(not in the vocabulary)'} ({number})"
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token; None if the vocabulary does not have it."""
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
 
     def split_prompt(self, prompt: str) -> tuple[list[int], list[int]]:
         """Token ids before and after the image token, including the beginning-of-sequence token.
@@ -72,6 +87,7 @@ class CheckpointTokenizer:
             UsageError: the prompt does not have exactly one image token.
         """
         ids = self._tokenizer.encode(prompt).ids
+        assert self._image_token_id is not None
         if ids.count(self._image_token_id) != 1:
             raise UsageError(
                 f"the prompt has {ids.count(self._image_token_id)} image tokens, but it must have one: {prompt!r}"
@@ -79,17 +95,15 @@ class CheckpointTokenizer:
         position = ids.index(self._image_token_id)
         return ids[:position], ids[position + 1 :]
 
-    def stop_ids(self, template: ConversationTemplate) -> list[int]:
-        """Token ids that end a caption: those of both config files, of the tokenizer and of the template.
+    def stop_ids(self, template: ConversationTemplate | None = None) -> list[int]:
+        """Token ids that end a caption: those of both config files, of the tokenizer and of the template, if given.
 
         Raises:
-            UsageError: there are none, or a JSON file of the checkpoint can't be read.
+            UsageError: there are none, a JSON file of the checkpoint can't be read, or an entry has the wrong type.
         """
-        ids: list[int] = []
-        for name in ("generation_config.json", "config.json"):
-            eos = read_settings(self._folder / name).get("eos_token_id")
-            ids += eos if isinstance(eos, list) else [eos] if eos is not None else []
-        tokens = [_text_of(read_settings(self._folder / "tokenizer_config.json").get("eos_token")), template.end]
+        ids = self._configured_stop_ids()
+        tokens = [token_text(read_settings(self._folder / TOKENIZER_CONFIG).get("eos_token"))]
+        tokens += [template.end] if template else []
         ids += [i for i in map(self._tokenizer.token_to_id, filter(None, tokens)) if i is not None]
         if not ids:
             raise UsageError(f"checkpoint {self._folder} defines no end-of-sequence token (generation_config.json)")
@@ -99,6 +113,116 @@ class CheckpointTokenizer:
         """The text of token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def _configured_stop_ids(self) -> list[int]:
+        return [
+            *self._eos_ids("generation_config.json", read_settings(self._folder / "generation_config.json")),
+            *self._eos_ids("config.json", read_settings(self._folder / "config.json")),
+        ]
 
-def _text_of(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+    def _eos_ids(self, name: str, settings: Mapping[str, Any]) -> list[int]:
+        eos = settings.get("eos_token_id")
+        found = eos if isinstance(eos, list) else [eos] if eos is not None else []
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+            raise UsageError(f"{self._folder / name}: eos_token_id is {eos!r}; expected a token id or a list of them")
+        return found
+
+
+class PromptTokenizer(CheckpointTokenizer):
+    """Encodes prompts as the checkpoint's tokenizer class in transformers does; prompts have any number of blocks.
+
+    A block is an image or a video, whose place is a placeholder in the prompt. Transformers encodes a prompt in which
+    the placeholder's token is repeated for each visual token; the tokens around the blocks are the same.
+
+    Raises:
+        UsageError: see CheckpointTokenizer; or a setting of the tokenizer's files is unusable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, None)
+        self._bos: str | None = special_tokens(folder).get("bos_token")
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if read_settings(folder / TOKENIZER_CONFIG).get("tokenizer_class") in _LLAMA_CLASSES:
+            self._add_llama_tokens(read_settings(folder / TOKENIZER_CONFIG))
+
+    def _configured_stop_ids(self) -> list[int]:
+        """With those of the text model, which transformers takes if generation_config.json has none."""
+        text = read_settings(self._folder / "config.json").get("text_config")
+        own = self._eos_ids("config.json: text_config", text) if isinstance(text, dict) else []
+        return super()._configured_stop_ids() + own
+
+    def split(self, prompt: str, placeholder: str | int, blocks: int) -> list[list[int]]:
+        """Token ids before, between and after the blocks: blocks + 1 lists. The prompt is encoded as a whole.
+
+        Special tokens such as the beginning of sequence are added once, and not at all if the prompt begins with the
+        text of that token, as chat templates may write it.
+
+        placeholder: text of the placeholder, which must be one token, or the id of this token. Empty if the prompt
+            contains none, because the blocks stand before it and before its special tokens (BLIP-2).
+
+        Raises:
+            UsageError: the placeholder is not a token, or the prompt does not contain it `blocks` times.
+        """
+        ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=not self._begins_with_bos(prompt)).ids
+        if placeholder == "":
+            return [*([] for _ in range(blocks)), ids]
+        token = placeholder if isinstance(placeholder, int) else self._tokenizer.token_to_id(placeholder)
+        if token is None:
+            raise UsageError(f"{self.file} has no token {placeholder}, the placeholder of images or videos")
+        pieces: list[list[int]] = [[]]
+        for i in ids:
+            if i == token:
+                pieces.append([])
+            else:
+                pieces[-1].append(i)
+        return self._checked(pieces, prompt, placeholder, blocks)
+
+    def split_parts(self, prompt: str, placeholder: str, blocks: int) -> list[list[int]]:
+        """As `split`, but the text is split at the placeholder, and each part is encoded alone.
+
+        The public LLaVA programs encode prompts in this way (`tokenizer_image_token`); the placeholder need not be a
+        token. Special tokens are added to the first and after the last part.
+
+        Raises:
+            UsageError: the prompt does not contain the placeholder `blocks` times.
+        """
+        pieces = [self._tokenizer.encode(part, add_special_tokens=False).ids for part in prompt.split(placeholder)]
+        if not self._begins_with_bos(prompt):
+            # Position of the text among special tokens, from a text of at least one token.
+            sequences = self._tokenizer.encode("a").sequence_ids
+            ids = self._tokenizer.encode("a").ids
+            begin, end = sequences.index(0), len(sequences) - sequences[::-1].index(0)
+            pieces[0] = ids[:begin] + pieces[0]
+            pieces[-1] = pieces[-1] + ids[end:]
+        return self._checked(pieces, prompt, placeholder, blocks)
+
+    def _begins_with_bos(self, prompt: str) -> bool:
+        return self._bos is not None and prompt.startswith(self._bos)
+
+    def _checked(self, pieces: list[list[int]], prompt: str, placeholder: str | int, blocks: int) -> list[list[int]]:
+        if len(pieces) != blocks + 1:
+            raise UsageError(
+                f"the prompt has the placeholder {placeholder} {len(pieces) - 1} times, but it must have it {blocks} "
+                f"times: {prompt!r}"
+            )
+        return pieces
+
+    def _add_llama_tokens(self, settings: dict[str, Any]) -> None:
+        """Special tokens of Llama's class follow its settings, whatever `tokenizer.json` says."""
+        single, tokens = ["$A:0"], []
+        for setting, name, default, added in (
+            ("add_bos_token", "bos_token", "<s>", True),
+            ("add_eos_token", "eos_token", "</s>", False),
+        ):
+            if not settings.get(setting, added):
+                continue
+            token = token_text(settings.get(name, default))
+            number = None if token is None else self._tokenizer.token_to_id(token)
+            if number is None:
+                raise UsageError(f"{self.file} has no {name} {token!r}, but {TOKENIZER_CONFIG} has {setting}")
+            single.insert(0 if name == "bos_token" else len(single), f"{token}:0")
+            tokens.append((token, number))
+        self._tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=None, special_tokens=tokens)
+
+
+_LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +31,13 @@ class WeightNames:
     prefixes: pairs of a stored prefix and the model's prefix; the first matching prefix of a stored name is replaced.
     is_unused: whether a weight, given the model's name for it, belongs to a part of the model that is not run.
     alpha_hint: text with values of LoRA alpha to try, for the error message if alpha is not known.
+    rows: by the model's name, how many rows of a weight are used, from the first; the others are left out.
     """
 
     prefixes: Sequence[tuple[str, str]]
     is_unused: Callable[[str], bool]
     alpha_hint: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     def model_name(self, stored: str) -> str:
         """The model's name for a stored weight; LoRA parts keep `.lora_A.` or `.lora_B.`."""
@@ -61,6 +63,8 @@ class CheckpointWeights:
 
     LoRA weights are used if either folder contains them.
 
+    tower_folder: a vision tower that is published in a folder of its own; weights of `folder` replace those with the
+        same name.
     lora_alpha: LoRA alpha; None to read it from an adapter_config.json.
     needs_lora: whether missing LoRA weights are an error.
 
@@ -77,12 +81,13 @@ class CheckpointWeights:
         weight_folder: Path | None = None,
         lora_alpha: float | None = None,
         needs_lora: bool = False,
+        tower_folder: Path | None = None,
     ) -> None:
         base: dict[str, StoredTensor] = {}
         lora: dict[str, dict[str, StoredTensor]] = {}
         self._names = names
         self._stored: list[StoredTensor] = []
-        for source in filter(None, (folder, weight_folder)):
+        for source in filter(None, (tower_folder, folder, weight_folder)):
             tensors = [(names.model_name(tensor.name), tensor) for tensor in stored_tensors(source)]
             if lora and source.resolve() != folder.resolve():
                 _check_replaces(set(lora), source, folder, {name for name, _ in tensors})
@@ -128,6 +133,25 @@ class CheckpointWeights:
             digest.update(sample)
         return digest.hexdigest()[:16]
 
+    def tie(self, names: Mapping[str, str]) -> None:
+        """Treat stored weights with different names as one, because the model has one weight with all of these names.
+
+        A checkpoint may contain any of the names, or several. The value with the model's first name is used if there is
+        one, else that with the next name.
+
+        names: further names of tied weights, each with the first name of the same weight.
+
+        Raises:
+            UsageError: LoRA for a further name, which would change the first one too.
+        """
+        for name, first in names.items():
+            weight = self._weights.pop(name, None)
+            if weight is None:
+                continue
+            if weight.lora_a is not None:
+                raise UsageError(f"LoRA for {name}, which is tied to {first}; merge the adapter with PEFT first")
+            self._weights.setdefault(first, weight)
+
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Compare with the names and shapes of a model's weights; reads no values.
 
@@ -141,6 +165,8 @@ class CheckpointWeights:
         problems += [f"unexpected: {name}" for name in sorted(set(self._weights) - set(expected) - unused)]
         for name in sorted(set(expected) & set(self._weights)):
             stored = self._weights[name].base.shape
+            if name in self._names.rows:
+                stored = (min(self._names.rows[name], stored[0]), *stored[1:])
             if expected[name] != stored:
                 problems.append(f"misshapen: {name} is {stored}, the config asks for {expected[name]}")
         if problems:
@@ -148,14 +174,17 @@ class CheckpointWeights:
             raise UsageError(f"the checkpoint does not fit its config.json, {len(problems)} weights: {shown}")
 
     def read(self, name: str) -> np.ndarray:
-        """One weight in float32 (exact for every stored type but F64), with LoRA merged: W + alpha / rank * B A."""
+        """One weight in float32 (exact for every stored type but F64), with LoRA merged: W + alpha / rank * B A.
+
+        Rows that are not used are left out.
+        """
         weight = self._weights[name]
         value = weight.base.read_float32()
         if weight.lora_a is not None and weight.lora_b is not None:
             a, b = weight.lora_a.read_float32(), weight.lora_b.read_float32()
             assert self.lora_alpha is not None
             value = value + np.float32(self.lora_alpha / a.shape[0]) * (b @ a)
-        return value
+        return value[: self._names.rows[name]] if name in self._names.rows else value
 
 
 def _check_lora(base: Mapping[str, StoredTensor], lora: Mapping[str, Mapping[str, StoredTensor]]) -> None:

@@ -15,6 +15,10 @@ class Clip:
     frames: the output of the captioner's FrameTransform for the distinct frames; the first axis is the frame.
     frame_index: for each sampled frame, in time order, its index in `frames`.
     partial: only a part of the file could be decoded; the frames are from that part.
+    seconds: the time of each sampled frame, its index in the video / frame rate; zeros if the rate is unknown.
+    duration: seconds, number of frames of the video / frame rate; 0.0 if the rate is unknown, and for still images.
+    size: (height, width) in pixels of the first frame that the FrameTransform got.
+    rate: frames of the video per second; 0.0 if it is unknown, and for still images.
     """
 
     row: int
@@ -22,6 +26,10 @@ class Clip:
     frames: np.ndarray
     frame_index: tuple[int, ...]
     partial: bool = False
+    seconds: tuple[float, ...] = ()
+    duration: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)

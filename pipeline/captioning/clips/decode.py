@@ -1,8 +1,8 @@
-"""Decode a clip: from its path to its sampled frames, as PIL images in display orientation.
+"""Decode a clip: from its path to its sampled frames, PIL images in display orientation.
 
 Decoders are tried in order: decord if it is installed, then PyAV; for still images PIL. If all of them fail, the error
-contains every message. In a run, `decode` runs in the decoding process, because a decoder may hang or crash. Knows
-nothing about processes and models.
+contains every message. In a run, this runs in the decoding process, because a decoder may hang or crash. Knows nothing
+about processes and models.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from .decode_pyav import decode_pyav
-from .frames import SampledFrames, check_size, distinct_frames
+from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
-from .sampling import frame_indices
+from .sampling import FrameSampling
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
@@ -55,13 +56,28 @@ def check_path(path: str) -> None:
         raise DecodeError(["the file is empty (0 bytes)"])
 
 
-def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) -> SampledFrames:
-    """Sample `num_frames` frames of a video, or of a still image (one frame, repeated).
+def decode(
+    path: str, sampling: FrameSampling, decoders: Sequence[str] | None = None, short_side: int = 0
+) -> SampledFrames[tuple[Image.Image, ...]]:
+    """Sample frames of a video, or of a still image; see `decode_into`. All images are kept in memory."""
+    return decode_into(tuple, path, sampling, decoders, short_side)
+
+
+def decode_into(
+    collect: Collect[Frames],
+    path: str,
+    sampling: FrameSampling,
+    decoders: Sequence[str] | None = None,
+    short_side: int = 0,
+) -> SampledFrames[Frames]:
+    """Sample frames of a video, or of a still image (a clip of one frame), and give them to `collect` one by one.
 
     If a video is incomplete or damaged, its frames are spread over the part that can be decoded, and the result is
     marked as partial.
 
+    collect: gets the frames and returns `SampledFrames.images`. An error that it raises counts as one of the decoder.
     decoders: names from `available_decoders(path)`, tried in order; all of them by default.
+    short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
 
     Raises:
         DecodeError: no decoder can decode it.
@@ -70,7 +86,7 @@ def decode(path: str, num_frames: int, decoders: Sequence[str] | None = None) ->
     messages = []
     for name in available_decoders(path) if decoders is None else decoders:
         try:
-            sampled = _DECODERS[name](path, num_frames)
+            sampled: SampledFrames[Frames] = _DECODERS[name](path, sampling, short_side, collect)
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise errors of any type
             messages.append(f"{name}: {_one_line(error)}")
@@ -96,28 +112,35 @@ def _one_line(error: Exception) -> str:
     return text[:300] or type(error).__name__
 
 
-def _decode_decord(path: str, num_frames: int) -> SampledFrames:
+def _decode_decord(
+    path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]
+) -> SampledFrames[Frames]:
     import decord
 
     decord.logging.set_level(decord.logging.FATAL)
     reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    distinct, index = distinct_frames(frame_indices(len(reader), num_frames))
-    images = []
-    for position in distinct:
-        frame = reader[position].asnumpy()
-        check_size(frame.shape[1], frame.shape[0])
-        images.append(Image.fromarray(frame))
-    return SampledFrames(tuple(images), index)
+    total_frames, rate = len(reader), known_rate(reader.get_avg_fps())
+    positions = sampling.indices(total_frames, rate)
+
+    def images() -> Iterator[Image.Image]:
+        for position in distinct_frames(positions)[0]:
+            frame = reader[position].asnumpy()
+            check_size(frame.shape[1], frame.shape[0])
+            yield scaled_down(Image.fromarray(frame), short_side)
+
+    return SampledFrames(collect(images()), tuple(positions), rate, total_frames)
 
 
-def _decode_image(path: str, num_frames: int) -> SampledFrames:
+def _decode_image(
+    path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]
+) -> SampledFrames[Frames]:
     with Image.open(path) as image:
         check_size(*image.size)
-        upright = ImageOps.exif_transpose(image)
-        return SampledFrames((upright.convert("RGB"),), (0,) * num_frames)
+        upright = scaled_down(ImageOps.exif_transpose(image).convert("RGB"), short_side)
+        return SampledFrames(collect([upright]), tuple(sampling.indices(1, 0.0)), rate=0.0, total_frames=1)
 
 
-_DECODERS: dict[str, Callable[[str, int], SampledFrames]] = {
+_DECODERS: dict[str, Callable[[str, FrameSampling, int, Collect[Any]], SampledFrames[Any]]] = {
     "decord": _decode_decord,
     "PyAV": decode_pyav,
     "PIL": _decode_image,

@@ -21,27 +21,30 @@ from .decode_server import DecodeReply, DecodeRequest, handle_request
 from .frame_memory import FrameMemory
 from .killable import DecoderLimits, KillableProcess, serve
 from .process_start import make_process
+from .sampling import FrameSampling
 
 
 class DecodeClient(KillableProcess):
     """A decoding process, and the memory through which it returns frames.
 
-    num_frames: number of frames to sample from each clip.
+    sampling: which frames of each clip are sampled.
     frame_transform: runs in the decoding process; must be picklable.
     limits: of the decoding process.
     warnings: receives a warning for each decoder that hangs, crashes or takes too much memory.
+    short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
     """
 
     def __init__(
         self,
-        num_frames: int,
+        sampling: FrameSampling,
         frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
         limits: DecoderLimits,
         warnings: LimitedLog,
+        short_side: int = 0,
     ) -> None:
         super().__init__(limits)
         self._warnings = warnings
-        self._arguments = (num_frames, frame_transform)
+        self._arguments = (sampling, frame_transform, short_side)
         self._memory: FrameMemory | None = None
 
     def decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
@@ -89,9 +92,10 @@ class DecodeClient(KillableProcess):
 def _serve(
     connection: Connection,
     memory_fd: int,
-    num_frames: int,
+    sampling: FrameSampling,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+    short_side: int,
 ) -> None:
     """Handle requests until `connection` is closed. Runs in the decoding process."""
     memory = FrameMemory(memory_fd)
-    serve(connection, lambda request: handle_request(request, memory, num_frames, frame_transform))
+    serve(connection, lambda request: handle_request(request, memory, sampling, frame_transform, short_side))

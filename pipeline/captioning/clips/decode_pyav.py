@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from .frames import SampledFrames, check_size, distinct_frames
-from .sampling import frame_indices
+from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
+from .sampling import FrameSampling
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class _Packets:
         if two are equal.
     key_timestamps: those of the key frames, at which decoding can start. Empty where `timestamps` is.
     is_damaged: reading ended with an error. The other fields describe the packets before it.
+    rate: average number of frames per second; 0.0 if it is unknown.
     """
 
     count: int
     timestamps: Sequence[int]
     key_timestamps: Sequence[int]
     is_damaged: bool
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -72,28 +74,46 @@ class _WrongTimestamps(Exception):
     """After seeking, no decoded frame has the timestamp of the wanted packet."""
 
 
-def decode_pyav(path: str, num_frames: int) -> SampledFrames:
-    """Sample `num_frames` frames of a video.
+def decode_pyav(path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]) -> SampledFrames[Frames]:
+    """Sample frames of a video.
 
     If the video is incomplete or damaged, the frames are spread over the part before the damage.
 
+    short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
+    collect: gets the scaled frames.
+
     Raises:
-        ValueError: the file has no video stream or no frames, or the frames are too large.
+        ValueError: the file has no video stream or no frames, or the frames are too large; or `sampling` needs a frame
+            rate, and the file has none.
         Exception: any error of PyAV.
     """
     packets = _read_packets(path)
-    distinct, index = distinct_frames(frame_indices(packets.count, num_frames))
-    if _can_skip_frames(packets, distinct):
+    positions = sampling.indices(packets.count, packets.rate)
+    try:
+        images = _decode_images(path, packets, distinct_frames(positions)[0], short_side, collect)
+        return SampledFrames(images, tuple(positions), packets.rate, packets.count, packets.is_damaged)
+    except _EndedEarly as ended:  # some packets have no picture: the number of decoded frames is the right one
+        positions = sampling.indices(ended.frames, packets.rate)
+        frames = _decode_from_start(path, distinct_frames(positions)[0])
+        images = collect(scaled_down(frame, short_side) for frame in frames)
+        is_damaged = packets.is_damaged or ended.is_damaged
+        return SampledFrames(images, tuple(positions), packets.rate, ended.frames, is_damaged)
+
+
+def _decode_images(
+    path: str, packets: _Packets, wanted: Sequence[int], short_side: int, collect: Collect[Frames]
+) -> Frames:
+    """The frames with the numbers `wanted` (ascending), scaled and collected.
+
+    Raises:
+        _EndedEarly: the last of them was not reached.
+    """
+    if _can_skip_frames(packets, wanted):
         try:
-            return SampledFrames(tuple(_decode_by_seeking(path, packets, distinct)), index, packets.is_damaged)
+            return collect(scaled_down(frame, short_side) for frame in _decode_by_seeking(path, packets, wanted))
         except Exception:  # seeking may fail in any way; decoding from the start does not depend on timestamps
             pass
-    try:
-        return SampledFrames(tuple(_decode_from_start(path, distinct)), index, packets.is_damaged)
-    except _EndedEarly as ended:  # some packets have no picture: the number of decoded frames is the right one
-        distinct, index = distinct_frames(frame_indices(ended.frames, num_frames))
-        is_damaged = packets.is_damaged or ended.is_damaged
-        return SampledFrames(tuple(_decode_from_start(path, distinct)), index, is_damaged)
+    return collect(scaled_down(frame, short_side) for frame in _decode_from_start(path, wanted))
 
 
 def video_info(path: str) -> VideoInfo:
@@ -132,6 +152,7 @@ def _read_packets(path: str) -> _Packets:
     shown = []
     is_damaged = False
     with _open_video(path) as (container, stream):
+        rate = known_rate(stream.average_rate or stream.guessed_rate)
         try:
             for packet in container.demux(stream):
                 if packet.size and not packet.is_discard:
@@ -142,9 +163,9 @@ def _read_packets(path: str) -> _Packets:
             is_damaged = True
     timestamps = {timestamp for timestamp, _ in shown}
     if None in timestamps or len(timestamps) < len(shown):
-        return _Packets(len(shown), (), (), is_damaged)
+        return _Packets(len(shown), (), (), is_damaged, rate)
     key_timestamps = sorted(timestamp for timestamp, is_key in shown if is_key)
-    return _Packets(len(shown), sorted(timestamps), key_timestamps, is_damaged)
+    return _Packets(len(shown), sorted(timestamps), key_timestamps, is_damaged, rate)
 
 
 def _can_skip_frames(packets: _Packets, wanted: Sequence[int]) -> bool:

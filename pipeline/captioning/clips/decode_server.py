@@ -1,19 +1,22 @@
 """Handle a request of the worker: decode one clip and prepare its frames. Runs in the decoding process.
 
-The worker uses the types of the messages. This file imports no framework and knows nothing about how the process is
-started, limited and killed.
+Each frame is prepared as soon as it is decoded: all frames of a clip in full size may be larger than the memory (64 of
+3840x2160 pixels are 1.6 GB). The worker uses the types of the messages. This file imports no framework and knows
+nothing about how the process is started, limited and killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from .decode import DecodeError, check_path, decode
+from .decode import DecodeError, check_path, decode_into
 from .frame_memory import FrameMemory, FramesInMemory
+from .sampling import FrameSampling
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,17 @@ class DecodeReply:
     """From the decoding process to the worker: prepared frames, or the reason why there are none.
 
     frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
-    frame_index, partial: as in `Clip`.
+    frame_index, partial, seconds, duration, size, rate: as in `Clip`.
     stage, messages: the stage that failed and every message; empty if none failed.
     """
 
     frames: FramesInMemory | None = None
     frame_index: tuple[int, ...] = ()
     partial: bool = False
+    seconds: tuple[float, ...] = ()
+    duration: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    rate: float = 0.0
     stage: str = ""
     messages: tuple[str, ...] = ()
 
@@ -43,8 +50,9 @@ class DecodeReply:
 def handle_request(
     request: DecodeRequest,
     memory: FrameMemory,
-    num_frames: int,
+    sampling: FrameSampling,
     frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+    short_side: int,
 ) -> DecodeReply:
     """Decode one clip with one decoder, and write the prepared frames into `memory`."""
     try:
@@ -52,11 +60,73 @@ def handle_request(
     except DecodeError as error:
         return DecodeReply(stage="path", messages=error.messages)
     try:
-        sampled = decode(request.path, num_frames, [request.decoder])
+        collect = functools.partial(_prepare, frame_transform)
+        sampled = decode_into(collect, request.path, sampling, [request.decoder], short_side)
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
+    prepared = sampled.images
+    if prepared.problem:
+        return DecodeReply(stage="prepare", messages=(prepared.problem,))
     try:
-        frames = memory.put(frame_transform(sampled.images))
-        return DecodeReply(frames=frames, frame_index=sampled.index, partial=sampled.partial)
-    except Exception as error:  # a transform may raise any error; only this clip fails
-        return DecodeReply(stage="prepare", messages=(f"{type(error).__name__}: {error}",))
+        frames = memory.put(np.concatenate(prepared.frames))
+    except Exception as error:  # no memory, or frames of several shapes; only this clip fails
+        return DecodeReply(stage="prepare", messages=(_message(error),))
+    return DecodeReply(
+        frames=frames,
+        frame_index=sampled.index,
+        partial=sampled.partial,
+        seconds=sampled.seconds,
+        duration=sampled.duration,
+        size=prepared.size,
+        rate=sampled.rate,
+    )
+
+
+@dataclass
+class _Prepared:
+    """Frames after their transform.
+
+    frames: an array for each image; the first axis has length 1.
+    size: (height, width) in pixels of the first image.
+    problem: the error of the transform; empty if there was none.
+    """
+
+    frames: list[np.ndarray] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    problem: str = ""
+
+
+def _prepare(
+    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray], images: Iterable[Image.Image]
+) -> _Prepared:
+    """Transform images one by one. At most the first image and the present one are in memory.
+
+    A transform with the attribute `takes_all_frames` gets all images at once, and returns one array for the clip.
+
+    An error of the transform is returned, not raised: to a decoder it would look like an error of its own.
+    """
+    prepared = _Prepared()
+    first: Image.Image | None = None
+    if getattr(frame_transform, "takes_all_frames", False):
+        together = list(images)
+        prepared.size = together[0].height, together[0].width
+        try:
+            prepared.frames = [frame_transform(together)]
+        except Exception as error:
+            prepared.problem = _message(error)
+        return prepared
+    for image in images:
+        if first is None:
+            first, prepared.size = image, (image.height, image.width)
+        try:
+            # The size may change within a video, and a transform may choose one size for all by the first image.
+            frames = frame_transform([image] if image.size == first.size else [first, image])[-1:]
+        except Exception as error:  # a transform may raise any error
+            prepared.problem = _message(error)
+            return prepared
+        prepared.frames.append(frames)
+    return prepared
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -20,6 +20,7 @@ from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decode_client import DecodeClient
 from .killable import DecoderLimits, StartError
+from .sampling import FrameSampling
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +45,32 @@ class ClipLoader:
     others, so the order may differ.
 
     rows: (row, path) pairs; the next one is requested when a decoding process is free.
-    num_frames: number of frames to sample from each clip.
+    sampling: which frames of each clip are sampled.
     frame_transform: runs in the decoding processes; must be picklable.
     limits: of each decoding process.
     prefetch: most clips that wait for the consumer, in addition to one in each decoding process.
+    prefetch_bytes: most bytes of frames that wait for the consumer. A clip that is being decoded is counted with the
+        size of the largest clip so far. This can only lower the number of clips, and not below `prefetch_least`.
+    prefetch_least: clips that are decoded ahead whatever their size, those in decoding processes included.
     workers: number of decoding processes.
     ahead: called before each clip; returns how many clips should be decoded ahead at present. This can only lower the
         limit above, and not below one for each decoding process.
+    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0
+        for no scaling.
     """
 
     def __init__(
         self,
         rows: Iterable[tuple[int, str]],
-        num_frames: int,
+        sampling: FrameSampling,
         frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
         limits: DecoderLimits,
         prefetch: int,
         workers: int = 1,
         ahead: Callable[[], int] = lambda: sys.maxsize,
+        short_side: int = 0,
+        prefetch_bytes: int = sys.maxsize,
+        prefetch_least: int = 2,
     ) -> None:
         self.wait_seconds = 0.0
         """Seconds that the consumer has waited for clips so far."""
@@ -73,14 +82,18 @@ class ClipLoader:
         self._returned_rows: list[tuple[int, str]] = []  # by threads whose process could not be started
         self._start_error: StartError | None = None
         self._max_ahead = max(1, prefetch) + max(1, workers)
+        self._max_bytes, self._least_ahead = prefetch_bytes, max(1, prefetch_least)
         self._ahead = 0  # clips that are being decoded, or wait for the consumer
+        self._waiting = 0  # those that wait for the consumer
+        self._waiting_bytes = 0  # of the frames of these clips
+        self._largest_bytes = 0  # of the frames of the largest clip so far
         self._row_lock = threading.Lock()  # not the condition below: to take a row may need a long time
         self._changed = threading.Condition()  # guards the counters and the returned rows
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._warnings = LimitedLog(logger, "the failures of their rows")
         self._clients = [
-            DecodeClient(num_frames, frame_transform, limits, self._warnings) for _ in range(max(1, workers))
+            DecodeClient(sampling, frame_transform, limits, self._warnings, short_side) for _ in range(max(1, workers))
         ]
         self._running = len(self._clients)
         self._threads = [
@@ -109,7 +122,10 @@ class ClipLoader:
             raise clip
         self.has_ended = clip is None
         if clip is not None:
-            self._add_ahead(-1)
+            with self._changed:
+                self._waiting -= 1
+                self._waiting_bytes -= _frame_bytes(clip)
+                self._add_ahead(-1)
         return clip
 
     def __iter__(self) -> Iterator[Clip | LoadFailure]:
@@ -162,15 +178,24 @@ class ClipLoader:
             with self._changed:
                 self.decode_seconds += time.monotonic() - begin
             if frames is None:
-                self._clips.put(LoadFailure(row, path, reply.stage, reply.messages))
+                self._put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                self._clips.put(Clip(row, path, frames, reply.frame_index, reply.partial))
+                about = reply.seconds, reply.duration, reply.size, reply.rate
+                self._put(Clip(row, path, frames, reply.frame_index, reply.partial, *about))
+
+    def _put(self, clip: Clip | LoadFailure) -> None:
+        with self._changed:
+            size = _frame_bytes(clip)
+            self._waiting += 1
+            self._waiting_bytes += size
+            self._largest_bytes = max(self._largest_bytes, size)
+        self._clips.put(clip)
 
     def _take_row(self) -> tuple[int, str] | None:
         """Wait until another clip may be decoded ahead. Returns its row; None after the last row or after closing."""
         with self._row_lock:
             with self._changed:
-                while not self._stopping.is_set() and self._ahead >= self._ahead_limit():
+                while not self._stopping.is_set() and not self._may_decode():
                     self._changed.wait(0.5)
                 returned = self._returned_rows.pop() if self._returned_rows else None
             row = None if self._stopping.is_set() else returned or next(self._rows, None)
@@ -178,10 +203,20 @@ class ClipLoader:
                 self._add_ahead(1)
             return row
 
-    def _ahead_limit(self) -> int:
-        return min(self._max_ahead, max(len(self._clients), self._wanted_ahead()))
+    def _may_decode(self) -> bool:
+        """Whether another clip may be decoded ahead now."""
+        if self._ahead >= min(self._max_ahead, max(len(self._clients), self._wanted_ahead())):
+            return False
+        decoding = self._ahead - self._waiting + 1
+        return (
+            self._ahead < self._least_ahead or self._waiting_bytes + decoding * self._largest_bytes <= self._max_bytes
+        )
 
     def _add_ahead(self, clips: int) -> None:
         with self._changed:
             self._ahead += clips
             self._changed.notify_all()
+
+
+def _frame_bytes(clip: Clip | LoadFailure) -> int:
+    return clip.frames.nbytes if isinstance(clip, Clip) else 0

@@ -1,4 +1,6 @@
-"""The attention function of the engine, registered with transformers under the name `unmasked`.
+"""The attention of each part of a model: the function of the engine, or transformers' own.
+
+The function of the engine is registered with transformers under the name `unmasked`.
 
 A prefill needs no mask: it is causal, and its prompts are padded on the right, so no token sees the padding. Without
 a mask the fused kernels use their causal mode, on Ascend and on CUDA, and no mask of (length, length) is allocated.
@@ -8,11 +10,31 @@ A decoding step passes a mask, which shows each slot only its own columns of the
 from __future__ import annotations
 
 import torch
+from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..backends import kernels
 
 UNMASKED_ATTENTION = "unmasked"
+OWN_MASKS_ATTENTION = "eager"
+"""transformers' attention for text models that make their own masks: the only one that T5 has, and OPT has it too."""
+_OWN_MASKS = ("opt", "t5")
+
+
+def makes_own_masks(text_config: PretrainedConfig) -> bool:
+    """Whether a text model makes its own masks, so that only `whole_batch.BatchEngine` can run it."""
+    return text_config.model_type in _OWN_MASKS
+
+
+def set_attention(config: PretrainedConfig) -> None:
+    """Set the attention of every part of a model, before it is built: the engine's, or that of its text model.
+
+    config: configuration of a text model, or of a model with a text model.
+    """
+    config._attn_implementation = UNMASKED_ATTENTION
+    text_config = config.get_text_config()
+    if makes_own_masks(text_config):
+        text_config._attn_implementation = OWN_MASKS_ATTENTION
 
 
 def unmasked_attention(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+from .length_limit import LengthLimit
 from .requests import End, Event, Request, end_if_too_long
 
 
@@ -14,11 +15,11 @@ class BaseEngine:
     """Keeps the keys of all requests, the waiting requests, and the requests that are too long for the model.
 
     max_requests: maximum number of requests in flight.
-    max_positions: longest sequence of the model, in tokens.
+    limit: longest sequence of the model.
     """
 
-    def __init__(self, max_requests: int, max_positions: int) -> None:
-        self._max_requests, self._max_positions = max_requests, max_positions
+    def __init__(self, max_requests: int, limit: LengthLimit) -> None:
+        self._max_requests, self._limit = max_requests, limit
         self.on_token: Callable[[], None] = _nothing
         self._keys: set[Hashable] = set()
         self._rejected: list[End] = []
@@ -43,7 +44,7 @@ class BaseEngine:
         if request.key in self._keys:
             raise ValueError(f"the engine already has a request {request.key!r}")
         self._keys.add(request.key)
-        too_long = end_if_too_long(request, prompt_tokens, self._max_positions)
+        too_long = end_if_too_long(request, prompt_tokens, self._limit)
         if too_long is None:
             self._waiting.append(request)
         else:

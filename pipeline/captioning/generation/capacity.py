@@ -100,13 +100,31 @@ def _measured_work(backend: Backend, slot: int, clips: int, rehearse: Callable[[
 def slot_memory(config: PretrainedConfig, length: int, options: GenerationOptions, itemsize: int) -> int:
     """Bytes that one slot takes: its part of the cache, its logits, and the copies of them that sampling makes.
 
+    config: configuration of the text model. The decoder of an encoder-decoder model keeps keys and values of its own
+        tokens and, for cross attention, those of the encoder's output, which is kept too.
     length: tokens of a prompt.
     """
-    columns = CacheShape.for_lengths(1, 0, length, options.max_new_tokens).columns
     logits = config.vocab_size * (itemsize + 3 * 4)
-    return bytes_per_slot(config, columns, itemsize) + logits
+    if not config.is_encoder_decoder:
+        columns = CacheShape.for_lengths(1, 0, length, options.max_new_tokens).columns
+        return bytes_per_slot(config, columns, itemsize) + logits
+    # The decoder's start token is fed, the last generated token is not.
+    cache = bytes_per_slot(config, options.max_new_tokens + length, itemsize)
+    return cache + length * config.hidden_size * itemsize + logits
 
 
-def prefill_memory(config: PretrainedConfig, tokens: int, itemsize: int) -> int:
-    """Bytes of the intermediate values of one prefill: the widest are those of the MLP, which keeps three at a time."""
-    return tokens * (3 * config.intermediate_size + 8 * config.hidden_size) * itemsize
+def prefill_memory(config: PretrainedConfig, tokens: int, itemsize: int, eager_length: int = 0) -> int:
+    """Bytes of the intermediate values of one prefill: the widest are those of the MLP, which keeps three at a time.
+
+    tokens: tokens of all prompts of the prefill.
+    eager_length: length of a prompt if the text model computes eager attention, which keeps the scores of all pairs of
+        tokens: in float32 for the softmax, and in the computing type. 0 for fused attention.
+    """
+    scores = eager_length * config.num_attention_heads * (2 * 4 + itemsize)
+    return tokens * ((3 * mlp_width(config) + 8 * config.hidden_size) * itemsize + scores)
+
+
+def mlp_width(config: PretrainedConfig) -> int:
+    """Width of the MLP's inner layer; OPT and T5 have names of their own for it."""
+    names = ("intermediate_size", "ffn_dim", "d_ff")
+    return int(next(getattr(config, name) for name in names if hasattr(config, name)))

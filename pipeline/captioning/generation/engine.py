@@ -2,7 +2,7 @@
 
 Requests are embeddings, answers are token ids. When an answer ends, its slot is free for the next request; it does not
 wait for the longest answer of a batch. Knows nothing about videos, tokenizers and checkpoints. Beam search is in
-`beams`.
+`whole_batch`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SlotEngine(BaseEngine):
         prefix: torch.Tensor | None = None,
         stats: EngineStats | None = None,
     ) -> None:
-        super().__init__(settings.slots, model.max_positions)
+        super().__init__(settings.slots, model.limit)
         self._model, self._backend, self._settings = model, backend, settings
         self.stats = stats or EngineStats()
         self._slots: list[Slot | None] = []

@@ -72,7 +72,7 @@ class SlotCache:
         self, config: PretrainedConfig, shape: CacheShape, prefix: Layers, device: str, dtype: torch.dtype
     ) -> None:
         self.shape, self._prefix = shape, prefix
-        self._heads, self._width = config.num_key_value_heads, head_width(config)
+        self._heads, self._width = key_heads(config), head_width(config)
         self._device, self._dtype = device, dtype
         self._layers: Layers = [(self._allocate(), self._allocate()) for _ in range(config.num_hidden_layers)]
         self._write_prefix()
@@ -174,9 +174,16 @@ def _adjacent(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def head_width(config: PretrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    """Width of one attention head. T5's is independent of the hidden width."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def key_heads(config: PretrainedConfig) -> int:
+    """Number of heads of keys and values: that of queries, unless query heads share them."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def bytes_per_slot(config: PretrainedConfig, columns: int, itemsize: int) -> int:
-    """Bytes of one slot's keys and values."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * columns * head_width(config) * itemsize
+    """Bytes of one slot's keys and values, in all layers of the decoder."""
+    layers = config.num_decoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+    return 2 * layers * key_heads(config) * columns * head_width(config) * itemsize

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from .length_limit import LengthLimit
 from .options import GenerationOptions
 
 if TYPE_CHECKING:
@@ -96,20 +97,13 @@ class End:
 Event = Token | End
 
 
-def end_if_too_long(request: Request, prompt_tokens: int, max_positions: int) -> End | None:
+def end_if_too_long(request: Request, prompt_tokens: int, limit: LengthLimit) -> End | None:
     """The end of a request that is too long for the model; None if it fits.
 
-    prompt_tokens: tokens of the prompt, with the shared prefix. max_positions: longest sequence, in tokens.
+    prompt_tokens: tokens of the prompt, with the shared prefix.
     """
-    new_tokens = request.options.max_new_tokens
-    length = prompt_tokens + new_tokens
-    if length <= max_positions:
-        return None
-    message = (
-        f"{prompt_tokens} prompt tokens and --max_new_tokens {new_tokens} make {length}; the model was made for "
-        f"{max_positions}: lower one of the two"
-    )
-    return End(request.key, [], EndReason.TOO_LONG, message)
+    problem = limit.problem(prompt_tokens, request.options.max_new_tokens)
+    return None if problem is None else End(request.key, [], EndReason.TOO_LONG, problem)
 
 
 class Engine(Protocol):

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from .length_limit import LengthLimit
+
 
 @dataclass(frozen=True)
 class TextModel:
-    """A causal text model in two parts, so that the head computes only the positions that are needed.
+    """A text model in two parts, so that the head computes only the positions that are needed.
 
-    decoder: maps token ids or embeddings to hidden states, with the attention function of `attention`.
+    decoder: maps token ids or embeddings to hidden states. `SlotEngine` runs causal decoders with the attention
+        function of `attention`; only `BatchEngine` runs others.
     head: maps hidden states to logits.
     config: configuration of the text model.
     """
@@ -27,18 +30,9 @@ class TextModel:
         return cls(model.get_decoder(), model.get_output_embeddings(), model.config.get_text_config())
 
     @property
-    def max_positions(self) -> int:
-        """Longest sequence, in tokens, whose result is correct.
-
-        The engine's attention does not implement sliding windows. Up to the length of one window the result is the
-        same, so a window limits the sequence.
-        """
-        longest = int(self.config.max_position_embeddings)
-        window: int | None = getattr(self.config, "sliding_window", None)
-        layers = getattr(self.config, "layer_types", None)
-        if window is None or (layers is not None and "sliding_attention" not in layers):
-            return longest
-        return min(longest, window)
+    def limit(self) -> LengthLimit:
+        """Longest sequence whose result is correct."""
+        return LengthLimit.of(self.config)
 
     @property
     def vocabulary(self) -> int:

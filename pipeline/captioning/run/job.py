@@ -128,13 +128,14 @@ def _prepare(
     Returns the framework; None if this rank has nothing to caption.
 
     Raises:
-        UsageError: the weights do not fit, the device is missing, or the computing types differ; no journal has been
-            changed.
+        UsageError: the weights do not fit, the device is missing, the model can't compute in the computing type, or
+            the computing types differ; no journal has been changed.
     """
     backend = None
     try:
         if plan.has_work:
             backend = activate()
+            source.check_dtype(backend.dtype_name)
             source.check_weights()
         # A collective: no rank opens a journal before all ranks have come this far.
         _check_computing_types(plan, world.gather_json(backend.dtype_name if backend else None))
@@ -195,6 +196,8 @@ def _caption(
 
 def _log_choices(source: CaptionerSource, backend: Backend | None) -> None:
     """Log which model options, framework and device were chosen, and why."""
+    if source.family:
+        logger.info("family %s", source.family)
     for line in source.describe():
         logger.info("%s", line)
     if backend is not None:

@@ -1,7 +1,7 @@
-"""The flags that all captioning commands share: parsed and checked, then stored in frozen dataclasses.
+"""The flags of the run, the device and the frames: parsed and checked, then stored in frozen dataclasses.
 
-Imports no framework, so that a usage error is reported within a second or two. The command of each model family adds
-its own flags.
+Imports no framework, so that a usage error is reported within a second or two. Knows nothing about the model, whose
+flags are in `model_flags`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
-from ..captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, TEMPLATES, check_prompt_part
-from ..generation.options import GenerationOptions
+from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
 from ..meta.files import backup_of
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
-from ..process.arguments import CommandParser, HelpFormatter, number, positive_int, whole_number
+from ..process.arguments import CommandParser, HelpFormatter, number, positive_int
 from ..process.errors import UsageError
+from .model_flags import add_generation_flags, add_prompt_flags
 
 MIN_PAD_LENGTH = 64
 """In int32 words. A failure whose messages are shortened must fit into this size."""
 
 AUTO = "auto"
+
+_EPILOG = (
+    "Exit code 0: done, also if single clips failed; 1: the run failed or no row could be captioned (the journals are "
+    "kept; run the same command again to resume); 2: usage error."
+)
 
 
 @dataclass(frozen=True)
@@ -72,94 +77,18 @@ class JobOptions:
                 )
 
 
-@dataclass(frozen=True)
-class PromptOptions:
-    """The prompt and its template; see `captioners.prompts`.
-
-    Raises:
-        UsageError: question or system prompt contains an image placeholder.
-    """
-
-    question: str
-    system: str
-    conv_mode: str | None
-
-    def __post_init__(self) -> None:
-        check_prompt_part("--question", self.question)
-        check_prompt_part("--system", self.system)
-
-
-def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Make a parser with the flags that all captioning commands share."""
+def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Make a parser with the flags that all captioning commands share, except those of the checkpoint."""
     parser = CommandParser(
         prog=prog,
         description=description,
-        epilog=epilog,
+        epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("meta_path", type=Path, help="meta table (.csv, .csv.gz or .parquet) with a column 'path'")
-
-    prompt = parser.add_argument_group("prompt")
-    prompt.add_argument(
-        "--question", default=DEFAULT_QUESTION, help="question that the model is asked about every clip"
-    )
-    prompt.add_argument("--system", default=DEFAULT_SYSTEM, help="system prompt; '' for no system prompt")
-    prompt.add_argument(
-        "--conv_mode",
-        choices=sorted(TEMPLATES),
-        help="conversation template; if not given, chosen from the checkpoint's vocabulary",
-    )
-
-    generation = parser.add_argument_group("generation")
-    defaults = GenerationOptions()
-    generation.add_argument(
-        "--max_new_tokens",
-        type=positive_int,
-        default=defaults.max_new_tokens,
-        help="maximum length of a caption, in tokens; longer captions are cut off",
-    )
-    generation.add_argument(
-        "--num_beams",
-        type=positive_int,
-        default=defaults.num_beams,
-        help="number of beams of the beam search; 1 for no beam search",
-    )
-    generation.add_argument(
-        "--temperature",
-        type=number(minimum=0),
-        default=defaults.temperature,
-        help="sampling temperature; 0 selects greedy decoding, and any value other than 0 and 1 turns sampling on",
-    )
-    generation.add_argument(
-        "--do_sample",
-        action="store_true",
-        help="sample tokens; without this flag and with --temperature 1, decoding is greedy",
-    )
-    generation.add_argument(
-        "--top_p",
-        type=number(minimum=0, maximum=1, above=True),
-        default=defaults.top_p,
-        help="sample from the smallest set of tokens whose probabilities add up to at least this value",
-    )
-    generation.add_argument(
-        "--seed",
-        type=whole_number(0),
-        default=defaults.seed,
-        help="seed of sampling; each row has its own random numbers, made from the seed and the row's number",
-    )
-    generation.add_argument(
-        "--repetition_penalty",
-        type=number(minimum=0, above=True),
-        help="a value above 1 makes tokens less likely that were already generated; if not given, the value in the "
-        "checkpoint's generation_config.json, else no penalty",
-    )
-    generation.add_argument(
-        "--no_repeat_ngram_size",
-        type=whole_number(0),
-        help="no sequence of this many tokens is generated twice; 0 for no such rule; if not given, the value in the "
-        "checkpoint's generation_config.json, else no such rule",
-    )
+    add_prompt_flags(parser)
+    add_generation_flags(parser)
 
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -240,6 +169,69 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
     return parser
 
 
+def add_frame_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose the frames of a clip. If a flag is not given, its value is None."""
+    frames = parser.add_argument_group("frames", "if not given, the default of the model family")
+    frames.add_argument(
+        "--sampling",
+        choices=SAMPLING_RULES,
+        help="which frames are sampled: one in each of --num_frames equal segments, --num_frames uniformly from the "
+        "first to the last, --num_frames at fixed points (1 to 3 frames), at a rate of --fps, or in steps of the frame "
+        "rate / --fps",
+    )
+    frames.add_argument("--num_frames", type=positive_int, help="number of frames sampled from each clip")
+    frames.add_argument(
+        "--fps",
+        type=number(minimum=0, above=True),
+        help="frames sampled per second; implies --sampling rate, and --sampling step for llava_qwen",
+    )
+    frames.add_argument(
+        "--max_frames",
+        type=positive_int,
+        help=f"maximum number of frames sampled with --fps; if neither the flag nor the family sets it, {MAX_FRAMES}",
+    )
+    frames.add_argument(
+        "--short_side",
+        type=positive_int,
+        help="scale larger frames down to a shorter side of this many pixels before the preprocessing of the model",
+    )
+
+
+def frame_sampling(
+    flags: argparse.Namespace, default: FrameSampling, rate_default: FrameSampling | None = None
+) -> FrameSampling:
+    """The sampling that the flags of `add_frame_flags` choose; what they leave open is taken from `default`.
+
+    rate_default: replaces `default` if --fps is given; None for no other default.
+
+    Without --sampling, the rule of `default` is used if the given flags fit it. Otherwise --fps selects the rule
+    `rate` and --num_frames the rule `uniform`. `multiple` is always that of `default`.
+
+    Raises:
+        UsageError: flags that do not go together.
+    """
+    if flags.num_frames is not None and flags.fps is not None:
+        raise UsageError(
+            f"--num_frames {flags.num_frames} and --fps {flags.fps:g} both set the number of frames; give one of them"
+        )
+    if flags.fps is not None and rate_default is not None:
+        default = rate_default
+    rule = flags.sampling or default.rule
+    if flags.sampling is None and flags.fps is not None and rule in COUNT_RULES:
+        rule = "rate"
+    has_other_number = rule in RATE_RULES or (rule == "points" and flags.num_frames not in POINTS)
+    if flags.sampling is None and flags.num_frames is not None and has_other_number:
+        rule = "uniform"
+    if rule in COUNT_RULES:
+        if flags.max_frames is not None and flags.sampling is None:
+            raise UsageError(f"--max_frames {flags.max_frames} limits the frames of --fps; give --fps, too")
+        num_frames = flags.num_frames or default.num_frames
+        return FrameSampling(rule, num_frames, flags.fps or 0.0, flags.max_frames or 0, default.multiple)
+    return FrameSampling(
+        rule, flags.num_frames or 0, flags.fps or default.fps, flags.max_frames or default.max_frames, default.multiple
+    )
+
+
 def job_options(flags: argparse.Namespace) -> JobOptions:
     """Check the flags of the run.
 
@@ -273,23 +265,6 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
     )
 
 
-def prompt_options(flags: argparse.Namespace) -> PromptOptions:
-    return PromptOptions(flags.question, flags.system, flags.conv_mode)
-
-
-def generation_options(flags: argparse.Namespace) -> GenerationOptions:
-    return GenerationOptions(
-        max_new_tokens=flags.max_new_tokens,
-        num_beams=flags.num_beams,
-        temperature=flags.temperature,
-        do_sample=flags.do_sample,
-        top_p=flags.top_p,
-        seed=flags.seed,
-        repetition_penalty=flags.repetition_penalty,
-        no_repeat_ngram_size=flags.no_repeat_ngram_size,
-    )
-
-
 def batch_size(text: str) -> int | str:
     """An argparse type: a whole number of at least 1, or `auto`."""
     if text == AUTO:
@@ -298,12 +273,3 @@ def batch_size(text: str) -> int | str:
         return positive_int(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, nor is it {AUTO}") from None
-
-
-def pooling_shape(text: str) -> tuple[int, int, int]:
-    """An argparse type: `16-12-12` or `16,12,12`, returned as (time, rows, columns)."""
-    parts = text.replace(",", "-").split("-")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers of at least 1, as in 16-12-12")
-    time, rows, columns = map(int, parts)
-    return time, rows, columns

@@ -38,6 +38,9 @@ FAILURE_WINDOW = 1000
 """Number of last rows to which `--max_failure_rate` applies."""
 AUTO_PREFETCH = 64
 """Number of clips decoded ahead with `--bs auto`: the number of slots is known only after the model is loaded."""
+PREFETCH_BYTES = 512 * 2**20
+"""Bytes of frames that are decoded ahead, but never less than a batch: the 64 frames of a clip of LLaVA-Video take
+28 MB."""
 RETRY_DIVISOR = 8
 """Rows that were in flight when a worker died, with many others, are retried with the slots divided by this."""
 FIRST_STEP_SECONDS = 7200.0
@@ -140,12 +143,15 @@ class RankWorker:
         options = self.options
         return ClipLoader(
             rows,
-            self.source.num_frames,
+            self.source.sampling,
             self.source.frame_transform,
             DecoderLimits(options.decode_timeout),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,
+            short_side=self.source.short_side,
+            prefetch_bytes=PREFETCH_BYTES,
+            prefetch_least=max(2, options.batch_size or self.stats.slots),
         )
 
     def caption(self, loader: ClipLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:

@@ -66,6 +66,35 @@ def test_default_operators_and_those_of_this_backend_match_the_formulas(backend:
         np.testing.assert_array_equal(copy.numpy()[:, :, 1:3], expected[[1], :, 2:4])
 
 
+def test_window_attention(backend: Backend) -> None:
+    """Each patch sees its window; queries and keys are rotated in pairs of numbers that are half a head apart."""
+    import torch
+
+    from pipeline.captioning.backends import kernels
+
+    rng = np.random.default_rng(1)
+    heads, width, windows = 2, 6, ((3, 4), (1, 8), (2, 1))
+    window_of = np.repeat(np.arange(6), [4, 4, 4, 8, 1, 1])
+    patches = len(window_of)
+    states = rng.normal(0, 1, (2, patches, 3, heads, width)).astype(np.float32)
+    angles = rng.normal(0, 2, (patches, width // 2)).astype(np.float32)
+    cosine = np.concatenate([np.cos(angles)] * 2, 1)
+    sine = np.concatenate([-np.sin(angles), np.sin(angles)], 1)
+    turned = (states[..., : width // 2] + 1j * states[..., width // 2 :]) * np.exp(1j * angles)[:, None, None]
+    rotated = np.concatenate([turned.real, turned.imag], -1).astype(np.float32)
+    query, key, value = (
+        torch.from_numpy(np.ascontiguousarray(part.swapaxes(1, 2)))
+        for part in (rotated[:, :, 0], rotated[:, :, 1], states[:, :, 2])
+    )
+    expected = expected_attention(query, key, value, 0.3, window_of[:, None] == window_of)
+    expected = expected.swapaxes(1, 2).reshape(2, patches, heads * width)
+    tensors = tuple(torch.from_numpy(array) for array in (states, cosine, sine))
+    for module in (kernels, default_kernels()):
+        found = module.window_attention(*tensors, 0.3, windows)
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+        np.testing.assert_array_equal(tensors[0].numpy(), states)
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("key_heads", "queries"), [(6, 1), (2, 1), (2, 7)])
 def test_scores_of_16_bit_types_are_not_rounded(backend: Backend, name: str, key_heads: int, queries: int) -> None:

@@ -14,7 +14,7 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.process.errors import RunError
 from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
-from tests.npu_emulation import MixedDevicesError, emulated_npu
+from tests.npu_emulation import MissingOnNpuError, MixedDevicesError, emulated_npu
 
 if TYPE_CHECKING:
     from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
@@ -118,6 +118,26 @@ def test_the_emulation_detects_mixed_devices(backend: Backend) -> None:
             with pytest.raises(MixedDevicesError):
                 operation(on_npu, on_cpu, cpu_index)
                 pytest.fail(name)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (("count_nonzero", (0,)), "no operator count_nonzero"),
+        (("isin", None), "isin has no pyboost kernel isin"),
+        (("silu", True), "silu: too many positional arguments"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_the_emulation_detects_missing_operators(backend: Backend, call: tuple[Any, ...], message: str) -> None:
+    import torch
+    from mindtorch.executor import execute
+
+    name, *arguments = call
+    with emulated_npu() as npu:
+        execute("silu", torch.ones(3).to(npu.device))
+        with pytest.raises(MissingOnNpuError, match=message):
+            execute(name, torch.ones(3).to(npu.device), *arguments)
 
 
 @pytest.mark.parametrize("misplaced", ["masks and positions of the engine", "a weight", "a buffer", "pixels"])

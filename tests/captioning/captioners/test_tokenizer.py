@@ -57,3 +57,13 @@ def test_an_unusable_tokenizer_is_a_usage_error(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match=r"has no tokenizer\.json"):
         CheckpointTokenizer(folder, IMAGE)
+
+
+def test_the_size_counts_added_tokens(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    known = {token["id"] for token in tokenizer["added_tokens"]} | set(tokenizer["model"]["vocab"].values())
+    assert CheckpointTokenizer(folder, None).size == len(known)
+    added = tokenizer["added_tokens"]
+    added.append({**added[-1], "id": max(known) + 1, "content": "<|more|>"})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert CheckpointTokenizer(folder, None).size == len(known) + 1

@@ -24,6 +24,7 @@ WEIGHT, BIAS = RNG.normal(size=(3, 4)).astype(np.float32), np.ones(3, np.float32
 LORA_A, LORA_B = RNG.normal(size=(2, 4)).astype(np.float32), RNG.normal(size=(3, 2)).astype(np.float32)
 BASE = {"tower.weight": WEIGHT, "tower.bias": BIAS}
 ADAPTER = {"base_model.model.tower.lora_A.weight": LORA_A, "base_model.model.tower.lora_B.weight": LORA_B}
+ADAPTER_OF_TOWER = {"tower.lora_A.weight": LORA_A, "tower.lora_B.weight": LORA_B}
 UNMERGED = {
     "tower.base_layer.weight": WEIGHT,
     "tower.bias": BIAS,
@@ -69,6 +70,31 @@ def test_trained_weights_replace_those_of_the_checkpoint(tmp_path: Path) -> None
     np.testing.assert_array_equal(weights.read("tower.bias"), trained["tower.bias"])
     np.testing.assert_array_equal(weights.read("tower.weight"), WEIGHT)
     assert weights.lora_alpha is None
+
+
+def test_a_tower_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    tower = _write(tmp_path / "tower", {"old.weight": WEIGHT + 1, "old.bias": BIAS + 1, "old.extra": BIAS})
+    base = _write(tmp_path / "base", {"tower.bias": BIAS, "spare": BIAS})
+    names = WeightNames((("old.", "tower."),), lambda name: name in ("spare", "tower.extra"))
+    weights = CheckpointWeights(base, names, tower_folder=tower)
+    weights.check(SHAPES)
+    np.testing.assert_array_equal(weights.read("tower.weight"), WEIGHT + 1)
+    np.testing.assert_array_equal(weights.read("tower.bias"), BIAS)
+    with pytest.raises(UsageError, match=r"missing: tower\.weight"):
+        CheckpointWeights(base, names).check(SHAPES)
+    with_lora = CheckpointWeights(base, names, _write(tmp_path / "lora", ADAPTER_OF_TOWER), 3.0, tower_folder=tower)
+    expected = WEIGHT + 1 + np.float32(3 / 2) * (LORA_B @ LORA_A)
+    np.testing.assert_array_equal(with_lora.read("tower.weight"), expected)
+
+
+def test_rows_that_are_not_used_are_left_out(tmp_path: Path) -> None:
+    names = WeightNames((), lambda name: False, rows={"tower.weight": 2, "tower.bias": 5})
+    weights = CheckpointWeights(_write(tmp_path / "unmerged", UNMERGED), names, lora_alpha=3.0)
+    weights.check({"tower.weight": (2, 4), "tower.bias": (3,)})
+    expected = WEIGHT + np.float32(3 / 2) * (LORA_B @ LORA_A)
+    np.testing.assert_array_equal(weights.read("tower.weight"), expected[:2])
+    with pytest.raises(UsageError, match=r"misshapen: tower\.bias is \(3,\), the config asks for \(5,\)"):
+        weights.check({"tower.weight": (2, 4), "tower.bias": (5,)})
 
 
 def test_alpha_is_read_from_the_flag_or_the_adapter(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.process.limited_log import LimitedLog
-from tests.fakes import mean_colour, render_clip
+from tests.fakes import mean_colour, render_clip, segments
 
 
 def test_clips_that_no_decoder_can_decode_count_towards_the_limit_of_a_process(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     good = str(render_clip(tmp_path / "good.mp4"))
-    client = DecodeClient(2, mean_colour, DecoderLimits(60, clips=3), LimitedLog(logging.getLogger(), "no file"))
+    client = DecodeClient(
+        segments(2), mean_colour, DecoderLimits(60, clips=3), LimitedLog(logging.getLogger(), "no file")
+    )
     stopping = threading.Event()
     try:
         processes = []

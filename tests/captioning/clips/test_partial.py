@@ -18,7 +18,7 @@ from pipeline.captioning.clips.decode import DecodeError, decode
 from pipeline.captioning.clips.incomplete import is_incomplete
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
-from tests.fakes import mean_colour, render_clip
+from tests.fakes import mean_colour, render_clip, segments
 
 FRAMES = 60
 TS_PACKET = 188
@@ -56,10 +56,10 @@ def _frame_numbers(images: tuple[Image.Image, ...]) -> list[float]:
 def test_frames_are_spread_over_the_remaining_part(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     whole = _render(path)
-    assert not is_incomplete(str(path)) and not decode(str(path), 4).partial
+    assert not is_incomplete(str(path)) and not decode(str(path), segments(4)).partial
     # Not between two packets of a transport stream, where a cut is not visible.
     path.write_bytes(whole[: len(whole) * 6 // 10 // TS_PACKET * TS_PACKET + TS_PACKET // 2])
-    sampled = decode(str(path), 4)
+    sampled = decode(str(path), segments(4))
     assert sampled.partial and len(sampled.images) == 4
     numbers = _frame_numbers(sampled.images)
     assert numbers == sorted(numbers)
@@ -72,7 +72,7 @@ def test_a_video_that_continues_with_zeros_is_partial(tmp_path: Path) -> None:
     whole = _render(path)
     kept = len(whole) * 6 // 10
     path.write_bytes(whole[:kept] + bytes(len(whole) - kept))
-    sampled = decode(str(path), 4)
+    sampled = decode(str(path), segments(4))
     assert sampled.partial and 0.3 * FRAMES < _frame_numbers(sampled.images)[-1] < 0.7 * FRAMES
 
 
@@ -80,7 +80,7 @@ def test_an_incomplete_video_without_decodable_frames_fails(tmp_path: Path) -> N
     path = render_clip(tmp_path / "a.mp4", frames=40)  # its index is at the end of the file
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DecodeError, match="PyAV"):
-        decode(str(path), 4)
+        decode(str(path), segments(4))
 
 
 def test_a_disk_error_is_a_failure_not_a_partial_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_a_disk_error_is_a_failure_not_a_partial_video(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(decode_pyav, "_open_video", open_failing)
     with pytest.raises(DecodeError, match="Input/output error"):
-        decode(str(render_clip(tmp_path / "a.mkv", frames=40)), 4, ["PyAV"])
+        decode(str(render_clip(tmp_path / "a.mkv", frames=40)), segments(4), ["PyAV"])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,6 @@ def test_the_decoding_process_reports_partial_videos(tmp_path: Path) -> None:
     whole, cut = (render_clip(tmp_path / f"{name}.mkv", frames=40) for name in ("whole", "cut"))
     cut.write_bytes(cut.read_bytes()[:-600])
     rows = [(0, str(whole)), (1, str(cut))]
-    with ClipLoader(rows, 4, mean_colour, DecoderLimits(30), prefetch=2) as loader:
+    with ClipLoader(rows, segments(4), mean_colour, DecoderLimits(30), prefetch=2) as loader:
         clips = list(loader)
     assert [isinstance(clip, Clip) and clip.partial for clip in clips] == [False, True]

@@ -22,7 +22,7 @@ from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.process.errors import RunError
 from tests.captioning.clips.test_loader import _memory_files
-from tests.fakes import FakeSource, mean_colour, render_clip
+from tests.fakes import FakeSource, mean_colour, render_clip, segments
 from tests.runs import run_job, write_meta
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +34,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _load(rows: Sequence[tuple[int, str]], transform: Any = mean_colour, workers: int = 1) -> list[object]:
-    with ClipLoader(rows, 2, transform, DecoderLimits(30), prefetch=8, workers=workers) as loader:
+    with ClipLoader(rows, segments(2), transform, DecoderLimits(30), prefetch=8, workers=workers) as loader:
         return list(loader)
 
 
@@ -131,14 +131,14 @@ import resource, sys
 from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
-from tests.fakes import mean_colour
+from tests.fakes import mean_colour, segments
 
 if __name__ == "__main__":
     killable.START_PAUSES = (0.0,)
     if "few" in sys.argv:
         resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
     try:
-        with ClipLoader([(0, sys.argv[1])], 2, mean_colour, DecoderLimits(30), prefetch=1) as loader:
+        with ClipLoader([(0, sys.argv[1])], segments(2), mean_colour, DecoderLimits(30), prefetch=1) as loader:
             print([type(clip).__name__ for clip in loader])
     except StartError as error:
         print(error)

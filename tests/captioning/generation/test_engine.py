@@ -288,22 +288,6 @@ def test_a_cache_that_is_resized_at_every_prefill(setup: Setup, monkeypatch: pyt
     complete(setup, dict(reversed(specs.items())), with_prefix=True, slots=3, check_every=2, prefill_tokens=1)
 
 
-def test_a_sliding_window_limits_the_sequence(llama: Setup) -> None:
-    """The engine's attention does not implement sliding windows, so longer sequences are rejected."""
-    from transformers import MistralConfig, Qwen2Config
-
-    from pipeline.captioning.generation.text_model import TextModel
-
-    def longest(config: Any) -> int:
-        return TextModel(llama.text_model.decoder, llama.text_model.head, config).max_positions
-
-    assert longest(MistralConfig(max_position_embeddings=100, sliding_window=40)) == 40
-    assert longest(MistralConfig(max_position_embeddings=100, sliding_window=None)) == 100
-    sizes = {"num_hidden_layers": 4, "max_position_embeddings": 100, "sliding_window": 40}
-    assert longest(Qwen2Config(**sizes)) == 100
-    assert longest(Qwen2Config(**sizes, use_sliding_window=True, max_window_layers=2)) == 40
-
-
 def test_beam_search_is_rejected(llama: Setup) -> None:
     request = llama.request("beams", RequestSpec(llama.cases_that()[0]))
     with pytest.raises(ValueError, match="BatchEngine"):

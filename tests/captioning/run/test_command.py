@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.captioning.run import forked
 from tests.golden import DATA
 
 COMMAND = Path(__file__).parents[3] / "pipeline" / "captioning" / "caption_pllava.py"
@@ -38,37 +39,9 @@ def _run(arguments: list[str], folder: Path, **environment: str) -> tuple[subpro
     return done, time.monotonic() - begin
 
 
-FORK_SERVER = """
-import json, os, runpy, signal, sys
-command = sys.argv[1]
-runpy.run_path(command)  # imports what the command imports, but does not run it
-for line in sys.stdin:
-    arguments, folder, output = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(120)
-        os.chdir(folder)
-        for number, path in enumerate((os.devnull, output + "/stdout", output + "/stderr")):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-        sys.argv = [command, *arguments]
-        try:
-            runpy.run_path(command, run_name="__main__")
-        finally:
-            with open(output + "/frameworks", "w") as file:
-                print(*[name for name in ("torch", "mindspore", "mindnlp") if name in sys.modules], file=file)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Runs the command in a child process for each line of standard input; the modules are imported only once.
-
-A line is JSON: arguments, working folder, and the folder where the child leaves the files stdout, stderr and frameworks
-(those that were imported). The answer is a line with the exit code.
-"""
-
-
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", FORK_SERVER, str(COMMAND)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with forked.serve(COMMAND) as server:
         yield server
 
 
@@ -167,21 +140,7 @@ USAGE_ERRORS = [
 def test_usage_error(
     shared_folder: Path, tmp_path: Path, fork_server: subprocess.Popen[str], arguments: list[str], message: str
 ) -> None:
-    """Exit code 2, one line on standard error, no framework imported, nothing written."""
-    assert fork_server.stdin is not None and fork_server.stdout is not None
-    before = _listing(shared_folder)
-    print(json.dumps([arguments, str(shared_folder), str(tmp_path)]), file=fork_server.stdin, flush=True)
-    exit_code = int(fork_server.stdout.readline())
-    stderr = (tmp_path / "stderr").read_text()
-    assert exit_code == 2, stderr
-    assert message in stderr
-    assert len(stderr.strip().splitlines()) == 1, "one line"
-    assert (tmp_path / "frameworks").read_text().split() == []
-    assert _listing(shared_folder) == before
-
-
-def _listing(folder: Path) -> list[tuple[str, int]]:
-    return sorted((str(path), path.stat().st_size) for path in folder.rglob("*"))
+    forked.check_usage_error(fork_server, arguments, message, shared_folder, tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [[], ["semicolons.csv", *CHECKPOINT], ["meta.csv", *CHECKPOINT, "--bs", "-2"]])

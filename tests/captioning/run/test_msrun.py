@@ -161,7 +161,10 @@ def test_a_plain_process_interrupted_twice_resumes(tmp_path: Path, clips: list[s
         captioned = launched.journaled(tmp_path)
         assert len(captioned) == len(set(captioned))
         done = set(captioned)
-    assert _plain(tmp_path, "--bs", "3").returncode == 0
+    # The command of all families resumes the run.
+    resumed = launched.plain(*FLAGS, "--bs", "3", command=launched.COMMAND_OF_FAMILIES)
+    assert launched.run(resumed, tmp_path) == 0, (tmp_path / "launcher.log").read_text()
+    assert "family pllava: architecture PllavaForConditionalGeneration" in (tmp_path / "launcher.log").read_text()
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - len(done)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner
@@ -20,13 +24,14 @@ from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.process import signals as interruption_module
 from pipeline.captioning.process.errors import RunError
 from pipeline.captioning.process.signals import interruption
+from pipeline.captioning.run import work
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.planning import RankPlan
 from pipeline.captioning.run.work import RankWorker
 from pipeline.captioning.workers.leases import PENDING, RowPool
 from pipeline.captioning.workers.world import solo_world
 from scripts.without_model import EngineWithoutModel
-from tests.fakes import CPU, FakeCaptioner, FakeSource, render_clip
+from tests.fakes import CPU, FakeCaptioner, FakeSource, mean_colour, render_clip
 from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
 
@@ -301,3 +306,34 @@ def test_out_of_memory_while_the_engine_is_made_halves_the_slots(tmp_path: Path,
 
     worker, plan, journal = _worker(tmp_path, SmallMemory(), clips, 8)
     assert worker.run(plan).slots == 2 and len(_results(journal)[0]) == 9
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A frame transform that leaves a file for each frame."""
+
+    folder: Path
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        tempfile.mkstemp(dir=self.folder)
+        return mean_colour(images)
+
+
+@pytest.mark.parametrize(("limit", "decoded"), [(1, 6), (2**20, 9)])
+def test_large_clips_are_not_decoded_far_ahead(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch, limit: int, decoded: int
+) -> None:
+    """Four clips are in flight; two others are decoded ahead, whatever their size."""
+    seen: list[int] = []
+    (folder := tmp_path / "frames").mkdir()
+
+    def on_step(in_flight: list[Clip]) -> None:
+        if not seen:
+            time.sleep(0.5)  # in which all clips can be decoded
+            seen.append(len(list(folder.iterdir())) // 2)  # two frames each
+
+    monkeypatch.setattr(work, "PREFETCH_BYTES", limit)
+    source = SlotSource(on_step=on_step, frame_transform=_Recorded(folder))
+    worker, plan, journal = _worker(tmp_path, source, clips, None)
+    worker.run(plan)
+    assert seen == [decoded] and len(_results(journal)[0]) == 9

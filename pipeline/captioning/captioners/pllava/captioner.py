@@ -12,12 +12,13 @@ import torch
 
 from ...backends import Backend
 from ...clips.clip import Clip
+from ...clips.sampling import FrameSampling
 from ...generation import capacity
-from ...generation.beams import BatchEngine
 from ...generation.engine import EngineSettings, EngineStats, SlotEngine
 from ...generation.options import GenerationOptions
 from ...generation.requests import End, EndReason, Engine, Request
 from ...generation.text_model import TextModel
+from ...generation.whole_batch import BatchEngine
 from ..base import Caption, Captioner
 from ..tokenizer import CheckpointTokenizer, Prompt
 from .modeling import PllavaForConditionalGeneration
@@ -31,7 +32,7 @@ class PllavaSettings(Protocol):
     prompt: Prompt
     tokenizer: CheckpointTokenizer
     frame_processor: FrameProcessor
-    num_frames: int
+    sampling: FrameSampling
     pooling_shape: tuple[int, int, int]
 
     @property
@@ -62,7 +63,7 @@ class PllavaCaptioner(Captioner):
         self._frames_together = capacity.frames_together(backend, model.frame_bytes(backend.dtype.itemsize))
         prompt_tokens = source.prompt_length - self._prefix_length
         prefill_clips = backend.prefill_tokens // prompt_tokens
-        self.clips_together = max(1, min(prefill_clips, self._frames_together // source.num_frames))
+        self.clips_together = max(1, min(prefill_clips, self._frames_together // source.sampling.most_frames))
 
     def engine(self, slots: int) -> Engine:
         if self._source.generation.num_beams > 1:
@@ -97,7 +98,7 @@ class PllavaCaptioner(Captioner):
         source, config, itemsize = self._source, self._text.config, self._backend.dtype.itemsize
         length = source.prompt_length
         prefill_tokens = max(self._backend.prefill_tokens, length)
-        frames = min(self._frames_together, self.clips_together * source.num_frames)
+        frames = min(self._frames_together, self.clips_together * source.sampling.most_frames)
         estimate = capacity.MemoryEstimate(
             slot=capacity.slot_memory(config, length, source.generation, itemsize),
             work=capacity.prefill_memory(config, prefill_tokens, itemsize) + frames * self._model.frame_bytes(itemsize),
@@ -112,7 +113,7 @@ class PllavaCaptioner(Captioner):
         """
         stats, vision_seconds = self._stats, self._vision_seconds
         self._stats = EngineStats()
-        size, num_frames = self._source.frame_processor.crop_size, self._source.num_frames
+        size, num_frames = self._source.frame_processor.crop_size, self._source.sampling.most_frames
         frames = np.zeros((num_frames, size, size, 3), np.uint8)
         no_token = frozenset({self._text.vocabulary})  # an id beyond the logits: captions reach their full length
         engine = self.engine(clips)

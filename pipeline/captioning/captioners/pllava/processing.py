@@ -15,9 +15,7 @@ from PIL import Image
 
 from ...process.errors import UsageError
 from ..checkpoint_config import read_settings
-
-MAX_RESIZED_PIXELS = 64 * 2**20
-"""Limit for the size after the first resize; only frames with extreme aspect ratios exceed it."""
+from ..images.resizing import center_cropped, check_resized_size, resized, short_edge_size
 
 
 @dataclass(frozen=True)
@@ -79,30 +77,13 @@ class FrameProcessor:
         return np.stack([self._crop(image) for image in images])
 
     def _crop(self, image: Image.Image) -> np.ndarray:
-        image = _resize(image, self._first_size(*image.size))
-        image = _resize(image, _short_edge_size(*image.size, self.clip_short_edge))
-        left = (image.width - self.crop_size) // 2
-        top = (image.height - self.crop_size) // 2
-        return np.asarray(image.crop((left, top, left + self.crop_size, top + self.crop_size)))
+        image = resized(image, self._first_size(*image.size))
+        image = resized(image, short_edge_size(*image.size, self.clip_short_edge))
+        return np.asarray(center_cropped(image, self.crop_size, self.crop_size))
 
     def _first_size(self, width: int, height: int) -> tuple[int, int]:
         long, short = max(width, height), min(width, height)
         limit = int(min(self.long_edge, long) / (long / short))
-        size = _short_edge_size(width, height, max(self.short_edge, min(short, limit)))
-        if size[0] * size[1] > MAX_RESIZED_PIXELS:
-            raise ValueError(
-                f"a frame of {width}x{height} pixels would be resized to {size[0]}x{size[1]}, "
-                f"more than {MAX_RESIZED_PIXELS // 2**20} megapixels"
-            )
+        size = short_edge_size(width, height, max(self.short_edge, min(short, limit)))
+        check_resized_size(width, height, size)
         return size
-
-
-def _short_edge_size(width: int, height: int, short_edge: int) -> tuple[int, int]:
-    if width <= height:
-        return short_edge, int(short_edge * height / width)
-    return int(short_edge * width / height), short_edge
-
-
-def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    # Without this check PIL would copy an image that already has the size.
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

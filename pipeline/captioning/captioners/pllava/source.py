@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...backends import Backend
+from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..base import CaptionerSource
@@ -72,7 +73,7 @@ class PllavaSource(CaptionerSource):
         self._given_generation = generation
         self.config = PllavaConfig.from_folder(folder)
         self.pooling_shape = options.pooling_shape or self.config.pooling_shape
-        self.num_frames = options.num_frames
+        self.sampling = FrameSampling("segments", options.num_frames)
         self.frame_processor = FrameProcessor.from_folder(folder, self.config.image_size)
         self.frame_transform = self.frame_processor
         self.tokenizer = CheckpointTokenizer(folder, self.config.image_token_id)
@@ -113,7 +114,7 @@ class PllavaSource(CaptionerSource):
             "lora alpha": str(self.weights.lora_alpha),
             "prompt": self.prompt.text,
             "stop ids": str(self.prompt.stop_ids),
-            "frames": str(self.num_frames),
+            "frames": str(self.sampling),
             "preprocessing": str(self.frame_processor),
             "pooling shape": _dashed(self.pooling_shape),
             "generation": self.generation.fingerprint(),
@@ -123,7 +124,7 @@ class PllavaSource(CaptionerSource):
         in_config = "the checkpoint's config" if self.config.has_pooling_shape else "the default"
         chosen = "--pooling_shape" if self.options.pooling_shape else in_config
         lines = [
-            f"checkpoint {self.options.checkpoint}, {self.num_frames} frames, pooling shape "
+            f"checkpoint {self.options.checkpoint}, {self.sampling.num_frames} frames, pooling shape "
             f"{_dashed(self.pooling_shape)} ({chosen})",
             f"conversation template {self._template_name}: {self._template_reason}",
         ]

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...clips.killable import DecoderLimits
 from ...clips.loader import default_decode_workers
+from ...clips.sampling import FrameSampling
 from ...meta.names import gallery_path
 from ...process.arguments import CommandParser, number, positive_int, whole_number
 from ...process.errors import EXIT_FAILED, UsageError, exit_code_of
@@ -28,7 +29,7 @@ PICTURES_BYTES = 60 * 10**6
 """Maximum size of all filmstrips together. The page holds them as base64, which takes a third more."""
 _FILMSTRIP_BYTES = 200_000
 """Maximum size of one filmstrip."""
-_DEFAULT_FRAMES = 4
+_DEFAULT_SAMPLING = FrameSampling("segments", 4)
 _LARGE_PAGE_BYTES = 100 * 10**6
 _STAGES_WITHOUT_FRAMES = {"path", "decode", "prepare"}
 """Rows that failed in these stages have no frames."""
@@ -73,8 +74,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_frames",
         type=positive_int,
-        help="number of frames to sample from each clip; default: the number in the report (what the model saw), or "
-        f"{_DEFAULT_FRAMES} if there is no report. The page shows at most {MAX_FRAMES} of them",
+        help="number of frames to sample from each clip; default: as in the report (what the model saw), or "
+        f"{_DEFAULT_SAMPLING.num_frames} if there is no report. The page shows at most {MAX_FRAMES} of them",
     )
     parser.add_argument(
         "--decode_timeout",
@@ -102,7 +103,7 @@ def _run(flags: argparse.Namespace) -> None:
     paths = list(dict.fromkeys(entry.path for entry in entries.entries if _may_have_frames(entry)))
     strips, problems = make_filmstrips(
         paths,
-        flags.num_frames or _frames_seen(report),
+        FrameSampling("segments", flags.num_frames) if flags.num_frames else _sampling_of(report),
         min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(paths))),
         DecoderLimits(flags.decode_timeout),
         flags.decode_workers or default_decode_workers(host_workers=1),
@@ -118,9 +119,11 @@ def _may_have_frames(entry: Entry) -> bool:
     return entry.stage not in _STAGES_WITHOUT_FRAMES
 
 
-def _frames_seen(report: Mapping[str, Any]) -> int:
-    frames = str(report.get("fingerprint", {}).get("frames", ""))
-    return int(frames) if frames.isdigit() and int(frames) > 0 else _DEFAULT_FRAMES
+def _sampling_of(report: Mapping[str, Any]) -> FrameSampling:
+    try:
+        return FrameSampling.parse(str(report.get("fingerprint", {}).get("frames", "")))
+    except ValueError:
+        return _DEFAULT_SAMPLING
 
 
 def _rows_text(entries: Entries) -> str:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from ...clips.clip import LoadFailure
 from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader
+from ...clips.sampling import FrameSampling
 
 _BITS_PER_PIXEL = 1.2
 """Of WebP at the highest of `_QUALITIES`, for frames with much detail."""
@@ -49,6 +51,7 @@ class FilmstripEncoder:
     """
 
     max_bytes: int
+    takes_all_frames: ClassVar[bool] = True
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         images = [
@@ -83,11 +86,11 @@ def _side_by_side(images: Sequence[Image.Image], width: int, height: int) -> Ima
 
 
 def make_filmstrips(
-    paths: Sequence[str], num_frames: int, max_bytes: int, limits: DecoderLimits, workers: int
+    paths: Sequence[str], sampling: FrameSampling, max_bytes: int, limits: DecoderLimits, workers: int
 ) -> tuple[dict[str, Filmstrip], dict[str, str]]:
     """The filmstrips of the clips that can be decoded, and the problems of the other clips, both by path.
 
-    num_frames: frames to sample from each clip; a filmstrip shows at most MAX_FRAMES of them.
+    sampling: which frames of each clip are sampled; a filmstrip shows at most MAX_FRAMES of them.
     max_bytes: maximum size of one filmstrip.
     workers: decoding processes.
     """
@@ -97,7 +100,7 @@ def make_filmstrips(
     encoder = FilmstripEncoder(max_bytes)
     with (
         tqdm(total=len(clips), unit="clip", desc="frames", disable=None) as bar,
-        ClipLoader(clips, num_frames, encoder, limits, prefetch=4 * workers, workers=workers) as loader,
+        ClipLoader(clips, sampling, encoder, limits, prefetch=4 * workers, workers=workers) as loader,
     ):
         for clip in loader:
             if isinstance(clip, LoadFailure):

@@ -122,7 +122,7 @@ def _run_facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "partial" in report:  # missing in reports of earlier versions
         yield "partial videos (decoded in part only)", f"{report['partial']:,}"
     yield "workers", f"{report['workers']}, {', '.join(report['backends'])}"
-    for name in ("checkpoint", "prompt", "frames", "pooling shape", "generation"):
+    for name in ("checkpoint", "prompt", "frames", "short side", "pooling shape", "generation"):
         if name in fingerprint:
             yield name, fingerprint[name]
     if "meta_path" in options:

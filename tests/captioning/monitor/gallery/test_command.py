@@ -49,6 +49,18 @@ def test_page_next_to_the_table(table: Path, capsys: pytest.CaptureFixture[str])
     assert _data(page)["run"] == []
 
 
+def test_the_page_shows_the_frames_of_any_sampling(table: Path) -> None:
+    report = {"of": "captioning", "fingerprint": {"frames": "points 3"}, "options": {}, "versions": {}, "backends": []}
+    report |= {"workers": 1, "captioned_in_this_run": 3, "seconds": 2.0, "clips_per_second": 1.5}
+    report |= {"tokens_per_second": 9.0, "truncated": 0}
+    page = table.with_name("meta_caption_gallery.html")
+    for frames, shown in (("points 3", 3), ("rate 2.0 fps multiple 2", 4), ("unknown text", 4)):
+        report["fingerprint"] = {"frames": frames}
+        table.with_name("meta_caption_report.json").write_text(json.dumps(report))
+        assert gallery.main([str(table)]) == 0
+        assert [strip[0] for strip in _data(page)["strips"]] == [shown] * 3
+
+
 def test_random_sample(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = table.with_name("few.html")
     flags = ["--output", str(page), "--only", "repeated", "--sample", "2", "--num_frames", "3"]

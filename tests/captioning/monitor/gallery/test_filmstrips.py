@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.monitor.gallery.filmstrips import FilmstripEncoder, make_filmstrips
-from tests.fakes import render_clip
+from tests.fakes import render_clip, segments
 
 
 def _picture(data: bytes) -> Image.Image:
@@ -37,7 +37,7 @@ def test_small_frames_are_not_enlarged_and_sixteen_wide_frames_fit() -> None:
 
 def test_at_most_sixteen_frames_are_shown(tmp_path: Path) -> None:
     clip = str(render_clip(tmp_path / "long.mp4", 1, frames=60))
-    strips, _ = make_filmstrips([clip], 40, 50_000, DecoderLimits(20), workers=1)
+    strips, _ = make_filmstrips([clip], segments(40), 50_000, DecoderLimits(20), workers=1)
     assert (strips[clip].frames, strips[clip].width) == (16, 96)
 
 
@@ -47,7 +47,7 @@ def test_clips_images_and_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     unreadable = [str(tmp_path / "text.mp4"), "/nowhere.mp4", ""]
     paths = [clip, str(tmp_path / "image.png"), *unreadable, clip]
-    strips, problems = make_filmstrips(paths, 4, 50_000, DecoderLimits(20), workers=2)
+    strips, problems = make_filmstrips(paths, segments(4), 50_000, DecoderLimits(20), workers=2)
     assert set(strips) == {clip, paths[1]} and set(problems) == set(unreadable)
     assert problems["/nowhere.mp4"] == "path: no such file"
     assert problems[unreadable[0]].startswith("decode: ")

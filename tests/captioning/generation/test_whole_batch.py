@@ -54,7 +54,7 @@ def _expected(model: Any, request: Request) -> list[int]:
 
 def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
     """More requests than slots: requests with the same length and options share a batch; the oldest comes first."""
-    from pipeline.captioning.generation.beams import BatchEngine
+    from pipeline.captioning.generation.whole_batch import BatchEngine
 
     engine = BatchEngine(model, 2)
     requests = [_request(0, 7), _request(1, 5), _request(2, 7), _request(3, 7), _request(4, 5, max_tokens=3)]
@@ -80,15 +80,47 @@ def test_prompts_of_several_lengths_in_batches(model: Any) -> None:
     assert engine.stats.decode_tokens == sum(len(end.ids) for end in answers.values())
 
 
+def test_batches_become_smaller_when_they_are_out_of_memory(
+    model: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.captioning.generation.whole_batch import BatchEngine
+
+    batches: list[int] = []
+    original = model.generate
+
+    def generate(**arguments: Any) -> Any:
+        batches.append(len(arguments["inputs_embeds"]))
+        if batches[-1] > 2:
+            raise RuntimeError("CUDA out of memory")
+        return original(**arguments)
+
+    requests = [_request(key, 5) for key in range(7)]
+    expected = [_expected(model, request) for request in requests]
+    monkeypatch.setattr(model, "generate", generate)
+    engine = BatchEngine(model, 7, smaller_batches=backend)
+    for request in requests:
+        engine.add(request)
+    steps = [engine.step() for _ in range(7)]
+    ends = [[event for event in events if isinstance(event, End)] for events in steps]
+    assert [len(of_step) for of_step in ends] == [1] * 7 and batches == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert [end.ids for of_step in ends for end in of_step] == expected
+    assert engine.active == 0 and engine.free == 7
+    unchanged = BatchEngine(model, 3)
+    for request in requests[:3]:
+        unchanged.add(request)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        unchanged.step()
+
+
 def test_cancelled_duplicate_unsupported_and_too_long_requests(model: Any) -> None:
-    from pipeline.captioning.generation.beams import BatchEngine
+    from pipeline.captioning.generation.whole_batch import BatchEngine
 
     engine = BatchEngine(model, 3)
     engine.add(_request(0, 5))
     engine.add(_request(1, MAX_POSITIONS - 5, max_tokens=6))
     with pytest.raises(ValueError, match="already has a request 1"):
         engine.add(_request(1, 5))
-    for change in ({"has_prefix": True}, {"history_ids": (1,)}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
+    for change in ({"has_prefix": True}, {"next_position": 9}, {"positions": np.arange(1, 6)}):
         with pytest.raises(ValueError, match="needs SlotEngine"):
             engine.add(_request(2, 5, **change))
     assert engine.cancel(0) and not engine.cancel(0)
@@ -98,7 +130,7 @@ def test_cancelled_duplicate_unsupported_and_too_long_requests(model: Any) -> No
 
 
 def test_only_the_prompt_with_nan_scores_fails(model: Any) -> None:
-    from pipeline.captioning.generation.beams import BatchEngine
+    from pipeline.captioning.generation.whole_batch import BatchEngine
 
     engine = BatchEngine(model, 3)
     good, bad = _request(0, 5), _request(1, 5)

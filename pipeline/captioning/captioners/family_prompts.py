@@ -1,0 +1,235 @@
+"""The text of a family's prompt: from the checkpoint's chat template, else the published prompt of the family.
+
+Imports no framework. Knows nothing about token ids: each image or video is one placeholder in the text, which
+`tokenizer.PromptTokenizer` splits the text at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..process.errors import UsageError
+from .chat_template import (
+    TOKENIZER_CONFIG,
+    ChatTemplate,
+    Message,
+    find_template,
+    overridden_template,
+    render,
+    special_tokens,
+)
+from .checkpoint_config import read_settings
+from .prompt_formats import (
+    BLIP_2,
+    CHATML,
+    INTERNVL,
+    JANUS,
+    LLAMA3,
+    MISTRAL,
+    ONEVISION,
+    QWEN_1_5,
+    QWEN_VL,
+    VICUNA,
+    PromptFormat,
+    before_question,
+)
+from .prompts import check_prompt_part
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """The text of a prompt.
+
+    source: which template was used, and why; for the log.
+    placeholder: the text that stands for each image or video in `text`; empty if they stand before the whole text.
+    """
+
+    text: str
+    source: str
+    placeholder: str
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """What a prompt is made from; `placeholder` is what the family's templates write for a block."""
+
+    question: str
+    system: str
+    blocks: Sequence[str]
+    placeholder: str
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How prompts of a family are made.
+
+    placeholders: what templates write for an image and for a video; a family without videos has images only.
+    published: the published prompt; None if it depends on the text model.
+    uses_template: False for families that are not published in the layout of transformers, or not for chats.
+    """
+
+    placeholders: Mapping[str, str]
+    published: PromptFormat | None
+    uses_template: bool = True
+
+
+_IMAGE, _VIDEO = {"image": "<image>"}, {"video": "<video>"}
+_QWEN = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+_INTERNVL = {"image": "<IMG_CONTEXT>", **_VIDEO}
+
+FAMILY_PROMPTS = {
+    "llava": _Family(_IMAGE, VICUNA),
+    "llava_next": _Family(_IMAGE, None),
+    "llava_next_video": _Family(_IMAGE | _VIDEO, None),
+    "llava_onevision": _Family(_IMAGE | _VIDEO, ONEVISION),
+    "llava_qwen": _Family({"image": "<image>", "video": "<image>"}, QWEN_1_5, uses_template=False),
+    "qwen2_vl": _Family(_QWEN, QWEN_VL),
+    "qwen2_5_vl": _Family(_QWEN, QWEN_VL),
+    "blip-2": _Family({"image": ""}, BLIP_2, uses_template=False),
+    "janus": _Family({"image": "<image_placeholder>"}, JANUS),
+    "internvl": _Family(_INTERNVL, INTERNVL),
+}
+
+
+def prompt_text(
+    folder: Path,
+    family: str,
+    question: str,
+    system: str,
+    blocks: Sequence[str],
+    *,
+    frames: int = 1,
+    time: str = "",
+) -> PromptText:
+    """The prompt for images or one kind of visual blocks, followed by a question.
+
+    The chat template is used if the checkpoint has one with a place for the blocks. If it refuses or ignores the
+    system prompt, the system prompt stands before the question. Without a system prompt there is no system turn, except
+    the one that the template or the published prompt writes itself.
+
+    folder: the checkpoint.
+    family: a name of FAMILY_PROMPTS.
+    blocks: "image" or "video" for each block, all the same; at least one.
+    frames: number of frames of each video; `internvl` writes each frame of a video as an image.
+    time: see `prompt_formats.time_instruction`; for `llava_qwen` only.
+
+    Raises:
+        UsageError: question or system prompt contains a placeholder, or the checkpoint's template is unusable.
+        ValueError: the family has no such blocks or no time instruction, or the blocks differ.
+    """
+    about = FAMILY_PROMPTS[family]
+    if len(set(blocks)) != 1 or blocks[0] not in about.placeholders or (time and family != "llava_qwen"):
+        raise ValueError(f"{family} has no prompt for the blocks {list(blocks)} and the time instruction {time!r}")
+    for placeholder in filter(None, about.placeholders.values()):
+        check_prompt_part("--question", question, placeholder)
+        check_prompt_part("--system", system, placeholder)
+    asked = _Conversation(question, system, blocks, about.placeholders[blocks[0]])
+    template = find_template(folder) if about.uses_template else None
+    rendered = None if template is None else _rendered(template, folder, asked)
+    if rendered is not None:
+        text, source = rendered
+        if family == "janus" and not system and read_settings(folder / _PROCESSOR_CONFIG).get(_JANUS_SETTING):
+            text = JANUS.system.format(system=JANUS.default_system) + text
+            source += f"; with the system prompt of Janus, as {_PROCESSOR_CONFIG} asks for"
+    else:
+        text, source = _published(about.published or _format_of_text_model(folder), asked, time)
+        if template is not None:
+            source += f"; the chat template of {template.file.name} has no place for {blocks[0]}s"
+        elif about.uses_template:
+            source += "; the checkpoint has no chat template"
+    text, placeholder = _written_out(family, text, asked.placeholder, frames)
+    return PromptText(text, source, placeholder)
+
+
+_PROCESSOR_CONFIG, _JANUS_SETTING = "processor_config.json", "use_default_system_prompt"
+_SYSTEM_MOVED = "; it has no system turn, so the system prompt stands before the question"
+
+
+def _rendered(template: ChatTemplate, folder: Path, asked: _Conversation) -> tuple[str, str] | None:
+    """The text and source of a prompt from a template; None if the template has no place for images or videos.
+
+    Raises:
+        UsageError: the template fails, or has a place for some of the blocks only.
+    """
+    try:
+        text, note = _with_system_prompt(template, special_tokens(folder), asked)
+    except UsageError:
+        # A template of tokenizer_config.json may be that of the text model, which takes text only.
+        if template.file.name == TOKENIZER_CONFIG:
+            return None
+        raise
+    places = text.count(asked.placeholder)
+    if places == 0:
+        return None
+    if places != len(asked.blocks):
+        raise UsageError(
+            f"{template.file}: the chat template writes {asked.placeholder} {places} times for {len(asked.blocks)} "
+            f"{asked.blocks[0]}s; correct or remove it"
+        )
+    other = overridden_template(folder)
+    unused = f"; {other.name} differs and is not used" if other else ""
+    return text, f"chat template of {template.file.name}{note}{unused}"
+
+
+def _with_system_prompt(template: ChatTemplate, tokens: Mapping[str, Any], asked: _Conversation) -> tuple[str, str]:
+    """The rendered template, and a note if it does not write a system turn."""
+    system = asked.system.strip()
+    if not system:
+        return render(template, [_user(asked.question, asked.blocks)], tokens), ""
+    turn = {"role": "system", "content": [{"type": "text", "text": asked.system}]}
+    try:
+        text = render(template, [turn, _user(asked.question, asked.blocks)], tokens)
+    except UsageError:
+        text = ""  # if the system prompt was not the cause, the template fails below again
+    if text.count(system) > asked.question.count(system):
+        return text, ""
+    question = before_question(asked.system, asked.question)
+    return render(template, [_user(question, asked.blocks)], tokens), _SYSTEM_MOVED
+
+
+def _user(question: str, blocks: Sequence[str]) -> Message:
+    return {"role": "user", "content": [*({"type": kind} for kind in blocks), {"type": "text", "text": question}]}
+
+
+def _published(chosen: PromptFormat, asked: _Conversation, time: str) -> tuple[str, str]:
+    """The text and source of a published prompt."""
+    tokens = [asked.placeholder] * len(asked.blocks)
+    if asked.system and not asked.question and not chosen.is_chat:
+        raise UsageError(f"--system {asked.system!r}: {chosen.name} has no system prompt; give --question instead")
+    if time:
+        # The placeholder stands directly before the time instruction (model card of LLaVA-Video).
+        text = chosen.text(f"{''.join(tokens)}{time}\n{asked.question}", asked.system, [])
+    else:
+        text = chosen.text(asked.question, asked.system, tokens)
+    return text, f"published prompt {chosen.name}{_SYSTEM_MOVED if asked.system and not chosen.system else ''}"
+
+
+def _format_of_text_model(folder: Path) -> PromptFormat:
+    """The published prompt of LLaVA-NeXT and LLaVA-NeXT-Video, which are published with several text models."""
+    text_config = read_settings(folder / "config.json").get("text_config")
+    if isinstance(text_config, dict) and text_config.get("model_type") == "mistral":
+        return MISTRAL
+    vocabulary = folder / "tokenizer.json"
+    tokens = vocabulary.read_text(encoding="utf-8") if vocabulary.exists() else ""
+    if '"<|start_header_id|>"' in tokens:
+        return LLAMA3
+    return CHATML if '"<|im_start|>"' in tokens else VICUNA
+
+
+def _written_out(family: str, text: str, placeholder: str, frames: int) -> tuple[str, str]:
+    """Writes what the family's processor in transformers writes around the visual tokens of each image.
+
+    Returns the text, and the placeholder of each image or video in it.
+    """
+    if family == "janus":
+        return text.replace(placeholder, f"<begin_of_image>{placeholder}<end_of_image>"), placeholder
+    if family == "internvl":
+        image = _INTERNVL["image"]
+        written = f"<img>{image}</img>"
+        if placeholder == _INTERNVL["video"]:
+            written = "\n".join(f"Frame{number}: {written}" for number in range(1, frames + 1))
+        return text.replace(placeholder, written), image
+    return text, placeholder

@@ -1,0 +1,175 @@
+"""Builds the source of a checkpoint in the layout of transformers from the flags of the command. Framework-free."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...clips.clip import Clip
+from ...clips.sampling import FrameSampling
+from ...generation.options import GenerationOptions
+from ...process.errors import UsageError
+from ..checkpoint_config import read_config
+from ..family_prompts import PromptText, prompt_text
+from ..images import KINDS, from_folder
+from ..images.internvl import MAX_TILES
+from ..images.tiles import Tiles
+from ..prompts import DEFAULT_QUESTION
+from ..tokenizer import PromptTokenizer
+from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
+from .config_defaults import completed, naming
+from .family import HubFamily
+from .frames import frames_of, frames_that_fit
+from .prompts import ClipPrompts, HubPrompt
+from .source import HubOptions, HubSource
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How the source of a family is made.
+
+    build: the family, from config and frame transform.
+    kind: of the frame transform (`images.KINDS`). siglip_kind: for a SigLIP tower, if it differs.
+    block: `image`: each frame is a block, an image in the prompt; `video`: a clip is a block; `frames`: each frame is a
+        block, and the prompt describes a video.
+    sampling: which frames are sampled by default.
+    question: the question if the user gives none.
+    transform_options: entries of preprocessor_config.json to override, from the flags.
+    """
+
+    build: Callable[[Mapping[str, Any], Any], HubFamily]
+    kind: str
+    block: str
+    sampling: FrameSampling
+    question: str = DEFAULT_QUESTION
+    siglip_kind: str | None = None
+    transform_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
+
+    def kind_for(self, config: Mapping[str, Any]) -> str:
+        """The kind of the frame transform for a completed config."""
+        is_siglip = config["vision_config"].get("model_type") == "siglip_vision_model"
+        return self.siglip_kind if is_siglip and self.siglip_kind else self.kind
+
+
+def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
+    low, high = flags.min_pixels or qwen2_vl.MIN_PIXELS, flags.max_pixels or qwen2_vl.MAX_PIXELS
+    if low > high:
+        texts = [
+            f"--{name} {value}{'' if getattr(flags, name) else ' (the default)'}"
+            for name, value in (("min_pixels", low), ("max_pixels", high))
+        ]
+        raise UsageError(f"{texts[0]} is more than {texts[1]}; give both")
+    return {"min_pixels": low, "max_pixels": high}
+
+
+def _tile_limits(flags: argparse.Namespace) -> dict[str, Any]:
+    tiles = flags.max_tiles or 1
+    if tiles > MAX_TILES:
+        raise UsageError(f"--max_tiles {tiles} is more than {MAX_TILES}; give a smaller number, for example 12")
+    return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
+
+
+_IMAGES, _VIDEO, _POINTS = FrameSampling("points", 3), FrameSampling("uniform", 8), FrameSampling("points", 1)
+_QWEN = _Recipe(
+    qwen2_vl.Qwen2Vl,
+    "patches_of_two",
+    "video",
+    FrameSampling("rate", 0, fps=2.0, max_frames=32, multiple=2),
+    transform_options=_pixel_limits,
+)
+_RECIPES = {
+    "llava": _Recipe(llava.Llava, "crop", "image", _POINTS, siglip_kind="square"),
+    "llava_next": _Recipe(llava_next.LlavaNext, "tiles", "image", _IMAGES),
+    "llava_next_video": _Recipe(llava_next_video.LlavaNextVideo, "crop", "video", _VIDEO),
+    "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO),
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS, question=""),
+    "janus": _Recipe(janus.Janus, "padded_square", "image", _POINTS),
+    "internvl": _Recipe(internvl.InternVl, "internvl", "frames", _VIDEO, transform_options=_tile_limits),
+}
+
+
+def default_sampling(name: str) -> FrameSampling:
+    """Which frames a family samples unless flags say otherwise."""
+    return _RECIPES[name].sampling
+
+
+def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
+    """The family of a checkpoint folder.
+
+    transform_options: entries of preprocessor_config.json to override.
+
+    Raises:
+        UsageError: config.json or preprocessor_config.json is missing or not usable.
+    """
+    recipe, path = _RECIPES[name], folder / "config.json"
+    config = completed(read_config(folder), name, path)
+    kind = recipe.kind_for(config)
+    transform = from_folder(folder, kind, **transform_options)
+    if recipe.block == "video":
+        KINDS[kind].check_video_file(folder)
+    with naming(path):
+        if isinstance(transform, Tiles):
+            _check_pinpoints(config, transform)
+        return recipe.build(config, transform)
+
+
+def make_source(
+    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
+) -> HubSource:
+    """The source of a checkpoint.
+
+    name: of the family. sampling: which frames are sampled.
+
+    Raises:
+        UsageError: the checkpoint or an option is not usable.
+    """
+    folder: Path = flags.pretrained_model_name_or_path
+    family = make_family(name, folder, **_RECIPES[name].transform_options(flags))
+    frames = frames_of(family, sampling, flags.short_side or 0)
+    prompt = _prompt(name, family, flags, frames.longest)
+    if (flags.num_frames or flags.max_frames) is None:
+        frames = frames_that_fit(family, prompt, generation, frames)
+    options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha)
+    return HubSource(family, options, prompt, generation, frames)
+
+
+def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, longest: Clip) -> HubPrompt:
+    recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
+    question = recipe.question if flags.question is None else flags.question
+    tokenizer = PromptTokenizer(folder)
+    # transformers divides images of InternVL into tiles, but not the frames of a video
+    as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
+
+    @functools.cache
+    def text(blocks: int) -> PromptText:
+        kinds = ["image"] * blocks if as_images else ["video"]
+        return prompt_text(folder, name, question, flags.system or "", kinds, frames=blocks)
+
+    placeholder = text(1).placeholder
+
+    def pieces(prompt: str) -> list[list[int]]:
+        return tokenizer.split(prompt, placeholder, prompt.count(placeholder) if placeholder else 1)
+
+    def of_clip(clip: Clip) -> PromptText:
+        return text(len(family.prompt_lengths(clip)))
+
+    prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [longest])
+    description = f"{of_clip(longest).source}: {of_clip(longest).text!r}"
+    visual = tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
+    return HubPrompt(prompts, description, tokenizer, counts_prompt=True, visual_token=visual)
+
+
+def _check_pinpoints(config: Mapping[str, Any], transform: Tiles) -> None:
+    """The model computes the tiles of a frame again, from its own list of resolutions."""
+    pinpoints = [list(pair) for pair in transform.image_grid_pinpoints]
+    if pinpoints != config["image_grid_pinpoints"]:
+        raise UsageError(
+            f"image_grid_pinpoints are {config['image_grid_pinpoints']}, but {pinpoints} in preprocessor_config.json; "
+            "take both files from the published checkpoint"
+        )

@@ -1,0 +1,110 @@
+"""What a family of transformers' models has to provide. Everything else is in `source` and `captioner`.
+
+Until `model_class` is called, a family imports no framework.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...clips.clip import Clip
+from ..images.base import ImageTransform
+from ..weights import WeightNames
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HubFamily(ABC):
+    """One checkpoint's family.
+
+    The prompt of a clip is text around visual blocks. A block is a sequence of visual tokens: those of one frame, or of
+    the whole video. `HubPrompt` has the text, `blocks` gives the tokens.
+
+    config: config.json, completed.
+    frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes. The device rescales and
+        normalises the arrays, with the values of this transform.
+    prompts_each_block: whether each block has a prompt and an answer of its own. The prompts of a clip have the same
+        text, and its blocks the same length. The caption is the answers, joined.
+    needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
+        attention. These are models that make their own masks, and encoder-decoder models.
+    """
+
+    config: Mapping[str, Any]
+    frame_transform: ImageTransform
+    prompts_each_block: bool = False
+    needs_generate: bool = False
+
+    @abstractmethod
+    def block_lengths(self, clip: Clip) -> list[int]:
+        """Visual tokens in each block of a clip."""
+
+    def prompts(self, clip: Clip) -> int:
+        """Number of prompts of a clip."""
+        return len(self.block_lengths(clip)) if self.prompts_each_block else 1
+
+    def prompt_lengths(self, clip: Clip) -> list[int]:
+        """Visual tokens in each block of one prompt of a clip."""
+        lengths = self.block_lengths(clip)
+        return lengths[:1] if self.prompts_each_block else lengths
+
+    @abstractmethod
+    def weight_names(self) -> WeightNames:
+        """The names of weights in published checkpoints and in PEFT adapters."""
+
+    @abstractmethod
+    def model_class(self) -> type[Any]:
+        """The class of transformers. Imports the framework."""
+
+    def text_model(self, model: Any) -> Any:
+        """The part of the model that `generate` of transformers is called on, with embeddings of the whole prompt."""
+        return model
+
+    def adapt(self, config: Any) -> None:
+        """Change transformers' config before the model is built from it, for example to leave out unused layers."""
+        return None
+
+    def dtype_problem(self, dtype_name: str) -> str:
+        """Why the model can't compute in a type, one of `backends.DTYPES`; empty if it can."""
+        return ""
+
+    def units(self, clip: Clip) -> np.ndarray:
+        """What the vision tower processes independently of each other, uint8; the first axis is the unit.
+
+        These are the distinct frames, unless a family says otherwise.
+        """
+        return clip.frames
+
+    def unit_count(self, clip: Clip) -> int:
+        """The length of `units`, from shapes only: each image of the frames (..., height, width, 3) is a unit."""
+        return math.prod(clip.frames.shape[:-3])
+
+    @abstractmethod
+    def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
+        """Features of units in the width of the text model: (units, tokens, width). units: on the model's device."""
+
+    @abstractmethod
+    def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
+        """The visual blocks of a clip, each (tokens, width). features: of the clip's units."""
+
+    @abstractmethod
+    def unit_bytes(self, itemsize: int) -> int:
+        """Bytes of the intermediate values of one unit in tower and projector: the largest set within one layer."""
+
+    def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
+        """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.
+
+        pieces: token ids around the blocks of one prompt. lengths: of these blocks.
+        """
+        total = sum(map(len, pieces)) + sum(lengths)
+        return np.arange(total), total
+
+
+def kept_layers(layers: int, layer: int) -> int:
+    """How many of a tower's layers are run to get its `hidden_states[layer]`, where 0 is the input of the first."""
+    return layer if layer >= 0 else layers + 1 + layer

@@ -1,0 +1,91 @@
+"""Which frames a family sees, and how many of them fit into the context of its text model. Framework-free."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from ...clips.clip import Clip
+from ...clips.frames import scaled_down
+from ...clips.sampling import COUNT_RULES, FrameSampling
+from ...generation.length_limit import LengthLimit
+from ...generation.options import GenerationOptions
+from .config_defaults import text_settings
+from .family import HubFamily
+from .prompts import HubPrompt
+
+_HEIGHT = 720
+_ASPECT_RATIOS = (1, 4 / 3, 3 / 2, 16 / 9, 2, 3)
+"""Common videos, also upright: the number of visual tokens may depend on the size of the frames."""
+_LONGEST_SECONDS = 99_999.99
+"""27 hours. Prompts with times up to this one are not longer than that of the longest clip: each digit is a token."""
+
+
+@dataclass(frozen=True)
+class HubFrames:
+    """Which frames the model sees.
+
+    sampling: which frames of a clip. short_side: to which size they are scaled before the model's own preprocessing, in
+        pixels; 0 for no scaling.
+    longest: a clip without content, with the longest prompt of all clips of common sizes.
+    note: for the log.
+    """
+
+    sampling: FrameSampling
+    short_side: int
+    longest: Clip
+    note: str = ""
+
+
+def frames_of(family: HubFamily, sampling: FrameSampling, short_side: int) -> HubFrames:
+    """The frames of a sampling; the longest clip has the maximum number of frames, and the longest times."""
+    sizes = [(round(_HEIGHT * ratio), _HEIGHT) for ratio in _ASPECT_RATIOS]
+    sizes += [(height, width) for width, height in sizes]
+    frames = (_frame(family, size, short_side) for size in sizes)
+    frame = max(frames, key=lambda clip: sum(family.prompt_lengths(clip)))
+    return HubFrames(sampling, short_side, _repeated(frame, sampling.most_frames))
+
+
+def _frame(family: HubFamily, size: tuple[int, int], short_side: int) -> Clip:
+    """A clip of one black frame. size: (width, height) in pixels."""
+    image = scaled_down(Image.new("RGB", size), short_side)
+    clip = Clip(0, "", family.frame_transform([image]), (0,), size=(image.height, image.width))
+    return replace(clip, seconds=(_LONGEST_SECONDS,), duration=_LONGEST_SECONDS, rate=1.0)
+
+
+def _repeated(clip: Clip, count: int) -> Clip:
+    """A clip of one frame as a clip of `count` frames; the frames are views of the same memory."""
+    frames = np.broadcast_to(clip.frames[:1], (count, *clip.frames.shape[1:]))
+    return replace(clip, frames=frames, frame_index=tuple(range(count)), seconds=clip.seconds[:1] * count)
+
+
+def frames_that_fit(
+    family: HubFamily, prompt: HubPrompt, generation: GenerationOptions, frames: HubFrames
+) -> HubFrames:
+    """The default number of frames, or the largest number whose prompt and caption are not too long for the model."""
+    sampling = frames.sampling
+    numbers = range(sampling.multiple, sampling.most_frames + 1, sampling.multiple)
+
+    def limited(number: int) -> HubFrames:
+        is_count = sampling.rule in COUNT_RULES
+        fewer = replace(sampling, num_frames=number) if is_count else replace(sampling, max_frames=number)
+        return replace(frames, sampling=fewer, longest=_repeated(frames.longest, fewer.most_frames))
+
+    def too_long(number: int) -> bool:
+        return length_problem(family, prompt, limited(number).longest, generation) is not None
+
+    fitting = bisect.bisect_left(numbers, True, key=too_long)
+    if fitting in (0, len(numbers)):
+        return frames
+    return replace(limited(numbers[fitting - 1]), note="more do not fit into the context of the model")
+
+
+def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation: GenerationOptions) -> str | None:
+    """The message if prompt and caption of a clip are too long for the text model; None if they fit."""
+    limit = LengthLimit.from_settings(text_settings(family.config))
+    text, visual = sum(map(len, prompt.prompts.pieces(clip))), sum(family.prompt_lengths(clip))
+    problem = limit.problem(text + visual, generation.max_new_tokens)
+    return problem and f"{problem}; {visual} of the prompt's tokens are visual"

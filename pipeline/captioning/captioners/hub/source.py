@@ -1,0 +1,157 @@
+"""A checkpoint in the layout of transformers, checked before the framework is imported.
+
+Knows nothing about families but what `HubFamily` provides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...backends import Backend
+from ...generation.options import GenerationOptions
+from ...process.errors import UsageError
+from ..base import CaptionerSource
+from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
+from ..weights import CheckpointWeights
+from .family import HubFamily
+from .frames import HubFrames, length_problem
+from .prompts import HubPrompt
+from .settings import HubSettings
+
+if TYPE_CHECKING:
+    from .captioner import HubCaptioner
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """The user's choices about the model.
+
+    weight_folder: folder with LoRA or trained weights that replace those of the checkpoint (`--weight_dir`).
+    use_lora: whether LoRA weights are required.
+    tower_folder: folder of the vision tower, whose weights are used where the checkpoint has none (`--vision_tower`).
+    """
+
+    checkpoint: Path
+    weight_folder: Path | None = None
+    use_lora: bool = False
+    lora_alpha: float | None = None
+    tower_folder: Path | None = None
+
+
+class HubSource(CaptionerSource):
+    """A checked checkpoint. Only `check_weights` and `load` import the framework.
+
+    Its attribute `prompts` makes the prompts of clips; `longest` is a clip without content, see `HubFrames`.
+
+    Raises:
+        UsageError: the checkpoint is incomplete, or an option does not fit it.
+    """
+
+    def __init__(
+        self,
+        family: HubFamily,
+        options: HubOptions,
+        prompt: HubPrompt,
+        generation: GenerationOptions,
+        frames: HubFrames,
+    ) -> None:
+        self._family, self._options, self._prompt = family, options, prompt
+        self.prompts = prompt.prompts
+        self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
+        self.longest, self._frames_note = frames.longest, frames.note
+        self._given_generation = generation
+        self.generation = with_checkpoint_defaults(generation, options.checkpoint)
+        self.frame_transform = family.frame_transform
+        self.sampling, self.short_side = frames.sampling, frames.short_side
+        problem = length_problem(family, prompt, frames.longest, self.generation)
+        if problem:
+            raise UsageError(problem)
+        self.weights = CheckpointWeights(
+            options.checkpoint,
+            family.weight_names(),
+            options.weight_folder,
+            options.lora_alpha,
+            options.use_lora,
+            options.tower_folder,
+        )
+
+    def fingerprint(self) -> Mapping[str, str]:
+        config = (self._options.checkpoint / "config.json").read_bytes()
+        tower = self._options.tower_folder
+        return {
+            "family": str(self._family.config["model_type"]),
+            "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
+            **({"vision tower": f"config {_digest((tower / 'config.json').read_bytes())}"} if tower else {}),
+            "tokenizer": _digest(self._prompt.tokenizer.file.read_bytes()),
+            "lora alpha": str(self.weights.lora_alpha),
+            "prompt": self._prompt.description,
+            "prompt tokens": _digest(repr(self.prompts.pieces(self.longest)).encode()),
+            "stop ids": str(sorted(self._stop_ids)),
+            "frames": str(self.sampling),  # the gallery reads it
+            "short side": str(self.short_side or "as decoded"),
+            "preprocessing": str(self.frame_transform),
+            "generation": self.generation.fingerprint(),
+        }
+
+    def describe(self) -> list[str]:
+        scaled = f", scaled down to a shorter side of {self.short_side}" if self.short_side else ""
+        lines = [
+            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}{scaled}"
+            + (f" ({self._frames_note})" if self._frames_note else ""),
+            f"prompt: {self._prompt.description}",
+            f"stop tokens: {', '.join(map(self._prompt.tokenizer.token, sorted(self._stop_ids)))}",
+        ]
+        if self._options.tower_folder is not None:
+            lines.append(f"vision tower: {self._options.tower_folder}, where the checkpoint has no weights of its own")
+        if self.weights.lora_alpha is not None:
+            lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
+        return lines + describe_penalties(self._given_generation, self.generation)
+
+    def check_dtype(self, dtype_name: str) -> None:
+        problem = self._family.dtype_problem(dtype_name)
+        if problem:
+            raise UsageError(f"{self._options.checkpoint}: {problem}")
+
+    def check_weights(self) -> None:
+        from ..loading import check_weights
+
+        check_weights(self._empty_model(), self.weights)
+
+    def load(self, backend: Backend) -> HubCaptioner:
+        """Load the model onto the backend's device.
+
+        Raises:
+            UsageError: as `check_weights`; or the model can't compute in the backend's type.
+            RunError: a weight is not finite, or overflows in the backend's type.
+        """
+        from ..loading import load_weights
+        from .captioner import HubCaptioner
+
+        model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
+        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
+        return HubCaptioner(settings, model, backend)
+
+    def _empty_model(self) -> Any:
+        from ...generation.attention import set_attention
+        from ..loading import meta_model
+
+        model_class = self._family.model_class()
+        try:
+            config = model_class.config_class.from_dict(dict(self._family.config))
+            self._family.adapt(config)
+            set_attention(config)
+            return meta_model(model_class, config)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Entries that only transformers reads are checked here.
+            raise UsageError(
+                f"{self._options.checkpoint / 'config.json'}: transformers can't build {model_class.__name__} from it: "
+                f"{error!r}; compare it with the config.json of the published checkpoint"
+            ) from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
