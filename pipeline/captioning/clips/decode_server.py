@@ -107,24 +107,19 @@ def _prepare(
     """
     prepared = _Prepared()
     first: Image.Image | None = None
-    if getattr(frame_transform, "takes_all_frames", False):
-        together = list(images)
-        prepared.size = together[0].height, together[0].width
-        try:
-            prepared.frames = [frame_transform(together)]
-        except Exception as error:
-            prepared.problem = _message(error)
-        return prepared
-    for image in images:
+    together = getattr(frame_transform, "takes_all_frames", False)
+    groups: Iterable[list[Image.Image]] = [list(images)] if together else ([image] for image in images)
+    for group in groups:
         if first is None:
-            first, prepared.size = image, (image.height, image.width)
+            first, prepared.size = group[0], (group[0].height, group[0].width)
+        # The size may change within a video, and a transform may choose one size for all by the first image.
+        has_size_of_first = together or group[0].size == first.size
         try:
-            # The size may change within a video, and a transform may choose one size for all by the first image.
-            frames = frame_transform([image] if image.size == first.size else [first, image])[-1:]
+            frames = frame_transform(group if has_size_of_first else [first, *group])
         except Exception as error:  # a transform may raise any error
             prepared.problem = _message(error)
             return prepared
-        prepared.frames.append(frames)
+        prepared.frames.append(frames if together else frames[-1:])
     return prepared
 
 

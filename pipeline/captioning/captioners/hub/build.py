@@ -23,9 +23,8 @@ from ..tokenizer import PromptTokenizer
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
 from .config_defaults import completed, naming
 from .family import HubFamily
-from .frames import frames_of, frames_that_fit
 from .prompts import ClipPrompts, HubPrompt
-from .source import HubOptions, HubSource
+from .source import HubSource, source_from_flags
 
 
 @dataclass(frozen=True)
@@ -131,12 +130,7 @@ def make_source(
     """
     folder: Path = flags.pretrained_model_name_or_path
     family = make_family(name, folder, **_RECIPES[name].transform_options(flags))
-    frames = frames_of(family, sampling, flags.short_side or 0)
-    prompt = _prompt(name, family, flags, frames.longest)
-    if (flags.num_frames or flags.max_frames) is None:
-        frames = frames_that_fit(family, prompt, generation, frames)
-    options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha)
-    return HubSource(family, options, prompt, generation, frames)
+    return source_from_flags(family, lambda longest: _prompt(name, family, flags, longest), flags, sampling, generation)
 
 
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, longest: Clip) -> HubPrompt:

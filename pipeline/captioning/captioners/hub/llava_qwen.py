@@ -17,6 +17,7 @@ from ..images.base import ImageTransform
 from ..weights import WeightNames
 from . import llava
 from .config_defaults import check_whole_number, completed
+from .weight_prefixes import with_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -46,11 +47,8 @@ _MODULES = (
     ("model.layers.", "model.language_model.layers."),
     ("model.norm.", "model.language_model.norm."),
 )
-_PREFIXES = (
-    *((f"base_model.model.{stored}", name) for stored, name in _MODULES),  # a PEFT adapter
-    *_MODULES,
-    ("vision_model.", "model.vision_tower.vision_model."),  # the tower in a folder of its own
-)
+_TOWER = ("vision_model.", "model.vision_tower.vision_model.")
+"""Of the tower in a folder of its own."""
 _EMBEDDINGS, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -128,7 +126,7 @@ class LlavaQwen(llava.Llava):
 
     def weight_names(self) -> WeightNames:
         rows = {name: int(self.config["text_config"]["vocab_size"]) for name in (_EMBEDDINGS, _HEAD)}
-        return WeightNames(_PREFIXES, self._is_unused, rows=rows)
+        return WeightNames(with_adapters((*_MODULES, _TOWER)), self._is_unused, rows=rows)
 
     def _is_unused(self, name: str) -> bool:
         # The folder in which a tower is published has SigLIP's text model too.

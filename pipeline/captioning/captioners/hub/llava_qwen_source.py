@@ -23,10 +23,9 @@ from ..prompts import DEFAULT_QUESTION
 from ..safetensors_files import stored_tensors
 from ..tokenizer import PromptTokenizer
 from .config_defaults import naming
-from .frames import frames_of, frames_that_fit
 from .llava_qwen import LlavaQwen, is_of_tower, onevision_config
 from .prompts import ClipPrompts, HubPrompt
-from .source import HubOptions, HubSource
+from .source import HubSource, source_from_flags
 
 _HALF = (0.5, 0.5, 0.5)
 _SOME_TIMES = "[time instruction]"
@@ -63,12 +62,11 @@ def make_source(
         family = LlavaQwen(config, transform)
     if tower_folder is None:
         _check_has_tower(folder, family, published.get("mm_vision_tower"))
-    frames = frames_of(family, sampling, flags.short_side or 0)
-    prompt = _prompt(name, published, sampling, tokenizer, flags, frames.longest)
-    if (flags.num_frames or flags.max_frames) is None:
-        frames = frames_that_fit(family, prompt, generation, frames)
-    options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha, tower_folder)
-    return HubSource(family, options, prompt, generation, frames)
+
+    def prompt(longest: Clip) -> HubPrompt:
+        return _prompt(name, published, sampling, tokenizer, flags, longest)
+
+    return source_from_flags(family, prompt, flags, sampling, generation, tower_folder)
 
 
 def _check_has_tower(folder: Path, family: LlavaQwen, tower: object) -> None:

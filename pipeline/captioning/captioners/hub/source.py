@@ -5,20 +5,23 @@ Knows nothing about families but what `HubFamily` provides.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
+from ...clips.clip import Clip
+from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..base import CaptionerSource
 from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
 from ..weights import CheckpointWeights
 from .family import HubFamily
-from .frames import HubFrames, length_problem
+from .frames import HubFrames, frames_of, frames_that_fit, length_problem
 from .prompts import HubPrompt
 from .settings import HubSettings
 
@@ -151,6 +154,30 @@ class HubSource(CaptionerSource):
                 f"{self._options.checkpoint / 'config.json'}: transformers can't build {model_class.__name__} from it: "
                 f"{error!r}; compare it with the config.json of the published checkpoint"
             ) from error
+
+
+def source_from_flags(
+    family: HubFamily,
+    make_prompt: Callable[[Clip], HubPrompt],
+    flags: argparse.Namespace,
+    sampling: FrameSampling,
+    generation: GenerationOptions,
+    tower_folder: Path | None = None,
+) -> HubSource:
+    """The source of a family's checkpoint, with the frames that fit if no flag gives their number.
+
+    make_prompt: makes the prompts of a run from the longest clip.
+
+    Raises:
+        UsageError: see HubSource.
+    """
+    frames = frames_of(family, sampling, flags.short_side or 0)
+    prompt = make_prompt(frames.longest)
+    if flags.num_frames is None and flags.max_frames is None:
+        frames = frames_that_fit(family, prompt, generation, frames)
+    folder = flags.pretrained_model_name_or_path
+    options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha, tower_folder)
+    return HubSource(family, options, prompt, generation, frames)
 
 
 def _digest(data: bytes) -> str:
