@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Captioner, FrameTransform
+from pipeline.captioning.captioners.base import Captioner
 from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
 from pipeline.captioning.captioners.images.patches_of_two import PatchesOfTwo
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
@@ -27,6 +27,7 @@ from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSo
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
 from pipeline.captioning.captioners.tokenizer import Prompt
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.preparation import FrameTransform
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
 from scripts.model_shapes import ModelShape, pllava_shape

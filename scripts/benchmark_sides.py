@@ -20,6 +20,7 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.preparation import FramePreparation
 from scripts import roofline
 from scripts.benchmark_models import BenchmarkModel, make_model
 from scripts.presets import FAMILY_PRESETS, PRESETS
@@ -57,7 +58,9 @@ def _engine_side(
         SystemExit: the first clip could not be decoded.
     """
     captioner = model.captioner(backend)
-    with ClipLoader(rows, model.sampling, model.frame_transform, DecoderLimits(60.0), prefetch=2 * slots) as loader:
+    with ClipLoader(
+        rows, FramePreparation(model.sampling, model.frame_transform), DecoderLimits(60.0), prefetch=2 * slots
+    ) as loader:
         first = loader.next_clip()
         if not isinstance(first, Clip):
             raise SystemExit(f"benchmark: the first clip could not be decoded: {first}")

@@ -7,23 +7,14 @@ needs a subclass of `hub.family.HubFamily`; PLLaVA has subclasses of `Captioner`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image
 
 from ..backends import Backend
 from ..clips.clip import Clip
+from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
-
-FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
-"""Converts distinct frames to the captioner's input array, whose first axis is the frame.
-
-The result for a frame must not depend on the other frames: a decoding process (`clips/decode_server.py`) passes each
-frame of a clip as soon as it is decoded. Runs there, so it must be picklable and must not import the framework.
-"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,8 @@ class CaptionerSource(ABC):
     sampling: which frames of each clip are sampled.
     short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
         no scaling.
-    frame_transform: see FrameTransform.
+    frame_transform: prepares the frames of a clip, see FrameTransform.
+    image_transform: prepares a still image; None if it is a clip of one frame.
     family: name of the model family and why it was chosen, for the log; empty if there was no choice.
     """
 
@@ -81,6 +73,12 @@ class CaptionerSource(ABC):
     sampling: FrameSampling
     short_side: int = 0
     frame_transform: FrameTransform
+    image_transform: FrameTransform | None = None
+
+    @property
+    def preparation(self) -> FramePreparation:
+        """How the decoding processes choose and prepare frames."""
+        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, str]:

@@ -7,44 +7,38 @@ decoder is tried. Only that clip can fail.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 
 import numpy as np
-from PIL import Image
 
 from ..process.limited_log import LimitedLog
 from .decode import available_decoders
 from .decode_server import DecodeReply, DecodeRequest, handle_request
 from .frame_memory import FrameMemory
 from .killable import DecoderLimits, KillableProcess, serve
+from .preparation import FramePreparation
 from .process_start import make_process
-from .sampling import FrameSampling
 
 
 class DecodeClient(KillableProcess):
     """A decoding process, and the memory through which it returns frames.
 
-    sampling: which frames of each clip are sampled.
-    frame_transform: runs in the decoding process; must be picklable.
+    preparation: how frames are chosen and prepared, in the decoding process.
     limits: of the decoding process.
     warnings: receives a warning for each decoder that hangs, crashes or takes too much memory.
-    short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
     """
 
     def __init__(
         self,
-        sampling: FrameSampling,
-        frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+        preparation: FramePreparation,
         limits: DecoderLimits,
         warnings: LimitedLog,
-        short_side: int = 0,
     ) -> None:
         super().__init__(limits)
         self._warnings = warnings
-        self._arguments = (sampling, frame_transform, short_side)
+        self._preparation = preparation
         self._memory: FrameMemory | None = None
 
     def decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
@@ -80,7 +74,7 @@ class DecodeClient(KillableProcess):
 
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
         self._memory = FrameMemory()
-        return make_process(context, connection, self._memory.fd, _serve, *self._arguments)
+        return make_process(context, connection, self._memory.fd, _serve, self._preparation)
 
     def kill(self) -> None:
         super().kill()
@@ -89,13 +83,7 @@ class DecodeClient(KillableProcess):
             memory.close()
 
 
-def _serve(
-    connection: Connection,
-    memory_fd: int,
-    sampling: FrameSampling,
-    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
-    short_side: int,
-) -> None:
+def _serve(connection: Connection, memory_fd: int, preparation: FramePreparation) -> None:
     """Handle requests until `connection` is closed. Runs in the decoding process."""
     memory = FrameMemory(memory_fd)
-    serve(connection, lambda request: handle_request(request, memory, sampling, frame_transform, short_side))
+    serve(connection, lambda request: handle_request(request, memory, preparation))

@@ -8,7 +8,7 @@ nothing about how the process is started, limited and killed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from .decode import DecodeError, check_path, decode_into
 from .frame_memory import FrameMemory, FramesInMemory
-from .sampling import FrameSampling
+from .preparation import FramePreparation, FrameTransform
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,15 @@ class DecodeReply:
     messages: tuple[str, ...] = ()
 
 
-def handle_request(
-    request: DecodeRequest,
-    memory: FrameMemory,
-    sampling: FrameSampling,
-    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
-    short_side: int,
-) -> DecodeReply:
+def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: FramePreparation) -> DecodeReply:
     """Decode one clip with one decoder, and write the prepared frames into `memory`."""
     try:
         check_path(request.path)
     except DecodeError as error:
         return DecodeReply(stage="path", messages=error.messages)
     try:
-        collect = functools.partial(_prepare, frame_transform)
-        sampled = decode_into(collect, request.path, sampling, [request.decoder], short_side)
+        collect = functools.partial(_prepare, preparation.transform)
+        sampled = decode_into(collect, request.path, preparation.sampling, [request.decoder], preparation.short_side)
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
     prepared = sampled.images
@@ -96,9 +90,7 @@ class _Prepared:
     problem: str = ""
 
 
-def _prepare(
-    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray], images: Iterable[Image.Image]
-) -> _Prepared:
+def _prepare(frame_transform: FrameTransform, images: Iterable[Image.Image]) -> _Prepared:
     """Transform images one by one. At most the first image and the present one are in memory.
 
     A transform with the attribute `takes_all_frames` gets all images at once, and returns one array for the clip.

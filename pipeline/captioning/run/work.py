@@ -143,13 +143,11 @@ class RankWorker:
         options = self.options
         return ClipLoader(
             rows,
-            self.source.sampling,
-            self.source.frame_transform,
+            self.source.preparation,
             DecoderLimits(options.decode_timeout),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,
-            short_side=self.source.short_side,
             prefetch_bytes=PREFETCH_BYTES,
             prefetch_least=max(2, options.batch_size or self.stats.slots),
         )
