@@ -15,6 +15,7 @@ from ..clips.clip import Clip
 from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
+from ..meta.asks import Asks
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,15 @@ class Captioner(ABC):
         """A new engine that generates up to `slots` captions at the same time."""
 
     @abstractmethod
-    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
-        """Run the vision stage; returns one request for each clip, with the clip's row as its key."""
+    def prepare(self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None) -> list[Request]:
+        """Run the vision stage once for each clip; returns the requests that ask the questions about the clips.
+
+        A clip has one request whose follow-ups are its further questions, or several requests if the questions share
+        nothing but the visual tokens. The key of a request is (row, number of its first question), and the events of a
+        question carry its number among the clip's questions.
+
+        questions: about each clip, at least one; None for those of the source.
+        """
 
     @abstractmethod
     def caption(self, end: End) -> Caption:
@@ -66,10 +74,12 @@ class CaptionerSource(ABC):
         no scaling.
     frame_transform: prepares the frames of a clip, see FrameTransform.
     image_transform: prepares a still image; None if it is a clip of one frame.
+    asks: what is asked about every clip.
     family: name of the model family and why it was chosen, for the log; empty if there was no choice.
     """
 
     family: str = ""
+    asks: Asks
     sampling: FrameSampling
     short_side: int = 0
     frame_transform: FrameTransform

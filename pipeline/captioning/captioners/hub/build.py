@@ -12,6 +12,7 @@ from typing import Any
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
+from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..family_prompts import PromptText, prompt_text
@@ -119,7 +120,7 @@ def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
 
 
 def make_source(
-    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
+    name: str, flags: argparse.Namespace, asks: Asks, sampling: FrameSampling, generation: GenerationOptions
 ) -> HubSource:
     """The source of a checkpoint.
 

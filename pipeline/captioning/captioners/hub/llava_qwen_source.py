@@ -14,6 +14,7 @@ from typing import Any
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
+from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..family_prompts import PromptText, prompt_text
@@ -42,7 +43,7 @@ def default_sampling(name: str) -> FrameSampling:
 
 
 def make_source(
-    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
+    name: str, flags: argparse.Namespace, asks: Asks, sampling: FrameSampling, generation: GenerationOptions
 ) -> HubSource:
     """The source of a checkpoint.
 

@@ -1,0 +1,112 @@
+"""What is asked about every clip, and the columns of the answers.
+
+Knows nothing about models, their prompts and files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..process.errors import UsageError
+from .table import PATH_COLUMN, TEXT_COLUMN
+
+_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in which `{column}` stands for the row's cell in this column; `{{` and `}}` are braces.
+
+    Raises:
+        UsageError: a brace that is not closed or not opened, or `{}`.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        for part in _PART.finditer(self.text):
+            if part[0] in "{}" or part[0] == "{}":
+                raise UsageError(
+                    f"question {self.text!r}: {part[0]!r} at character {part.start() + 1} does not enclose the name of "
+                    "a column; write {{ or }} for a brace"
+                )
+
+    @classmethod
+    def literal(cls, text: str) -> Question:
+        """The question with exactly this text."""
+        return cls(text.replace("{", "{{").replace("}", "}}"))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns whose cells the question contains, in order, each once."""
+        return tuple(dict.fromkeys(part[1] for part in _PART.finditer(self.text) if part[1] is not None))
+
+    def render(self, cells: Mapping[str, str]) -> str:
+        """The question about a row. cells: at least those of `columns`."""
+
+        def replacement(part: re.Match[str]) -> str:
+            return part[0][0] if part[1] is None else cells[part[1]]
+
+        return _PART.sub(replacement, self.text)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, and the column of the table that receives its answers."""
+
+    column: str
+    question: Question
+
+
+@dataclass(frozen=True)
+class Asks:
+    """Everything that is asked about every clip; at least one question.
+
+    question_column: a column of the table whose cell, if it is not blank, is the whole question in place of that of the
+        only ask; empty for none.
+
+    Raises:
+        UsageError: two asks have the same column, or a column can't receive captions.
+    """
+
+    asks: tuple[Ask, ...]
+    question_column: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.asks and (len(self.asks) == 1 or not self.question_column)
+        for column in self.columns:
+            if not column.strip() or column == PATH_COLUMN:
+                raise UsageError(f"captions can't be written to the column {column!r}; choose another name")
+            if self.columns.count(column) > 1:
+                raise UsageError(f"two questions have the column {column!r}; choose different names")
+
+    @classmethod
+    def single(cls, question: str, column: str = TEXT_COLUMN) -> Asks:
+        """One question, whose text is the same for all rows."""
+        return cls((Ask(column, Question.literal(question)),))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that receive captions, in order."""
+        return tuple(ask.column for ask in self.asks)
+
+    @property
+    def cell_columns(self) -> tuple[str, ...]:
+        """The columns of the table whose cells the questions need, each once."""
+        named = [column for ask in self.asks for column in ask.question.columns]
+        return tuple(dict.fromkeys([*named, *filter(None, [self.question_column])]))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The questions as they were given, for messages and for arithmetic: without braces for constant ones."""
+        return tuple(ask.question.text if ask.question.columns else ask.question.render({}) for ask in self.asks)
+
+    def questions(self, cells: Sequence[str]) -> tuple[str, ...]:
+        """The questions about a row, one for each ask. cells: of the row, in the order of `cell_columns`."""
+        named = dict(zip(self.cell_columns, cells, strict=True))
+        own = named.get(self.question_column, "") if self.question_column else ""
+        if own.strip():
+            return (own,)
+        return tuple(ask.question.render(named) for ask in self.asks)
