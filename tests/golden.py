@@ -38,7 +38,8 @@ _SIZES = {
 
 def token_ids(captioner: Captioner, clips: Sequence[Clip], slots: int | None = None) -> list[list[int]]:
     """New token ids of each clip, in the order of `clips`."""
-    found = generated_ids(captioner, LoadedClips(clips), CPU, slots or len(clips))
+    answers = generated_ids(captioner, LoadedClips(clips), CPU, slots or len(clips))
+    found = {row: ids for (row, _), ids in answers.items()}
     assert len(found) == len(clips)
     return [found[clip.row] for clip in clips]
 

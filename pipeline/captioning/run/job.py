@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ..backends import Backend, Choice
 from ..captioners.base import CaptionerSource
@@ -20,11 +21,12 @@ from ..workers.heartbeat import FailedElsewhere
 from ..workers.launch import Launch
 from ..workers.world import World, join_world, solo_world
 from . import delivery
+from .finished_rows import MassFailure
 from .options import JobOptions
 from .planning import COMPUTING_TYPE, LeaderPlan, RankPlan, plan_run
 from .rank_stats import RankStats
 from .report import make_report, summary
-from .work import MassFailure, RankWorker
+from .work import RankWorker
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +66,96 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
     return exit_code
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One rank's part of a run; the values that all its steps need.
+
+    activate: imports the framework and returns it.
+    journals: open until the end of the run, so that the journal of this rank stays locked until all is written.
+    begin: when the run began, on the clock of `time.monotonic`.
+    """
+
+    options: JobOptions
+    source: CaptionerSource
+    activate: Callable[[], Backend]
+    world: World
+    journals: RunJournals
+    begin: float
+
+    def caption_and_deliver(self, plan: RankPlan) -> int:
+        """Caption the rows of the plan and write the outputs; returns the run's exit code, the same on all ranks."""
+        planned, options, world = time.monotonic(), self.options, self.world
+        backend = self._prepare(plan)
+        if backend is not None:
+            plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
+        if plan.leader is not None:
+            _log_choices(self.source, backend)
+            _log_plan(options, plan, plan.leader)
+        with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
+            stats = self._caption(backend, plan, time.monotonic() - planned)
+            rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
+        results = delivery.gather_results(self.journals, plan.leader, options.pad_length)
+        if plan.leader is not None and results is not None:
+            seconds = time.monotonic() - self.begin
+            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, seconds))
+        exit_code = world.exit_code()
+        if exit_code != EXIT_DONE:
+            self.journals.forget_failures()
+        return exit_code
+
+    def _prepare(self, plan: RankPlan) -> Backend | None:
+        """Import the framework and do all remaining checks; then remove earlier journals if `--restart` is given.
+
+        Returns the framework; None if this rank has nothing to caption.
+
+        Raises:
+            UsageError: the weights do not fit, the device is missing, the model can't compute in the computing type, or
+                the computing types differ; no journal has been changed.
+        """
+        backend = None
+        try:
+            if plan.has_work:
+                backend = self.activate()
+                self.source.check_dtype(backend.dtype_name)
+                self.source.check_weights()
+            # A collective: no rank opens a journal before all ranks have come this far.
+            _check_computing_types(plan, self.world.gather_json(backend.dtype_name if backend else None))
+        except UsageError:
+            self.journals.remove_unused()
+            raise
+        if self.options.restart:
+            self.journals.remove_earlier()
+            self.world.barrier()
+        return backend
+
+    def _caption(self, backend: Backend | None, plan: RankPlan, prepare_seconds: float) -> RankStats:
+        world = self.world
+        if backend is None:
+            if plan.has_isolated:
+                world.barrier()
+            return RankStats()
+        journal = self.journals.open(plan.fingerprint, plan.run, plan.total_rows, plan.ranks)
+        try:
+            worker = RankWorker(self.options, self.source, backend, journal, world)
+            worker.stats.load_seconds = prepare_seconds
+            stats = worker.run(plan)
+        except MassFailure:
+            self.journals.ask_to_forget_failures()
+            raise
+        journal.release()
+        world.report_counts(journal.durable, stats.failed, 1)
+        return stats
+
+
 def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
     table = MetaTable.read(options.meta_path) if world.is_leader else None
     fingerprint = source.fingerprint()
-    with RunJournals(world, options.output) as journals:  # this rank's journal stays locked until all is written
-        plan = plan_run(world, journals, table, options, fingerprint)
+    with RunJournals(world, options.output) as journals:
+        plan = plan_run(world, journals, table, options, source.asks, fingerprint)
         if not plan.is_done:
-            exit_code = _caption_and_deliver(options, source, activate, world, plan, journals, begin)
+            exit_code = _Job(options, source, activate, world, journals, begin).caption_and_deliver(plan)
         else:
             exit_code = EXIT_DONE
             if plan.leader is not None:
@@ -81,71 +164,6 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
         if exit_code == EXIT_DONE:
             journals.remove()
     return exit_code
-
-
-def _caption_and_deliver(
-    options: JobOptions,
-    source: CaptionerSource,
-    activate: Callable[[], Backend],
-    world: World,
-    plan: RankPlan,
-    journals: RunJournals,
-    begin: float,
-) -> int:
-    """Caption the rows of the plan and write the outputs; returns the run's exit code, the same on all ranks.
-
-    begin: when the run began, on the clock of `time.monotonic`.
-    """
-    planned = time.monotonic()
-    backend = _prepare(options, source, activate, world, plan, journals)
-    if backend is not None:
-        plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
-    if plan.leader is not None:
-        _log_choices(source, backend)
-        _log_plan(options, plan, plan.leader)
-    with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
-        stats = _caption(options, source, backend, world, plan, journals, time.monotonic() - planned)
-        rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
-    results = delivery.gather_results(journals, plan.leader, options.pad_length)
-    if plan.leader is not None and results is not None:
-        world.decide(_write_results(options, plan, plan.leader, results, rank_stats, time.monotonic() - begin))
-    exit_code = world.exit_code()
-    if exit_code != EXIT_DONE:
-        journals.forget_failures()
-    return exit_code
-
-
-def _prepare(
-    options: JobOptions,
-    source: CaptionerSource,
-    activate: Callable[[], Backend],
-    world: World,
-    plan: RankPlan,
-    journals: RunJournals,
-) -> Backend | None:
-    """Import the framework and do all remaining checks; then remove earlier journals if `--restart` is given.
-
-    Returns the framework; None if this rank has nothing to caption.
-
-    Raises:
-        UsageError: the weights do not fit, the device is missing, the model can't compute in the computing type, or
-            the computing types differ; no journal has been changed.
-    """
-    backend = None
-    try:
-        if plan.has_work:
-            backend = activate()
-            source.check_dtype(backend.dtype_name)
-            source.check_weights()
-        # A collective: no rank opens a journal before all ranks have come this far.
-        _check_computing_types(plan, world.gather_json(backend.dtype_name if backend else None))
-    except UsageError:
-        journals.remove_unused()
-        raise
-    if options.restart:
-        journals.remove_earlier()
-        world.barrier()
-    return backend
 
 
 def _check_computing_types(plan: RankPlan, found: Sequence[str | None]) -> None:
@@ -166,32 +184,6 @@ def _check_computing_types(plan: RankPlan, found: Sequence[str | None]) -> None:
             f"the interrupted run computed its captions in {', '.join(sorted(others))}, this one computes in "
             f"{types.pop()}. Give --dtype to resume that run, or --restart to discard its captions"
         )
-
-
-def _caption(
-    options: JobOptions,
-    source: CaptionerSource,
-    backend: Backend | None,
-    world: World,
-    plan: RankPlan,
-    journals: RunJournals,
-    prepare_seconds: float,
-) -> RankStats:
-    if backend is None:
-        if plan.has_isolated:
-            world.barrier()
-        return RankStats()
-    journal = journals.open(plan.fingerprint, plan.run, plan.total_rows, plan.ranks)
-    try:
-        worker = RankWorker(options, source, backend, journal, world)
-        worker.stats.load_seconds = prepare_seconds
-        stats = worker.run(plan)
-    except MassFailure:
-        journals.ask_to_forget_failures()
-        raise
-    journal.release()
-    world.report_counts(journal.durable, stats.failed, 1)
-    return stats
 
 
 def _log_choices(source: CaptionerSource, backend: Backend | None) -> None:

@@ -1,0 +1,82 @@
+"""The finished rows of one rank: into its journal, into its counts, and an end of the run if too many of them fail."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from ..journal.journal import Journal
+from ..meta.names import failures_path
+from ..meta.results import RowResult
+from ..process.errors import RunError
+from ..process.limited_log import LimitedLog
+from ..workers.world import World
+from .options import JobOptions
+from .rank_stats import RankStats
+
+logger = logging.getLogger(__name__)
+
+FAILURE_WINDOW = 1000
+"""Number of last rows to which `--max_failure_rate` applies."""
+DEVICE_FAILURES = 8
+"""If this many clips in a row failed in the captioner, each captioned alone, the device is the cause, not the clips."""
+
+
+class MassFailure(RunError):
+    """Too many rows failed: the clips are not the cause."""
+
+
+class FinishedRows:
+    """Records the results of rows. A row with several captions counts as failed if one of them failed."""
+
+    def __init__(self, options: JobOptions, journal: Journal, world: World, stats: RankStats) -> None:
+        self._max_failure_rate = options.max_failure_rate
+        self._journal, self._world, self._stats = journal, world, stats
+        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self._device_failures = 0
+        place = f"the journal until the run ends, then in {failures_path(options.output).name}"
+        self._warnings = LimitedLog(logger, place)
+
+    def close(self) -> None:
+        self._warnings.close()
+
+    def add(self, result: RowResult, path: str) -> None:
+        """Record the result of a row.
+
+        Raises:
+            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
+                DEVICE_FAILURES clips in a row failed in the captioner.
+            RunError: the journal can't be written.
+        """
+        self._journal.finish([result])
+        failures = result.failures
+        for failure, columns in failures.items():
+            column = "" if len(columns) == len(result.columns) else f", {', '.join(columns)}"
+            self._warnings.warning("row %d (%s%s): %s", result.row, path, column, failure)
+        self._recent.append(bool(failures))
+        in_captioner = any(failure.stage == "caption" for failure in failures)
+        self._device_failures = self._device_failures + 1 if in_captioner else 0
+        self._stats.failed += bool(failures)
+        self._stats.captioned += not failures
+        self._stats.tokens += result.tokens
+        self._world.watchdog.progress()
+        self.report_counts()
+        self._check_failure_rate()
+
+    def report_counts(self) -> None:
+        """Report this rank's counts to rank 0; a row counts when its result is durable."""
+        self._world.report_counts(self._journal.durable, self._stats.failed, 1)
+
+    def _check_failure_rate(self) -> None:
+        if self._device_failures >= DEVICE_FAILURES:
+            raise MassFailure(
+                f"{self._device_failures} clips in a row failed in the captioner, each captioned alone: the device or "
+                "the framework is at fault, see the messages above. The next run captions these clips again"
+            )
+        failed = sum(self._recent)
+        if len(self._recent) == FAILURE_WINDOW and failed > self._max_failure_rate * FAILURE_WINDOW:
+            raise MassFailure(
+                f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
+                f"{self._max_failure_rate:g}: check that the disks of the clips are mounted. The next run "
+                "captions the failed rows again"
+            )
