@@ -75,14 +75,23 @@ class RowResult:
         return cls(row, dict.fromkeys(columns, Failure(stage, tuple(messages))))
 
     @property
-    def captions(self) -> dict[str, CaptionResult]:
-        """The captions by column, in order."""
-        return {column: result for column, result in self.results.items() if isinstance(result, CaptionResult)}
+    def columns(self) -> tuple[str, ...]:
+        """The columns, in order."""
+        return tuple(self.results)
 
     @property
-    def failures(self) -> dict[str, Failure]:
-        """The failures by column, in order."""
-        return {column: result for column, result in self.results.items() if isinstance(result, Failure)}
+    def failures(self) -> dict[Failure, list[str]]:
+        """The different failures, each with the columns that have it, in order."""
+        found: dict[Failure, list[str]] = {}
+        for column, result in self.results.items():
+            if isinstance(result, Failure):
+                found.setdefault(result, []).append(column)
+        return found
+
+    @property
+    def has_caption(self) -> bool:
+        """Whether at least one column has a caption."""
+        return any(isinstance(result, CaptionResult) for result in self.results.values())
 
     @property
     def tokens(self) -> int:
