@@ -15,11 +15,8 @@ import pandas as pd
 from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_REPLACEMENT, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
-from .names import check_is_file, column_list, is_gzip, is_parquet
+from .names import PATH_COLUMN, TEXT_COLUMN, check_is_file, column_list, is_gzip, is_parquet
 from .parquet_cells import check_names, read_parquet, read_schema, texts_of
-
-PATH_COLUMN = "path"
-TEXT_COLUMN = "text"
 
 
 class MetaTable(ABC):
