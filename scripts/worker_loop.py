@@ -59,14 +59,24 @@ def generated_ids(
         restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
         framework=None, device=None, dtype=None,
     )  # fmt: skip
-    source = SourceWithoutModel()  # the captioner is already loaded
+    recorder = _Recorder(captioner, refill, has_questions=asks is not None)
+    source = _LoadedSource(recorder)
     source.asks = asks or SourceWithoutModel.asks
     journal: Any = _NoJournal()
     worker = RankWorker(options, source, backend, journal, solo_world())
     worker.stats.slots = slots
-    recorder = _Recorder(captioner, refill, has_questions=asks is not None)
     worker.caption(_TaskedClips(loader, worker.tasks), recorder, slots)  # type: ignore[arg-type]
     return recorder.ids
+
+
+class _LoadedSource(SourceWithoutModel):
+    """The source of a captioner that is already loaded."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        self._captioner = captioner
+
+    def load(self, backend: Backend) -> Captioner:
+        return self._captioner
 
 
 class _TaskedClips:

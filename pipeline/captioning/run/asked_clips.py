@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..clips.clip import Clip, LoadFailure
 from ..meta.asks import Asks
-from ..meta.results import CaptionResult, Failure, RowResult
+from ..meta.results import ColumnResult, RowResult
 from ..workers.leases import RowTask
 
 
@@ -22,7 +22,7 @@ class AskedClip:
     clip: Clip
     questions: tuple[str, ...]
     columns: tuple[str, ...]
-    answers: dict[int, CaptionResult | Failure] = field(default_factory=dict)
+    answers: dict[int, ColumnResult] = field(default_factory=dict)
 
     @property
     def is_answered(self) -> bool:

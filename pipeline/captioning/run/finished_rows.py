@@ -56,8 +56,11 @@ class FinishedRows:
         self._recent.append(bool(failures))
         in_captioner = any(failure.stage == "caption" for failure in failures)
         self._device_failures = self._device_failures + 1 if in_captioner else 0
-        self._stats.failed += bool(failures)
-        self._stats.captioned += not failures
+        failed = sum(map(len, failures.values()))
+        self._stats.failed += failed
+        self._stats.captioned += len(result.columns) - failed
+        self._stats.failed_rows += bool(failures)
+        self._stats.captioned_rows += result.has_caption
         self._stats.tokens += result.tokens
         self._world.watchdog.progress()
         self.report_counts()
@@ -65,7 +68,7 @@ class FinishedRows:
 
     def report_counts(self) -> None:
         """Report this rank's counts to rank 0; a row counts when its result is durable."""
-        self._world.report_counts(self._journal.durable, self._stats.failed, 1)
+        self._world.report_counts(self._journal.durable, self._stats.failed_rows, 1)
 
     def _check_failure_rate(self) -> None:
         if self._device_failures >= DEVICE_FAILURES:

@@ -143,7 +143,7 @@ class _Job:
             self.journals.ask_to_forget_failures()
             raise
         journal.release()
-        world.report_counts(journal.durable, stats.failed, 1)
+        world.report_counts(journal.durable, stats.failed_rows, 1)
         return stats
 
 

@@ -21,7 +21,7 @@ from ..clips.killable import DecoderLimits
 from ..clips.loader import ClipLoader, default_decode_workers
 from ..generation.requests import End, EndReason, Engine
 from ..journal.journal import Journal
-from ..meta.results import CaptionResult, Failure, caption_result
+from ..meta.results import ColumnResult, Failure, caption_result
 from ..process.errors import RunError
 from ..process.signals import interruption
 from ..workers.leases import PENDING, RETRIES, LeasedRows, RowTask
@@ -283,7 +283,7 @@ def _row(key: Hashable) -> int:
     return key[0]
 
 
-def _answer(captioner: Captioner, end: End) -> CaptionResult | Failure:
+def _answer(captioner: Captioner, end: End) -> ColumnResult:
     if end.is_error:
         return Failure("prompt" if end.reason is EndReason.TOO_LONG else "caption", (end.message,))
     caption = captioner.caption(end)

@@ -28,9 +28,9 @@ from pipeline.captioning.run import work
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.planning import RankPlan
 from pipeline.captioning.run.work import RankWorker
-from pipeline.captioning.workers.leases import PENDING, RowPool
+from pipeline.captioning.workers.leases import PENDING, RowPool, RowTask
 from pipeline.captioning.workers.world import solo_world
-from scripts.without_model import EngineWithoutModel
+from scripts.without_model import EngineWithoutModel, row_of
 from tests.fakes import CPU, FakeCaptioner, FakeSource, mean_colour, render_clip
 from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
@@ -60,14 +60,14 @@ class _SlotCaptioner(FakeCaptioner):
         self._slots.slots.append(slots)
         return EngineWithoutModel(slots, self._generate)
 
-    def _generate(self, waiting: list[int], slots: int) -> list[int]:
-        self._slots.on_step([self._clips[row] for row in waiting])
-        row = waiting[len(waiting) // 2]
-        self._slots.rows_captioned.append(row)
-        return [row]
+    def _generate(self, waiting: list[tuple[int, int]], slots: int) -> list[tuple[int, int]]:
+        self._slots.on_step([self._clips[row] for row, _ in waiting])
+        key = waiting[len(waiting) // 2]
+        self._slots.rows_captioned.append(key[0])
+        return [key]
 
     def caption(self, end: End) -> Caption:
-        return Caption(f"clip {end.key}", 3, False)
+        return Caption(f"clip {row_of(end)}", 3, False)
 
     def max_slots(self) -> int:
         return 4
@@ -91,7 +91,7 @@ def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) 
     (folder / "journal").mkdir()
     journal = Journal(folder / "journal", 0, {})
     world = solo_world()
-    world.offer(RowPool(clips, {PENDING: range(len(clips))}, 1))
+    world.offer(RowPool(lambda row: RowTask(row, clips[row]), {PENDING: range(len(clips))}, 1))
     worker = RankWorker(options, source, CPU, journal, world)
     plan = RankPlan({}, [], "", len(clips), 1, False, False, True, [], 1, None)
     return worker, plan, journal_path(folder / "journal", 0)
@@ -102,8 +102,9 @@ def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
     records = [json.loads(line) for line in journal.read_text().splitlines()]
     finished = [record for record in records if "row" in record]
     assert set(Counter(record["row"] for record in finished).values()) <= {1}
-    captions = {record["row"]: record["caption"] for record in finished if "caption" in record}
-    return captions, {record["row"]: str(record) for record in finished if "caption" not in record}
+    results = {record["row"]: record["captions"]["text"] for record in finished}
+    captions = {row: result["caption"] for row, result in results.items() if "caption" in result}
+    return captions, {row: str(result) for row, result in results.items() if "caption" not in result}
 
 
 @pytest.mark.parametrize("error", ASCEND_OUT_OF_MEMORY)
@@ -217,8 +218,8 @@ class _RefillingEngine:
 
     def __init__(self, slots: int, errors: dict[int, End]) -> None:
         self._slots, self._errors = slots, errors
-        self._waiting: list[int] = []
-        self._begun: list[int] = []
+        self._waiting: list[tuple[int, int]] = []
+        self._begun: list[tuple[int, int]] = []
 
     @property
     def free(self) -> int:
@@ -251,14 +252,14 @@ class _RefillingEngine:
             self._begun.append(self._waiting.pop(0))
             return []
         key = self._begun.pop(0)
-        return [self._errors.get(key, End(key, [1, 2], EndReason.STOP))]
+        return [self._errors.get(key[0], End(key, [1, 2], EndReason.STOP))]
 
 
 def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, clips: list[str]) -> None:
     """Rows whose requests end with an error fail; all other rows are captioned once."""
     errors = {
-        2: End(2, [], EndReason.TOO_LONG, "4000 tokens of the prompt …"),
-        5: End(5, [1], EndReason.NOT_A_NUMBER, "not a number"),
+        2: End((2, 0), [], EndReason.TOO_LONG, "4000 tokens of the prompt …"),
+        5: End((5, 0), [1], EndReason.NOT_A_NUMBER, "not a number"),
     }
 
     class Refilling(SlotSource):
@@ -281,7 +282,7 @@ def test_prompts_that_are_too_long_do_not_count_as_device_failures(tmp_path: Pat
     class TooLong(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
-            errors = {row: End(row, [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
+            errors = {row: End((row, 0), [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
