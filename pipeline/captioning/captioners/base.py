@@ -27,6 +27,15 @@ class Caption:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A question that can't be asked about a clip, and why. question: its number among the clip's questions."""
+
+    row: int
+    question: int
+    message: str
+
+
 class Captioner(ABC):
     """A loaded model: converts clips to requests for an engine, and generated tokens to captions.
 
@@ -40,7 +49,9 @@ class Captioner(ABC):
         """A new engine that generates up to `slots` captions at the same time."""
 
     @abstractmethod
-    def prepare(self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None) -> list[Request]:
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
         """Run the vision stage once for each clip; returns the requests that ask the questions about the clips.
 
         A clip has one request whose follow-ups are its further questions, or several requests if the questions share

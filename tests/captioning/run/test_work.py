@@ -48,10 +48,10 @@ class SlotSource(FakeSource):
     slots: list[int] = field(default_factory=list)
 
     def load(self, backend: Backend) -> Captioner:
-        return _SlotCaptioner(self)
+        return SlotCaptioner(self)
 
 
-class _SlotCaptioner(FakeCaptioner):
+class SlotCaptioner(FakeCaptioner):
     def __init__(self, source: SlotSource) -> None:
         super().__init__(source)
         self._slots = source
@@ -82,7 +82,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(render_clip(folder / f"{i}.mp4", i, frames=3)) for i in range(9)]
 
 
-def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) -> tuple[RankWorker, RankPlan, Path]:
+def make_worker(
+    folder: Path, source: SlotSource, clips: list[str], bs: int | None
+) -> tuple[RankWorker, RankPlan, Path]:
     options = JobOptions(
         meta_path=folder / "meta.csv", output=folder / "out.csv", batch_size=bs, pad_length=4096,
         skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=1, max_failure_rate=0.5,
@@ -114,7 +116,7 @@ def test_out_of_memory_halves_the_slots_for_the_rest_of_the_run(tmp_path: Path, 
             raise RuntimeError(error)
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 8)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 8)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in range(9)} and not failures
@@ -128,7 +130,7 @@ def test_a_clip_that_is_out_of_memory_alone_fails(tmp_path: Path, clips: list[st
             raise RuntimeError("CUDA out of memory")
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 4)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 4)
     worker.run(plan)
     captions, failures = _results(journal)
     assert list(failures) == [3] and len(captions) == 8
@@ -140,7 +142,7 @@ def test_an_error_fails_only_the_clip_that_causes_it(tmp_path: Path, clips: list
             raise ValueError("kernel failed")
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
+    worker, plan, journal = make_worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert sorted(failures) == [2, 4, 6] and "ValueError: kernel failed" in failures[2]
@@ -154,13 +156,13 @@ def test_a_captioner_that_accepts_no_clip_ends_the_run(tmp_path: Path, clips: li
             captioner.engine = lambda slots: int("no number")  # type: ignore[assignment]
             return captioner
 
-    worker, plan, _ = _worker(tmp_path, Failing(), clips, 2)
+    worker, plan, _ = make_worker(tmp_path, Failing(), clips, 2)
     with pytest.raises(RunError, match="failed before it accepted a clip: ValueError"):
         worker.run(plan)
 
 
 def test_an_error_of_the_journal_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
-    worker, plan, _ = _worker(tmp_path, SlotSource(), clips, 2)
+    worker, plan, _ = make_worker(tmp_path, SlotSource(), clips, 2)
     worker.journal.start = lambda rows, retry: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore
     with pytest.raises(OSError, match="No space left"):
         worker.run(plan)
@@ -176,7 +178,7 @@ def test_after_a_signal_captions_in_flight_are_finished(
             interruption._on_signal(signal.SIGTERM, None)
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 3)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 3)
     with pytest.raises(KeyboardInterrupt):
         worker.run(plan)
     assert len(_results(journal)[0]) == 1 + 3
@@ -196,7 +198,7 @@ def test_a_second_signal_ends_immediately_unless_it_is_an_echo_of_the_first(
             interruption._on_signal(signal.SIGTERM, None)
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 3)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 3)
     with pytest.raises(KeyboardInterrupt):
         worker.run(plan)
     assert len(_results(journal)[0]) == captioned
@@ -205,7 +207,7 @@ def test_a_second_signal_ends_immediately_unless_it_is_an_echo_of_the_first(
 
 def test_auto_uses_the_number_of_slots_of_the_captioner(tmp_path: Path, clips: list[str]) -> None:
     source = SlotSource()
-    worker, plan, journal = _worker(tmp_path, source, clips, None)
+    worker, plan, journal = make_worker(tmp_path, source, clips, None)
     assert worker.run(replace(plan)).slots == 4
     assert source.slots == [4] and len(_results(journal)[0]) == 9
 
@@ -269,7 +271,7 @@ def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, cli
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Refilling(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
+    worker, plan, journal = make_worker(tmp_path, Refilling(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in (0, 1, 3, 4, 6, 8)}
@@ -286,7 +288,7 @@ def test_prompts_that_are_too_long_do_not_count_as_device_failures(tmp_path: Pat
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, TooLong(), clips * 2, 4)
+    worker, plan, journal = make_worker(tmp_path, TooLong(), clips * 2, 4)
     worker.run(plan)
     assert [len(results) for results in _results(journal)] == [1, 17]
 
@@ -305,7 +307,7 @@ def test_out_of_memory_while_the_engine_is_made_halves_the_slots(tmp_path: Path,
             captioner.engine = engine  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, SmallMemory(), clips, 8)
+    worker, plan, journal = make_worker(tmp_path, SmallMemory(), clips, 8)
     assert worker.run(plan).slots == 2 and len(_results(journal)[0]) == 9
 
 
@@ -335,6 +337,6 @@ def test_large_clips_are_not_decoded_far_ahead(
 
     monkeypatch.setattr(work, "PREFETCH_BYTES", limit)
     source = SlotSource(on_step=on_step, frame_transform=_Recorded(folder))
-    worker, plan, journal = _worker(tmp_path, source, clips, None)
+    worker, plan, journal = make_worker(tmp_path, source, clips, None)
     worker.run(plan)
     assert seen == [decoded] and len(_results(journal)[0]) == 9
