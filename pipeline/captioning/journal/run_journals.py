@@ -135,22 +135,18 @@ def fitted_record(record: bytes, pad_length: int) -> bytes:
     if words <= pad_length:
         return record
     result = RowResult.from_json(record.decode("utf-8", "replace"))
-    # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
-    characters = pad_length * 4 // 2 // 12 // len(result.results)
-    result = _with_short_messages(result, characters)
     what = "caption takes" if len(result.results) == 1 else f"{len(result.results)} captions of the row take"
     failure = Failure("gather", (f"the {what} {words} words of 4 bytes, more than --pad_length {pad_length}",))
     captions = {column: one.caption for column, one in result.results.items() if isinstance(one, CaptionResult)}
-    for column in sorted(captions, key=lambda column: -len(as_json(captions[column]))):
-        record = _encoded(result)
-        if words_of(record) <= pad_length:
-            return record
-        result = dataclasses.replace(result, results={**result.results, column: failure})
-    record = _encoded(result)
-    if words_of(record) > pad_length:
-        record = _encoded(_with_short_messages(result, characters))
-    assert words_of(record) <= pad_length
-    return record
+    longest_last = sorted(captions, key=lambda column: len(as_json(captions[column])))
+    # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
+    characters = pad_length * 4 // 2 // 12 // len(result.results)
+    while True:
+        for candidate in (result, _with_short_messages(result, characters)):
+            shortened = _encoded(candidate)
+            if words_of(shortened) <= pad_length:
+                return shortened
+        result = dataclasses.replace(result, results={**result.results, longest_last.pop(): failure})
 
 
 def least_pad_length(columns: Iterable[str]) -> int:
