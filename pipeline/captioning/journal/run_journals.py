@@ -7,13 +7,14 @@ the meta table and the captioner.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..meta.results import RowResult
+from ..meta.results import CaptionResult, ColumnResult, Failure, RowResult, as_json
 from ..workers.gather import words_of
 from ..workers.world import World
 from . import folder as folders
@@ -64,7 +65,8 @@ class RunJournals:
         contents = JournalContents()
         for record in map(json.loads, self._world.gather(_contents_records(own), is_wanted=self._world.is_leader)):
             contents.fingerprints += [f for f in record["fingerprints"] if f not in contents.fingerprints]
-            contents.finished.update(record["finished"])
+            for column, rows in record["finished"].items():
+                contents.finish(column, rows)
             contents.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
             contents.retried.update(record["retried"])
         return contents
@@ -126,32 +128,55 @@ class RunJournals:
 def fitted_record(record: bytes, pad_length: int) -> bytes:
     """Shorten a result for gathering. record: its line in a journal, as UTF-8 JSON.
 
-    Returns a record of at most `pad_length` int32 words. A caption that does not fit becomes a failure; the messages of
-    a failure are cut off.
+    Returns a record of at most `pad_length` int32 words, which is at least `least_pad_length`. The messages of failures
+    are cut off; then captions become failures, the longest first, until the record fits.
     """
-    if words_of(record) <= pad_length:
+    words = words_of(record)
+    if words <= pad_length:
         return record
     result = RowResult.from_json(record.decode("utf-8", "replace"))
-    if result.failure is None:
-        message = f"the caption takes {words_of(record)} words of 4 bytes, more than --pad_length {pad_length}"
-        result = RowResult.failed(result.row, "gather", [message])
-    else:
-        # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
-        characters = pad_length * 4 // 2 // 12
-        result = RowResult.failed(result.row, result.failure.stage, ["; ".join(result.failure.messages)[:characters]])
-    record = result.to_json().encode("utf-8", "replace")
-    assert words_of(record) <= pad_length
-    return record
+    what = "caption takes" if len(result.results) == 1 else f"{len(result.results)} captions of the row take"
+    failure = Failure("gather", (f"the {what} {words} words of 4 bytes, more than --pad_length {pad_length}",))
+    captions = {column: one.caption for column, one in result.results.items() if isinstance(one, CaptionResult)}
+    longest_last = sorted(captions, key=lambda column: len(as_json(captions[column])))
+    # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
+    characters = pad_length * 4 // 2 // 12 // len(result.results)
+    while True:
+        for candidate in (result, _with_short_messages(result, characters)):
+            shortened = _encoded(candidate)
+            if words_of(shortened) <= pad_length:
+                return shortened
+        result = dataclasses.replace(result, results={**result.results, longest_last.pop(): failure})
+
+
+def least_pad_length(columns: Iterable[str]) -> int:
+    """The least `pad_length` for which a record with failures in all of `columns` can be shortened to fit."""
+    frame = RowResult.failed(10**12, columns, "prepare", [""])
+    return 2 * words_of(_encoded(dataclasses.replace(frame, partial=True, is_image=True)))
+
+
+def _with_short_messages(result: RowResult, characters: int) -> RowResult:
+    """`result` with the messages of each failure joined to one of at most this many characters."""
+
+    def shortened(one: ColumnResult) -> ColumnResult:
+        return Failure(one.stage, ("; ".join(one.messages)[:characters],)) if isinstance(one, Failure) else one
+
+    return dataclasses.replace(result, results={column: shortened(one) for column, one in result.results.items()})
+
+
+def _encoded(result: RowResult) -> bytes:
+    return result.to_json().encode("utf-8", "replace")
 
 
 def _contents_records(contents: JournalContents) -> Iterator[bytes]:
     """Journal contents as records of limited size."""
-    yield _packed(contents.fingerprints, [], contents.deaths, sorted(contents.retried))
-    finished = sorted(contents.finished)
-    for start in range(0, len(finished), _ROWS_PER_RECORD):
-        yield _packed([], finished[start : start + _ROWS_PER_RECORD], {}, [])
+    yield _packed(contents.fingerprints, {}, contents.deaths, sorted(contents.retried))
+    for column, rows in contents.finished.items():
+        finished = sorted(rows)
+        for start in range(0, len(finished), _ROWS_PER_RECORD):
+            yield _packed([], {column: finished[start : start + _ROWS_PER_RECORD]}, {}, [])
 
 
-def _packed(fingerprints: Any, finished: Sequence[int], deaths: Any, retried: Sequence[int]) -> bytes:
+def _packed(fingerprints: Any, finished: Mapping[str, Sequence[int]], deaths: Any, retried: Sequence[int]) -> bytes:
     record = {"fingerprints": fingerprints, "finished": finished, "deaths": deaths, "retried": retried}
     return json.dumps(record).encode("ascii")

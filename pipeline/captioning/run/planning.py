@@ -7,36 +7,56 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeAlias
 
 from ..journal.reader import Fingerprint, JournalContents
-from ..journal.run_journals import RunJournals
-from ..meta.table import MetaTable, match_occurrences
+from ..journal.run_journals import RunJournals, least_pad_length
+from ..meta.asks import Asks
+from ..meta.names import TEXT_COLUMN, column_list
+from ..meta.table import MetaTable, matching_rows
 from ..process.errors import UsageError
-from ..workers.leases import PENDING, RETRIES, RowPool
+from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
 from .options import JobOptions
 from .plan import Plan, fingerprint_difference, make_plan
 
+logger = logging.getLogger(__name__)
+
 COMPUTING_TYPE = "computing type"
 """Name of the entry of a journal's fingerprint whose value is known only after the framework is imported."""
+
+
+Redo: TypeAlias = Callable[[MetaTable, Path, str], Collection[int]]
+"""Returns the rows of a table, which was read from a file, whose caption in a column is to be made again (`--redo`)."""
 
 
 @dataclass(frozen=True)
 class LeaderPlan:
     """The part of the plan that only rank 0 has.
 
-    replaced_captions: number of captions in the earlier output that this run does not keep.
-    replaced_texts: number of texts in the meta table's own column `text` that the output does not keep.
+    cells: for each of `Asks.cell_columns`, the cells of all rows.
+    replaced_captions: for each column, the number of captions in the earlier output that this run does not keep.
+    replaced_texts: for each column, the number of texts in the meta table's own column that the output does not keep.
+    lost_columns: columns of the earlier output that neither the meta table nor this run has.
     """
 
     table: MetaTable
     plan: Plan
-    replaced_captions: int
-    replaced_texts: int
+    cells: Sequence[Sequence[str]]
+    replaced_captions: Mapping[str, int]
+    replaced_texts: Mapping[str, int]
+    lost_columns: Sequence[str]
+
+    def task_of(self, row: int) -> RowTask:
+        """What a rank needs to caption a row."""
+        return RowTask(
+            row, self.table.paths[row], tuple([column[row] for column in self.cells]), self.plan.wanted.get(row, ())
+        )
 
 
 @dataclass(frozen=True)
@@ -51,8 +71,8 @@ class RankPlan:
     has_isolated: whether there are isolated rows, which are on rank 0.
     is_done: there is nothing to caption and nothing to write on any rank.
     has_work: whether this rank may get rows to caption.
-    isolated: (row, path) pairs to caption after all other rows, one at a time. All are on rank 0: if a worker dies
-        then, the only row in flight is the cause.
+    isolated: rows to caption after all other rows, one at a time. All are on rank 0: if a worker dies then, the only
+        row in flight is the cause.
     host_workers: ranks on this host, including this one.
     leader: the whole table and plan, on rank 0; None on other ranks.
     """
@@ -65,7 +85,7 @@ class RankPlan:
     has_isolated: bool
     is_done: bool
     has_work: bool
-    isolated: Sequence[tuple[int, str]]
+    isolated: Sequence[RowTask]
     host_workers: int
     leader: LeaderPlan | None
 
@@ -75,25 +95,32 @@ def plan_run(
     journals: RunJournals,
     table: MetaTable | None,
     options: JobOptions,
+    asks: Asks,
     captioner_fingerprint: Mapping[str, str],
+    redo: Redo = lambda table, path, column: (),
 ) -> RankPlan:
     """Make the plan on rank 0 and send each rank its part. Collective: every rank must call it.
 
     table: the meta table, on rank 0; None on other ranks.
+    redo: which existing captions count as missing, with `--skip_if_existing`.
 
     Raises:
-        UsageError: on rank 0: the journals belong to a run with other settings, or the earlier output can't be read.
+        UsageError: on rank 0: the journals belong to a run with other settings, the earlier output can't be read, or
+            `--pad_length` is too small for the columns.
     """
     host_workers = world.host_workers()
     contents = journals.contents(options.restart)
     leader, shared = None, b""
     if table is not None:
-        fingerprint = {**captioner_fingerprint, "meta paths": _digest_of_paths(table)}
+        _check_pad_length(options.pad_length, asks.columns)
+        cells = table.cells(asks.cell_columns)
+        fingerprint = {**captioner_fingerprint, **_fingerprint(table, asks, cells)}
         _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
-        earlier = _earlier_output(options)
-        leader = _leader_plan(table, earlier, options, contents)
+        earlier = _earlier_output(options, asks)
+        leader = _leader_plan(table, earlier, options, asks, cells, contents, redo)
+        _warn_of_blank_cells(asks, leader)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
-        world.offer(RowPool(table.paths, rows, world.world_size))
+        world.offer(RowPool(leader.task_of, rows, world.world_size))
         types = {found[COMPUTING_TYPE] for found in contents.fingerprints if COMPUTING_TYPE in found}
         shared = json.dumps(
             {
@@ -103,18 +130,41 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
-                "is_done": leader.plan.is_done and earlier is not None and table.is_same_but_for_text(earlier),
+                "is_done": leader.plan.is_done and _is_complete(table, earlier, asks.columns),
             }
         ).encode("ascii")
     (received,) = map(json.loads, world.broadcast([shared]))
-    isolated = [(row, leader.table.paths[row]) for row in leader.plan.isolated] if leader else []
+    isolated = [leader.task_of(row) for row in leader.plan.isolated] if leader else []
     has_work = world.rank < received["ranks"]
     return RankPlan(**received, has_work=has_work, isolated=isolated, host_workers=host_workers, leader=leader)
 
 
-def _digest_of_paths(table: MetaTable) -> str:
-    paths = hashlib.sha256("\n".join(table.paths).encode("utf-8", "surrogatepass"))
-    return f"{len(table.paths)} rows {paths.hexdigest()[:16]}"
+def _check_pad_length(pad_length: int, columns: Sequence[str]) -> None:
+    least = least_pad_length(columns)
+    if pad_length < least:
+        raise UsageError(
+            f"--pad_length {pad_length} is too small for the captions of {len(columns)} columns; give at least {least}"
+        )
+
+
+def _fingerprint(table: MetaTable, asks: Asks, cells: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What the captions depend on in the table, and the columns that the journals contain."""
+    digest = _digest(["\n".join(table.paths)])
+    entries = {"meta paths": f"{len(table.paths)} rows {digest}"}
+    if asks.columns != (TEXT_COLUMN,):
+        entries["columns"] = json.dumps(sorted(asks.columns), ensure_ascii=False)
+    if cells:
+        named = sorted(zip(asks.cell_columns, cells, strict=True))
+        digest = _digest("\0".join([name, *column, ""]) for name, column in named)
+        entries["question cells"] = f"{column_list(name for name, _ in named)} {digest}"
+    return entries
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def _check_fingerprints(found: Sequence[Fingerprint], wanted: Fingerprint, folder: Path) -> None:
@@ -133,7 +183,7 @@ def _check_fingerprints(found: Sequence[Fingerprint], wanted: Fingerprint, folde
             )
 
 
-def _earlier_output(options: JobOptions) -> MetaTable | None:
+def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     """The table that an earlier run wrote to the output path; None if there is none, or it can't be read.
 
     Raises:
@@ -142,24 +192,92 @@ def _earlier_output(options: JobOptions) -> MetaTable | None:
     if not options.output.exists():
         return None
     try:
-        return MetaTable.read(options.output)
+        return MetaTable.read(options.output, asks.columns)
     except UsageError:
         if options.skip_if_existing:
             raise
         return None  # the file becomes the backup
 
 
+def _is_complete(table: MetaTable, earlier: MetaTable | None, columns: Sequence[str]) -> bool:
+    """Whether the earlier output has what the output would have, if it has all captions."""
+    if earlier is None or not set(columns) <= set(earlier.columns):
+        return False
+    return table.is_same_but_for(columns, earlier)
+
+
 def _leader_plan(
-    table: MetaTable, earlier: MetaTable | None, options: JobOptions, contents: JournalContents
+    table: MetaTable,
+    earlier: MetaTable | None,
+    options: JobOptions,
+    asks: Asks,
+    cells: Sequence[Sequence[str]],
+    contents: JournalContents,
+    redo: Redo,
 ) -> LeaderPlan:
-    texts = {row: text for row, text in enumerate(table.texts() or []) if text.strip()}
-    earlier_texts = earlier.texts() if earlier is not None else None
-    captions = {}
-    if earlier is not None and earlier_texts is not None:
-        captions = match_occurrences(table.paths, earlier.paths, earlier_texts)
-    # Captions of the earlier output take precedence over the table's own texts.
-    kept = texts | captions if options.skip_if_existing else {}
-    plan = make_plan(len(table.paths), kept, contents.finished, contents.deaths, contents.retried, options.limit)
-    if options.skip_if_existing:
-        return LeaderPlan(table, plan, 0, 0)
-    return LeaderPlan(table, plan, len(captions), len(texts))
+    matching = matching_rows(table.paths, earlier.paths) if earlier is not None else []
+    captions: dict[str, dict[int, str]] = {}
+    texts: dict[str, dict[int, str]] = {}
+    kept: dict[str, Mapping[int, str]] = {}
+    for column in asks.columns:
+        captions[column] = _matching_captions(earlier, matching, column)
+        texts[column] = {row: text for row, text in enumerate(table.texts(column) or []) if text.strip()}
+        if options.skip_if_existing:
+            marked: set[int] = set()
+            if earlier is not None and captions[column]:
+                marked_earlier = redo(earlier, options.output, column)
+                marked = {row for row in captions[column] if matching[row] in marked_earlier}
+            if texts[column].keys() - captions[column].keys():
+                marked |= set(redo(table, options.meta_path, column)) - captions[column].keys()
+            # Captions of the earlier output take precedence over the table's own texts.
+            both = texts[column] | captions[column]
+            kept[column] = {row: text for row, text in both.items() if row not in marked} if marked else both
+    plan = make_plan(
+        len(table.paths), asks.columns, kept, contents.finished, contents.deaths, contents.retried, options.limit
+    )
+    others = {*table.columns, *asks.columns}
+    return LeaderPlan(
+        table=table,
+        plan=plan,
+        cells=cells,
+        replaced_captions={} if options.skip_if_existing else _counts(captions),
+        replaced_texts={} if options.skip_if_existing else _counts(texts),
+        lost_columns=[name for name in earlier.columns if name not in others] if earlier is not None else [],
+    )
+
+
+def _matching_captions(earlier: MetaTable | None, matching: Sequence[int], column: str) -> dict[int, str]:
+    """The captions of the earlier output, by row of the meta table."""
+    earlier_texts = earlier.texts(column) if earlier is not None else None
+    if earlier_texts is None:
+        return {}
+    found = ((row, earlier_texts[other]) for row, other in enumerate(matching) if other >= 0)
+    return {row: text for row, text in found if text.strip()}
+
+
+def _counts(captions: Mapping[str, Mapping[int, str]]) -> dict[str, int]:
+    return {column: len(of_column) for column, of_column in captions.items() if of_column}
+
+
+def _warn_of_blank_cells(asks: Asks, leader: LeaderPlan) -> None:
+    """Warn once if cells that questions contain are blank. A blank cell in the column of whole questions is usual."""
+    needed = [[asks.cell_columns.index(name) for name in ask.question.columns] for ask in asks.asks]
+    if not any(needed):
+        return
+    everything = tuple(range(len(needed)))
+    own = asks.cell_columns.index(asks.question_column) if asks.question_column else -1
+    rows = 0
+    blank: set[str] = set()
+    for row in leader.plan.in_order():
+        if own >= 0 and leader.cells[own][row].strip():
+            continue
+        numbers = {n for number in leader.plan.wanted.get(row, everything) for n in needed[number]}
+        found = {asks.cell_columns[n] for n in numbers if not leader.cells[n][row].strip()}
+        rows += bool(found)
+        blank |= found
+    if rows:
+        logger.warning(
+            "%d rows to caption have blank cells in columns that the questions contain (%s)",
+            rows,
+            column_list(sorted(blank)),
+        )
