@@ -154,20 +154,18 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
 @contextmanager
 def _no_captioning() -> Iterator[None]:
     """Make every rank stop after planning, with a journal that contains only the fingerprint."""
-    original = job._caption
+    original = job._Job._caption
 
-    def caption(
-        options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, journals: Any, *others: Any
-    ) -> Any:
-        Journal(journals.folder, world.rank, plan.fingerprint)._file.close()
-        world.barrier()
+    def caption(rank_job: job._Job, backend: Any, plan: Any, prepare_seconds: float) -> Any:
+        Journal(rank_job.journals.folder, rank_job.world.rank, plan.fingerprint)._file.close()
+        rank_job.world.barrier()
         raise _Planned
 
-    job._caption = caption  # type: ignore[assignment]
+    job._Job._caption = caption  # type: ignore[method-assign]
     try:
         yield
     finally:
-        job._caption = original
+        job._Job._caption = original  # type: ignore[method-assign]
 
 
 def main() -> None:

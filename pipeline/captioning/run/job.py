@@ -13,6 +13,7 @@ from ..backends import Backend, Choice
 from ..captioners.base import CaptionerSource
 from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
+from ..meta.names import column_list
 from ..meta.table import MetaTable
 from ..monitor.progress_log import ProgressLog
 from ..process.errors import EXIT_DONE, EXIT_FAILED, UsageError
@@ -199,8 +200,9 @@ def _log_choices(source: CaptionerSource, backend: Backend | None) -> None:
 def _log_plan(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
     """Log how many rows there are of each kind, and which texts the run replaces."""
     rows, parts = leader.plan, []
+    kept = "already have a caption" if len(rows.columns) == 1 else "captions exist already"
     for count, what in (
-        (len(rows.kept), "already have a caption (--skip_if_existing)"),
+        (rows.kept_captions, f"{kept} (--skip_if_existing)"),
         (len(rows.finished), "are finished in the journals of an interrupted run"),
         (
             len(rows.retries),
@@ -219,15 +221,31 @@ def _log_plan(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
         plan.total_rows,
         "".join(f"; {part}" for part in parts),
     )
-    backup = backup_of(options.output).name
-    for count, place, message in (
-        (leader.replaced_captions, options.output, f"captions, which this run replaces (they are kept in {backup})"),
-        (leader.replaced_texts, f"column 'text' of {options.meta_path}", "texts, which the output replaces"),
-    ):
-        if count and plan.total_rows:
-            logger.warning("%s holds %d %s; give --skip_if_existing to keep them", place, count, message)
+    if plan.total_rows:
+        _warn_of_replaced(options, leader)
     if plan.is_done:
         logger.info("nothing is left to caption; %s is unchanged", options.output)
+
+
+def _warn_of_replaced(options: JobOptions, leader: LeaderPlan) -> None:
+    backup = backup_of(options.output).name
+    for counts, file, message in (
+        (leader.replaced_captions, options.output, f"captions, which this run replaces (they are kept in {backup})"),
+        (leader.replaced_texts, options.meta_path, "texts, which the output replaces"),
+    ):
+        for column, count in counts.items():
+            logger.warning(
+                "column %r of %s holds %d %s; give --skip_if_existing to keep them", column, file, count, message
+            )
+    if leader.lost_columns:
+        logger.warning(
+            "%s has columns that the new output will not have, because %s has not (%s): they are kept in %s. To add "
+            "captions to a captioned table, caption that table, with another --output",
+            options.output,
+            options.meta_path,
+            column_list(leader.lost_columns),
+            backup,
+        )
 
 
 def _write_results(
@@ -239,12 +257,11 @@ def _write_results(
     seconds: float,
 ) -> int:
     """Write the outputs and log the summary, on rank 0; returns the run's exit code."""
-    rows = len(results.captions) + len(results.failures)
-    if rows and not results.captions:
-        row, failure = next(iter(results.failures.items()))
+    if results.failed and not results.captioned:
+        row, _, failure = next(results.failures())
         logger.error(
             "none of %d rows could be captioned, so no output is written; for example row %d (%s): %s",
-            rows,
+            len({row for row, _, _ in results.failures()}),
             row,
             leader.table.paths[row],
             failure,
