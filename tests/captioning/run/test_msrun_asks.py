@@ -1,4 +1,4 @@
-"""Three questions about each row of a table of images and videos: killed, resumed, and compared with single questions."""
+"""Three questions about each row of images and videos: killed, resumed, and compared with runs of one question."""
 
 from __future__ import annotations
 
