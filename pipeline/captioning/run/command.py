@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from .. import backends
 from ..captioners.base import CaptionerSource
+from ..captioners.named_prompts import frame_warnings
 from ..meta.table import MetaTable
 from ..process import supervisor
 from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError, print_usage_error
@@ -84,7 +85,7 @@ def _run(
     interruption.install()
     watchdog.timeout = job_options.stall_timeout
     if launch.is_leader:
-        for warning in warnings:
+        for warning in [*warnings, *frame_warnings(source.asks, source.sampling)]:
             logger.warning("%s", warning)
     return job.run(job_options, source, choice, launch, watchdog)
 
