@@ -53,7 +53,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def make_source(flags: argparse.Namespace) -> CaptionerSource:
     """Choose the family, and check the checkpoint and the flags of the model."""
-    prompt_flags.check_prompt_flags(flags)
     model_flags.check_model_flags(flags)
     family, reason = family_of(flags.pretrained_model_name_or_path, flags.family)
     check_flags(family, flags)

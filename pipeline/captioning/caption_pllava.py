@@ -34,7 +34,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def make_source(flags: argparse.Namespace) -> PllavaSource:
     """Check the checkpoint and the flags of the model."""
-    prompt_flags.check_prompt_flags(flags)
     model_flags.check_model_flags(flags)
     asks = prompt_flags.asks_from_flags(flags, DEFAULT_QUESTION)
     return pllava.pllava_source(flags, asks, flags.num_frames, model_flags.generation_options(flags))

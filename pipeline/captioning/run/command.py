@@ -22,7 +22,7 @@ from ..process.watchdog import Watchdog
 from ..workers import launch_checks
 from ..workers.launch import Launch
 from ..workers.world import run_scheduler
-from . import job, options
+from . import job, options, prompt_flags
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def _run(
     watchdog: Watchdog,
 ) -> int:
     flags = parser.parse_args(arguments)
+    prompt_flags.check_prompt_flags(flags)
     job_options = options.job_options(flags)
     if launch.rank == 0:  # the meta table need not exist on other hosts
         MetaTable.check(job_options.meta_path, job_options.output)

@@ -164,7 +164,10 @@ def named_ask(text: str) -> Ask:
         )
     column, flag = utf8(f"{TEXT_COLUMN}_{name}"), f"--ask {name}"
     if not asked.startswith(_NAMED):
-        return Ask(column, question(asked), flag)
+        try:
+            return Ask(column, question(asked), flag)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{name}: {error}") from error
     prompt = NAMED_PROMPTS.get(asked.removeprefix(_NAMED))
     if prompt is None:
         raise argparse.ArgumentTypeError(
