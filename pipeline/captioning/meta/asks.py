@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ..process.errors import UsageError
 from .table import PATH_COLUMN, TEXT_COLUMN
 
+_SHOWN = 100
+"""Characters of a question that a message shows: a question that is read from a file may be long."""
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -28,8 +30,9 @@ class Question:
     def __post_init__(self) -> None:
         for part in _PART.finditer(self.text):
             if part[0] in "{}" or part[0] == "{}":
+                shown = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}…"
                 raise UsageError(
-                    f"question {self.text!r}: {part[0]!r} at character {part.start() + 1} does not enclose the name of "
+                    f"question {shown!r}: {part[0]!r} at character {part.start() + 1} does not enclose the name of "
                     "a column; write {{ or }} for a brace"
                 )
 
@@ -54,10 +57,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Ask:
-    """A question, and the column of the table that receives its answers."""
+    """A question, and the column of the table that receives its answers.
+
+    flag: what the user gave for it, for messages: `--question`, `--prompt video`, `--ask short`.
+    prompt: name of the named prompt that the question is; empty for a question of the user.
+    medium: `image` or `video` if the question may be asked about these only; empty for both.
+    """
 
     column: str
     question: Question
+    flag: str = "--question"
+    prompt: str = ""
+    medium: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Asks:
         only ask; empty for none.
 
     Raises:
-        UsageError: two asks have the same column, or a column can't receive captions.
+        UsageError: two asks have the same column, or a column can't receive captions: it has paths or questions.
     """
 
     asks: tuple[Ask, ...]
@@ -81,6 +92,11 @@ class Asks:
                 raise UsageError(f"captions can't be written to the column {column!r}; choose another name")
             if self.columns.count(column) > 1:
                 raise UsageError(f"two questions have the column {column!r}; choose different names")
+        if self.question_column in self.columns:
+            raise UsageError(
+                f"captions can't be written to the column {self.question_column!r}, which has the questions; choose "
+                "another name with --column"
+            )
 
     @classmethod
     def single(cls, question: str, column: str = TEXT_COLUMN) -> Asks:
@@ -105,8 +121,13 @@ class Asks:
 
     def questions(self, cells: Sequence[str]) -> tuple[str, ...]:
         """The questions about a row, one for each ask. cells: of the row, in the order of `cell_columns`."""
+        if self.has_own_question(cells):
+            return (cells[self.cell_columns.index(self.question_column)],)
         named = dict(zip(self.cell_columns, cells, strict=True))
-        own = named.get(self.question_column, "") if self.question_column else ""
-        if own.strip():
-            return (own,)
         return tuple(ask.question.render(named) for ask in self.asks)
+
+    def has_own_question(self, cells: Sequence[str]) -> bool:
+        """Whether the row's cell in `question_column` is its question. cells: as in `questions`."""
+        if not self.question_column:
+            return False
+        return bool(cells[self.cell_columns.index(self.question_column)].strip())

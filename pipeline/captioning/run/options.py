@@ -1,7 +1,7 @@
 """The flags of the run, the device and the frames: parsed and checked, then stored in frozen dataclasses.
 
 Imports no framework, so that a usage error is reported within a second or two. Knows nothing about the model, whose
-flags are in `model_flags`.
+flags are in `model_flags` and `prompt_flags`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ..meta.files import backup_of
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
 from ..process.arguments import CommandParser, HelpFormatter, number, positive_int
 from ..process.errors import UsageError
-from .model_flags import add_generation_flags, add_prompt_flags
+from .model_flags import add_generation_flags
+from .prompt_flags import add_prompt_flags
 
 MIN_PAD_LENGTH = 64
 """In int32 words. A failure whose messages are shortened must fit into this size."""
