@@ -66,10 +66,10 @@ def _run(
     watchdog: Watchdog,
 ) -> int:
     flags = parser.parse_args(arguments)
-    prompt_flags.check_prompt_flags(flags)
+    asks = prompt_flags.check_prompt_flags(flags)
     job_options = options.job_options(flags)
     if launch.rank == 0:  # the meta table need not exist on other hosts
-        MetaTable.check(job_options.meta_path, job_options.output)
+        MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_columns)
     source = make_source(flags)
     choice = backends.choose(
         job_options.framework,

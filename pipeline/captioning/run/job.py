@@ -151,10 +151,11 @@ class _Job:
 def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
-    table = MetaTable.read(options.meta_path) if world.is_leader else None
+    asks = source.asks
+    table = MetaTable.read(options.meta_path, asks.columns, asks.cell_columns) if world.is_leader else None
     fingerprint = source.fingerprint()
     with RunJournals(world, options.output) as journals:
-        plan = plan_run(world, journals, table, options, source.asks, fingerprint)
+        plan = plan_run(world, journals, table, options, asks, fingerprint)
         if not plan.is_done:
             exit_code = _Job(options, source, activate, world, journals, begin).caption_and_deliver(plan)
         else:

@@ -22,6 +22,7 @@ from ..meta.table import MetaTable, matching_rows
 from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
+from .media_check import media_problem
 from .options import JobOptions
 from .plan import Plan, fingerprint_difference, make_plan
 
@@ -105,8 +106,8 @@ def plan_run(
     redo: which existing captions count as missing, with `--skip_if_existing`.
 
     Raises:
-        UsageError: on rank 0: the journals belong to a run with other settings, the earlier output can't be read, or
-            `--pad_length` is too small for the columns.
+        UsageError: on rank 0: the journals belong to a run with other settings, the earlier output can't be read,
+            `--pad_length` is too small for the columns, or a prompt does not suit the medium of a row.
     """
     host_workers = world.host_workers()
     contents = journals.contents(options.restart)
@@ -118,6 +119,9 @@ def plan_run(
         _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
         earlier = _earlier_output(options, asks)
         leader = _leader_plan(table, earlier, options, asks, cells, contents, redo)
+        problem = media_problem(asks, map(leader.task_of, leader.plan.in_order()))
+        if problem:
+            raise UsageError(problem)
         _warn_of_blank_cells(asks, leader)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
         world.offer(RowPool(leader.task_of, rows, world.world_size))

@@ -76,8 +76,10 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_prompt_flags(flags: argparse.Namespace) -> None:
+def check_prompt_flags(flags: argparse.Namespace) -> Asks:
     """Check the flags of questions and columns as far as that is possible without the table and the checkpoint.
+
+    Returns what is asked; a family may have another question if the flags give none.
 
     Raises:
         UsageError: flags that do not go together, or columns that can't receive captions.
@@ -108,6 +110,7 @@ def check_prompt_flags(flags: argparse.Namespace) -> None:
         raise UsageError(
             f"--any_media is only read with a named prompt, --prompt NAME or --ask NAME={_NAMED}NAME; leave it out"
         )
+    return asks
 
 
 def asks_from_flags(flags: argparse.Namespace, default_question: str) -> Asks:
