@@ -1,25 +1,27 @@
 """The generation engine: greedy decoding and sampling with continuous batching, for requests of any length.
 
-Requests are embeddings, answers are token ids. When an answer ends, its slot is free for the next request; it does not
-wait for the longest answer of a batch. Knows nothing about videos, tokenizers and checkpoints. Beam search is in
-`whole_batch`.
+Requests are embeddings, answers are token ids. When an answer ends, its slot continues with the next question of the
+request, or is free for the next request; it does not wait for the longest answer of a batch. Knows nothing about
+videos, tokenizers and checkpoints. Beam search is in `whole_batch`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ..backends import Backend
-from ..backends.kernels import MASKED, score_mask
+from ..backends.kernels import score_mask
 from .base_engine import BaseEngine
+from .follow_ups import next_follow_ups, passes
 from .kv_cache import COLUMN_MULTIPLE, CacheShape, PrefixRecorder, SlotCache
 from .prefill import next_group, padded
 from .requests import OVERFLOW_MESSAGE, End, EndReason, Event, Request, Token
+from .ring import RingBuffer
 from .slots import NextTokens, Slot
 from .text_model import TextModel
 
@@ -34,7 +36,7 @@ While no slot is active, this applies to the ring buffer too."""
 class EngineStats:
     """Work and time of an engine. Times end when the device has finished the stage.
 
-    prefill_tokens: prompt tokens, without padding and without the shared prefix.
+    prefill_tokens: tokens of prompts and of follow-ups, without padding and without the shared prefix.
     decode_tokens: tokens of answers from decoding steps; the first token of an answer comes from a prefill.
     steps: decoding steps.
     slot_steps: sum over the decoding steps of the number of slots, including free ones.
@@ -54,7 +56,8 @@ class EngineSettings:
 
     slots: maximum number of answers generated at the same time.
     check_every: decoding steps between two checks for ended answers.
-    prefill_tokens: maximum number of tokens in one prefill, with padding; a longer prompt is prefilled alone.
+    prefill_tokens: maximum number of tokens in one prefill, with padding; a longer prompt is prefilled alone. For
+        follow-ups it is the number without padding.
     """
 
     slots: int
@@ -90,9 +93,9 @@ class SlotEngine(BaseEngine):
         if prefix is not None:
             positions = self._upload(np.arange(self._prefix_length)[None])
             self._hidden(self._prefix, positions, inputs_embeds=prefix)
-        self._written = np.empty(0, np.int64)  # number of the step that last wrote each column of the ring buffer
-        self._step_number = self._next_column = self._half_free_rounds = 0
-        self._consecutive_prefills = 0
+        self._ring = RingBuffer()
+        self._half_free_rounds = 0
+        self._consecutive_prefills = self._consecutive_follow_ups = 0  # prefills since the last decoding step
 
     @property
     def waiting(self) -> int:
@@ -100,43 +103,63 @@ class SlotEngine(BaseEngine):
 
     @property
     def requests_needed(self) -> int:
-        return int(not self._keys)
+        return int(not self._open)
 
     def add(self, request: Request) -> None:
         if request.options.num_beams > 1:
             raise ValueError(f"request {request.key!r} asks for beam search; use BatchEngine")
-        self._accept(request, request.length + (self._prefix_length if request.has_prefix else 0))
+        self._accept(request, self._prefix_length if request.has_prefix else 0)
 
     def cancel(self, key: Hashable) -> bool:
-        self._slots = [None if slot and slot.key == key else slot for slot in self._slots]
+        for index, slot in self._active_slots.items():
+            if slot.key == key:
+                self._release(index, slot)
         return super().cancel(key)
 
     def step(self) -> list[Event]:
-        """One prefill of waiting requests, or decoding steps for all slots until the next check for ended answers.
+        """One prefill of follow-ups, one prefill of waiting requests, or decoding steps for all slots until the next
+        check for ended answers.
 
-        Waiting requests do not block active answers: decoding steps run between two prefills. Only an engine that
-        was empty fills its slots first.
+        Neither kind of prefill blocks active answers: decoding steps run between two of one kind. Only an engine in
+        which no answer has begun fills its slots first. Follow-ups come before waiting requests, but do not delay them
+        by more than one step.
         """
         events = self._pop_rejected()
-        active = list(self._active_slots.values())
-        is_filling = self._consecutive_prefills < self._settings.slots and all(len(slot.ids) == 1 for slot in active)
-        must_decode = active and self._consecutive_prefills and not is_filling
+        active = self._active_slots
+        decoding = [slot for slot in active.values() if slot.is_decoding]
         free_slots = self._settings.slots - len(active)
-        if self._waiting and free_slots and not must_decode:
+        if len(decoding) < len(active) and not self._must_decode(decoding, self._consecutive_follow_ups):
+            indices = next_follow_ups(active, self._settings.prefill_tokens)
+            events += self._prefill_follow_ups({index: active[index] for index in indices})
+            self._consecutive_follow_ups += 1
+        elif self._waiting and free_slots and not self._must_decode(decoding, self._consecutive_prefills):
             group = next_group(self._waiting, free_slots, self._settings.prefill_tokens)
             self._remove_waiting(group)
             events += self._prefill(group)
             self._consecutive_prefills += 1
-        elif active:
-            events += self._decode(active)
-            self._consecutive_prefills = 0
+        elif decoding:
+            events += self._decode(decoding)
+            self._consecutive_prefills = self._consecutive_follow_ups = 0
         self._forget_ended(events)
         return events
+
+    def _must_decode(self, decoding: Sequence[Slot], prefills: int) -> bool:
+        """Whether active answers must continue before a further prefill.
+
+        prefills: number of prefills of its kind since the last decoding step.
+        """
+        is_filling = prefills < self._settings.slots and all(len(slot.ids) == 1 for slot in decoding)
+        return bool(decoding) and prefills > 0 and not is_filling
 
     @property
     def _active_slots(self) -> dict[int, Slot]:
         """The slots that are not free, by index."""
         return {index: slot for index, slot in enumerate(self._slots) if slot}
+
+    @property
+    def _decoding_slots(self) -> list[Slot | None]:
+        """All slots, with None in place of those that wait for the prefill of a follow-up."""
+        return [slot if slot and slot.is_decoding else None for slot in self._slots]
 
     def _prefill(self, group: Sequence[Request]) -> list[Event]:
         begin = time.monotonic()
@@ -150,28 +173,63 @@ class SlotEngine(BaseEngine):
         view = self._cache.prefill(indices, group[0].has_prefix)
         hidden = self._hidden(view, self._upload(positions), inputs_embeds=embeddings)
         last = [hidden[row : row + 1, request.length - 1] for row, request in enumerate(group)]
-        slots = [Slot(request, self._step_number) for request in group]
-        _, reported = NextTokens(slots, self._model.vocabulary, 1, self._upload).choose(self._logits(torch.cat(last)))
-        tokens = reported.cpu().numpy().tolist()
-        self.stats.prefill_seconds += time.monotonic() - begin
-        self.stats.prefill_tokens += sum(request.length for request in group)
-        events: list[Event] = []
-        for index, slot, token in zip(indices, slots, tokens, strict=True):
+        slots = {index: Slot(request, self._ring.step_number) for index, request in zip(indices, group, strict=True)}
+        for index, slot in slots.items():
             self._slots[index] = slot
-            events += self._append(index, token)
-        return events
+        return self._begin_answers(slots, last, begin, sum(request.length for request in group))
 
-    def _decode(self, active: Sequence[Slot]) -> list[Event]:
-        self._shrink_if_half_free(len(active))
+    def _prefill_follow_ups(self, slots: Mapping[int, Slot]) -> list[Event]:
+        begin = time.monotonic()
+        cache = self._cache
+        assert cache is not None
+        if self._backend.dtype == torch.float16:  # as in `_prefill`
+            for index, slot in slots.items():
+                cache.clear(index, slot.shared)
+        last: dict[int, torch.Tensor] = {}
+        for one in passes(slots, cache.shape):
+            mask = score_mask(self._upload(one.mask), self._backend.dtype)
+            view = cache.extend(one.slots, one.begins, one.ends)
+            hidden = self._hidden(view, self._upload(one.positions), mask, inputs_embeds=one.embeddings)
+            for row, (index, token) in enumerate(zip(one.slots, one.last, strict=True)):
+                if token is not None:
+                    last[index] = hidden[row : row + 1, token]
+        tokens = 0
+        for slot in slots.values():
+            tokens += slot.length - slot.shared
+            slot.begin_answer(self._ring.step_number)
+        return self._begin_answers(slots, [last[index] for index in slots], begin, tokens)
+
+    def _begin_answers(
+        self, slots: Mapping[int, Slot], last: Sequence[torch.Tensor], begin: float, tokens: int
+    ) -> list[Event]:
+        """Choose the first tokens of the answers after a prefill.
+
+        last: for each of the slots, hidden state (1, width) of its prompt's last token.
+        begin, tokens: time of the begin of the prefill, and its number of tokens.
+        """
+        next_tokens = NextTokens(list(slots.values()), self._model.vocabulary, 1, self._upload)
+        _, reported = next_tokens.choose(self._logits(torch.cat(list(last))))
+        ids = reported.cpu().numpy().tolist()
+        self.stats.prefill_seconds += time.monotonic() - begin
+        self.stats.prefill_tokens += tokens
+        return [event for index, token in zip(slots, ids, strict=True) for event in self._append(index, token)]
+
+    def _decode(self, decoding: Sequence[Slot]) -> list[Event]:
+        self._shrink_if_half_free()
         assert self._cache is not None
         begin = time.monotonic()
-        has_ngram_rule = any(slot.options.ngram_size for slot in active)
-        steps = 1 if has_ngram_rule else min(self._settings.check_every, *(slot.remaining for slot in active))
-        tokens = self._upload(np.array([slot.ids[-1] if slot else 0 for slot in self._slots]))
-        next_tokens = NextTokens(self._slots, self._model.vocabulary, steps, self._upload)
+        has_ngram_rule = any(slot.options.ngram_size for slot in decoding)
+        steps = 1 if has_ngram_rule else min(self._settings.check_every, *(slot.remaining for slot in decoding))
+        slots = self._decoding_slots
+        tokens = self._upload(np.array([slot.ids[-1] if slot else 0 for slot in slots]))
+        next_tokens = NextTokens(slots, self._model.vocabulary, steps, self._upload)
         generated = []
-        for column, positions, mask in self._plan_steps(steps):
-            hidden = self._hidden(self._cache.decode(column), positions, mask, input_ids=tokens[:, None])
+        plan = self._ring.plan(slots, self._cache.shape, steps)
+        # All are uploaded before the first step, because an upload may wait for the device.
+        masks = [score_mask(self._upload(step.mask), self._backend.dtype) for step in plan]
+        positions = [self._upload(step.positions) for step in plan]
+        for step, mask, step_positions in zip(plan, masks, positions, strict=True):
+            hidden = self._hidden(self._cache.decode(step.column), step_positions, mask, input_ids=tokens[:, None])
             tokens, reported = next_tokens.choose(self._logits(hidden[:, -1]))
             generated.append(reported)
         rows = torch.stack(generated).cpu().numpy().tolist()
@@ -181,48 +239,34 @@ class SlotEngine(BaseEngine):
         events: list[Event] = []
         for row in rows:
             for index, token in enumerate(row):
-                if self._slots[index] is not None:
+                slot = self._slots[index]
+                if slot and slot.is_decoding:
                     self.stats.decode_tokens += 1
                     events += self._append(index, token)
         return events
 
-    def _plan_steps(self, steps: int) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
-        """For each of the next steps: column of the ring buffer, positions, mask. They do not depend on the tokens."""
-        assert self._cache is not None
-        shape = self._cache.shape
-        prompt = shape.prefix + shape.ring  # first prompt column
-        mask = np.full((shape.slots, shape.columns), MASKED, np.float32)
-        positions = np.zeros((shape.slots, 1), np.int64)
-        active = self._active_slots
-        for row, slot in active.items():
-            mask[row, : shape.prefix if slot.has_prefix else 0] = 0
-            mask[row, shape.prefix : prompt][self._written >= slot.first_step] = 0
-            mask[row, prompt : prompt + slot.length] = 0
-            # The token to feed is the last one generated.
-            positions[row] = slot.next_position + len(slot.ids) - 1
-        plan = []
-        for ahead in range(steps):
-            column = self._next_column
-            self._written[column] = self._step_number
-            self._step_number += 1
-            self._next_column = (column + 1) % shape.ring
-            mask[:, shape.prefix + column] = 0  # for free slots too: every row must see at least one column
-            step_mask = score_mask(self._upload(mask[:, None, None].copy()), self._backend.dtype)
-            plan.append((column, self._upload(positions + ahead), step_mask))
-        return plan
-
     def _append(self, index: int, token: int) -> list[Event]:
-        """Append a token to a slot's answer; frees the slot if the answer ends with it."""
+        """Append a token to a slot's answer. If the answer ends with it, the slot waits for its next follow-up, or is
+        free."""
         slot = self._slots[index]
         assert slot is not None and self._cache is not None
-        key, reason = slot.key, slot.append(token)
+        key, question, reason = slot.key, slot.question, slot.append(token)
         if reason is None:
-            return [Token(key, token)]
+            return [Token(key, token, question)]
+        message = OVERFLOW_MESSAGE if reason is EndReason.NOT_A_NUMBER else ""
+        end = End(key, slot.ids, reason, message, question)
+        if not slot.next_question(self._ring.step_number):
+            self._release(index, slot)
+        elif end.is_error:
+            self._cache.clear(index, slot.shared)
+        return [end] if end.is_error else [Token(key, token, question), end]
+
+    def _release(self, index: int, slot: Slot) -> None:
+        """Free a slot."""
         self._slots[index] = None
-        if reason is EndReason.NOT_A_NUMBER:
+        if slot.has_failed:
+            assert self._cache is not None
             self._cache.clear(index)
-            return [End(key, slot.ids, reason, OVERFLOW_MESSAGE)]
-        return [Token(key, token), End(key, slot.ids, reason)]
 
     def _reserve_slots(self, group: Sequence[Request]) -> list[int]:
         """Indices of free slots for `group`. Changes the cache so that it fits all current requests."""
@@ -238,12 +282,10 @@ class SlotEngine(BaseEngine):
                 self._resize(active, slots, prompt, new_tokens)
         return [index for index, slot in enumerate(self._slots) if slot is None][: len(group)]
 
-    def _shrink_if_half_free(self, active: int) -> None:
-        """Release the memory of free slots after more than _SHRINK_AFTER rounds with at least half of the slots free.
-
-        active: number of active slots.
-        """
+    def _shrink_if_half_free(self) -> None:
+        """Release the memory of free slots after more than _SHRINK_AFTER rounds with half of the slots free."""
         assert self._cache is not None
+        active = len(self._active_slots)
         is_half_free = not self._waiting and 2 * active <= self._cache.shape.slots
         self._half_free_rounds = self._half_free_rounds + 1 if is_half_free else 0
         if self._half_free_rounds > _SHRINK_AFTER:
@@ -252,7 +294,7 @@ class SlotEngine(BaseEngine):
     def _longest(self, group: Sequence[Request]) -> tuple[int, int]:
         """Tokens of the longest prompt and of the longest answer, of `group` and of all current requests."""
         requests: list[Slot | Request] = [*self._active_slots.values(), *self._waiting, *group]
-        return max(one.length for one in requests), max(one.options.max_new_tokens for one in requests)
+        return max(one.longest for one in requests), max(one.options.max_new_tokens for one in requests)
 
     def _allocate(self, slots: int, prompt: int, new_tokens: int) -> None:
         """Make a new, empty cache."""
@@ -261,8 +303,7 @@ class SlotEngine(BaseEngine):
         config, backend = self._model.config, self._backend
         self._cache = SlotCache(config, shape, self._prefix.layers, backend.device, backend.dtype)
         self._slots = [None] * slots
-        self._written = np.full(shape.ring, -1)
-        self._next_column = 0
+        self._ring.reset(shape.ring)
 
     def _resize(self, kept: Sequence[int], slots: int, prompt: int, new_tokens: int) -> None:
         """Change the cache's sizes.
@@ -271,12 +312,11 @@ class SlotEngine(BaseEngine):
         the first one, so that additional columns come after the newest.
         """
         assert self._cache is not None
-        ring = len(self._written)
+        ring = self._cache.shape.ring
         shape = CacheShape.for_lengths(slots, self._prefix_length, prompt, max(new_tokens, ring + 1))
-        self._cache.resize(shape, kept, self._next_column)
+        self._cache.resize(shape, kept, self._ring.next_column)
+        self._ring.grow(shape.ring)
         self._slots = [*(self._slots[index] for index in kept), *[None] * (slots - len(kept))]
-        self._written = np.append(np.roll(self._written, -self._next_column), np.full(shape.ring - ring, -1))
-        self._next_column = ring % shape.ring
         self._half_free_rounds = 0
 
     def _hidden(

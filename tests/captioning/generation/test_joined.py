@@ -25,7 +25,7 @@ class Inner(BaseEngine):
 
     def add(self, request: Request) -> None:
         self.streams[request.key] = request.stream
-        self._accept(request, request.length)
+        self._accept(request)
 
     def step(self) -> list[Any]:
         events = self._pop_rejected()
