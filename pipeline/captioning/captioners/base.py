@@ -27,6 +27,18 @@ class Caption:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A question that can't be asked about a clip: its cells make no prompt.
+
+    question: its number among the clip's questions.
+    """
+
+    row: int
+    question: int
+    message: str
+
+
 class Captioner(ABC):
     """A loaded model: converts clips to requests for an engine, and generated tokens to captions.
 
@@ -40,12 +52,15 @@ class Captioner(ABC):
         """A new engine that generates up to `slots` captions at the same time."""
 
     @abstractmethod
-    def prepare(self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None) -> list[Request]:
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
         """Run the vision stage once for each clip; returns the requests that ask the questions about the clips.
 
         A clip has one request whose follow-ups are its further questions, or several requests if the questions share
         nothing but the visual tokens. The key of a request is (row, number of its first question), and the events of a
-        question carry its number among the clip's questions.
+        question carry its number among the clip's questions. A question that makes no prompt is returned as refused;
+        the other questions about the clip are asked.
 
         questions: about each clip, at least one; None for those of the source.
         """
