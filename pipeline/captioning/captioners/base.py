@@ -29,10 +29,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Refused:
-    """A question that can't be asked about a clip: its cells make no prompt.
-
-    question: its number among the clip's questions.
-    """
+    """A question that can't be asked about a clip, and why. question: its number among the clip's questions."""
 
     row: int
     question: int
@@ -59,8 +56,7 @@ class Captioner(ABC):
 
         A clip has one request whose follow-ups are its further questions, or several requests if the questions share
         nothing but the visual tokens. The key of a request is (row, number of its first question), and the events of a
-        question carry its number among the clip's questions. A question that makes no prompt is returned as refused;
-        the other questions about the clip are asked.
+        question carry its number among the clip's questions.
 
         questions: about each clip, at least one; None for those of the source.
         """
