@@ -19,8 +19,6 @@ from tests.tiny_families import Family
 
 from . import reference_cases as cases
 
-pytestmark = pytest.mark.model
-
 WHAT, HOW, WHO = "What moves here?", "How does it move, and what is behind it?", "Who is in the video?"
 QUESTIONS = ([WHAT, HOW, WHO], [HOW], [WHO, "What moves here, and why?"], [WHAT, HOW, WHO], [HOW, WHAT, "Is it red?"])
 QUESTION_FIRST = (
@@ -37,6 +35,7 @@ def _source(families: dict[str, Family], name: str, folder: Path, *flags: str, t
     return cases.source(checkpoint, name, *flags)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next"])
 def test_questions_that_differ_from_row_to_row(
     families: dict[str, Family], backend: Backend, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -64,7 +63,14 @@ def test_the_questions_of_the_reference_have_the_recorded_answers(
     assert [found[clip.row, 1] for clip in clips] == cases.recorded()["qwen2_5_vl"]["greedy"]
 
 
-@pytest.mark.parametrize(("name", "flags"), [("qwen2_5_vl", ("--num_beams=2",)), ("blip2_opt", ()), ("blip2_t5", ())])
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("qwen2_5_vl", ("--num_beams=2",)),
+        pytest.param("blip2_opt", (), marks=pytest.mark.model),
+        ("blip2_t5", ()),
+    ],
+)
 def test_whole_batches_share_the_vision_stage(
     families: dict[str, Family],
     backend: Backend,
@@ -97,6 +103,7 @@ def test_questions_before_the_visual_tokens_are_requests_of_their_own(
     assert rows == [0, 1, 2]
 
 
+@pytest.mark.model
 def test_a_prompt_for_each_frame_with_several_questions(
     families: dict[str, Family], backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

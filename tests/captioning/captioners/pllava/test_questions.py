@@ -20,8 +20,6 @@ from tests.golden import DATA, LORA_ALPHA
 if TYPE_CHECKING:
     from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
 
-pytestmark = pytest.mark.model
-
 SHORT, LONG, LIGHT = "Describe the video.", "Describe what moves in the video, and how it moves.", "Which light is it?"
 ASKS = Asks(tuple(Ask(f"text_{name}", Question(text)) for name, text in (("a", SHORT), ("b", LONG), ("c", LIGHT))))
 POOLING = (4, 6, 6)
@@ -49,6 +47,7 @@ def greedy(backend: Backend) -> PllavaCaptioner:
     return _source().load(backend)
 
 
+@pytest.mark.model
 def test_questions_that_differ_from_row_to_row(greedy: PllavaCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = _clips(5)
     expected = alone(greedy, clips, CELLS)
