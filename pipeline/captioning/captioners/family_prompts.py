@@ -124,7 +124,7 @@ def prompt_text(
     if len(set(blocks)) != 1 or blocks[0] not in about.placeholders or (time and family != "llava_qwen"):
         raise ValueError(f"{family} has no prompt for the blocks {list(blocks)} and the time instruction {time!r}")
     for placeholder in filter(None, about.placeholders.values()):
-        check_prompt_part("--question", question, placeholder)
+        check_prompt_part("the question", question, placeholder)
         check_prompt_part("--system", system, placeholder)
     asked = _Conversation(question, system, blocks, about.placeholders[blocks[0]])
     template = find_template(folder) if about.uses_template else None

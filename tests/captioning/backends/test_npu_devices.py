@@ -12,6 +12,7 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.meta.asks import Asks
 from pipeline.captioning.process.errors import RunError
 from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
 from tests.npu_emulation import MissingOnNpuError, MixedDevicesError, emulated_npu
@@ -37,7 +38,7 @@ _SHAPES = ((4, 3), (2, 40), (2, 40))  # (heads, tokens) of query, key and value;
 
 def _captioner(backend: Backend, checkpoint: str, **generation: Any) -> PllavaCaptioner:
     folder, alpha, pooling = CHECKPOINTS[checkpoint]
-    options = PllavaOptions(folder, 4, QUESTION, "", pooling, lora_alpha=alpha)
+    options = PllavaOptions(folder, 4, Asks.single(QUESTION), "", pooling, lora_alpha=alpha)
     return PllavaSource(options, GenerationOptions(max_new_tokens=10, **generation)).load(backend)
 
 

@@ -237,7 +237,7 @@ def test_an_unusable_template_is_a_usage_error(tmp_path: Path, template: str, me
 
 
 def test_a_placeholder_in_the_question_or_system_prompt_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--question must not contain <\|video_pad\|>"):
+    with pytest.raises(UsageError, match=r"the question must not contain <\|video_pad\|>"):
         prompt_text(tmp_path, "qwen2_vl", "What is <|video_pad|>?", "", ["image"])
     with pytest.raises(UsageError, match="--system must not contain <image_placeholder>"):
         prompt_text(tmp_path, "janus", "What?", "<image_placeholder>", ["image"])

@@ -15,16 +15,16 @@ from ...generation.options import GenerationOptions
 from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
-from ..family_prompts import PromptText, prompt_text
+from ..clip_prompts import ClipPrompts, check_questions
+from ..family_prompts import FAMILY_PROMPTS, PromptText, prompt_text
 from ..images import KINDS, from_folder
 from ..images.internvl import MAX_TILES
 from ..images.tiles import Tiles
-from ..prompts import DEFAULT_QUESTION
 from ..tokenizer import PromptTokenizer
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
 from .config_defaults import completed, naming
 from .family import HubFamily
-from .prompts import ClipPrompts, HubPrompt
+from .prompts import HubPrompt
 from .source import HubSource, source_from_flags
 
 
@@ -37,7 +37,6 @@ class _Recipe:
     block: `image`: each frame is a block, an image in the prompt; `video`: a clip is a block; `frames`: each frame is a
         block, and the prompt describes a video.
     sampling: which frames are sampled by default.
-    question: the question if the user gives none.
     transform_options: entries of preprocessor_config.json to override, from the flags.
     """
 
@@ -45,7 +44,6 @@ class _Recipe:
     kind: str
     block: str
     sampling: FrameSampling
-    question: str = DEFAULT_QUESTION
     siglip_kind: str | None = None
     transform_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
 
@@ -88,7 +86,7 @@ _RECIPES = {
     "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS, question=""),
+    "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS),
     "janus": _Recipe(janus.Janus, "padded_square", "image", _POINTS),
     "internvl": _Recipe(internvl.InternVl, "internvl", "frames", _VIDEO, transform_options=_tile_limits),
 }
@@ -131,33 +129,36 @@ def make_source(
     """
     folder: Path = flags.pretrained_model_name_or_path
     family = make_family(name, folder, **_RECIPES[name].transform_options(flags))
-    return source_from_flags(family, lambda longest: _prompt(name, family, flags, longest), flags, sampling, generation)
+    return source_from_flags(
+        family, lambda longest: _prompt(name, family, flags, asks, longest), flags, sampling, generation
+    )
 
 
-def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, longest: Clip) -> HubPrompt:
+def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
-    question = recipe.question if flags.question is None else flags.question
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
     tokenizer = PromptTokenizer(folder)
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
 
-    @functools.cache
-    def text(blocks: int) -> PromptText:
+    @functools.lru_cache(maxsize=1000)  # questions may differ from row to row
+    def text(blocks: int, question: str) -> PromptText:
         kinds = ["image"] * blocks if as_images else ["video"]
         return prompt_text(folder, name, question, flags.system or "", kinds, frames=blocks)
 
-    placeholder = text(1).placeholder
+    placeholder = text(1, asks.texts[0]).placeholder
 
     def pieces(prompt: str) -> list[list[int]]:
         return tokenizer.split(prompt, placeholder, prompt.count(placeholder) if placeholder else 1)
 
-    def of_clip(clip: Clip) -> PromptText:
-        return text(len(family.prompt_lengths(clip)))
+    def of_clip(clip: Clip, question: str) -> PromptText:
+        return text(len(family.prompt_lengths(clip)), question)
 
-    prompts = ClipPrompts(pieces, lambda clip: of_clip(clip).text, [longest])
-    description = f"{of_clip(longest).source}: {of_clip(longest).text!r}"
+    prompts = ClipPrompts(pieces, lambda clip, question: of_clip(clip, question).text, [longest], asks)
+    shown = [of_clip(longest, question) for question in asks.texts]
+    descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
     visual = tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
-    return HubPrompt(prompts, description, tokenizer, counts_prompt=True, visual_token=visual)
+    return HubPrompt(prompts, descriptions, tokenizer, counts_prompt=True, visual_token=visual)
 
 
 def _check_pinpoints(config: Mapping[str, Any], transform: Tiles) -> None:

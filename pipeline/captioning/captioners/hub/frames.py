@@ -84,8 +84,8 @@ def frames_that_fit(
 
 
 def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation: GenerationOptions) -> str | None:
-    """The message if prompt and caption of a clip are too long for the text model; None if they fit."""
+    """The message if the longest prompt of a clip and its caption are too long for the text model; None if they fit."""
     limit = LengthLimit.from_settings(text_settings(family.config))
-    text, visual = sum(map(len, prompt.prompts.pieces(clip))), sum(family.prompt_lengths(clip))
+    text, visual = prompt.prompts.most_tokens(clip), sum(family.prompt_lengths(clip))
     problem = limit.problem(text + visual, generation.max_new_tokens)
     return problem and f"{problem}; {visual} of the prompt's tokens are visual"

@@ -8,7 +8,8 @@ from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...meta.asks import Asks
 from ...process.errors import UsageError
-from ..prompts import DEFAULT_SYSTEM, check_prompt_part
+from ..clip_prompts import check_questions
+from ..prompts import DEFAULT_SYSTEM, IMAGE_PLACEHOLDER, check_prompt_part
 from .source import PllavaOptions, PllavaSource
 
 DEFAULT_FRAMES = 4
@@ -45,6 +46,7 @@ def pllava_source(
         UsageError: the checkpoint or an option is not usable.
     """
     system = DEFAULT_SYSTEM if flags.system is None else flags.system
+    check_questions(asks, [IMAGE_PLACEHOLDER])
     check_prompt_part("--system", system)
     return PllavaSource(
         PllavaOptions(

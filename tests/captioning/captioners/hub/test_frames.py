@@ -63,7 +63,7 @@ def test_the_default_is_the_largest_number_that_fits(families: dict[str, Family]
     source = _source(short, "--question", "?")
     assert str(source.sampling) == "points 2"
     assert "frames: points 2 (more do not fit into the context of the model)" in source.describe()[0]
-    assert len(source.prompts.pieces(source.longest)) == 3
+    assert len(source.prompts.pieces(source.longest, "?")) == 3
     with pytest.raises(UsageError, match=r"the model was made for 250: .*; 264 of the prompt's tokens are visual"):
         _source(short, "--question", "?", "--num_frames", "3")
     with pytest.raises(UsageError, match="the model was made for 250"):
@@ -78,8 +78,8 @@ def test_each_clip_has_a_prompt_for_its_number_of_frames(families: dict[str, Fam
     for count in (1, 3, 8):
         clip = _with_frames(source.longest, count)
         images = "".join(text.format(number) for number in range(1, count + 1))
-        assert images + "What?" in source.prompts.text(clip)
-        assert len(source.prompts.pieces(clip)) == count + 1
+        assert images + "What?" in source.prompts.text(clip, "What?")
+        assert len(source.prompts.pieces(clip, "What?")) == count + 1
 
 
 def test_tiles_of_internvl_make_images_of_frames(families: dict[str, Family]) -> None:
@@ -88,14 +88,16 @@ def test_tiles_of_internvl_make_images_of_frames(families: dict[str, Family]) ->
     assert one.frame_transform != four.frame_transform
     assert one.longest.frames.shape[:2] == (2, 1)
     assert four.longest.frames.shape[:2] == (2, 5)  # four tiles and the thumbnail
-    assert "Frame1: <img>" in one.prompts.text(one.longest) and "Frame1" not in four.prompts.text(four.longest)
+    assert "Frame1: <img>" in one.prompts.text(one.longest, "?") and "Frame1" not in four.prompts.text(
+        four.longest, "?"
+    )
 
 
 def test_blip_2_continues_an_empty_prompt_unless_a_question_is_asked(families: dict[str, Family]) -> None:
     source = _source(families["blip2_opt"].folder)
-    assert source.prompts.text(source.longest) == ""
+    assert source.prompts.text(source.longest, *source.asks.texts) == ""
     asked = _source(families["blip2_opt"].folder, "--question", "Who?")
-    assert asked.prompts.text(asked.longest) == "Question: Who? Answer:"
+    assert asked.prompts.text(asked.longest, *asked.asks.texts) == "Question: Who? Answer:"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The prompts about a clip as token ids around its visual blocks: the same for all clips, or made for each.
+
+Imports no framework. Knows nothing about templates and model families.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from ..clips.clip import Clip
+from ..meta.asks import Asks
+from .prompts import check_prompt_part
+
+_CELLS = ("", "What", "0")
+"""Cells of a table that begin differently, for the common beginning of prompts with cells."""
+_MOST_KNOWN = 1000
+"""Prompts with the times of frames or with cells differ from clip to clip, so only these many are kept."""
+
+
+class ClipPrompts:
+    """Tokenized prompts.
+
+    tokenize: token ids around the visual blocks of a prompt text.
+    text: the prompt that asks a question about a clip, with a placeholder for each block.
+    samples: clips whose prompts differ as much as those of a run may differ; the common beginning of their prompts is
+        shared.
+    asks: what is asked about every clip.
+
+    Raises:
+        UsageError: a prompt has too few or too many placeholders.
+    """
+
+    def __init__(
+        self,
+        tokenize: Callable[[str], list[list[int]]],
+        text: Callable[[Clip, str], str],
+        samples: Sequence[Clip],
+        asks: Asks,
+    ) -> None:
+        self._tokenize, self.text, self.asks = tokenize, text, asks
+        self._known: dict[str, list[list[int]]] = {}
+        questions = dict.fromkeys([*asks.texts, *_examples(asks)])
+        beginnings = [self.pieces(clip, question)[0] for clip in samples for question in questions]
+        self.shared_prefix: tuple[int, ...] = tuple(beginnings[0][: common_beginning(beginnings)])
+        """Token ids with which the prompts of all clips begin, except those of unusual cells."""
+
+    def pieces(self, clip: Clip, question: str) -> list[list[int]]:
+        """Token ids before, between and after the blocks of a clip.
+
+        Raises:
+            UsageError: the prompt has too few or too many placeholders, or its text can't be made.
+        """
+        text = self.text(clip, question)
+        if text not in self._known:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            self._known[text] = self._tokenize(text)
+        return self._known[text]
+
+    def most_tokens(self, clip: Clip) -> int:
+        """Text tokens in the longest prompt of those that ask about every clip."""
+        return max(sum(map(len, self.pieces(clip, question))) for question in self.asks.texts)
+
+
+def common_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """Number of tokens with which all sequences begin."""
+    columns = zip(*sequences, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
+
+
+def check_questions(asks: Asks, placeholders: Sequence[str]) -> None:
+    """Check that no question contains a placeholder of the clip. Cells of the table are not checked.
+
+    placeholders: of images and videos; empty ones are ignored.
+
+    Raises:
+        UsageError: names the flag of the question.
+    """
+    for ask, text in zip(asks.asks, asks.texts, strict=True):
+        for placeholder in filter(None, placeholders):
+            check_prompt_part(ask.flag, text, placeholder)
+
+
+def _examples(asks: Asks) -> list[str]:
+    """Questions about some rows, if these differ from row to row."""
+    if not asks.cell_columns:
+        return []
+    return [question for cell in _CELLS for question in asks.questions([cell] * len(asks.cell_columns))]
