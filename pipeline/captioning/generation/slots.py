@@ -28,7 +28,6 @@ class Slot:
         the first one.
     follow_up: the current question, if it waits for its prefill; else None.
     waits_since: the engine's decoding steps before the follow-up began to wait.
-    has_failed: whether the answer to one of the questions was not a number.
     """
 
     def __init__(self, request: Request, first_step: int) -> None:
@@ -37,7 +36,7 @@ class Slot:
         self.length, self.next_position, self.longest = request.length, request.next_position, request.longest
         self.ids: list[int] = []
         self.follow_up: FollowUp | None = None
-        self.waits_since, self.has_failed = 0, False
+        self.waits_since = 0
         self._follow_ups = deque(request.follow_ups)
         self._stop_ids, self._history_ids = request.stop_ids, request.history_ids
         self._uniforms = uniforms(request.stream, request.options) if request.options.samples else None
@@ -50,7 +49,6 @@ class Slot:
     def append(self, token: int) -> EndReason | None:
         """Append a token to the answer; returns the reason if the answer ends with it, else None."""
         if token == NOT_A_NUMBER:
-            self.has_failed = True
             return EndReason.NOT_A_NUMBER
         self.ids.append(token)
         if token in self._stop_ids:
