@@ -258,7 +258,7 @@ def test_journals_belong_to_the_columns_and_to_the_cells_of_the_questions(tmp_pa
     with pytest.raises(UsageError, match=r"columns: \[\"a\", \"b\"\] in the journals, \[\"a\", \"c\"\] now"):
         sessions.planned(Asks((asks.asks[0], Ask("c", Question("Why?")))))
     sessions.options.meta_path.write_text(table.replace("2", "3"))
-    with pytest.raises(UsageError, match="question cells: 'n' .* in the journals"):
+    with pytest.raises(UsageError, match=r"question cells: 'n' .* in the journals"):
         sessions.planned(asks)
 
 
@@ -275,7 +275,7 @@ def test_one_caption_has_the_fingerprint_and_the_journals_of_earlier_versions(tm
     ]
     (folder / "rank-00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert sessions.run(asks_of("text")) and sessions.made.keys() == {(1, "text")}
-    assert [row["text"] for row in read_rows(sessions.options.output)][0] == "an early caption"
+    assert read_rows(sessions.options.output)[0]["text"] == "an early caption"
     first, _, last = sessions.outcomes()
     assert (first["partial"], first["media"], last["stage"]) == (True, "video", "decode")
     report = json.loads((tmp_path / "out_report.json").read_text())
