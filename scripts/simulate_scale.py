@@ -174,7 +174,7 @@ def _no_captioning() -> Iterator[None]:
         self.world.barrier()
         raise _Planned
 
-    job._Job._caption = caption  # type: ignore[method-assign]
+    job._Job._caption = caption  # type: ignore
     try:
         yield
     finally:

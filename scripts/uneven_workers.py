@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner
+from pipeline.captioning.captioners.base import Caption, Captioner, Refused
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.requests import End, Engine, Request
@@ -79,10 +79,12 @@ class _WaitingCaptioner(Captioner):
     def engine(self, slots: int) -> Engine:
         return _WaitingEngine(slots, self._source)
 
-    def prepare(self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None) -> list[Request]:
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
         if clips and not self._source.start_times:
             self._source.start_times.append(time.monotonic())
-        return requests_without_prompts(clips, questions)
+        return [*requests_without_prompts(clips, questions)]
 
     def caption(self, end: End) -> Caption:
         return Caption(f"row {row_of(end)}", 1, False)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner
+from pipeline.captioning.captioners.base import Caption, Captioner, Refused
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.requests import End, Engine, Request
@@ -92,10 +92,12 @@ class FakeCaptioner(Captioner):
         self._source.rows_captioned += [row for row, question in keys if question == 0]
         return keys
 
-    def prepare(self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None) -> list[Request]:
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
         self._clips |= {clip.row: clip for clip in clips}
         self._questions |= {clip.row: own for clip, own in zip(clips, questions or [["?"]] * len(clips), strict=True)}
-        return requests_without_prompts(clips, questions)
+        return [*requests_without_prompts(clips, questions)]
 
     def caption(self, end: End) -> Caption:
         row = row_of(end)
