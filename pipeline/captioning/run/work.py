@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ..backends import Backend
 from ..captioners.base import Captioner, CaptionerSource
 from ..clips.clip import Clip, LoadFailure
+from ..clips.downloads.limits import DownloadLimits
 from ..clips.killable import DecoderLimits
 from ..clips.loader import ClipLoader, default_decode_workers
 from ..generation.requests import End, EndReason, Engine, Request
@@ -83,8 +84,9 @@ class RankWorker:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._device_failures = 0
         self._captioner: Captioner | None = None
+        options = self.options
         decoders = 2  # tried one after the other, each with the full time limit
-        self._clip_seconds = _DECODER_START_SECONDS + decoders * self.options.decode_timeout
+        self._clip_seconds = _DECODER_START_SECONDS + decoders * options.decode_timeout + options.download_timeout
         place = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
         self._warnings = LimitedLog(logger, place)
 
@@ -144,7 +146,9 @@ class RankWorker:
         return ClipLoader(
             rows,
             self.source.preparation,
-            DecoderLimits(options.decode_timeout),
+            DecoderLimits(
+                options.decode_timeout, download=DownloadLimits(options.max_download, options.download_timeout)
+            ),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,
