@@ -68,9 +68,7 @@ def _attempt(url: str, path: str, limits: DownloadLimits, seconds: float) -> Fai
         return Failure(str(error))
     except CutOff as error:
         return Failure(f"the connection was cut after {error}", is_temporary=True)
-    except FSTimeoutError:
-        return Failure(f"the time was over after {progress.received()}", is_temporary=True)
-    except Exception as error:  # of aiohttp, botocore, or the disk
+    except Exception as error:  # of fsspec, aiohttp, botocore, or the disk
         return _failure(error, site, limits, progress)
     problem = refusal(path)
     return Failure(problem) if problem else None
@@ -79,7 +77,11 @@ def _attempt(url: str, path: str, limits: DownloadLimits, seconds: float) -> Fai
 def _failure(error: Exception, site: ModuleType, limits: DownloadLimits, progress: Progress) -> Failure:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return Failure(f"{tempfile.gettempdir()} is full ({error.strerror}); free space there, or set TMPDIR")
-    failure: Failure | None = site.failure(error, limits)
+    is_time_limit = isinstance(error, FSTimeoutError)  # of get_file; fsspec also raises it in place of other time-outs
+    cause = error.__cause__ if is_time_limit else error
+    failure: Failure | None = site.failure(cause, limits)
+    if failure is None and is_time_limit:
+        failure = Failure("the time was over", is_temporary=True)
     if failure is None:
         return Failure(f"{type(error).__name__}: {error}")
     if failure.is_temporary and progress.value:

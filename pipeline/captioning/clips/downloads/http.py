@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from http import HTTPStatus
@@ -33,7 +34,7 @@ def file_system(url: str, limits: DownloadLimits) -> Any:
     )
 
 
-def failure(error: Exception, limits: DownloadLimits) -> Failure | None:
+def failure(error: BaseException | None, limits: DownloadLimits) -> Failure | None:
     """What an error of aiohttp means; None if it is another error.
 
     The texts of aiohttp's errors are avoided where they contain the URL.
@@ -63,7 +64,7 @@ def failure(error: Exception, limits: DownloadLimits) -> Failure | None:
     if isinstance(error, aiohttp.ClientSSLError):
         return Failure(f"no secure connection to {error.host}: {error.os_error or error}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or str(error.os_error)
+        reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
         return Failure(f"no connection to {error.host}:{error.port}: {reason}", is_temporary=True)
     if isinstance(error, aiohttp.ClientConnectionError):
         return Failure(f"the connection was cut ({error})", is_temporary=True)

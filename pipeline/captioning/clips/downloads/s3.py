@@ -6,6 +6,7 @@ from typing import Any
 
 import fsspec
 
+from . import http
 from .attempt import Failure, Refused, is_temporary_status
 from .limits import DownloadLimits
 
@@ -43,12 +44,12 @@ def file_system(url: str, limits: DownloadLimits) -> Any:
     return system
 
 
-def failure(error: Exception, limits: DownloadLimits) -> Failure | None:
+def failure(error: BaseException | None, limits: DownloadLimits) -> Failure | None:
     """What an error of s3fs and botocore means; None if it is another error."""
     from botocore import exceptions
 
     # s3fs raises Python's own errors, with botocore's as the cause.
-    answer = error if isinstance(error, exceptions.ClientError) else error.__cause__
+    answer = error if isinstance(error, exceptions.ClientError) else getattr(error, "__cause__", None)
     if isinstance(answer, exceptions.ClientError):
         return _failure_of_answer(answer.response)
     if isinstance(error, exceptions.NoCredentialsError):
@@ -59,16 +60,19 @@ def failure(error: Exception, limits: DownloadLimits) -> Failure | None:
         return Failure(f"no data for {limits.stall:g} s", is_temporary=True)
     if isinstance(error, exceptions.ConnectTimeoutError):
         return Failure(f"no connection within {limits.stall:g} s", is_temporary=True)
-    if isinstance(error, exceptions.HTTPClientError):
+    if isinstance(error, exceptions.SSLError):
+        return Failure(f"no secure connection to S3: {error}")
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
         return Failure(f"no connection to S3, or it was cut: {error}", is_temporary=True)
     if isinstance(error, exceptions.BotoCoreError):
         return Failure(f"{type(error).__name__}: {error}")
-    return None
+    return http.failure(error, limits)  # while the content is read, aiohttp's errors come through
 
 
 def _failure_of_answer(response: Any) -> Failure:
     """What an answer of the server with an error means."""
     error, status = response.get("Error", {}), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = str(error.get("Code", ""))
-    text = _MISSING.get(code) or f"HTTP {status} {code}: {error.get('Message', '')}"
+    name = f"HTTP {status}" if code == str(status) else f"HTTP {status} {code}"
+    text = _MISSING.get(code) or f"{name}: {error.get('Message', '')}"
     return Failure(text, is_temporary_status(status) or code in _TEMPORARY_CODES)
