@@ -38,7 +38,7 @@ class Clip:
 class LoadFailure:
     """A row whose clip could not be loaded.
 
-    stage: the step that failed (`path`, `decode` or `prepare`).
+    stage: the step that failed (`path`, `download`, `decode` or `prepare`).
     messages: every message, in the order in which they occurred.
     """
 

@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
@@ -23,6 +23,7 @@ from typing import Any
 
 from ..process.errors import RunError
 from ..process.supervisor import die_with_parent
+from .downloads.limits import DownloadLimits
 from .process_start import StartProblem
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,25 @@ class DecoderLimits:
     clips: number of clips after which a process is replaced, because decoders leak memory.
     memory: resident bytes. A process that exceeds them during a clip is killed; one that exceeds them after a clip is
         replaced, and the clip is kept.
+    download: limits of the download of a clip whose path is a URL.
     """
 
     timeout: float
     clips: int = 1000
     memory: int = 4 * 2**30
+    download: DownloadLimits = field(default_factory=DownloadLimits)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The time limit of one request.
+
+    seconds: from sending the request to its reply.
+    option: the command-line flag that sets it, for messages.
+    """
+
+    seconds: float
+    option: str
 
 
 class StartError(RunError):
@@ -76,8 +91,10 @@ class KillableProcess(ABC):
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
         """A process, not yet started, that serves the other end of `connection`."""
 
-    def ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+    def ask(self, request: Any, stopping: threading.Event, deadline: Deadline | None = None) -> tuple[Any, str]:
         """Send a request and wait for the reply.
+
+        deadline: None for that of the limits.
 
         Returns the reply and ''; or None and the problem: too late, too much memory, died, or `stopping` was set.
 
@@ -89,14 +106,18 @@ class KillableProcess(ABC):
         """
         for _ in range(2):
             try:
-                return self._ask_once(request, stopping)
+                return self._ask_once(request, stopping, deadline or self._deadline)
             except (EOFError, OSError):
                 code = self._reap()
             if code not in _KILLED_FROM_OUTSIDE:
                 break
         return None, f"its process died ({_exit_text(code)})"
 
-    def _ask_once(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+    @property
+    def _deadline(self) -> Deadline:
+        return Deadline(self._limits.timeout, self.timeout_option)
+
+    def _ask_once(self, request: Any, stopping: threading.Event, deadline: Deadline) -> tuple[Any, str]:
         """As `ask`, without a second attempt.
 
         Raises:
@@ -108,7 +129,7 @@ class KillableProcess(ABC):
                 return None, "stopped"
         assert self._connection is not None
         self._connection.send(request)
-        problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
+        problem = self._wait(deadline.seconds, "no answer", stopping, f" ({deadline.option})")
         return (None, problem) if problem else (self._connection.recv(), "")
 
     def _reap(self) -> int | None:

@@ -139,7 +139,7 @@ class ClipLoader:
             self._load_rows(client)
         except BaseException as error:  # is raised in the consumer, which would wait for ever otherwise
             problem = error
-        client.kill()
+        client.close()
         with self._changed:
             self._running -= 1
             running = self._running

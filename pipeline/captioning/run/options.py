@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
+from ..clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD
 from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
 from ..meta.files import backup_of
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
-from ..process.arguments import CommandParser, HelpFormatter, number, positive_int
+from ..process.arguments import CommandParser, HelpFormatter, byte_size, number, positive_int
 from ..process.errors import UsageError
 from .model_flags import add_generation_flags
 from .prompt_flags import add_prompt_flags
@@ -44,6 +45,8 @@ class JobOptions:
     max_failure_rate: share of a worker's last 1,000 rows that may fail.
     stall_timeout: seconds without progress after which a worker is ended.
     framework, device, dtype: None to choose from launcher and hardware.
+    max_download: largest size of a clip that is downloaded, in bytes.
+    download_timeout: time limit for downloading one clip, all attempts together, in seconds.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -63,6 +66,8 @@ class JobOptions:
     framework: str | None
     device: str | None
     dtype: str | None
+    max_download: int = MAX_DOWNLOAD
+    download_timeout: float = DOWNLOAD_TIMEOUT
 
     def __post_init__(self) -> None:
         meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises an error for a link to itself
@@ -137,6 +142,18 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         help="decoding processes of each worker; if not given, 2 to 8, chosen from the number of CPU cores",
     )
     run.add_argument(
+        "--max_download",
+        type=byte_size,
+        default=f"{MAX_DOWNLOAD // 2**30}G",
+        help="largest file that is downloaded for a row whose path is a URL, in bytes or for example 500M",
+    )
+    run.add_argument(
+        "--download_timeout",
+        type=number(minimum=0, above=True),
+        default=DOWNLOAD_TIMEOUT,
+        help="time limit for downloading one clip, all attempts together, in seconds",
+    )
+    run.add_argument(
         "--max_failure_rate",
         type=number(minimum=0, maximum=1),
         default=0.5,
@@ -147,7 +164,7 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         type=number(minimum=2, maximum=1e6),
         default=1800.0,
         help="end a worker that has made no progress for this many seconds; loading the model and waiting for other "
-        "ranks do not count, and decoding a clip may take as long as --decode_timeout allows",
+        "ranks do not count, and a clip may take as long as --download_timeout and --decode_timeout allow",
     )
 
     device = parser.add_argument_group("device")
@@ -263,6 +280,8 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         framework=flags.framework,
         device=flags.device,
         dtype=flags.dtype,
+        max_download=flags.max_download,
+        download_timeout=flags.download_timeout,
     )
 
 

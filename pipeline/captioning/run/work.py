@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ..backends import Backend
 from ..captioners.base import Captioner, CaptionerSource, Refused
 from ..clips.clip import LoadFailure
+from ..clips.downloads.limits import DownloadLimits
 from ..clips.killable import DecoderLimits
 from ..clips.loader import ClipLoader, default_decode_workers
 from ..generation.requests import End, EndReason, Engine
@@ -75,8 +76,9 @@ class RankWorker:
         self._captioner: Captioner | None = None
         self.tasks = RowTasks(self.source.asks)
         self._finished = FinishedRows(self.options, self.journal, self.world, self.stats)
+        options = self.options
         decoders = 2  # tried one after the other, each with the full time limit
-        self._clip_seconds = _DECODER_START_SECONDS + decoders * self.options.decode_timeout
+        self._clip_seconds = _DECODER_START_SECONDS + decoders * options.decode_timeout + options.download_timeout
 
     def run(self, plan: RankPlan) -> RankStats:
         """Lease and caption rows until no row is left. When this returns, every result is in the journal.
@@ -133,7 +135,9 @@ class RankWorker:
         return ClipLoader(
             self.tasks.rows(tasks),
             self.source.preparation,
-            DecoderLimits(options.decode_timeout),
+            DecoderLimits(
+                options.decode_timeout, download=DownloadLimits(options.max_download, options.download_timeout)
+            ),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,

@@ -115,6 +115,12 @@ USAGE_ERRORS = [
     (["meta.csv", *CHECKPOINT, "--repetition_penalty", "0"], "--repetition_penalty: 0 is out of bounds"),
     (["meta.csv", *CHECKPOINT, "--no_repeat_ngram_size", "-1"], "--no_repeat_ngram_size: -1 is less than 0"),
     (["meta.csv", *CHECKPOINT, "--decode_timeout", "0"], "--decode_timeout: 0 is out of bounds"),
+    (["meta.csv", *CHECKPOINT, "--download_timeout", "0"], "--download_timeout: 0 is out of bounds"),
+    (
+        ["meta.csv", *CHECKPOINT, "--max_download", "much"],
+        "--max_download: 'much' is not a size; write",
+    ),
+    (["meta.csv", *CHECKPOINT, "--max_download", "0"], "--max_download: 0 is less than one byte"),
     (["meta.csv", *CHECKPOINT, "--no_such_flag"], "--no_such_flag"),
     (["meta.csv", *CHECKPOINT, "--pretrained", "x"], "--pretrained"),
     (["meta.csv", *CHECKPOINT, "--question", "<image> what?"], "--question must not contain <image>"),

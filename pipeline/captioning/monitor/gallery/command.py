@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD, DownloadLimits
 from ...clips.killable import DecoderLimits
 from ...clips.loader import default_decode_workers
 from ...clips.sampling import FrameSampling
 from ...meta.names import gallery_path
-from ...process.arguments import CommandParser, number, positive_int, whole_number
+from ...process.arguments import CommandParser, byte_size, number, positive_int, whole_number
 from ...process.errors import EXIT_FAILED, UsageError, exit_code_of
 from .entries import MARKS, Entries, Entry, read_entries, read_report
 from .filmstrips import MAX_FRAMES, make_filmstrips
@@ -31,7 +32,7 @@ _FILMSTRIP_BYTES = 200_000
 """Maximum size of one filmstrip."""
 _DEFAULT_SAMPLING = FrameSampling("segments", 4)
 _LARGE_PAGE_BYTES = 100 * 10**6
-_STAGES_WITHOUT_FRAMES = {"path", "decode", "prepare"}
+_STAGES_WITHOUT_FRAMES = {"path", "download", "decode", "prepare"}
 """Rows that failed in these stages have no frames."""
 
 
@@ -88,6 +89,19 @@ def _make_parser() -> argparse.ArgumentParser:
         type=positive_int,
         help="number of decoding processes; default: from the number of CPU cores",
     )
+    size = f"{MAX_DOWNLOAD // 2**30}G"
+    parser.add_argument(
+        "--max_download",
+        type=byte_size,
+        default=size,
+        help=f"largest file that is downloaded for a row whose path is a URL, for example 500M (default: {size})",
+    )
+    parser.add_argument(
+        "--download_timeout",
+        type=number(minimum=0, above=True),
+        default=DOWNLOAD_TIMEOUT,
+        help=f"maximum seconds for downloading one clip (default: {DOWNLOAD_TIMEOUT:g})",
+    )
     return parser
 
 
@@ -105,7 +119,7 @@ def _run(flags: argparse.Namespace) -> None:
         paths,
         FrameSampling("segments", flags.num_frames) if flags.num_frames else _sampling_of(report),
         min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(paths))),
-        DecoderLimits(flags.decode_timeout),
+        DecoderLimits(flags.decode_timeout, download=DownloadLimits(flags.max_download, flags.download_timeout)),
         flags.decode_workers or default_decode_workers(host_workers=1),
     )
     write_page(output, table, entries, strips, problems, report)

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.captioning.monitor.gallery import command as gallery
 from pipeline.captioning.monitor.gallery.page import embedded_json
+from tests.captioning.clips.downloads.servers import content, web_server
 from tests.fakes import render_clip
 
 
@@ -59,6 +60,19 @@ def test_the_page_shows_the_frames_of_any_sampling(table: Path) -> None:
         table.with_name("meta_caption_report.json").write_text(json.dumps(report))
         assert gallery.main([str(table)]) == 0
         assert [strip[0] for strip in _data(page)["strips"]] == [shown] * 3
+
+
+def test_clips_from_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    data = render_clip(tmp_path / "a.mp4").read_bytes()
+    with web_server() as web:
+        urls = [web.url("/a.mp4?x=1", content(data)), web.url("/b.mp4", content(b"x" * 10**6))]
+        table = tmp_path / "meta_caption.csv"
+        table.write_text("path,text\n" + "".join(f"{url},A square moves.\n" for url in urls))
+        assert gallery.main([str(table), "--max_download", "500K", "--download_timeout", "20"]) == 0
+    data = _data(table.with_name("meta_caption_gallery.html"))
+    assert [row["strip"] for row in data["rows"]] == [0, None]
+    assert data["rows"][1]["problem"].startswith("download: the file has 1,000,000 bytes, more than --max_download")
 
 
 def test_random_sample(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,76 @@
+"""Tells URLs from local paths, and keeps credentials out of messages. Opens nothing."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, unquote, urlsplit
+
+SCHEMES = ("http", "https", "s3")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HIDDEN = "…"
+
+
+def is_url(path: str) -> bool:
+    """Whether a path of the table is a URL, of a known scheme or not: it has a scheme and `://`."""
+    return _SCHEME.match(path) is not None
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a URL in lower case, for example `https`."""
+    match = _SCHEME.match(url)
+    assert match is not None, "not a URL"
+    return match[1].lower()
+
+
+def url_problem(url: str) -> str:
+    """Why a URL can't be fetched, as far as its text shows; '' if nothing is wrong with it."""
+    scheme = scheme_of(url)
+    if scheme == "file":
+        return "file:// is not supported; write the local path itself"
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        return f"{scheme}:// is not supported; a clip is a local file or one of {known}"
+    if any(character < " " or character == "\x7f" for character in url):
+        return "the URL contains a control character"
+    if scheme == "s3":
+        bucket, _, key = url[len("s3://") :].partition("/")
+        return "" if bucket and key else "the URL has no bucket and key; write s3://BUCKET/KEY"
+    try:
+        parts = urlsplit(url)
+        return "" if parts.hostname and parts.port != 0 else "the URL has no host"
+    except ValueError as error:  # for example a port that is no number
+        return redacted(f"not a URL: {error}", url)
+
+
+def name_in(url: str) -> str:
+    """The path of a URL without host, query and fragment. Its suffix tells an image from a video."""
+    if scheme_of(url) == "s3":  # a key may contain any character
+        return url[len("s3://") :].partition("?versionId=")[0]
+    parts = _split(url)
+    return "" if parts is None else unquote(parts.path)
+
+
+def redacted(text: str, url: str) -> str:
+    """`text` without `url`, and without its user, password, query and fragment, which may be credentials."""
+    text = text.replace(url, "the URL")
+    parts = _split(url)
+    if parts is None or scheme_of(url) == "s3":
+        return text
+    user, at, _ = parts.netloc.rpartition("@")
+    secrets = [user, *user.split(":", 1)[1:]] if at else []
+    secrets += [parts.query, parts.fragment, *(value for _, _, value in _assignments(parts.query))]
+    for secret in sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True):
+        for form in (secret, unquote(secret)):
+            text = text.replace(form, _HIDDEN)
+    return text
+
+
+def _assignments(query: str) -> list[tuple[str, str, str]]:
+    return [part.partition("=") for part in query.split("&")]
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
