@@ -1,0 +1,18 @@
+"""Paths of clips that are URLs. Nothing here or in the other table commands opens a URL."""
+
+from __future__ import annotations
+
+import re
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL of any scheme, such as `https://host/a.mp4` or `s3://bucket/a.mp4`."""
+    return _URL.match(path) is not None
+
+
+def file_part(path: str) -> str:
+    """A path without what does not belong to the name of the file: query and fragment of an http(s) URL."""
+    return re.split(r"[?#]", path, maxsplit=1)[0] if _HTTP.match(path) else path
