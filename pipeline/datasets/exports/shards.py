@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -169,6 +169,9 @@ class _Shards:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._writer is not None:
+        if self._writer is not None and kind is None:
             self._writer.close()
+        elif self._writer is not None:  # the writer's own close would finish the shard
+            with suppress(OSError):
+                self._writer.tarstream.close()
         self._shard.__exit__(kind, error, trace)

@@ -179,7 +179,7 @@ def _hash(text: str) -> int:
 def _identity(file: str) -> str:
     """The same for two names of one file."""
     folder, name = os.path.split(file)
-    return os.path.join(_real_folder(folder), name)
+    return os.path.join(_real_folder(os.path.join(os.getcwd(), folder)), name)
 
 
 @functools.lru_cache(4096)
