@@ -149,6 +149,7 @@ class _Shards:
                 encoder=False, mtime=0,
             )  # fmt: skip
         self._writer.write(sample)
+        self._writer.tarstream.tarstream.members.clear()  # a list of all files of the shard, which only readers need
 
     def index(self) -> dict[str, Any]:
         """The shards in the form of an index of the library's `wids`."""
