@@ -45,6 +45,7 @@ def _measure(arguments: list[str]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: 1000000)")
+    parser.add_argument("--to", choices=("jsonl", "sharegpt", "webdataset", "txt"), help="one format (default: all)")
     flags = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as name:
@@ -60,6 +61,8 @@ def main() -> None:
             ("meta.csv", "txt", text_files),
             ("meta.csv", "txt", text_files),  # everything is there
         ):
+            if flags.to not in (None, kind):
+                continue
             with spawn.Pool(1) as pool:
                 seconds, memory = pool.apply(_measure, ([f"{folder}/{table}", "--to", kind, *rest],))
             size = (folder / table).stat().st_size / 2**20

@@ -11,6 +11,7 @@ Rows without a caption are left out. docs/export.md describes the formats.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> CommandParser:
-    parser = CommandParser(prog="export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(
+        prog="export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("table", type=Path, help="table with captions: .csv, .csv.gz or .parquet")
     parser.add_argument("--to", choices=_EXPORTS, required=True, help="format of the export")
     parser.add_argument(
@@ -212,8 +215,8 @@ def _check_parts_of_names(columns: Sequence[str]) -> None:
 
 def _failures_path(table: CaptionedTable, output: Path | None) -> Path:
     """The file of failed rows: beside the output, or beside the table where each clip has its own output."""
-    beside = table.path.with_name(stem_of(table.path)) if output is None else output
-    return beside.with_name(f"{beside.name}_export_failures.csv")
+    beside = Path(os.path.abspath(table.path.with_name(stem_of(table.path)) if output is None else output))
+    return beside.parent / f"{beside.name}_export_failures.csv"
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def test_urls_are_neither_files_nor_missing(
 
 def test_another_column_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = ["path", "text_short", "text_long"]
-    rows = [["a.mp4", "The video shows a dog.", "Long, a."], ["b.mp4", "", "Long, b."], ["c.mp4", "c", ""]]
+    rows = [["a.mp4", "The video shows a dog.", "Long, a."], ["b.mp4", "", "Long, b."], ["c.mp4", "C", ""]]
     source, output = write(tmp_path / "in.csv", header, rows), tmp_path / "out.csv"
 
     def result(*arguments: str) -> list[list[str]]:

@@ -60,6 +60,7 @@ def test_relative_paths_and_several_columns(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     rows = [["a.mp4", "short", "long"], ["b.mp4", "", "only long"], ["c.mp4", "", ""]]
     assert _export(tmp_path, rows, "--column", "text", "--column", "text_long") == 0
+    assert _export(tmp_path, rows, "--column", "text", "--column", "text_long", "--output", ".") == 0, "as beside"
     Path("meta.csv").unlink()
     assert _texts(tmp_path) == {"a.text.txt": "short", "a.text_long.txt": "long", "b.text_long.txt": "only long"}
     assert _export(tmp_path, rows, "--column", "text_long", "--keep_suffix", "--output", "new") == 0
