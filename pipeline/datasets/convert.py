@@ -1,6 +1,7 @@
 """Makes a meta table of the videos or images in a folder and its subfolders.
 
     python -m pipeline.datasets.convert video /path/to/folder --output meta.csv
+    python -m pipeline.datasets.convert image /path/to/folder --output images.csv
 
 Columns: `path` (absolute), `id` (file name without suffix), `relpath` (relative to the folder). Rows are sorted by
 path.

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from pipeline.captioning.clips.decode import IMAGE_SUFFIXES, DecodeError, check_path
+from pipeline.captioning.clips.decode import DecodeError, check_path
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.frames import check_size
 from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
@@ -24,6 +24,7 @@ from pipeline.captioning.process.errors import RunError
 
 from .operation import Settings
 from .tables import as_text, with_column
+from .urls import is_image, is_url
 
 _TYPES = {
     "num_frames": "Int64",
@@ -45,11 +46,14 @@ def add_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
 
 def add_video_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     paths = as_text(frame["path"]).tolist()
-    return _add_columns(frame, settings, [path for path in paths if not path.lower().endswith(IMAGE_SUFFIXES)])
+    return _add_columns(frame, settings, [path for path in paths if not is_image(path)])
 
 
 def _add_columns(frame: pd.DataFrame, settings: Settings, paths: Sequence[str]) -> pd.DataFrame:
-    found, problems = probe_files(paths, settings)
+    files = [path for path in paths if not is_url(path)]
+    if len(files) < len(paths):
+        tqdm.write(f"{len(paths) - len(files):,} rows are URLs, which are not read: their cells stay empty")
+    found, problems = probe_files(files, settings)
     for path, problem in list(problems.items())[:_MAX_MESSAGES]:
         tqdm.write(f"{path}: {problem}")
     if len(problems) > _MAX_MESSAGES:
@@ -127,7 +131,7 @@ def _probe(path: str) -> dict[str, Any] | str:
     """The values of COLUMNS for one file, or its problem."""
     try:
         check_path(path)
-        if path.lower().endswith(IMAGE_SUFFIXES):
+        if is_image(path):
             with Image.open(path) as image:
                 check_size(*image.size)
                 width, height = ImageOps.exif_transpose(image).size

@@ -39,7 +39,20 @@ def test_files_are_found_in_path_order(tmp_path: Path, capsys: pytest.CaptureFix
     packed = tmp_path / "meta.csv.gz"
     assert convert.main(["video", str(tmp_path / "clips"), "--output", str(packed)]) == 0
     assert gzip.decompress(packed.read_bytes()) == output.read_bytes()
-    assert convert.main(["image", str(tmp_path / "clips"), "--output", str(tmp_path / "images.parquet")]) == 0
+
+
+def test_a_table_of_still_images(tmp_path: Path) -> None:
+    images = ["a.JPG", "b.jpeg", "c.png", "d.webp", "e.bmp", "f.tif", "x/g.TIFF"]
+    (tmp_path / "files" / "x").mkdir(parents=True)
+    for name in (*images, "clip.gif", "clip.mp4", "notes.txt"):
+        (tmp_path / "files" / name).touch()
+    folder, output = str(tmp_path / "files"), tmp_path / "images.csv"
+    assert convert.main(["image", folder, "--output", str(output)]) == 0
+    assert [(row["relpath"], row["path"]) for row in _rows(output)] == [(name, f"{folder}/{name}") for name in images]
+    videos, both = tmp_path / "videos.parquet", tmp_path / "both.csv"
+    assert convert.main(["video", folder, "--output", str(videos)]) == 0
+    assert datautil.main([str(output), str(videos), "--output", str(both), "--vid-only"]) == 0
+    assert [row["relpath"] for row in _rows(both)] == ["clip.gif", "clip.mp4"]
 
 
 @pytest.mark.parametrize(
