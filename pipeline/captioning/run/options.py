@@ -14,6 +14,7 @@ from pathlib import Path
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
 from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
 from ..meta.files import backup_of
+from ..meta.marks import CAPTION_MARKS, SHORT_WORDS
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
 from ..process.arguments import CommandParser, HelpFormatter, number, positive_int
 from ..process.errors import UsageError
@@ -43,6 +44,8 @@ class JobOptions:
     max_failure_rate: share of a worker's last 1,000 rows that may fail.
     stall_timeout: seconds without progress after which a worker is ended.
     framework, device, dtype: None to choose from launcher and hardware.
+    redo: captions with one of these marks are not kept but made again, in the order of `marks.CAPTION_MARKS`.
+    short_words: a caption with fewer words has the mark `short`.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -62,6 +65,8 @@ class JobOptions:
     framework: str | None
     device: str | None
     dtype: str | None
+    redo: tuple[str, ...] = ()
+    short_words: int = SHORT_WORDS
 
     def __post_init__(self) -> None:
         meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises an error for a link to itself
@@ -108,6 +113,18 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         "--skip_if_existing",
         action="store_true",
         help="keep existing captions: those in an earlier output, else those in the column 'text' of the meta table",
+    )
+    run.add_argument(
+        "--redo",
+        type=caption_marks,
+        metavar="MARK,...",
+        help="with --skip_if_existing: do not keep captions that have one of these marks of the gallery, but caption "
+        f"their rows again: {', '.join(CAPTION_MARKS)}",
+    )
+    run.add_argument(
+        "--short_words",
+        type=positive_int,
+        help=f"with --redo short: a caption with fewer words is short; if not given, {SHORT_WORDS}",
     )
     run.add_argument(
         "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
@@ -245,6 +262,12 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         )
     if flags.pad_length < MIN_PAD_LENGTH:
         raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
+    if flags.redo and not flags.skip_if_existing:
+        raise UsageError(
+            f"--redo {','.join(flags.redo)}: without --skip_if_existing all rows are captioned again; give it, too"
+        )
+    if flags.short_words is not None and "short" not in (flags.redo or ()):
+        raise UsageError(f"--short_words {flags.short_words} has an effect only with --redo short; give it, too")
     if flags.output is None and not os.path.isdir(flags.meta_path.parent):
         raise UsageError(f"meta file {flags.meta_path} does not exist, and its folder does not exist")
     return JobOptions(
@@ -262,6 +285,8 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         framework=flags.framework,
         device=flags.device,
         dtype=flags.dtype,
+        redo=flags.redo or (),
+        short_words=flags.short_words or SHORT_WORDS,
     )
 
 
@@ -273,3 +298,12 @@ def batch_size(text: str) -> int | str:
         return positive_int(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, nor is it {AUTO}") from None
+
+
+def caption_marks(text: str) -> tuple[str, ...]:
+    """An argparse type: marks of captions, separated by commas. Returns them in the order of CAPTION_MARKS."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in CAPTION_MARKS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not a mark; the marks are {', '.join(CAPTION_MARKS)}")
+    return tuple(mark for mark in CAPTION_MARKS if mark in names)
