@@ -18,7 +18,7 @@ def caption_words(caption: str) -> list[str]:
 def is_looping(caption: str) -> bool:
     """Whether one to four words occur four times in a row, or five to MAX_PERIOD words three times in a row."""
     words = caption_words(caption)
-    for period in range(1, min(MAX_PERIOD, len(words) // 3) + 1):
+    for period in _possible_periods(words):
         needed_matches = period * (3 if period <= 4 else 2)
         matches = 0
         for word, later in zip(words, words[period:], strict=False):
@@ -26,3 +26,21 @@ def is_looping(caption: str) -> bool:
             if matches == needed_matches:
                 return True
     return False
+
+
+def _possible_periods(words: list[str]) -> set[int]:
+    """The distances, of at most MAX_PERIOD words, at which the same three words in a row occur again.
+
+    A loop has at least three matching words in a row at the distance of its period. Most captions have few such
+    distances, so only these are examined.
+    """
+    positions: dict[tuple[str, ...], list[int]] = {}
+    periods: set[int] = set()
+    for position, three in enumerate(zip(words, words[1:], words[2:], strict=False)):
+        earlier = positions.setdefault(three, [])
+        for other in reversed(earlier):
+            if position - other > MAX_PERIOD:
+                break
+            periods.add(position - other)
+        earlier.append(position)
+    return periods

@@ -35,12 +35,12 @@ class MetaTable(ABC):
         """For each of `columns`, the text form of its cells; '' where missing. The table has all these columns."""
         return [self._column(column) for column in columns]
 
-    @abstractmethod
-    def other_columns(self) -> list[str]:
-        """The names of all columns except `path` and `text`, in order."""
+    def other_columns(self, captions: Collection[str] = (TEXT_COLUMN,)) -> list[str]:
+        """The names of all columns except `path` and those of `captions`, in order."""
+        return [name for name in self.columns if name != PATH_COLUMN and name not in captions]
 
     @abstractmethod
-    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+    def other_cells(self, rows: Sequence[int], captions: Collection[str] = (TEXT_COLUMN,)) -> list[list[str]]:
         """For each of `rows`, the text form of its cells in `other_columns`; '' where missing."""
 
     def write(self, output: Path, captions: Mapping[str, Sequence[str]]) -> None:
@@ -134,11 +134,8 @@ class _CsvTable(MetaTable):
     def _column(self, name: str) -> list[str]:
         return self._cells[self.columns.index(name)].tolist()
 
-    def other_columns(self) -> list[str]:
-        return [name for name in self.columns if name not in (PATH_COLUMN, TEXT_COLUMN)]
-
-    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
-        positions = [i for i, name in enumerate(self.columns) if name not in (PATH_COLUMN, TEXT_COLUMN)]
+    def other_cells(self, rows: Sequence[int], captions: Collection[str] = (TEXT_COLUMN,)) -> list[list[str]]:
+        positions = [i for i, name in enumerate(self.columns) if name != PATH_COLUMN and name not in captions]
         cells: list[list[str]] = self._cells.iloc[list(rows), positions].to_numpy().tolist()
         return cells
 
@@ -175,13 +172,10 @@ class _ParquetTable(MetaTable):
         texts: list[str] = texts_of(self._table.column(name)).to_pylist()
         return texts
 
-    def other_columns(self) -> list[str]:
-        return [name for name in self.columns if name not in (PATH_COLUMN, TEXT_COLUMN)]
-
-    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+    def other_cells(self, rows: Sequence[int], captions: Collection[str] = (TEXT_COLUMN,)) -> list[list[str]]:
         import pyarrow as pa
 
-        chosen = self._table.select(self.other_columns()).take(pa.array(rows, pa.int64()))
+        chosen = self._table.select(self.other_columns(captions)).take(pa.array(rows, pa.int64()))
         columns = [texts_of(column).to_pylist() for column in chosen.columns]
         return [[column[i] for column in columns] for i in range(len(rows))]
 

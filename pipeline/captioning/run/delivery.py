@@ -52,6 +52,14 @@ class RunResults:
         first, *others = (results.captions.keys() for results in self.columns.values())
         return len(first) if not others else len(set(first).union(*others))
 
+    def finished_rows(self) -> int:
+        """Number of rows with at least one caption or failure."""
+        return len(set().union(*(one.captions.keys() | one.failures.keys() for one in self.columns.values())))
+
+    def failed_rows(self) -> int:
+        """Number of rows with at least one failure."""
+        return len({row for results in self.columns.values() for row in results.failures})
+
     def failures(self) -> Iterator[tuple[int, str, Failure]]:
         """All failures, as (row, column, failure), in order of rows; those of one row in order of columns."""
         found = [(row, i) for i, results in enumerate(self.columns.values()) for row in results.failures]

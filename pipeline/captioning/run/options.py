@@ -15,6 +15,7 @@ from ..backends import DEVICES, DTYPES, FRAMEWORKS
 from ..clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD
 from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
 from ..meta.files import backup_of
+from ..meta.marks import CAPTION_MARKS, SHORT_WORDS
 from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
 from ..process.arguments import CommandParser, HelpFormatter, byte_size, number, positive_int
 from ..process.errors import UsageError
@@ -47,6 +48,8 @@ class JobOptions:
     framework, device, dtype: None to choose from launcher and hardware.
     max_download: largest size of a clip that is downloaded, in bytes.
     download_timeout: time limit for downloading one clip, all attempts together, in seconds.
+    redo: captions with one of these marks are not kept but made again, in the order of `marks.CAPTION_MARKS`.
+    short_words: a caption with fewer words has the mark `short`.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -68,6 +71,8 @@ class JobOptions:
     dtype: str | None
     max_download: int = MAX_DOWNLOAD
     download_timeout: float = DOWNLOAD_TIMEOUT
+    redo: tuple[str, ...] = ()
+    short_words: int = SHORT_WORDS
 
     def __post_init__(self) -> None:
         meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises an error for a link to itself
@@ -114,6 +119,18 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         "--skip_if_existing",
         action="store_true",
         help="keep existing captions: those in an earlier output, else those in the column 'text' of the meta table",
+    )
+    run.add_argument(
+        "--redo",
+        type=caption_marks,
+        metavar="MARK,...",
+        help="with --skip_if_existing: do not keep captions that have one of these marks of the gallery, but caption "
+        f"their rows again: {', '.join(CAPTION_MARKS)}",
+    )
+    run.add_argument(
+        "--short_words",
+        type=positive_int,
+        help=f"with --redo short: a caption with fewer words is short; if not given, {SHORT_WORDS}",
     )
     run.add_argument(
         "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
@@ -263,6 +280,12 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         )
     if flags.pad_length < MIN_PAD_LENGTH:
         raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
+    if flags.redo and not flags.skip_if_existing:
+        raise UsageError(
+            f"--redo {','.join(flags.redo)}: without --skip_if_existing all rows are captioned again; give it, too"
+        )
+    if flags.short_words is not None and "short" not in (flags.redo or ()):
+        raise UsageError(f"--short_words {flags.short_words} has an effect only with --redo short; give it, too")
     if flags.output is None and not os.path.isdir(flags.meta_path.parent):
         raise UsageError(f"meta file {flags.meta_path} does not exist, and its folder does not exist")
     return JobOptions(
@@ -282,6 +305,8 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         dtype=flags.dtype,
         max_download=flags.max_download,
         download_timeout=flags.download_timeout,
+        redo=flags.redo or (),
+        short_words=flags.short_words or SHORT_WORDS,
     )
 
 
@@ -293,3 +318,12 @@ def batch_size(text: str) -> int | str:
         return positive_int(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, nor is it {AUTO}") from None
+
+
+def caption_marks(text: str) -> tuple[str, ...]:
+    """An argparse type: marks of captions, separated by commas. Returns them in the order of CAPTION_MARKS."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in CAPTION_MARKS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not a mark; the marks are {', '.join(CAPTION_MARKS)}")
+    return tuple(mark for mark in CAPTION_MARKS if mark in names)

@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeAlias
 
 from ..journal.reader import Fingerprint, JournalContents
 from ..journal.run_journals import RunJournals, least_pad_length
 from ..meta.asks import Asks
 from ..meta.names import TEXT_COLUMN, column_list
-from ..meta.table import MetaTable, matching_rows
+from ..meta.table import MetaTable
 from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
+from .earlier_captions import EarlierCaptions, Redo
 from .media_check import media_problem
 from .options import JobOptions
 from .plan import Plan, fingerprint_difference, make_plan
@@ -30,10 +30,6 @@ logger = logging.getLogger(__name__)
 
 COMPUTING_TYPE = "computing type"
 """Name of the entry of a journal's fingerprint whose value is known only after the framework is imported."""
-
-
-Redo: TypeAlias = Callable[[MetaTable, Path, str], Collection[int]]
-"""Returns the rows of a table, which was read from a file, whose caption in a column is to be made again (`--redo`)."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +113,9 @@ def plan_run(
         cells = table.cells(asks.cell_columns)
         fingerprint = {**captioner_fingerprint, **_fingerprint(table, asks, cells)}
         _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
-        earlier = _earlier_output(options, asks)
-        leader = _leader_plan(table, earlier, options, asks, cells, contents, redo)
+        earlier_output = _earlier_output(options, asks)
+        earlier = EarlierCaptions.of(table, options.meta_path, earlier_output, options.output, asks.columns)
+        leader = _leader_plan(table, earlier, options, cells, contents, redo)
         problem = media_problem(asks, map(leader.task_of, leader.plan.in_order()))
         if problem:
             raise UsageError(problem)
@@ -134,7 +131,7 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
-                "is_done": leader.plan.is_done and _is_complete(table, earlier, asks.columns),
+                "is_done": leader.plan.is_done and earlier.is_complete(),
             }
         ).encode("ascii")
     (received,) = map(json.loads, world.broadcast([shared]))
@@ -203,60 +200,25 @@ def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
         return None  # the file becomes the backup
 
 
-def _is_complete(table: MetaTable, earlier: MetaTable | None, columns: Sequence[str]) -> bool:
-    """Whether the earlier output has what the output would have, if it has all captions."""
-    if earlier is None or not set(columns) <= set(earlier.columns):
-        return False
-    return table.is_same_but_for(columns, earlier)
-
-
 def _leader_plan(
     table: MetaTable,
-    earlier: MetaTable | None,
+    earlier: EarlierCaptions,
     options: JobOptions,
-    asks: Asks,
     cells: Sequence[Sequence[str]],
     contents: JournalContents,
     redo: Redo,
 ) -> LeaderPlan:
-    matching = matching_rows(table.paths, earlier.paths) if earlier is not None else []
-    captions: dict[str, dict[int, str]] = {}
-    texts: dict[str, dict[int, str]] = {}
-    kept: dict[str, Mapping[int, str]] = {}
-    for column in asks.columns:
-        captions[column] = _matching_captions(earlier, matching, column)
-        texts[column] = {row: text for row, text in enumerate(table.texts(column) or []) if text.strip()}
-        if options.skip_if_existing:
-            marked: set[int] = set()
-            if earlier is not None and captions[column]:
-                marked_earlier = redo(earlier, options.output, column)
-                marked = {row for row in captions[column] if matching[row] in marked_earlier}
-            if texts[column].keys() - captions[column].keys():
-                marked |= set(redo(table, options.meta_path, column)) - captions[column].keys()
-            # Captions of the earlier output take precedence over the table's own texts.
-            both = texts[column] | captions[column]
-            kept[column] = {row: text for row, text in both.items() if row not in marked} if marked else both
-    plan = make_plan(
-        len(table.paths), asks.columns, kept, contents.finished, contents.deaths, contents.retried, options.limit
-    )
-    others = {*table.columns, *asks.columns}
+    kept = earlier.kept(redo) if options.skip_if_existing else {}
+    finished, deaths, retried = contents.finished, contents.deaths, contents.retried
+    plan = make_plan(len(table.paths), tuple(earlier.captions), kept, finished, deaths, retried, options.limit)
     return LeaderPlan(
         table=table,
         plan=plan,
         cells=cells,
-        replaced_captions={} if options.skip_if_existing else _counts(captions),
-        replaced_texts={} if options.skip_if_existing else _counts(texts),
-        lost_columns=[name for name in earlier.columns if name not in others] if earlier is not None else [],
+        replaced_captions={} if options.skip_if_existing else _counts(earlier.captions),
+        replaced_texts={} if options.skip_if_existing else _counts(earlier.texts),
+        lost_columns=earlier.lost_columns(),
     )
-
-
-def _matching_captions(earlier: MetaTable | None, matching: Sequence[int], column: str) -> dict[int, str]:
-    """The captions of the earlier output, by row of the meta table."""
-    earlier_texts = earlier.texts(column) if earlier is not None else None
-    if earlier_texts is None:
-        return {}
-    found = ((row, earlier_texts[other]) for row, other in enumerate(matching) if other >= 0)
-    return {row: text for row, text in found if text.strip()}
 
 
 def _counts(captions: Mapping[str, Mapping[int, str]]) -> dict[str, int]:

@@ -48,6 +48,8 @@ def make_report(
     partial, images = sorted(results.partial), len(results.images)
     names_columns = leader.plan.columns != (TEXT_COLUMN,)
 
+    rows = {"finished_rows": results.finished_rows(), "failed_rows": results.failed_rows()}
+
     def column_of(column: str) -> dict[str, str]:
         return {"column": column} if names_columns else {}
 
@@ -60,7 +62,7 @@ def make_report(
         "images": images,
         "videos": results.captioned_rows() - images,
         **_caption_figures([caption for column in results.columns.values() for caption in column.captions.values()]),
-        **({"columns": _columns(leader, results)} if names_columns else {}),
+        **({**rows, "columns": _columns(leader, results)} if names_columns else {}),
         "partial": len(partial),
         "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
         "most_repeated_captions": _most_repeated_captions(results, column_of),
@@ -200,6 +202,8 @@ def _stages(rank_stats: Sequence[RankStats]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 

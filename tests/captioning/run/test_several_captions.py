@@ -24,8 +24,9 @@ from pipeline.captioning.meta.results import CaptionResult, ColumnResult, Failur
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run.delivery import gather_results, write_outputs
+from pipeline.captioning.run.earlier_captions import Redo
 from pipeline.captioning.run.options import JobOptions
-from pipeline.captioning.run.planning import COMPUTING_TYPE, RankPlan, Redo, plan_run
+from pipeline.captioning.run.planning import COMPUTING_TYPE, RankPlan, plan_run
 from pipeline.captioning.run.rank_stats import RankStats
 from pipeline.captioning.run.report import make_report, summary
 from pipeline.captioning.workers.leases import PENDING, RETRIES, LeasedRows, RowTask

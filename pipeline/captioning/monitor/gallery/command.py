@@ -19,11 +19,13 @@ from ...clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD, DownloadLi
 from ...clips.killable import DecoderLimits
 from ...clips.loader import default_decode_workers
 from ...clips.sampling import FrameSampling
+from ...meta.marks import SHORT_WORDS
 from ...meta.names import gallery_path
 from ...process.arguments import CommandParser, byte_size, number, positive_int, whole_number
 from ...process.errors import EXIT_FAILED, UsageError, exit_code_of
-from .entries import MARKS, Entries, Entry, read_entries, read_report
+from .entries import MARKS, Entries, Entry, read_entries
 from .filmstrips import MAX_FRAMES, make_filmstrips
+from .outputs import read_report
 from .page import write_page
 
 PICTURES_BYTES = 60 * 10**6
@@ -58,19 +60,29 @@ def _make_parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="the page to write; default: <table>_gallery.html next to the table"
     )
     parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        help="a column of captions; give it once for each; default: the columns that the run wrote, else text",
+    )
+    parser.add_argument(
         "--only",
         choices=list(MARKS),
         nargs="+",
         default=[],
         metavar="MARK",
-        help=f"show only rows with one of these marks: {', '.join(f'{mark} ({why})' for mark, why in MARKS.items())}",
+        help="show only rows of which a caption has one of these marks: "
+        f"{', '.join(f'{mark} ({why})' for mark, why in MARKS.items())}",
     )
     parser.add_argument(
         "--sample", type=positive_int, default=2000, help="show at most this many rows, drawn at random (default: 2000)"
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed of --sample (default: 0)")
     parser.add_argument(
-        "--short_words", type=positive_int, default=5, help="a caption with fewer words than this is short (default: 5)"
+        "--short_words",
+        type=positive_int,
+        default=SHORT_WORDS,
+        help=f"a caption with fewer words than this is short (default: {SHORT_WORDS})",
     )
     parser.add_argument(
         "--num_frames",
@@ -112,7 +124,7 @@ def _run(flags: argparse.Namespace) -> None:
         raise UsageError(f"--output {output} must end in .html")
     if not output.parent.is_dir():
         raise UsageError(f"the folder of --output, {output.parent}, does not exist")
-    entries = read_entries(table, flags.only, flags.sample, flags.seed, flags.short_words)
+    entries = read_entries(table, flags.only, flags.sample, flags.seed, flags.short_words, flags.column)
     report = read_report(table)
     paths = list(dict.fromkeys(entry.path for entry in entries.entries if _may_have_frames(entry)))
     strips, problems = make_filmstrips(
@@ -130,7 +142,7 @@ def _run(flags: argparse.Namespace) -> None:
 
 
 def _may_have_frames(entry: Entry) -> bool:
-    return entry.stage not in _STAGES_WITHOUT_FRAMES
+    return not any(caption.stage in _STAGES_WITHOUT_FRAMES for caption in entry.captions)
 
 
 def _sampling_of(report: Mapping[str, Any]) -> FrameSampling:

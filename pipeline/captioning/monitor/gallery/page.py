@@ -7,6 +7,7 @@ security policy allows only the page's own script to run, and forbids all networ
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
 import json
@@ -44,10 +45,11 @@ def write_page(
     """
     strip_numbers = {path: number for number, path in enumerate(strips)}
     data = {
+        "captions": entries.captions,
         "columns": entries.columns,
         "marks": MARKS,
+        "total": entries.rows,
         "captioned": entries.captioned,
-        "failed": entries.failed,
         "chosen": entries.chosen,
         "run": list(_run_facts(report)),
         "strips": [[strip.frames, strip.width, strip.height] for strip in strips.values()],
@@ -90,12 +92,7 @@ def _row(entry: Entry, strip_numbers: Mapping[str, int], problems: Mapping[str, 
     row = {
         "row": entry.row,
         "path": entry.path,
-        "text": entry.caption,
-        "stage": entry.stage,
-        "message": entry.message,
-        "marks": entry.marks,
-        "words": entry.words,
-        "times": entry.times,
+        "captions": [dataclasses.asdict(caption) for caption in entry.captions],
         "cells": entry.cells,
         "strip": strip_numbers.get(entry.path),
         "problem": problems.get(entry.path, ""),
@@ -121,8 +118,11 @@ def _run_facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "cut off by --max_new_tokens", f"{report['truncated']:,}"
     if "partial" in report:  # missing in reports of earlier versions
         yield "partial videos (decoded in part only)", f"{report['partial']:,}"
+    if report.get("images"):
+        yield "still images", f"{report['images']:,}, and {report['videos']:,} videos"
     yield "workers", f"{report['workers']}, {', '.join(report['backends'])}"
-    for name in ("checkpoint", "prompt", "frames", "short side", "pooling shape", "generation"):
+    prompts = [name for name in fingerprint if name.split(" ")[0] == "prompt"]  # "prompt", or "prompt <column>"
+    for name in ("checkpoint", *prompts, "frames", "short side", "pooling shape", "generation"):
         if name in fingerprint:
             yield name, fingerprint[name]
     if "meta_path" in options:

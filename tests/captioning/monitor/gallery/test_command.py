@@ -82,7 +82,7 @@ def test_random_sample(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 of 3 rows, drawn at random" in capsys.readouterr().out
     data = _data(page)
     assert len(data["rows"]) == 2 and {strip[0] for strip in data["strips"]} == {3}
-    assert (data["captioned"], data["failed"], data["chosen"]) == (3, 1, 3)
+    assert (data["total"], data["captioned"], data["chosen"]) == (4, [3], 3)
 
 
 def test_embedded_json_cannot_end_its_element() -> None:

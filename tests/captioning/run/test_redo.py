@@ -1,0 +1,111 @@
+"""`--redo`: which rows are captioned again, and that an interrupted run finds the same rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.captioning.journal.reader import JournalContents
+from pipeline.captioning.meta.asks import Ask, Asks, Question
+from pipeline.captioning.meta.names import outcomes_path
+from pipeline.captioning.meta.table import MetaTable
+from pipeline.captioning.process.errors import UsageError
+from pipeline.captioning.run.options import JobOptions, job_options, make_parser
+from pipeline.captioning.run.planning import LeaderPlan, _leader_plan
+from pipeline.captioning.run.redo import MarkedRows
+from tests.runs import write_meta
+
+ASKS = Asks((Ask("short", Question("Describe it briefly.")), Ask("long", Question("Describe it."))))
+PATHS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4"]
+SHORT = ["A dog runs on grass.", "A dog runs on grass.", "A cat.", "", "A boat on a lake and"]
+LONG = [
+    "A dog runs on the grass.",
+    "A brown dog is here.",
+    "It and it and it and it and it and.",
+    "A man walks by.",
+    "",
+]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> JobOptions:
+    """Options of a run whose earlier output has two columns of captions. Its meta table has one more row than it."""
+    options = write_meta(tmp_path, ["new.mp4", *PATHS])
+    with options.output.open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "short", "long"], *zip(PATHS, SHORT, LONG, strict=True)])
+    cut_off = {"row": 1, "path": "b.mp4", "column": "long", "outcome": "captioned", "truncated": True}
+    outcomes_path(options.output).write_text(json.dumps(cut_off) + "\n")
+    return replace(options, skip_if_existing=True)
+
+
+def _plan(options: JobOptions, contents: JournalContents | None = None) -> LeaderPlan:
+    table, earlier = MetaTable.read(options.meta_path), MetaTable.read(options.output)
+    return _leader_plan(table, earlier, options, ASKS, [], contents or JournalContents(), MarkedRows(options))
+
+
+@pytest.mark.parametrize(
+    ("marks", "short", "long"),
+    [
+        ((), [0, 4], [0, 5]),
+        (("repeated",), [0, 1, 2, 4], [0, 5]),
+        (("looping",), [0, 4], [0, 3, 5]),
+        (("short",), [0, 3, 4], [0, 4, 5]),
+        (("unfinished",), [0, 4, 5], [0, 2, 5]),
+        (("repeated", "looping", "short", "unfinished"), [0, 1, 2, 3, 4, 5], [0, 2, 3, 4, 5]),
+    ],
+)
+def test_rows_with_a_mark_count_as_rows_without_a_caption(
+    options: JobOptions, marks: tuple[str, ...], short: list[int], long: list[int]
+) -> None:
+    """Each column by itself. Rows are numbers in the meta table; row 0 is new and row i+1 was row i."""
+    kept = _plan(replace(options, redo=marks)).plan.kept
+    missing = {column: sorted(set(range(6)) - kept[column].keys()) for column in ("short", "long")}
+    assert missing == {"short": short, "long": long}
+
+
+def test_number_of_words_of_short_captions(options: JobOptions) -> None:
+    kept = _plan(replace(options, redo=("short",), short_words=2)).plan.kept
+    assert sorted(kept["short"]) == [1, 2, 3, 5]
+
+
+def test_an_interrupted_run_finds_the_same_rows(options: JobOptions) -> None:
+    """The output with the marks is replaced at the end of a run only; what the run has made is in the journals."""
+    options = replace(options, redo=("repeated", "looping"))
+    first = _plan(options).plan
+    assert list(first.in_order()) == [0, 1, 2, 3, 4, 5]
+    contents = JournalContents()
+    contents.finish("short", [1])
+    contents.finish("long", [3])
+    second = _plan(options, contents).plan
+    assert second.kept == first.kept
+    assert list(second.in_order()) == [0, 2, 4, 5] and second.finished == {1, 3}
+
+
+def test_the_table_s_own_captions(options: JobOptions) -> None:
+    """They are kept, and made again, if there is no earlier output."""
+    options.meta_path.write_text("path,short,long\na.mp4,A cat.,\nb.mp4,A cat sits in a box.,\n")
+    table = MetaTable.read(options.meta_path)
+    options = replace(options, redo=("short",))
+    plan = _leader_plan(table, None, options, ASKS, [], JournalContents(), MarkedRows(options)).plan
+    assert list(plan.kept["short"]) == [1]
+
+
+def _options(meta: Path, *flags: str) -> JobOptions:
+    return job_options(make_parser("caption", "").parse_args([str(meta), *flags]))
+
+
+def test_flags(tmp_path: Path) -> None:
+    meta = tmp_path / "meta.csv"
+    assert _options(meta).redo == ()
+    options = _options(meta, "--skip_if_existing", "--redo", "short, looping,short", "--short_words", "7")
+    assert (options.redo, options.short_words) == (("looping", "short"), 7)
+    with pytest.raises(UsageError, match="--redo: 'long' is not a mark; the marks are repeated, looping, short, unf"):
+        _options(meta, "--skip_if_existing", "--redo", "looping,long")
+    with pytest.raises(UsageError, match="--redo short: without --skip_if_existing all rows are captioned again"):
+        _options(meta, "--redo", "short")
+    with pytest.raises(UsageError, match="--short_words 7 has an effect only with --redo short"):
+        _options(meta, "--skip_if_existing", "--redo", "looping", "--short_words", "7")
