@@ -39,7 +39,9 @@ class HubCaptioner(Captioner):
         self._vision_seconds = 0.0
         self._in_batches = settings.generation.num_beams > 1 or self._family.needs_generate
         self._prefix = () if self._in_batches else settings.prompt.prompts.shared_prefix
-        self._units_together = capacity.frames_together(backend, self._family.unit_bytes(backend.dtype.itemsize))
+        itemsize = backend.dtype.itemsize
+        self._units_together = capacity.frames_together(backend, self._family.unit_bytes(itemsize))
+        self._image_units_together = capacity.frames_together(backend, self._family.image_unit_bytes(itemsize))
         prefill_clips = backend.prefill_tokens // max(1, self._length(settings.longest) - len(self._prefix))
         units = max(1, self._family.unit_count(settings.longest))
         self.clips_together = max(1, min(prefill_clips, self._units_together // units))
@@ -132,11 +134,11 @@ class HubCaptioner(Captioner):
             options=self._settings.generation,
             stop_ids=self._settings.stop_ids,
             has_prefix=has_prefix,
-            history_ids=self._history(pieces, lengths),
+            history_ids=self._history(pieces, lengths, clip.is_image),
             stream=clip.row,
         )
 
-    def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[int, ...]:
+    def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], is_image: bool) -> tuple[int, ...]:
         """The tokens of a prompt that the repetition rules cover.
 
         transformers has a token in place of each visual token, and covers these too. The prompt of an encoder-decoder
@@ -145,7 +147,8 @@ class HubCaptioner(Captioner):
         prompt = self._settings.prompt
         if not prompt.counts_prompt or self._text.config.is_encoder_decoder:
             return ()
-        visual = () if prompt.visual_token is None else (prompt.visual_token,)
+        token = prompt.image_token if is_image else prompt.visual_token
+        visual = () if token is None else (token,)
         parts = zip(pieces, [*(visual * length for length in lengths), ()], strict=True)
         return tuple(itertools.chain.from_iterable((*piece, *block) for piece, block in parts))
 
@@ -156,17 +159,18 @@ class HubCaptioner(Captioner):
         return embedding(ids)
 
     def _blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
-        """The visual blocks of each clip. The tower runs on chunks of units of one shape."""
+        """The visual blocks of each clip. The tower runs on chunks of units of one kind and shape."""
         begin = time.monotonic()
-        by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        by_kind: dict[tuple[bool, tuple[int, ...]], list[tuple[int, np.ndarray]]] = {}
         for index, clip in enumerate(clips):
             units = self._family.units(clip)
-            by_shape.setdefault(units.shape[1:], []).append((index, units))
+            by_kind.setdefault((clip.is_image, units.shape[1:]), []).append((index, units))
         blocks: list[list[torch.Tensor]] = [[] for _ in clips]
-        for group in by_shape.values():
+        for (is_image, _), group in by_kind.items():
             units = np.concatenate([units for _, units in group])
-            starts = range(0, len(units), self._units_together)
-            features = torch.cat([self._features(units[start : start + self._units_together]) for start in starts])
+            together = self._image_units_together if is_image else self._units_together
+            starts = range(0, len(units), together)
+            features = torch.cat([self._features(units[start : start + together], is_image) for start in starts])
             start = 0
             for index, own in group:
                 blocks[index] = self._family.blocks(self._model, features[start : start + len(own)], clips[index])
@@ -175,8 +179,9 @@ class HubCaptioner(Captioner):
         self._vision_seconds += time.monotonic() - begin
         return blocks
 
-    def _features(self, units: np.ndarray) -> torch.Tensor:
-        return self._family.features(self._model, torch.from_numpy(units).to(self._backend.device))
+    def _features(self, units: np.ndarray, is_image: bool) -> torch.Tensor:
+        features = self._family.image_features if is_image else self._family.features
+        return features(self._model, torch.from_numpy(units).to(self._backend.device))
 
 
 def _joined(answers: Sequence[str]) -> str:

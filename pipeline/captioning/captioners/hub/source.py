@@ -21,7 +21,7 @@ from ..base import CaptionerSource
 from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
 from ..weights import CheckpointWeights
 from .family import HubFamily
-from .frames import HubFrames, frames_of, frames_that_fit, length_problem
+from .frames import HubFrames, frames_of, frames_that_fit, largest_clip, length_problem
 from .prompts import HubPrompt
 from .settings import HubSettings
 
@@ -68,7 +68,7 @@ class HubSource(CaptionerSource):
         self.longest, self._frames_note = frames.longest, frames.note
         self._given_generation = generation
         self.generation = with_checkpoint_defaults(generation, options.checkpoint)
-        self.frame_transform = family.frame_transform
+        self.frame_transform, self.image_transform = family.frame_transform, family.image_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
         problem = length_problem(family, prompt, frames.longest, self.generation)
         if problem:
@@ -135,7 +135,8 @@ class HubSource(CaptionerSource):
         from .captioner import HubCaptioner
 
         model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
-        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
+        largest = largest_clip(self._family, self._prompt, self.generation, self.longest, self.short_side)
+        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, largest)
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.model
 _CONFIG: dict[str, Any] = {
     "text_config": tiny.TEXT | {"model_type": "qwen2"}, "vision_config": tiny.SIGLIP, "image_token_index": tiny.IMAGE,
     "video_token_index": tiny.VIDEO, "vision_feature_layer": -2, "vision_feature_select_strategy": "full",
+    "image_grid_pinpoints": [[98 * rows, 98 * columns] for rows in range(1, 7) for columns in range(1, 7)],
 }  # fmt: skip
 
 
