@@ -73,11 +73,10 @@ def decode_pil(
 @contextmanager
 def _opened(path: str) -> Iterator[ImageFile.ImageFile]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` has the limit
-        image = Image.open(path, formats=_FORMATS)
-    with image:
-        check_size(*image.size)
-        yield image
+        warnings.filterwarnings("ignore", module="PIL")  # broken metadata, and a limit of pixels that we have ourselves
+        with Image.open(path, formats=_FORMATS) as image:
+            check_size(*image.size)
+            yield image
 
 
 def _animation(
