@@ -143,6 +143,22 @@ def _profile_of_rgb(path: Path) -> None:
     _cmyk(path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
 
 
+def _cyan_of_a_printer(path: Path) -> None:
+    """Full cyan, with a profile by which it is a grey of L* 50: 119 in sRGB. Pillow's formula gives (0, 255, 255)."""
+    identity = bytes(range(256))
+    # The corners of the ink cube; black ink changes fastest. Each is L*, a*, b* in 8 bits.
+    corners = [
+        (0 if black else 128 if cyan else 255, 128, 128) for cyan in (0, 1) for _ in range(4) for black in (0, 1)
+    ]
+    matrix = struct.pack(">9i", *(65536 * (number % 4 == 0) for number in range(9)))
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + identity * 4 + bytes(sum(corners, ())) + identity * 3
+    tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(table))
+    header = struct.pack(">I4sI4s4s4s", 144 + len(table), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    profile = header.ljust(128, b"\0") + tags + table
+    Image.new("CMYK", (64, 32), (255, 0, 0, 0)).save(path, icc_profile=profile)
+
+
 def _named_wrongly(path: Path) -> None:
     Image.new("RGB", (16, 16), _RED).save(path, format="JPEG")
 
@@ -156,6 +172,7 @@ _KNOWN: dict[str, tuple[str, Callable[[Path], None], list[tuple[int, ...]]]] = {
     "cmyk tiff": ("a.tif", _cmyk, _grey(0, 255)),
     "cmyk with a broken profile": ("a.jpg", _broken_profile, _grey(0, 255)),
     "cmyk with a profile of rgb": ("a.jpg", _profile_of_rgb, _grey(0, 255)),
+    "cmyk with its profile": ("a.jpg", _cyan_of_a_printer, _grey(119, 119)),
     "rgb with a broken profile": (
         "a.png",
         lambda path: Image.new("RGB", (4, 4), _RED).save(path, icc_profile=b"x" * 200),
