@@ -1,6 +1,6 @@
 """Decode a clip: from its path to its sampled frames, PIL images in display orientation.
 
-Decoders are tried in order: decord if it is installed, then PyAV; for still images PIL. If all of them fail, the error
+Decoders are tried in order: decord if it is installed, then PyAV; for images PIL. If all of them fail, the error
 contains every message. In a run, this runs in the decoding process, because a decoder may hang or crash. Knows nothing
 about processes and models.
 """
@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .decode_pil import decode_pil
 from .decode_pyav import decode_pyav
+from .file_kind import file_kind
 from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
 from .sampling import FrameSampling
@@ -59,7 +61,7 @@ def check_path(path: str) -> None:
 def decode(
     path: str, sampling: FrameSampling, decoders: Sequence[str] | None = None, short_side: int = 0
 ) -> SampledFrames[tuple[Image.Image, ...]]:
-    """Sample frames of a video, or of a still image; see `decode_into`. All images are kept in memory."""
+    """Sample frames of a video or an image; see `decode_into`. All images are kept in memory."""
     return decode_into(tuple, path, sampling, decoders, short_side)
 
 
@@ -69,35 +71,57 @@ def decode_into(
     sampling: FrameSampling,
     decoders: Sequence[str] | None = None,
     short_side: int = 0,
+    collect_image: Collect[Frames] | None = None,
 ) -> SampledFrames[Frames]:
-    """Sample frames of a video, or of a still image (a clip of one frame), and give them to `collect` one by one.
+    """Sample frames of a video or an animated image, or read a still image, and give them to `collect` one by one.
 
     If a video is incomplete or damaged, its frames are spread over the part that can be decoded, and the result is
-    marked as partial.
+    marked as partial. A still image has one frame, whatever the sampling; an incomplete one fails.
 
     collect: gets the frames and returns `SampledFrames.images`. An error that it raises counts as one of the decoder.
-    decoders: names from `available_decoders(path)`, tried in order; all of them by default.
+    decoders: names from `available_decoders(path)`, tried in order; all of them by default. If the file is an image
+        with the name of a video, PIL takes the place of the first one, and the others do nothing; and the reverse.
     short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
+    collect_image: gets the frame of a still image; None for `collect`.
 
     Raises:
         DecodeError: no decoder can decode it.
     """
     check_path(path)
     messages = []
-    for name in available_decoders(path) if decoders is None else decoders:
+    for name in _fitting(path, available_decoders(path) if decoders is None else decoders):
         try:
-            sampled: SampledFrames[Frames] = _DECODERS[name](path, sampling, short_side, collect)
+            if name == "PIL":
+                return decode_pil(path, sampling, short_side, collect, collect_image or collect)
+            sampled: SampledFrames[Frames] = _VIDEO_DECODERS[name](path, sampling, short_side, collect)
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise errors of any type
             messages.append(f"{name}: {_one_line(error)}")
-    raise DecodeError(messages or ["no decoder was tried"])
+    raise DecodeError(messages)
 
 
 def available_decoders(path: str) -> tuple[str, ...]:
-    """The names of the decoders for `path`, in the order in which they are tried."""
+    """The names of the decoders for `path` by its suffix, in the order in which they are tried."""
     if path.lower().endswith(IMAGE_SUFFIXES):
         return ("PIL",)
     return ("decord", "PyAV") if _has_decord() else ("PyAV",)
+
+
+def _fitting(path: str, decoders: Sequence[str]) -> Sequence[str]:
+    """The decoders, or others in place of the first one if the content of the file does not fit its suffix.
+
+    The process that asks for one decoder after the other knows the suffix only, and gets one message.
+    """
+    by_suffix = available_decoders(path)
+    try:
+        kind = file_kind(path)
+    except OSError:  # the decoders have the message
+        return decoders
+    # FFmpeg reads images too, but without their transparency, and it completes truncated ones.
+    fitting = {"image": "PIL", "video": "PyAV"}.get(kind, by_suffix[0])
+    if all((name == "PIL") == (fitting == "PIL") for name in decoders):
+        return decoders
+    return (fitting,) if by_suffix[0] in decoders else ()
 
 
 def _has_decord() -> bool:
@@ -131,17 +155,7 @@ def _decode_decord(
     return SampledFrames(collect(images()), tuple(positions), rate, total_frames)
 
 
-def _decode_image(
-    path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]
-) -> SampledFrames[Frames]:
-    with Image.open(path) as image:
-        check_size(*image.size)
-        upright = scaled_down(ImageOps.exif_transpose(image).convert("RGB"), short_side)
-        return SampledFrames(collect([upright]), tuple(sampling.indices(1, 0.0)), rate=0.0, total_frames=1)
-
-
-_DECODERS: dict[str, Callable[[str, FrameSampling, int, Collect[Any]], SampledFrames[Any]]] = {
+_VIDEO_DECODERS: dict[str, Callable[[str, FrameSampling, int, Collect[Any]], SampledFrames[Any]]] = {
     "decord": _decode_decord,
     "PyAV": decode_pyav,
-    "PIL": _decode_image,
 }

@@ -32,7 +32,7 @@ class DecodeReply:
     """From the decoding process to the worker: prepared frames, or the reason why there are none.
 
     frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
-    frame_index, partial, seconds, duration, size, rate: as in `Clip`.
+    frame_index, partial, seconds, duration, size, rate, is_image: as in `Clip`.
     stage, messages: the stage that failed and every message; empty if none failed.
     """
 
@@ -43,6 +43,7 @@ class DecodeReply:
     duration: float = 0.0
     size: tuple[int, int] = (0, 0)
     rate: float = 0.0
+    is_image: bool = False
     stage: str = ""
     messages: tuple[str, ...] = ()
 
@@ -55,7 +56,10 @@ def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: Fra
         return DecodeReply(stage="path", messages=error.messages)
     try:
         collect = functools.partial(_prepare, preparation.transform)
-        sampled = decode_into(collect, request.path, preparation.sampling, [request.decoder], preparation.short_side)
+        collect_image = functools.partial(_prepare, preparation.image_transform or preparation.transform)
+        sampled = decode_into(
+            collect, request.path, preparation.sampling, [request.decoder], preparation.short_side, collect_image
+        )
     except DecodeError as error:
         return DecodeReply(stage="decode", messages=error.messages)
     prepared = sampled.images
@@ -73,6 +77,7 @@ def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: Fra
         duration=sampled.duration,
         size=prepared.size,
         rate=sampled.rate,
+        is_image=sampled.is_image,
     )
 
 

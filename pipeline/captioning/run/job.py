@@ -26,6 +26,7 @@ from .finished_rows import MassFailure
 from .options import JobOptions
 from .planning import COMPUTING_TYPE, LeaderPlan, RankPlan, plan_run
 from .rank_stats import RankStats
+from .redo import MarkedRows
 from .report import make_report, summary
 from .work import RankWorker
 
@@ -155,7 +156,7 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
     table = MetaTable.read(options.meta_path, asks.columns, asks.cell_columns) if world.is_leader else None
     fingerprint = source.fingerprint()
     with RunJournals(world, options.output) as journals:
-        plan = plan_run(world, journals, table, options, asks, fingerprint)
+        plan = plan_run(world, journals, table, options, asks, fingerprint, MarkedRows(options))
         if not plan.is_done:
             exit_code = _Job(options, source, activate, world, journals, begin).caption_and_deliver(plan)
         else:

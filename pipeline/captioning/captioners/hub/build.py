@@ -24,6 +24,7 @@ from ..tokenizer import PromptTokenizer
 from . import blip2, internvl, janus, llava, llava_next, llava_next_video, llava_onevision, qwen2_vl
 from .config_defaults import completed, naming
 from .family import HubFamily
+from .frames import first_frame
 from .prompts import HubPrompt
 from .source import HubSource, source_from_flags
 
@@ -38,6 +39,8 @@ class _Recipe:
         block, and the prompt describes a video.
     sampling: which frames are sampled by default.
     transform_options: entries of preprocessor_config.json to override, from the flags.
+    image_kind: of the transform of still images; None if they are prepared as frames are.
+    image_options: as `transform_options`, for still images.
     """
 
     build: Callable[[Mapping[str, Any], Any], HubFamily]
@@ -46,6 +49,8 @@ class _Recipe:
     sampling: FrameSampling
     siglip_kind: str | None = None
     transform_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
+    image_kind: str | None = None
+    image_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
 
     def kind_for(self, config: Mapping[str, Any]) -> str:
         """The kind of the frame transform for a completed config."""
@@ -64,11 +69,22 @@ def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
     return {"min_pixels": low, "max_pixels": high}
 
 
+def _image_pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
+    """Where one flag is given only, the default of the other one gives way; `_pixel_limits` checks the flags."""
+    low = flags.min_pixels or min(qwen2_vl.IMAGE_MIN_PIXELS, flags.max_pixels or qwen2_vl.IMAGE_MAX_PIXELS)
+    return {"min_pixels": low, "max_pixels": flags.max_pixels or max(low, qwen2_vl.IMAGE_MAX_PIXELS)}
+
+
 def _tile_limits(flags: argparse.Namespace) -> dict[str, Any]:
     tiles = flags.max_tiles or 1
     if tiles > MAX_TILES:
         raise UsageError(f"--max_tiles {tiles} is more than {MAX_TILES}; give a smaller number, for example 12")
     return {"crop_to_patches": tiles > 1, "max_patches": tiles, "min_patches": 1}
+
+
+def _image_tile_limits(flags: argparse.Namespace) -> dict[str, Any]:
+    """Without the flag, the limits of the file, as InternVLProcessor of transformers has it for images."""
+    return {"crop_to_patches": True} if flags.max_tiles is None else _tile_limits(flags)
 
 
 _IMAGES, _VIDEO, _POINTS = FrameSampling("points", 3), FrameSampling("uniform", 8), FrameSampling("points", 1)
@@ -78,17 +94,27 @@ _QWEN = _Recipe(
     "video",
     FrameSampling("rate", 0, fps=2.0, max_frames=32, multiple=2),
     transform_options=_pixel_limits,
+    image_kind="patches_of_two",
+    image_options=_image_pixel_limits,
 )
 _RECIPES = {
     "llava": _Recipe(llava.Llava, "crop", "image", _POINTS, siglip_kind="square"),
     "llava_next": _Recipe(llava_next.LlavaNext, "tiles", "image", _IMAGES),
-    "llava_next_video": _Recipe(llava_next_video.LlavaNextVideo, "crop", "video", _VIDEO),
-    "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO),
+    "llava_next_video": _Recipe(llava_next_video.LlavaNextVideo, "crop", "video", _VIDEO, image_kind="tiles"),
+    "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO, image_kind="onevision_tiles"),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS),
     "janus": _Recipe(janus.Janus, "padded_square", "image", _POINTS),
-    "internvl": _Recipe(internvl.InternVl, "internvl", "frames", _VIDEO, transform_options=_tile_limits),
+    "internvl": _Recipe(
+        internvl.InternVl,
+        "internvl",
+        "frames",
+        _VIDEO,
+        transform_options=_tile_limits,
+        image_kind="internvl",
+        image_options=_image_tile_limits,
+    ),
 }
 
 
@@ -97,10 +123,12 @@ def default_sampling(name: str) -> FrameSampling:
     return _RECIPES[name].sampling
 
 
-def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
+def make_family(
+    name: str, folder: Path, image_options: Mapping[str, Any] | None = None, **transform_options: Any
+) -> HubFamily:
     """The family of a checkpoint folder.
 
-    transform_options: entries of preprocessor_config.json to override.
+    transform_options: entries of preprocessor_config.json to override. image_options: for still images.
 
     Raises:
         UsageError: config.json or preprocessor_config.json is missing or not usable.
@@ -111,10 +139,14 @@ def make_family(name: str, folder: Path, **transform_options: Any) -> HubFamily:
     transform = from_folder(folder, kind, **transform_options)
     if recipe.block == "video":
         KINDS[kind].check_video_file(folder)
+    image_transform = from_folder(folder, recipe.image_kind, **(image_options or {})) if recipe.image_kind else None
     with naming(path):
-        if isinstance(transform, Tiles):
-            _check_pinpoints(config, transform)
-        return recipe.build(config, transform)
+        for made in (transform, image_transform):
+            if isinstance(made, Tiles):
+                _check_pinpoints(config, made)
+        family = recipe.build(config, transform)
+    family.image_transform = image_transform
+    return family
 
 
 def make_source(
@@ -128,7 +160,8 @@ def make_source(
         UsageError: the checkpoint or an option is not usable.
     """
     folder: Path = flags.pretrained_model_name_or_path
-    family = make_family(name, folder, **_RECIPES[name].transform_options(flags))
+    recipe = _RECIPES[name]
+    family = make_family(name, folder, recipe.image_options(flags), **recipe.transform_options(flags))
     return source_from_flags(
         family, lambda longest: _prompt(name, family, flags, asks, longest), flags, sampling, generation
     )
@@ -142,23 +175,28 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks,
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
 
     @functools.lru_cache(maxsize=1000)  # questions may differ from row to row
-    def text(blocks: int, question: str) -> PromptText:
-        kinds = ["image"] * blocks if as_images else ["video"]
+    def text(blocks: int, is_image: bool, question: str) -> PromptText:
+        kinds = ["image"] * blocks if as_images or is_image else ["video"]
         return prompt_text(folder, name, question, flags.system or "", kinds, frames=blocks)
 
-    placeholder = text(1, asks.texts[0]).placeholder
+    # A question has none of the family's placeholders, so a prompt has those of one kind.
+    frames_as, image_as = (text(1, is_image, asks.texts[0]).placeholder for is_image in (False, True))
 
     def pieces(prompt: str) -> list[list[int]]:
+        placeholder = image_as if image_as in prompt else frames_as
         return tokenizer.split(prompt, placeholder, prompt.count(placeholder) if placeholder else 1)
 
     def of_clip(clip: Clip, question: str) -> PromptText:
-        return text(len(family.prompt_lengths(clip)), question)
+        return text(len(family.prompt_lengths(clip)), clip.is_image, question)
 
-    prompts = ClipPrompts(pieces, lambda clip, question: of_clip(clip, question).text, [longest], asks)
+    def token(placeholder: str) -> int | None:
+        return tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
+
+    samples = [longest, first_frame(longest)]
+    prompts = ClipPrompts(pieces, lambda clip, question: of_clip(clip, question).text, samples, asks)
     shown = [of_clip(longest, question) for question in asks.texts]
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
-    visual = tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
-    return HubPrompt(prompts, descriptions, tokenizer, counts_prompt=True, visual_token=visual)
+    return HubPrompt(prompts, descriptions, tokenizer, True, token(frames_as), token(image_as))
 
 
 def _check_pinpoints(config: Mapping[str, Any], transform: Tiles) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ...backends import Backend
 from ...clips.clip import Clip
+from ...generation import capacity
 from ..model_captioner import CaptionerSettings, ModelCaptioner
 from ..question_groups import QuestionPrompt
 from .settings import HubSettings
@@ -37,6 +38,8 @@ class HubCaptioner(ModelCaptioner):
             needs_generate=family.needs_generate,
         )
         super().__init__(common, family.text_model(model), backend)
+        image_bytes = family.image_unit_bytes(backend.dtype.itemsize)
+        self._image_units_together = capacity.frames_together(backend, image_bytes)
 
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         return self._family.prompt_lengths(clip)
@@ -44,9 +47,10 @@ class HubCaptioner(ModelCaptioner):
     def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
         lengths = self._family.prompt_lengths(clip)
         positions, next_position = self._family.positions(pieces, lengths, clip)
-        return QuestionPrompt(number, pieces, positions, next_position, self._history(pieces, lengths))
+        history = self._history(pieces, lengths, clip.is_image)
+        return QuestionPrompt(number, pieces, positions, next_position, history)
 
-    def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[int, ...]:
+    def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], is_image: bool) -> tuple[int, ...]:
         """The tokens of a prompt that the repetition rules cover.
 
         transformers has a token in place of each visual token, and covers these too. The prompt of an encoder-decoder
@@ -55,26 +59,29 @@ class HubCaptioner(ModelCaptioner):
         prompt = self._hub_prompt
         if not prompt.counts_prompt or self._text.config.is_encoder_decoder:
             return ()
-        visual = () if prompt.visual_token is None else (prompt.visual_token,)
+        token = prompt.image_token if is_image else prompt.visual_token
+        visual = () if token is None else (token,)
         parts = zip(pieces, [*(visual * length for length in lengths), ()], strict=True)
         return tuple(itertools.chain.from_iterable((*piece, *block) for piece, block in parts))
 
     def _blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
-        """The visual blocks of each clip. The tower runs on chunks of units of one shape."""
-        by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        """The visual blocks of each clip. The tower runs on chunks of units of one kind and shape."""
+        by_kind: dict[tuple[bool, tuple[int, ...]], list[tuple[int, np.ndarray]]] = {}
         for index, clip in enumerate(clips):
             units = self._family.units(clip)
-            by_shape.setdefault(units.shape[1:], []).append((index, units))
+            by_kind.setdefault((clip.is_image, units.shape[1:]), []).append((index, units))
         blocks: list[list[torch.Tensor]] = [[] for _ in clips]
-        for group in by_shape.values():
+        for (is_image, _), group in by_kind.items():
             units = np.concatenate([units for _, units in group])
-            starts = range(0, len(units), self._units_together)
-            features = torch.cat([self._features(units[start : start + self._units_together]) for start in starts])
+            together = self._image_units_together if is_image else self._units_together
+            starts = range(0, len(units), together)
+            features = torch.cat([self._features(units[start : start + together], is_image) for start in starts])
             start = 0
             for index, own in group:
                 blocks[index] = self._family.blocks(self._model, features[start : start + len(own)], clips[index])
                 start += len(own)
         return blocks
 
-    def _features(self, units: np.ndarray) -> torch.Tensor:
-        return self._family.features(self._model, torch.from_numpy(units).to(self._backend.device))
+    def _features(self, units: np.ndarray, is_image: bool) -> torch.Tensor:
+        features = self._family.image_features if is_image else self._family.features
+        return features(self._model, torch.from_numpy(units).to(self._backend.device))

@@ -17,6 +17,7 @@ class HubPrompt:
     tokenizer: of the checkpoint.
     counts_prompt: whether tokens of the prompt count for the repetition penalty and the n-gram rule.
     visual_token: id of the token that the published program has in place of each visual token; None if it has none.
+    image_token: the same for still images.
     """
 
     prompts: ClipPrompts
@@ -24,3 +25,4 @@ class HubPrompt:
     tokenizer: CheckpointTokenizer
     counts_prompt: bool
     visual_token: int | None = None
+    image_token: int | None = None

@@ -19,7 +19,7 @@ from ...process.errors import UsageError
 from ..checkpoint_source import CheckpointSource, digest
 from ..weights import CheckpointWeights
 from .family import HubFamily
-from .frames import HubFrames, frames_of, frames_that_fit, length_problem
+from .frames import HubFrames, frames_of, frames_that_fit, largest_clip, length_problem
 from .prompts import HubPrompt
 from .settings import HubSettings
 
@@ -64,7 +64,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
         self._family, self._options, self._prompt = family, options, prompt
         self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self.longest, self._frames_note = frames.longest, frames.note
-        self.frame_transform = family.frame_transform
+        self.frame_transform, self.image_transform = family.frame_transform, family.image_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
         problem = length_problem(family, prompt, frames.longest, self.generation)
         if problem:
@@ -114,7 +114,8 @@ class HubSource(CheckpointSource["HubCaptioner"]):
     def _captioner(self, model: Any, backend: Backend) -> HubCaptioner:
         from .captioner import HubCaptioner
 
-        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
+        largest = largest_clip(self._family, self._prompt, self.generation, self.longest, self.short_side)
+        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, largest)
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:
