@@ -152,7 +152,7 @@ class _Shards:
         self._writer.tarstream.tarstream.members.clear()  # a list of all files of the shard, which only readers need
 
     def index(self) -> dict[str, Any]:
-        """The shards in the form of an index of the library's `wids`."""
+        """The shards in the form `wids-shard-index-v1`."""
         return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": self.finished}
 
     def _open(self, name: str) -> IO[bytes]:
