@@ -15,7 +15,7 @@ from .options import JobOptions
 
 
 class MarkedRows:
-    """Finds the rows of a table whose captions have one of the marks of `--redo`. A `planning.Redo`.
+    """Finds the rows of a table whose captions have one of the marks of `--redo`. An `earlier_captions.Redo`.
 
     The answer depends only on the table and the outcomes file next to it. A run replaces both at its end, so an
     interrupted run that is started again finds the same rows.

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.captioning.journal.reader import JournalContents
-from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.names import outcomes_path
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
+from pipeline.captioning.run.earlier_captions import EarlierCaptions
 from pipeline.captioning.run.options import JobOptions, job_options, make_parser
-from pipeline.captioning.run.planning import LeaderPlan, _leader_plan
+from pipeline.captioning.run.plan import make_plan
 from pipeline.captioning.run.redo import MarkedRows
 from tests.runs import write_meta
 
-ASKS = Asks((Ask("short", Question("Describe it briefly.")), Ask("long", Question("Describe it."))))
 PATHS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4"]
 SHORT = ["A dog runs on grass.", "A dog runs on grass.", "A cat.", "", "A boat on a lake and"]
 LONG = [
@@ -42,9 +41,11 @@ def options(tmp_path: Path) -> JobOptions:
     return replace(options, skip_if_existing=True)
 
 
-def _plan(options: JobOptions, contents: JournalContents | None = None) -> LeaderPlan:
-    table, earlier = MetaTable.read(options.meta_path), MetaTable.read(options.output)
-    return _leader_plan(table, earlier, options, ASKS, [], contents or JournalContents(), MarkedRows(options))
+def _kept(options: JobOptions) -> dict[str, Mapping[int, str]]:
+    table, earlier = (MetaTable.read(path) if path.exists() else None for path in (options.meta_path, options.output))
+    assert table is not None
+    captions = EarlierCaptions.of(table, options.meta_path, earlier, options.output, ["short", "long"])
+    return captions.kept(MarkedRows(options))
 
 
 @pytest.mark.parametrize(
@@ -62,36 +63,31 @@ def test_rows_with_a_mark_count_as_rows_without_a_caption(
     options: JobOptions, marks: tuple[str, ...], short: list[int], long: list[int]
 ) -> None:
     """Each column by itself. Rows are numbers in the meta table; row 0 is new and row i+1 was row i."""
-    kept = _plan(replace(options, redo=marks)).plan.kept
+    kept = _kept(replace(options, redo=marks))
     missing = {column: sorted(set(range(6)) - kept[column].keys()) for column in ("short", "long")}
     assert missing == {"short": short, "long": long}
 
 
 def test_number_of_words_of_short_captions(options: JobOptions) -> None:
-    kept = _plan(replace(options, redo=("short",), short_words=2)).plan.kept
+    kept = _kept(replace(options, redo=("short",), short_words=2))
     assert sorted(kept["short"]) == [1, 2, 3, 5]
 
 
 def test_an_interrupted_run_finds_the_same_rows(options: JobOptions) -> None:
     """The output with the marks is replaced at the end of a run only; what the run has made is in the journals."""
     options = replace(options, redo=("repeated", "looping"))
-    first = _plan(options).plan
-    assert list(first.in_order()) == [0, 1, 2, 3, 4, 5]
-    contents = JournalContents()
-    contents.finish("short", [1])
-    contents.finish("long", [3])
-    second = _plan(options, contents).plan
-    assert second.kept == first.kept
-    assert list(second.in_order()) == [0, 2, 4, 5] and second.finished == {1, 3}
+    kept = _kept(options)
+    assert list(make_plan(6, ["short", "long"], kept, {}, {}).in_order()) == [0, 1, 2, 3, 4, 5]
+    assert _kept(options) == kept
+    resumed = make_plan(6, ["short", "long"], kept, {"short": {1}, "long": {3}}, {})
+    assert list(resumed.in_order()) == [0, 2, 4, 5] and resumed.finished == {1, 3}
 
 
 def test_the_table_s_own_captions(options: JobOptions) -> None:
     """They are kept, and made again, if there is no earlier output."""
     options.meta_path.write_text("path,short,long\na.mp4,A cat.,\nb.mp4,A cat sits in a box.,\n")
-    table = MetaTable.read(options.meta_path)
-    options = replace(options, redo=("short",))
-    plan = _leader_plan(table, None, options, ASKS, [], JournalContents(), MarkedRows(options)).plan
-    assert list(plan.kept["short"]) == [1]
+    options.output.unlink()
+    assert list(_kept(replace(options, redo=("short",)))["short"]) == [1]
 
 
 def _options(meta: Path, *flags: str) -> JobOptions:
