@@ -75,7 +75,8 @@ def test_still_images_are_those_of_transformers(backend: Backend, tmp_path: Path
     sizes = ((98, 98), (50, 20), (150, 400), (400, 400), (588, 500), (300, 588))
     images = tuple(_image(row, *size) for row, size in enumerate(sizes))
     model = replace(TINY[0], clips=images, inputs=_image_inputs, features=_image_features)
-    tiny.assert_features(model, backend, tmp_path)
+    # PyTorch rounds the positions between patches to float32; features differ by up to 6 from patch to patch.
+    tiny.assert_features(model, backend, tmp_path, tolerance=1e-4)
     assert [len(image.frames[0]) > 10 for image in images] == [False, False, False, True, True, True]
 
 
