@@ -118,7 +118,8 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--skip_if_existing",
         action="store_true",
-        help="keep existing captions: those in an earlier output, else those in the column 'text' of the meta table",
+        help="keep existing captions, each column by itself: those in an earlier output, else those in the same column "
+        "of the meta table",
     )
     run.add_argument(
         "--redo",

@@ -5,6 +5,7 @@ Knows nothing about the model and the framework.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -211,6 +212,13 @@ def _leader_plan(
     kept = earlier.kept(redo) if options.skip_if_existing else {}
     finished, deaths, retried = contents.finished, contents.deaths, contents.retried
     plan = make_plan(len(table.paths), tuple(earlier.captions), kept, finished, deaths, retried, options.limit)
+    if options.redo and plan.excluded:
+        # A marked caption that is not made again, because its row is beyond `--limit`, is not lost.
+        kept = {
+            column: {**kept[column], **{row: captions[row] for row in plan.excluded if row in captions}}
+            for column, captions in earlier.kept(lambda table, path, column: ()).items()
+        }
+        plan = dataclasses.replace(plan, kept=kept)
     return LeaderPlan(
         table=table,
         plan=plan,

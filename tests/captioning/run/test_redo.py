@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.captioning.captioners.base import Caption
 from pipeline.captioning.meta.names import outcomes_path
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
@@ -17,7 +18,8 @@ from pipeline.captioning.run.earlier_captions import EarlierCaptions
 from pipeline.captioning.run.options import JobOptions, job_options, make_parser
 from pipeline.captioning.run.plan import make_plan
 from pipeline.captioning.run.redo import MarkedRows
-from tests.runs import write_meta
+from tests.fakes import FakeSource, render_clip
+from tests.runs import read_rows, run_job, write_meta
 
 PATHS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4"]
 SHORT = ["A dog runs on grass.", "A dog runs on grass.", "A cat.", "", "A boat on a lake and"]
@@ -105,3 +107,21 @@ def test_flags(tmp_path: Path) -> None:
         _options(meta, "--redo", "short")
     with pytest.raises(UsageError, match="--short_words 7 has an effect only with --redo short"):
         _options(meta, "--skip_if_existing", "--redo", "looping", "--short_words", "7")
+
+
+def test_a_run_makes_marked_captions_again_and_keeps_those_beyond_its_limit(tmp_path: Path) -> None:
+    clips = [str(render_clip(tmp_path / f"{number}.mp4", number, frames=3)) for number in range(4)]
+    options = write_meta(tmp_path, clips)
+    earlier = ["A dog runs on grass.", "Too short.", "Short too.", "A cat sits on a chair."]
+    with options.output.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["path", "note", "text"], *((clip, "", text) for clip, text in zip(clips, earlier, strict=True))]
+        )
+    source = FakeSource(caption=lambda clip: Caption(f"a new caption of clip {clip.row}", 6, False))
+    assert run_job(replace(options, skip_if_existing=True, redo=("short",), limit=1), source) == [0]
+    texts = [row["text"] for row in read_rows(options.output)]
+    assert texts == [earlier[0], "a new caption of clip 1", earlier[2], earlier[3]]
+    assert source.rows_captioned == [1]
+    assert run_job(replace(options, skip_if_existing=True, redo=("short",)), source) == [0]
+    assert [row["text"] for row in read_rows(options.output)] == [*texts[:2], "a new caption of clip 2", texts[3]]
+    assert source.rows_captioned == [1, 2]
