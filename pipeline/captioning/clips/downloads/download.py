@@ -58,7 +58,9 @@ def download(url: str, path: str, limits: DownloadLimits) -> str:
 
 def _attempt(url: str, path: str, limits: DownloadLimits, seconds: float) -> Failure | None:
     """One attempt of at most `seconds`. Returns None if it succeeded."""
-    site, progress = _SITES[scheme_of(url)], Progress(limits.max_bytes)
+    scheme, progress = scheme_of(url), Progress(limits.max_bytes)
+    site = _SITES[scheme]
+    url = scheme + url[len(scheme) :]  # s3fs knows the scheme in lower case only
     try:
         # get_file also takes the arguments of fsspec.asyn.sync: `timeout`.
         system = site.file_system(url, limits)

@@ -57,7 +57,7 @@ def test_the_file_is_received(web: WebServer, target: Path, answer: Answer) -> N
 )  # fmt: skip
 def test_a_fault_that_may_pass_is_followed_by_another_attempt(web: WebServer, target: Path, fault: Answer) -> None:
     url = web.url("/a.mp4", fault, fault, content(DATA))
-    assert download(url, str(target), DownloadLimits(10**6, timeout=2.0)) == ""
+    assert download(url, str(target), DownloadLimits(10**6, timeout=3.2)) == ""
     assert target.read_bytes() == DATA
     assert web.requests == ["/a.mp4"] * 3
 
@@ -148,6 +148,12 @@ def test_a_url_with_characters_that_must_be_quoted(web: WebServer, target: Path)
     url = web.url("/", content(DATA)) + "a b/é.mp4"
     web.answers["/a%20b/%C3%A9.mp4"] = [content(DATA)]
     assert download(url, str(target), LIMITS) == "" and target.read_bytes() == DATA
+
+
+def test_a_proxy_of_the_environment_is_used(web: WebServer, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", web.url("/"))
+    web.answers["http://host.invalid/a.mp4"] = [content(DATA)]
+    assert download("HTTP://host.invalid/a.mp4", str(target), LIMITS) == "" and target.read_bytes() == DATA
 
 
 def test_a_full_disk(web: WebServer) -> None:
