@@ -1,8 +1,9 @@
 """The sides that the benchmark compares: the captioning engine and a clip-by-clip loop. Runs one of them.
 
-The side "separate" is the engine with several questions about each clip, in one run for each question. The loop captions as the public programs do: for each clip it decodes the video and then calls transformers' `generate`,
-with transformers' attention and cache. Both sides use the same weights, clips and prompt. The last line of the output
-is a JSON object with the measurements. `benchmark_models` has the models.
+The loop captions as the public programs do: for each clip it decodes the video and then calls transformers' `generate`,
+with transformers' attention and cache. Both sides use the same weights, clips and prompt. The side "separate" is the
+engine with several questions about each clip, in one run for each question. The last line of the output is a JSON object
+with the measurements. `benchmark_models` has the models.
 """
 
 from __future__ import annotations
