@@ -2,8 +2,8 @@
 
 The loop captions as the public programs do: for each clip it decodes the video and then calls transformers' `generate`,
 with transformers' attention and cache. Both sides use the same weights, clips and prompt. The side "separate" is the
-engine with several questions about each clip, in one run for each question. The last line of the output is a JSON object
-with the measurements. `benchmark_models` has the models.
+engine with several questions about each clip, in one run for each question. The last line of the output is a JSON
+object with the measurements. `benchmark_models` has the models.
 """
 
 from __future__ import annotations
