@@ -191,7 +191,7 @@ def test_only_a_question_of_nan_fails(setup: Setup, place: int, slots: int) -> N
     """The NaN values that it leaves in its slot affect neither the next questions nor the next request."""
     spec = _spec(setup.groups[0], 6)
     request = setup.request("bad", spec)
-    texts = [request.embeddings[request.shared :], *(follow_up.embeddings for follow_up in request.follow_ups)]
+    texts = [request.embeddings, *(follow_up.embeddings for follow_up in request.follow_ups)]
     texts[place][-1:] = math.nan
     good = {i: _spec(group, 6) for i, group in enumerate(setup.groups[1:])}
     engine = setup.engine(slots=slots)
