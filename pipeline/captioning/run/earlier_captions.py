@@ -73,10 +73,12 @@ class EarlierCaptions:
             return []
         return [name for name in self.earlier.columns if name not in self.table.columns and name not in self.captions]
 
-    def is_complete(self) -> bool:
-        """Whether the earlier output is what the run would write, if that has all captions."""
+    def is_output_of(self, kept: Mapping[str, Mapping[int, str]]) -> bool:
+        """Whether the earlier output is what a run would write that makes no caption. kept: what it keeps."""
         if self.earlier is None or not self.captions.keys() <= set(self.earlier.columns):
             return False
+        if any(kept[column].keys() - captions.keys() for column, captions in self.captions.items()):
+            return False  # a text of the meta table is not in the output: the row failed there
         return self.table.is_same_but_for(self.captions.keys(), self.earlier)
 
 

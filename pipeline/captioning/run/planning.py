@@ -132,7 +132,7 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
-                "is_done": leader.plan.is_done and earlier.is_complete(),
+                "is_done": leader.plan.is_done and earlier.is_output_of(leader.plan.kept),
             }
         ).encode("ascii")
     (received,) = map(json.loads, world.broadcast([shared]))
