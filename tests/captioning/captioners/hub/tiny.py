@@ -138,7 +138,7 @@ class Tiny:
         return model
 
 
-def assert_features(tiny: Tiny, backend: Backend, folder: Path) -> None:
+def assert_features(tiny: Tiny, backend: Backend, folder: Path, tolerance: float = TOLERANCE) -> None:
     """The visual tokens of each clip are those of transformers' own model."""
     import torch
 
@@ -152,7 +152,7 @@ def assert_features(tiny: Tiny, backend: Backend, folder: Path) -> None:
         for own, clip in zip(blocks, tiny.clips, strict=True):
             assert [len(block) for block in own] == family.block_lengths(clip)
             expected = tiny.features(reference, tiny.inputs(family, clip))
-            np.testing.assert_allclose(torch.cat(own).numpy(), expected.numpy(), atol=TOLERANCE)
+            np.testing.assert_allclose(torch.cat(own).numpy(), expected.numpy(), atol=tolerance)
 
 
 def assert_published_names(tiny: Tiny, folder: Path) -> None:
