@@ -245,9 +245,9 @@ def test_clips_carry_the_times_and_the_size_of_their_frames(tmp_path: Path) -> N
         clip, image = loader
     assert isinstance(clip, Clip) and isinstance(image, Clip)
     assert (clip.seconds, clip.duration, clip.size) == ((0.0, 0.875, 1.625, 2.5), 2.625, (64, 96))
-    assert (image.seconds, image.duration, image.size) == ((0.0, 0.0), 0.0, (40, 30))
+    assert (image.seconds, image.duration, image.size, image.is_image) == ((0.0,), 0.0, (40, 30), True)
     assert (clip.rate, image.rate) == (8.0, 0.0)
-    assert (clip.frame_index, image.frame_index) == ((0, 1, 2, 3), (0, 0))
+    assert (clip.frame_index, image.frame_index) == ((0, 1, 2, 3), (0,))
 
 
 def test_frames_are_scaled_before_the_transform(tmp_path: Path) -> None:
