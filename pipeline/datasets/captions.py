@@ -14,11 +14,11 @@ from urllib.parse import unquote_plus
 
 import pandas as pd
 
+from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.process.errors import UsageError
 
 from .operation import Settings
 from .tables import as_numbers, as_text, with_column
-from .urls import is_url
 
 OPENINGS = re.compile(
     r"^(?:in (?:the|this) (?:video|image|clip)(?: clip)?,?"

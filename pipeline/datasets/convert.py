@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.captioning.clips.decode import IMAGE_SUFFIXES
+from pipeline.captioning.clips.media import IMAGE_SUFFIXES
 from pipeline.captioning.meta.names import check_output
 from pipeline.captioning.process.arguments import CommandParser
 from pipeline.captioning.process.errors import UsageError, exit_code_of

@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from pipeline.captioning.clips.decode import DecodeError, check_path
 from pipeline.captioning.clips.decode_pyav import video_info
+from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.frames import check_size
 from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
+from pipeline.captioning.clips.media import names_image
 from pipeline.captioning.process.errors import RunError
 
 from .operation import Settings
 from .tables import as_text, with_column
-from .urls import is_image, is_url
 
 _TYPES = {
     "num_frames": "Int64",
@@ -46,7 +47,7 @@ def add_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
 
 def add_video_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     paths = as_text(frame["path"]).tolist()
-    return _add_columns(frame, settings, [path for path in paths if not is_image(path)])
+    return _add_columns(frame, settings, [path for path in paths if not names_image(path)])
 
 
 def _add_columns(frame: pd.DataFrame, settings: Settings, paths: Sequence[str]) -> pd.DataFrame:
@@ -131,7 +132,7 @@ def _probe(path: str) -> dict[str, Any] | str:
     """The values of COLUMNS for one file, or its problem."""
     try:
         check_path(path)
-        if is_image(path):
+        if names_image(path):
             with Image.open(path) as image:
                 check_size(*image.size)
                 width, height = ImageOps.exif_transpose(image).size

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
+from pipeline.captioning.clips.downloads.urls import is_url
+from pipeline.captioning.clips.media import names_image
+
 from .operation import Settings
 from .tables import as_text, with_column
-from .urls import is_image, is_url, stem
+from .urls import stem
 
 
 def _paths(frame: pd.DataFrame) -> list[str]:
@@ -53,7 +56,7 @@ def select_images(keep_images: bool) -> Callable[[pd.DataFrame, None, Settings],
     """An operation that keeps still images, or everything except still images, by the file suffix."""
 
     def keep(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-        return frame[[is_image(path) == keep_images for path in _paths(frame)]]
+        return frame[[names_image(path) == keep_images for path in _paths(frame)]]
 
     return keep
 

@@ -105,6 +105,13 @@ class CaptionerSource(ABC):
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions depend on, except the clips, as text. Journals store it."""
 
+    def image_fingerprint(self) -> Mapping[str, str]:
+        """Everything that the captions of still images depend on besides `fingerprint`, as text.
+
+        Journals store it if the table names still images. Empty if an image is prepared as a clip of one frame.
+        """
+        return {}
+
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""

@@ -21,9 +21,9 @@ from .decode_pyav import decode_pyav
 from .file_kind import file_kind
 from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
+from .media import names_image
 from .sampling import FrameSampling
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
@@ -102,7 +102,7 @@ def decode_into(
 
 def available_decoders(path: str) -> tuple[str, ...]:
     """The names of the decoders for `path` by its suffix, in the order in which they are tried."""
-    if path.lower().endswith(IMAGE_SUFFIXES):
+    if names_image(path):
         return ("PIL",)
     return ("decord", "PyAV") if _has_decord() else ("PyAV",)
 
@@ -149,6 +149,8 @@ def _decode_decord(
     def images() -> Iterator[Image.Image]:
         for position in distinct_frames(positions)[0]:
             frame = reader[position].asnumpy()
+            if frame.ndim != 3 or frame.shape[2] != 3:  # for some sizes, for example 72x128, it has a fourth channel
+                raise ValueError(f"a frame has the shape {frame.shape}, not (height, width, 3)")
             check_size(frame.shape[1], frame.shape[0])
             yield scaled_down(Image.fromarray(frame), short_side)
 

@@ -22,7 +22,7 @@ from .decode import available_decoders
 from .decode_server import DecodeReply, DecodeRequest, handle_request
 from .downloads.file import DownloadFile
 from .downloads.limits import DownloadLimits
-from .downloads.urls import is_url, name_in, redacted, url_problem
+from .downloads.urls import is_url, redacted, url_problem
 from .frame_memory import FrameMemory
 from .killable import Deadline, DecoderLimits, KillableProcess, serve
 from .preparation import FramePreparation
@@ -78,7 +78,7 @@ class DecodeClient(KillableProcess):
             self.recycle()
             return None, DecodeReply(stage="download", messages=(problem,))
         assert self._file is not None
-        frames, reply = self._decode(path, available_decoders(name_in(path)), stopping)
+        frames, reply = self._decode(path, available_decoders(path), stopping)
         self._file.clear()
         messages = tuple(redacted(DownloadFile.without_path(message), path) for message in reply.messages)
         return frames, replace(reply, messages=messages)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..backends import Backend, Choice
 from ..captioners.base import CaptionerSource
+from ..clips.media import names_image
 from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
 from ..meta.names import column_list
@@ -155,6 +156,8 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
     asks = source.asks
     table = MetaTable.read(options.meta_path, asks.columns, asks.cell_columns) if world.is_leader else None
     fingerprint = source.fingerprint()
+    if table is not None and any(map(names_image, table.paths)):
+        fingerprint = {**fingerprint, **source.image_fingerprint()}
     with RunJournals(world, options.output) as journals:
         plan = plan_run(world, journals, table, options, asks, fingerprint, MarkedRows(options))
         if not plan.is_done:

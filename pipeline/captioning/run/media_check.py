@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 
 from ..captioners.named_prompts import IMAGE, VIDEO
-from ..clips.decode import IMAGE_SUFFIXES
+from ..clips.media import names_image
 from ..meta.asks import Asks
 from ..workers.leases import RowTask
-
-_URL_PATH = re.compile(r"(?:https?|s3)://[^?#]*", re.IGNORECASE)
 
 
 def media_problem(asks: Asks, tasks: Iterable[RowTask]) -> str | None:
@@ -47,5 +44,4 @@ def media_problem(asks: Asks, tasks: Iterable[RowTask]) -> str | None:
 
 def medium_of(path: str) -> str:
     """IMAGE or VIDEO, by the suffix of a path, or of the path of a URL."""
-    url = _URL_PATH.match(path)
-    return IMAGE if (url[0] if url else path).lower().endswith(IMAGE_SUFFIXES) else VIDEO
+    return IMAGE if names_image(path) else VIDEO

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.captioning.clips.media import names_image
 from pipeline.captioning.meta.files import atomic_write
 from pipeline.captioning.meta.results import as_json
 from pipeline.captioning.process.errors import UsageError
 
-from ..urls import is_image
 from .failures import FailedRows
 from .rows import CaptionedTable, Row
 
@@ -62,7 +62,7 @@ def write_conversations(
 
 
 def _records(columns: Sequence[str], row: Row, questions: Sequence[str]) -> Iterator[dict[str, object]]:
-    medium = "image" if is_image(row.path) else "video"
+    medium = "image" if names_image(row.path) else "video"
     for column, question, caption in zip(columns, questions, row.captions, strict=True):
         if not caption.strip():
             continue

@@ -17,11 +17,11 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from pipeline.captioning.clips.decode import DecodeError, check_path
+from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.meta.files import atomic_write
 from pipeline.captioning.meta.results import as_json
 from pipeline.captioning.process.errors import UsageError
 
-from ..urls import is_url
 from .failures import FailedRows
 from .rows import CaptionedTable, Row
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.process.errors import RunError, UsageError
 
-from ..urls import file_part, is_url
+from ..urls import file_part
 from .failures import FailedRows
 from .rows import CaptionedTable, Row
 

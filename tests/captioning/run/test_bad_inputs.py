@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "dangling link": (_special("dangling.mp4", lambda path: path.symlink_to("gone.mp4")), "no such file"),
     "link to itself": (_special("loop.mp4", lambda path: path.symlink_to(path.name)), "symbolic links"),
     "too long name": (lambda folder: str(folder / ("x" * 5000)), "File name too long"),
-    "address": (lambda folder: "https://example.org/clip.mp4", "no such file"),
+    "address": (lambda folder: "ftp://example.org/clip.mp4", "ftp:// is not supported"),
     "path with a newline": (lambda folder: str(folder / "a\nb.mp4"), "no such file"),
     "path through a file": (lambda folder: str(_touch(folder / "file") / "a.mp4"), "Not a directory"),
     "zero bytes": (_write("zero.mp4", lambda folder: b""), "0 bytes"),

@@ -18,7 +18,7 @@ from pipeline.captioning.captioners.hub import build
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.asks import Asks
-from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.run.planning import COMPUTING_TYPE
 from tests import tiny_families
 from tests.captioning.run import forked
@@ -224,7 +224,7 @@ def test_a_run_with_other_settings_is_not_resumed(
     fingerprint = {"frames": "points 3", COMPUTING_TYPE: "float32"}
     folder = journal_folder(checkpoints / "other_caption.csv")
     with Journal(folder, 0, fingerprint, "2026-11-20T09:00:00.000+00:00", 1) as journal:
-        journal.finish([RowResult(0, "a caption", tokens=3)])
+        journal.finish([RowResult(0, {"text": CaptionResult("a caption", 3)})])
     message = "other settings: checkpoint: (none) in the journals"
     forked.check_usage_error(fork_server, arguments, message, checkpoints, tmp_path)
     assert "frames: points 3 in the journals, points 1 now" in (tmp_path / "stderr").read_text()

@@ -35,7 +35,7 @@ def _tasks(*paths: str) -> list[RowTask]:
         ("HTTP://host/a.tiff#page", "image"),
         ("s3://bucket/a.bmp?versionId=a.mp4", "image"),
         ("https://host/a.mp4?thumbnail=a.jpg", "video"),
-        ("https://host[/a.jpg", "image"),
+        ("https://host[/a.jpg", "video"),
     ],
 )
 def test_the_suffix_says_what_a_path_is(path: str, medium: str) -> None:

@@ -152,7 +152,8 @@ def test_every_wanted_caption_is_made_exactly_once_and_none_is_lost(
             if is_delivered:
                 _check_outputs(sessions, columns)
             else:
-                assert before == read_rows(sessions.options.output) and not sessions.made
+                # Results of killed sessions count for nothing where an earlier caption is kept.
+                assert before == read_rows(sessions.options.output) and sessions.made.keys() <= sessions.earlier.keys()
                 assert all(row[column] for row in before for column in columns)
             assert not sessions.options.output.with_name("out.csv.journal").exists()
 

@@ -162,9 +162,11 @@ def make_source(
     folder: Path = flags.pretrained_model_name_or_path
     recipe = _RECIPES[name]
     family = make_family(name, folder, recipe.image_options(flags), **recipe.transform_options(flags))
-    return source_from_flags(
-        family, lambda longest: _prompt(name, family, flags, asks, longest), flags, sampling, generation
-    )
+
+    def prompt(longest: Clip) -> HubPrompt:
+        return _prompt(name, family, flags, asks, longest)
+
+    return source_from_flags(family, prompt, flags, sampling, generation)
 
 
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:

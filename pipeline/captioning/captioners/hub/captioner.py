@@ -25,7 +25,7 @@ class HubCaptioner(ModelCaptioner):
 
     def __init__(self, settings: HubSettings, model: Any, backend: Backend) -> None:
         self._family, self._model, self._hub_prompt = settings.family, model, settings.prompt
-        family, longest = settings.family, settings.longest
+        family, longest, itemsize = settings.family, settings.longest, backend.dtype.itemsize
         common = CaptionerSettings(
             settings.prompt.prompts,
             settings.prompt.tokenizer,
@@ -33,13 +33,12 @@ class HubCaptioner(ModelCaptioner):
             settings.stop_ids,
             longest,
             units=family.unit_count(longest),
-            unit_bytes=family.unit_bytes(backend.dtype.itemsize),
+            unit_bytes=family.unit_bytes(itemsize),
             prompts_each_block=family.prompts(longest) if family.prompts_each_block else 0,
             needs_generate=family.needs_generate,
         )
         super().__init__(common, family.text_model(model), backend)
-        image_bytes = family.image_unit_bytes(backend.dtype.itemsize)
-        self._image_units_together = capacity.frames_together(backend, image_bytes)
+        self._image_units_together = capacity.frames_together(backend, family.image_unit_bytes(itemsize))
 
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         return self._family.prompt_lengths(clip)
@@ -47,8 +46,7 @@ class HubCaptioner(ModelCaptioner):
     def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
         lengths = self._family.prompt_lengths(clip)
         positions, next_position = self._family.positions(pieces, lengths, clip)
-        history = self._history(pieces, lengths, clip.is_image)
-        return QuestionPrompt(number, pieces, positions, next_position, history)
+        return QuestionPrompt(number, pieces, positions, next_position, self._history(pieces, lengths, clip.is_image))
 
     def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], is_image: bool) -> tuple[int, ...]:
         """The tokens of a prompt that the repetition rules cover.

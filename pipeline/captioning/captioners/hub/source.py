@@ -19,7 +19,7 @@ from ...process.errors import UsageError
 from ..checkpoint_source import CheckpointSource, digest
 from ..weights import CheckpointWeights
 from .family import HubFamily
-from .frames import HubFrames, frames_of, frames_that_fit, largest_clip, length_problem
+from .frames import HubFrames, first_frame, frames_of, frames_that_fit, largest_clip, length_problem
 from .prompts import HubPrompt
 from .settings import HubSettings
 
@@ -90,6 +90,14 @@ class HubSource(CheckpointSource["HubCaptioner"]):
             "prompt tokens": digest(repr(pieces[0] if len(pieces) == 1 else pieces).encode()),
             "stop ids": str(sorted(self._stop_ids)),
             "short side": str(self.short_side or "as decoded"),
+        }
+
+    def image_fingerprint(self) -> Mapping[str, str]:
+        image = first_frame(self.longest)
+        pieces = [self.prompts.pieces(image, question) for question in self.asks.texts]
+        return {
+            "image preprocessing": str(self.image_transform or self.frame_transform),
+            "image prompt tokens": digest(repr(pieces).encode()),
         }
 
     def _own_lines(self) -> list[str]:

@@ -147,7 +147,7 @@ def test_an_image_may_be_longer_than_the_longest_clip(
     assert largest == (sum(family.prompt_lengths(found)) > sum(family.prompt_lengths(longest)))
     image = first_frame(found)
     assert family.unit_count(found) == len(family.units(found))
-    assert len(source.prompts.pieces(image)) == 2 and family.prompts(image) == 1
+    assert len(source.prompts.pieces(image, "?")) == 2 and family.prompts(image) == 1
 
 
 def test_images_that_do_not_fit_are_no_limit_for_a_run(families: dict[str, Family], tmp_path: Path) -> None:
@@ -172,12 +172,12 @@ def test_the_prompt_of_an_image_has_its_placeholder(
 ) -> None:
     source = _source(families[name].folder, "--question", "What?", "--num_frames", "2")
     still = first_frame(source.longest)
-    of_video, of_image = source.prompts.text(source.longest), source.prompts.text(still)
+    of_video, of_image = (source.prompts.text(clip, "What?") for clip in (source.longest, still))
     assert video in of_video and image in of_image and of_image.count(image) == 1
     assert (video in of_image) == (video == image) and of_image.count("What?") == 1
     prefix = source.prompts.shared_prefix
     for clip in (source.longest, still):
-        assert tuple(source.prompts.pieces(clip)[0][: len(prefix)]) == prefix
+        assert tuple(source.prompts.pieces(clip, "What?")[0][: len(prefix)]) == prefix
 
 
 def test_limits_of_images(families: dict[str, Family]) -> None:
@@ -194,3 +194,17 @@ def test_limits_of_images(families: dict[str, Family]) -> None:
         for arguments in ("", "--max_tiles 1", "--max_tiles 6")
     ]
     assert [(tile.crop_to_patches, tile.max_patches) for tile in tiles] == [(True, 12), (False, 1), (True, 6)]
+
+
+def test_journals_of_tables_with_images_depend_on_how_images_are_prepared(families: dict[str, Family]) -> None:
+    def fingerprints(name: str, arguments: str = "") -> tuple[str, str]:
+        source = _source(families[name].folder, "--num_frames", "2", *arguments.split())
+        return str(source.fingerprint()), str(source.image_fingerprint())
+
+    (default, images), (one_tile, images_of_one_tile) = (
+        fingerprints("internvl"),
+        fingerprints("internvl", "--max_tiles 1"),
+    )
+    assert default == one_tile and images != images_of_one_tile
+    assert fingerprints("qwen2_vl")[1] != fingerprints("qwen2_vl", "--max_pixels 12544")[1]
+    assert fingerprints("llava_onevision")[1] != fingerprints("llava_onevision", "--question What?")[1]

@@ -1,0 +1,12 @@
+"""Whether a path names a still image or a video, by its suffix. Opens nothing; in the end the content decides."""
+
+from __future__ import annotations
+
+from .downloads.urls import is_url, name_in
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def names_image(path: str) -> bool:
+    """Whether a local path or a URL names a still image. The query and the fragment of a URL do not count."""
+    return (name_in(path) if is_url(path) else path).lower().endswith(IMAGE_SUFFIXES)
