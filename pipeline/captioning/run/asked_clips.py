@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..clips.clip import Clip, LoadFailure
 from ..meta.asks import Asks
-from ..meta.results import ColumnResult, RowResult
+from ..meta.results import ColumnResult, Failure, RowResult
 from ..workers.leases import RowTask
 
 
@@ -16,26 +16,52 @@ class AskedClip:
     """A clip and the questions about it.
 
     columns: of the table, one for the answer to each question.
-    answers: by the number of the question.
+    one_at_a_time: ask one question after the other, because the clip causes an error if all are asked together.
     """
 
     clip: Clip
     questions: tuple[str, ...]
     columns: tuple[str, ...]
-    answers: dict[int, ColumnResult] = field(default_factory=dict)
+    one_at_a_time: bool = False
+    _answers: dict[int, ColumnResult] = field(default_factory=dict)
+    _asked: tuple[int, ...] = ()
 
     @property
     def is_answered(self) -> bool:
-        return len(self.answers) == len(self.questions)
+        """Whether all questions are answered."""
+        return len(self._answers) == len(self.questions)
+
+    @property
+    def may_ask_next(self) -> bool:
+        """Whether the questions that were asked last are answered, and others are not."""
+        return not self.is_answered and all(number in self._answers for number in self._asked)
+
+    def ask(self) -> tuple[str, ...]:
+        """The questions to ask now: those without an answer, or the first of them."""
+        waiting = [number for number in range(len(self.questions)) if number not in self._answers]
+        self._asked = tuple(waiting[:1] if self.one_at_a_time else waiting)
+        return tuple(self.questions[number] for number in self._asked)
+
+    def answer(self, number: int, result: ColumnResult) -> None:
+        """Record an answer. number: of the question among those that `ask` returned last."""
+        self._answers[self._asked[number]] = result
+
+    def fail_asked(self, failure: Failure) -> bool:
+        """Handle an error that this clip alone has caused; returns whether all questions are answered now.
+
+        If several questions were asked together, they are asked one at a time from now on; the others may succeed.
+        """
+        waiting = [number for number in self._asked if number not in self._answers]
+        if len(waiting) > 1:
+            self.one_at_a_time = True
+        else:
+            self._answers |= dict.fromkeys(waiting, failure)
+        return self.is_answered
 
     def result(self) -> RowResult:
         """The result of the row, once all questions are answered."""
-        results = {column: self.answers[number] for number, column in enumerate(self.columns)}
+        results = {column: self._answers[number] for number, column in enumerate(self.columns)}
         return RowResult(self.clip.row, results, partial=self.clip.partial, is_image=self.clip.is_image)
-
-    def fail(self, stage: str, message: str) -> RowResult:
-        """The result of a row that fails as a whole."""
-        return RowResult.failed(self.clip.row, self.columns, stage, [message])
 
 
 class RowTasks:

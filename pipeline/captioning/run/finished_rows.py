@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 
 from ..journal.journal import Journal
 from ..meta.names import failures_path
@@ -26,13 +26,17 @@ class MassFailure(RunError):
     """Too many rows failed: the clips are not the cause."""
 
 
+_HINTS = dict.fromkeys(("path", "decode"), "check that the disks of the clips are mounted")
+"""What to do if most rows fail, by the stage at which they fail."""
+
+
 class FinishedRows:
-    """Records the results of rows. A row with several captions counts as failed if one of them failed."""
+    """Records the results of rows. For the end of a run because of failures, a row counts if it has no caption."""
 
     def __init__(self, options: JobOptions, journal: Journal, world: World, stats: RankStats) -> None:
         self._max_failure_rate = options.max_failure_rate
         self._journal, self._world, self._stats = journal, world, stats
-        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self._recent: deque[str] = deque(maxlen=FAILURE_WINDOW)  # the stage at which a row failed; empty if none
         self._device_failures = 0
         place = f"the journal until the run ends, then in {failures_path(options.output).name}"
         self._warnings = LimitedLog(logger, place)
@@ -44,8 +48,8 @@ class FinishedRows:
         """Record the result of a row.
 
         Raises:
-            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
-                DEVICE_FAILURES clips in a row failed in the captioner.
+            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows have no caption, or
+                DEVICE_FAILURES clips in a row have none because of errors in the captioner.
             RunError: the journal can't be written.
         """
         self._journal.finish([result])
@@ -53,9 +57,9 @@ class FinishedRows:
         for failure, columns in failures.items():
             column = "" if len(columns) == len(result.columns) else f", {', '.join(columns)}"
             self._warnings.warning("row %d (%s%s): %s", result.row, path, column, failure)
-        self._recent.append(bool(failures))
-        in_captioner = any(failure.stage == "caption" for failure in failures)
-        self._device_failures = self._device_failures + 1 if in_captioner else 0
+        stages = [] if result.has_caption else [failure.stage for failure in failures]
+        self._recent.append(stages[0] if stages else "")
+        self._device_failures = self._device_failures + 1 if "caption" in stages else 0
         failed = sum(map(len, failures.values()))
         self._stats.failed += failed
         self._stats.captioned += len(result.columns) - failed
@@ -76,10 +80,13 @@ class FinishedRows:
                 f"{self._device_failures} clips in a row failed in the captioner, each captioned alone: the device or "
                 "the framework is at fault, see the messages above. The next run captions these clips again"
             )
-        failed = sum(self._recent)
-        if len(self._recent) == FAILURE_WINDOW and failed > self._max_failure_rate * FAILURE_WINDOW:
+        if len(self._recent) < FAILURE_WINDOW:
+            return
+        failed = FAILURE_WINDOW - self._recent.count("")
+        if failed > self._max_failure_rate * FAILURE_WINDOW:
+            stage = Counter(filter(None, self._recent)).most_common(1)[0][0]
             raise MassFailure(
-                f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
-                f"{self._max_failure_rate:g}: check that the disks of the clips are mounted. The next run "
-                "captions the failed rows again"
+                f"{failed} of the last {FAILURE_WINDOW} rows failed, most of them at stage {stage}, more than "
+                f"--max_failure_rate {self._max_failure_rate:g}: {_HINTS.get(stage, 'see the messages above')}. The "
+                "next run captions the failed rows again"
             )

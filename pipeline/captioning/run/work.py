@@ -177,7 +177,7 @@ class RankWorker:
                     events = engine.step() if in_flight and not (clips and engine.requests_needed) else []
                     for event in events:
                         if isinstance(event, End):
-                            in_flight[_row(event.key)].answers[event.question] = _answer(captioner, event)
+                            in_flight[_row(event.key)].answer(event.question, _answer(captioner, event))
                 except Exception as error:
                     problem = _one_line(error), self.backend.is_out_of_memory(error)
                 self.stats.device_seconds += time.monotonic() - begin
@@ -187,9 +187,13 @@ class RankWorker:
                     continue
                 if events:
                     self.world.watchdog.progress()
-                for asked in [asked for asked in in_flight.values() if asked.is_answered]:
-                    del in_flight[asked.clip.row]
-                    self._finished.add(asked.result(), asked.clip.path)
+                for asked in list(in_flight.values()):
+                    if asked.is_answered or asked.may_ask_next:
+                        del in_flight[asked.clip.row]
+                    if asked.is_answered:
+                        self._finished.add(asked.result(), asked.clip.path)
+                    elif asked.may_ask_next:
+                        group.clips.append(asked)
         self.stats.decode_wait_seconds += loader.wait_seconds
         self.stats.decode_seconds += loader.decode_seconds
 
@@ -251,17 +255,19 @@ class RankWorker:
         """Arrange that all clips in flight are captioned again after an error; a new engine takes them.
 
         They become a group of their own with half as many in flight. This is repeated until only the clip that causes
-        the error fails. Out of memory instead halves the slots for the rest of the run.
+        the error fails, and then until only the question about it that causes the error fails. Answers that have
+        arrived are kept. Out of memory instead halves the slots for the rest of the run.
         """
         clips = list(in_flight.values())
         in_flight.clear()
-        for asked in clips:
-            asked.answers.clear()
         if not clips:
             raise RunError(f"the captioner failed before it accepted a clip: {message}")
         if slots == 1 or (len(clips) == 1 and not out_of_memory):
             for asked in clips:
-                self._finished.add(asked.fail("caption", message), asked.clip.path)
+                if asked.fail_asked(Failure("caption", (message,))):
+                    self._finished.add(asked.result(), asked.clip.path)
+                else:
+                    groups.append(_Group(1, deque([asked])))
         elif out_of_memory:
             self._halve_slots(slots)
             groups[-1].clips.extendleft(reversed(clips))
@@ -275,9 +281,9 @@ def _prepare(captioner: Captioner, engine: Engine, clips: Sequence[AskedClip]) -
     """Add the requests of clips to the engine. A question that can't be asked is answered with a failure."""
     by_row = {asked.clip.row: asked for asked in clips}
     # A request keeps its embeddings, so no variable may keep it: that would be the memory of a whole batch.
-    for request in captioner.prepare([asked.clip for asked in clips], [asked.questions for asked in clips]):
+    for request in captioner.prepare([asked.clip for asked in clips], [asked.ask() for asked in clips]):
         if isinstance(request, Refused):
-            by_row[request.row].answers[request.question] = Failure("prompt", (request.message,))
+            by_row[request.row].answer(request.question, Failure("prompt", (request.message,)))
         else:
             engine.add(request)
 

@@ -14,6 +14,8 @@ from pipeline.captioning.captioners.base import Caption, Captioner, Refused
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.requests import End, Request
 from pipeline.captioning.meta.asks import Ask, Asks, Question
+from pipeline.captioning.run import finished_rows
+from pipeline.captioning.run.finished_rows import MassFailure
 from pipeline.captioning.run.planning import RankPlan
 from pipeline.captioning.run.work import RankWorker
 from pipeline.captioning.workers.leases import PENDING, RowPool, RowTask
@@ -96,20 +98,72 @@ def test_several_questions_about_a_clip_make_one_record(tmp_path: Path, clips: l
     assert (stats.captioned, stats.failed, stats.captioned_rows, stats.failed_rows) == (7, 2, 3, 2)
 
 
-def test_after_an_error_all_questions_about_a_clip_are_asked_again(tmp_path: Path, clips: list[str]) -> None:
-    """The row that causes the error fails in all its columns; every other row has all its captions."""
+def test_an_error_fails_only_the_question_that_causes_it(tmp_path: Path, clips: list[str]) -> None:
+    """The other captions of the row are kept, whether they were made before or after the error."""
+    prepared: list[tuple[int, str]] = []
 
-    def on_step(in_flight: list[Clip]) -> None:
-        if (
-            any(clip.row == 2 for clip in in_flight) and len(source.rows_captioned) > 1
-        ):  # after an answer about this clip
-            raise ValueError("kernel failed")
+    class Failing(_AskedCaptioner):
+        def prepare(
+            self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        ) -> list[Request | Refused]:
+            assert questions is not None
+            for clip, own in zip(clips, questions, strict=True):
+                prepared.extend((clip.row, question) for question in own)
+                if (clip.row == 2 and "long of n2?" in own) or (clip.row == 4 and "odd of n4?" in own):
+                    raise ValueError("kernel failed")
+            return super().prepare(clips, questions)
 
-    source = AskedSource(on_step=on_step)
+    source = AskedSource()
+    source.load = lambda backend: Failing(source)  # type: ignore[method-assign]
     tasks = [RowTask(row, clips[row], (f"n{row}",)) for row in range(6)]
     worker, plan, journal = _asked_worker(tmp_path, source, clips, tasks)
+    stats = worker.run(plan)
+    found = _asked_results(journal)
+    assert sorted(found) == list(range(6))
+    for row, results in found.items():
+        failing = {2: "long", 4: "odd"}.get(row)
+        expected = {name: "caption" if name == failing else f"{name} of n{row}?" for name in ("short", "long", "odd")}
+        assert results == {f"text_{name}": text for name, text in expected.items()}
+    assert (stats.captioned, stats.failed, stats.captioned_rows, stats.failed_rows) == (16, 2, 6, 2)
+    assert not any(prepared.count((row, f"short of n{row}?")) > 4 for row in range(6)), "answers are kept"
+
+
+def test_answers_before_an_error_are_kept(tmp_path: Path, clips: list[str]) -> None:
+    """After an error in a step, only questions without an answer are asked again."""
+    asked: list[list[str]] = []
+
+    def on_step(in_flight: list[Clip]) -> None:
+        if len(source.rows_captioned) == 1 and len(asked) == 1:
+            raise ValueError("kernel failed")
+
+    class Recording(_AskedCaptioner):
+        def prepare(
+            self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        ) -> list[Request | Refused]:
+            asked.extend(map(list, questions or []))
+            return super().prepare(clips, questions)
+
+    source = AskedSource(on_step=on_step)
+    source.load = lambda backend: Recording(source)  # type: ignore[method-assign]
+    worker, plan, journal = _asked_worker(tmp_path, source, clips, [RowTask(0, clips[0], ("x",))])
     worker.run(plan)
-    for row, results in _asked_results(journal).items():
-        expected = "caption" if row == 2 else None
-        assert results == {f"text_{name}": expected or f"{name} of n{row}?" for name in ("short", "long", "odd")}
-    assert sorted(_asked_results(journal)) == list(range(6))
+    assert [len(questions) for questions in asked] == [3, 1, 1]
+    assert _asked_results(journal) == {0: {f"text_{name}": f"{name} of x?" for name in ("short", "long", "odd")}}
+
+
+def test_a_question_that_always_fails_does_not_stop_the_run(
+    tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row with a caption is no sign of a broken device or of a missing disk."""
+    monkeypatch.setattr(finished_rows, "FAILURE_WINDOW", 4)
+    refused = tuple((row, 1) for row in range(12))
+    tasks = [RowTask(row, clips[row % 6], ("x",)) for row in range(12)]
+    worker, plan, _ = _asked_worker(tmp_path, AskedSource(refused=refused), clips, tasks)
+    stats = worker.run(plan)
+    assert (stats.captioned_rows, stats.failed_rows) == (12, 12)
+    only_this = [RowTask(row, clips[row % 6], ("x",), (1,)) for row in range(12)]
+    (tmp_path / "again").mkdir()
+    source = AskedSource(refused=tuple((row, 0) for row in range(12)))
+    worker, plan, _ = _asked_worker(tmp_path / "again", source, clips, only_this)
+    with pytest.raises(MassFailure, match=r"most of them at stage prompt, .*see the messages above"):
+        worker.run(plan)
