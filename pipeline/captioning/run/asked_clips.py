@@ -9,6 +9,7 @@ from ..clips.clip import Clip, LoadFailure
 from ..meta.asks import Asks
 from ..meta.results import ColumnResult, Failure, RowResult
 from ..workers.leases import RowTask
+from .media_check import medium_problem
 
 
 @dataclass
@@ -45,6 +46,10 @@ class AskedClip:
     def answer(self, number: int, result: ColumnResult) -> None:
         """Record an answer. number: of the question among those that `ask` returned last."""
         self._answers[self._asked[number]] = result
+
+    def refuse(self, number: int, message: str) -> None:
+        """Record that a question may not be asked about this clip. number: of the question."""
+        self._answers[number] = Failure("prompt", (message,))
 
     def fail_asked(self, failure: Failure) -> bool:
         """Handle an error that this clip alone has caused; returns whether all questions are answered now.
@@ -85,7 +90,13 @@ class RowTasks:
         task = self._tasks.pop(clip.row)
         questions = self._asks.questions(task.cells)
         wanted = self._wanted(task)
-        return AskedClip(clip, tuple(questions[i] for i in wanted), tuple(self._asks.columns[i] for i in wanted))
+        asked = AskedClip(clip, tuple(questions[i] for i in wanted), tuple(self._asks.columns[i] for i in wanted))
+        if not self._asks.has_own_question(task.cells):
+            for number, i in enumerate(wanted):
+                problem = medium_problem(self._asks.asks[i], clip.is_image)
+                if problem:
+                    asked.refuse(number, problem)
+        return asked
 
     def failed(self, failure: LoadFailure) -> RowResult:
         """The result of a row whose clip could not be loaded."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ..captioners.named_prompts import IMAGE, VIDEO
 from ..clips.media import names_image
-from ..meta.asks import Asks
+from ..meta.asks import Ask, Asks
 from ..workers.leases import RowTask
 
 
@@ -39,6 +39,20 @@ def media_problem(asks: Asks, tasks: Iterable[RowTask]) -> str | None:
         f"{ask.flag}: the prompt {ask.prompt} is for {ask.medium}s, but the rows to caption include {counts[number]} "
         f"{other}{'' if counts[number] == 1 else 's'}, first row {task.row} ({task.path}); choose a prompt for "
         f"{other}s or a question of your own, or give --any_media"
+    )
+
+
+def medium_problem(ask: Ask, is_image: bool) -> str | None:
+    """Why a prompt may not be asked about a clip; None if it may.
+
+    The suffix of a path may be missing or wrong, so this is checked again when the clip has been decoded.
+    """
+    medium = IMAGE if is_image else VIDEO
+    if ask.medium in ("", medium):
+        return None
+    return (
+        f"{ask.flag}: the prompt {ask.prompt} is for {ask.medium}s, but the content of the file is "
+        f"{'a still image' if is_image else 'a video'}; give --any_media to ask it all the same"
     )
 
 

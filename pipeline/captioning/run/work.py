@@ -240,7 +240,11 @@ class RankWorker:
             if isinstance(loaded, LoadFailure):
                 self._finished.add(self.tasks.failed(loaded), loaded.path)
             elif loaded is not None:
-                new.append(self.tasks.asked(loaded))
+                asked = self.tasks.asked(loaded)
+                if asked.is_answered:  # no question may be asked about it
+                    self._finished.add(asked.result(), loaded.path)
+                else:
+                    new.append(asked)
             elif not must_wait:
                 break
             else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Caption, Captioner, Refused
@@ -167,3 +168,17 @@ def test_a_question_that_always_fails_does_not_stop_the_run(
     worker, plan, _ = _asked_worker(tmp_path / "again", source, clips, only_this)
     with pytest.raises(MassFailure, match=r"most of them at stage prompt, .*see the messages above"):
         worker.run(plan)
+
+
+def test_a_prompt_for_videos_is_not_asked_about_an_image_with_a_suffix_of_videos(
+    tmp_path: Path, clips: list[str]
+) -> None:
+    image = tmp_path / "image.mp4"
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(image, "PNG")
+    asks = Asks((Ask("a", Question("a?"), "--ask a", "video", "video"), Ask("b", Question("b?"))))
+    source = AskedSource(asks=asks)
+    tasks = [RowTask(0, str(image)), RowTask(1, clips[0]), RowTask(2, str(image), (), (0,))]
+    worker, plan, journal = _asked_worker(tmp_path, source, clips, tasks)
+    worker.run(plan)
+    assert _asked_results(journal) == {0: {"a": "prompt", "b": "b?"}, 1: {"a": "a?", "b": "b?"}, 2: {"a": "prompt"}}
+    assert "is for videos, but the content of the file is a still image" in journal.read_text()
