@@ -159,7 +159,11 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
     if table is not None and any(map(names_image, table.paths)):
         fingerprint = {**fingerprint, **source.image_fingerprint()}
     with RunJournals(world, options.output) as journals:
-        plan = plan_run(world, journals, table, options, asks, fingerprint, MarkedRows(options))
+        try:
+            plan = plan_run(world, journals, table, options, asks, fingerprint, MarkedRows(options))
+        except UsageError:
+            journals.remove_unused()
+            raise
         if not plan.is_done:
             exit_code = _Job(options, source, activate, world, journals, begin).caption_and_deliver(plan)
         else:

@@ -12,6 +12,7 @@ import pytest
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
+from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.process.errors import RunError, UsageError
 from pipeline.captioning.run import finished_rows, plan
@@ -299,3 +300,12 @@ def test_a_caption_too_long_to_gather_is_a_failure(tmp_path: Path, clips: list[s
         journal.finish([RowResult(0, {"text": CaptionResult("x" * 1000, 9)})])
     assert run_job(options, FakeSource()) == [0]
     assert "more than --pad_length 64" in read_rows(tmp_path / "out_failures.csv")[0]["message"]
+
+
+def test_a_refused_run_leaves_no_journal_folder(tmp_path: Path, clips: list[str]) -> None:
+    """A later `progress` would take the folder for a run that has just begun."""
+    options = write_meta(tmp_path, clips[:2])
+    asks = Asks((Ask("text", Question("What?"), "--prompt image-3ex", "image-3ex", "image"),))
+    (error,) = run_job(options, FakeSource(asks=asks))
+    assert isinstance(error, UsageError) and "--any_media" in str(error)
+    assert not journal_folder(options.output).exists()
