@@ -16,7 +16,7 @@ from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..clip_prompts import ClipPrompts, check_questions
-from ..family_prompts import FAMILY_PROMPTS, PromptText, prompt_text
+from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images import KINDS, from_folder
 from ..images.internvl import MAX_TILES
 from ..images.tiles import Tiles
@@ -70,7 +70,7 @@ def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
 
 
 def _image_pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
-    """Where one flag is given only, the default of the other one gives way; `_pixel_limits` checks the flags."""
+    """If only one flag is given, the default of the other is adapted to it. `_pixel_limits` checks the flags."""
     low = flags.min_pixels or min(qwen2_vl.IMAGE_MIN_PIXELS, flags.max_pixels or qwen2_vl.IMAGE_MAX_PIXELS)
     return {"min_pixels": low, "max_pixels": flags.max_pixels or max(low, qwen2_vl.IMAGE_MAX_PIXELS)}
 
@@ -172,14 +172,14 @@ def make_source(
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
     check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
-    tokenizer = PromptTokenizer(folder)
+    tokenizer, family_prompt = PromptTokenizer(folder), FamilyPrompt.of(folder, name)
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
 
     @functools.lru_cache(maxsize=1000)  # questions may differ from row to row
     def text(blocks: int, is_image: bool, question: str) -> PromptText:
         kinds = ["image"] * blocks if as_images or is_image else ["video"]
-        return prompt_text(folder, name, question, flags.system or "", kinds, frames=blocks)
+        return family_prompt.text(question, flags.system or "", kinds, frames=blocks)
 
     # A question has none of the family's placeholders, so a prompt has those of one kind.
     frames_as, image_as = (text(1, is_image, asks.texts[0]).placeholder for is_image in (False, True))

@@ -63,6 +63,15 @@ def test_the_questions_of_the_reference_have_the_recorded_answers(
     assert [found[clip.row, 1] for clip in clips] == cases.recorded()["qwen2_5_vl"]["greedy"]
 
 
+def test_a_template_that_changes_during_a_run_changes_no_prompt(families: dict[str, Family], tmp_path: Path) -> None:
+    source = _source(families, "llava_next", tmp_path, template=QUESTION_FIRST.replace("USER", "HUMAN"))
+    clip = cases.clips(source)[0]
+    before = source.prompts.text(clip, WHAT)
+    assert before.startswith(f"HUMAN: {WHAT}")
+    (source.folder / "chat_template.jinja").write_text(QUESTION_FIRST, encoding="utf-8")
+    assert source.prompts.text(clip, HOW) == before.replace(WHAT, HOW)
+
+
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
