@@ -16,6 +16,7 @@ from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..clip_prompts import ClipPrompts, check_questions
+from ..families import FAMILIES
 from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images import KINDS, from_folder
 from ..images.internvl import MAX_TILES
@@ -171,7 +172,8 @@ def make_source(
 
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
-    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
+    default_question = next(about.default_question for about in FAMILIES if about.name == name)
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], default_question)
     tokenizer, family_prompt = PromptTokenizer(folder), FamilyPrompt.of(folder, name)
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1

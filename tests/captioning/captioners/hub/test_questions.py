@@ -145,6 +145,42 @@ def test_a_placeholder_in_the_question_of_a_row_refuses_this_question(
     assert [request.key for request in requests] == [(0, 0), (1, 0)]
 
 
+def test_a_refused_question_of_a_row_names_the_columns_of_the_table(
+    families: dict[str, Family], backend: Backend, tmp_path: Path
+) -> None:
+    source = _source(families, "llava_next", tmp_path, "--question={title}?", "--question_column=ask me")
+    (refused,) = source.load(backend).prepare(cases.clips(source)[:1], [["<image>?"]])
+    assert refused == Refused(
+        0,
+        0,
+        "the question must not contain <image>; the template places the clip; "
+        "change the row's cell in 'title', 'ask me'",
+    )
+
+
+def test_blip2_with_a_system_prompt_refuses_only_rows_without_a_question(
+    families: dict[str, Family], backend: Backend, tmp_path: Path
+) -> None:
+    source = _source(families, "blip2_opt", tmp_path, "--question={title}", "--system=Be brief.")
+    clips = cases.clips(source)[:2]
+    refused, *requests = source.load(backend).prepare(clips, [[""], [WHAT]])
+    assert isinstance(refused, Refused) and refused.row == 0
+    assert refused.message.endswith("give --question instead; change the row's cell in 'title'")
+    assert [request.key for request in requests] == [(1, 0)]
+
+
+@pytest.mark.parametrize("name", ["llava_next", "blip2_opt"])
+@pytest.mark.parametrize("text", ["", "  "])
+def test_only_the_empty_question_of_blip2_may_be_blank(
+    families: dict[str, Family], tmp_path: Path, name: str, text: str
+) -> None:
+    if name == "blip2_opt" and not text:
+        assert _source(families, name, tmp_path, f"--question={text}").asks.texts == ("",)
+        return
+    with pytest.raises(UsageError, match="the question of --question is blank; write a question"):
+        _source(families, name, tmp_path, f"--question={text}")
+
+
 def _several(folder: Path, *questions: str, **about: Any) -> Any:
     from pipeline.captioning.caption import make_parser
 
