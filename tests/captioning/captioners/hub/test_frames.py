@@ -206,5 +206,5 @@ def test_journals_of_tables_with_images_depend_on_how_images_are_prepared(famili
         fingerprints("internvl", "--max_tiles 1"),
     )
     assert default == one_tile and images != images_of_one_tile
-    assert fingerprints("qwen2_vl")[1] != fingerprints("qwen2_vl", "--max_pixels 12544")[1]
+    assert fingerprints("qwen2_vl")[1] != fingerprints("qwen2_vl", "--min_pixels 784 --max_pixels 12544")[1]
     assert fingerprints("llava_onevision")[1] != fingerprints("llava_onevision", "--question What?")[1]
