@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from pipeline.captioning.clips.decode import DecodeError, check_path
+from pipeline.captioning.clips.decode_pil import FORMATS
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.frames import check_size
@@ -133,7 +134,7 @@ def _probe(path: str) -> dict[str, Any] | str:
     try:
         check_path(path)
         if names_image(path):
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 check_size(*image.size)
                 width, height = ImageOps.exif_transpose(image).size
             frames, fps, duration = 1, None, None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..backends import Backend
 from ..generation.options import GenerationOptions
-from ..meta.table import TEXT_COLUMN
+from ..meta.names import TEXT_COLUMN
 from .base import Captioner, CaptionerSource
 from .checkpoint_config import describe_penalties, with_checkpoint_defaults
 from .clip_prompts import ClipPrompts

@@ -5,12 +5,14 @@ Imports no framework. Knows nothing about templates and model families.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 
 from ..clips.clip import Clip
 from ..meta.asks import Asks
-from .prompts import check_prompt_part
+from ..process.errors import UsageError
+from .prompts import DEFAULT_QUESTION, check_prompt_part
 
 _CELLS = ("", "What", "0")
 """Cells of a table that begin differently, for the common beginning of prompts with cells."""
@@ -26,6 +28,8 @@ class ClipPrompts:
     samples: clips whose prompts differ as much as those of a run may differ; the common beginning of their prompts is
         shared.
     asks: what is asked about every clip.
+    special_token: returns a special token that a text contains, or ''. Questions of the table may contain none: such a
+        token could end the prompt or change its turns.
 
     Raises:
         UsageError: a prompt has too few or too many placeholders.
@@ -37,11 +41,15 @@ class ClipPrompts:
         text: Callable[[Clip, str], str],
         samples: Sequence[Clip],
         asks: Asks,
+        special_token: Callable[[str], str] = lambda text: "",
     ) -> None:
-        self._tokenize, self.text, self.asks = tokenize, text, asks
+        self._tokenize, self.text, self.asks, self._special_token = tokenize, text, asks, special_token
         self._known: dict[str, list[list[int]]] = {}
-        questions = dict.fromkeys([*asks.texts, *_examples(asks)])
-        beginnings = [self.pieces(clip, question)[0] for clip in samples for question in questions]
+        beginnings = [self.pieces(clip, question)[0] for clip in samples for question in asks.texts]
+        for clip in samples:
+            for question in _examples(asks):
+                with contextlib.suppress(UsageError):  # some families have no prompt for a blank question
+                    beginnings.append(self.pieces(clip, question)[0])
         self.shared_prefix: tuple[int, ...] = tuple(beginnings[0][: common_beginning(beginnings)])
         """Token ids with which the prompts of all clips begin, except those of unusual cells."""
 
@@ -49,9 +57,13 @@ class ClipPrompts:
         """Token ids before, between and after the blocks of a clip.
 
         Raises:
-            UsageError: the prompt has too few or too many placeholders, or its text can't be made.
+            UsageError: the prompt has too few or too many placeholders, its text can't be made, or the question comes
+                from the table and contains a special token.
         """
-        text = self.text(clip, question)
+        text = self.text(clip, question)  # refuses the placeholder of the clip
+        token = "" if question in self.asks.texts else self._special_token(question)
+        if token:
+            raise UsageError(f"the question contains {token}, a special token of the model; remove it")
         if text not in self._known:
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
@@ -69,15 +81,18 @@ def common_beginning(sequences: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
 
 
-def check_questions(asks: Asks, placeholders: Sequence[str]) -> None:
-    """Check that no question contains a placeholder of the clip. Cells of the table are not checked.
+def check_questions(asks: Asks, placeholders: Sequence[str], default_question: str = DEFAULT_QUESTION) -> None:
+    """Check that no question is blank or contains a placeholder of the clip. Cells of the table are not checked.
 
     placeholders: of images and videos; empty ones are ignored.
+    default_question: of the family; this one may be blank.
 
     Raises:
         UsageError: names the flag of the question.
     """
     for ask, text in zip(asks.asks, asks.texts, strict=True):
+        if not text.strip() and text != default_question:
+            raise UsageError(f"the question of {ask.flag} is blank; write a question, or leave {ask.flag} out")
         for placeholder in filter(None, placeholders):
             check_prompt_part(ask.flag, text, placeholder)
 

@@ -26,6 +26,7 @@ from ..generation.options import GenerationOptions
 from ..generation.requests import End, EndReason, Engine, FollowUp, Request
 from ..generation.text_model import TextModel
 from ..generation.whole_batch import BatchEngine
+from ..meta.names import column_list
 from ..process.errors import UsageError
 from .base import Caption, Captioner, Refused
 from .clip_prompts import ClipPrompts
@@ -131,8 +132,10 @@ class ModelCaptioner(Captioner):
     def _prompt_or_refused(self, number: int, question: str, clip: Clip) -> QuestionPrompt | Refused:
         try:
             pieces = self._common.prompts.pieces(clip, question)
-        except UsageError as error:
-            return Refused(clip.row, number, str(error))
+        except UsageError as error:  # the questions of the flags were checked, so a cell of the table is the cause
+            columns = self._common.prompts.asks.cell_columns
+            fix = f"; change the row's cell in {column_list(columns)}" if columns else ""
+            return Refused(clip.row, number, f"{error}{fix}")
         return self._prompt(number, pieces, clip)
 
     def _timed_blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:

@@ -43,6 +43,6 @@ def grouped(prompts: Sequence[QuestionPrompt]) -> list[list[QuestionPrompt]]:
 
 
 def shared_text(group: Sequence[QuestionPrompt]) -> int:
-    """Number of tokens of the last piece with which all prompts of a group go on; each prompt has at least one more."""
+    """Number of tokens with which the last pieces of all prompts of a group begin; each piece has at least one more."""
     last = [prompt.pieces[-1] for prompt in group]
     return max(0, min(common_beginning(last), min(map(len, last)) - 1))

@@ -54,6 +54,11 @@ class CheckpointTokenizer:
         """A token with its id, for messages."""
         return f"{self._tokenizer.id_to_token(number) or '(not in the vocabulary)'} ({number})"
 
+    def special_token_in(self, text: str) -> str:
+        """A special token whose text occurs in `text`; '' if there is none."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return next((token.content for token in added if token.special and token.content in text), "")
+
     def token_id(self, token: str) -> int | None:
         """The id of a token; None if the vocabulary does not have it."""
         number: int | None = self._tokenizer.token_to_id(token)

@@ -18,8 +18,8 @@ from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames,
 from .rgb import upright_rgb
 from .sampling import FrameSampling
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
-"""Pillow reads more. EPS, for one, would start another program."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
+"""The formats that Pillow may read. It can read others, but for EPS it starts Ghostscript."""
 _ANIMATED = ("WEBP", "PNG")
 """Clips if they have several frames; GIF always is a clip. The pages of TIFF and the views of MPO are no frames."""
 _SHORTEST_MS, _DEFAULT_MS = 10.0, 100.0
@@ -74,7 +74,7 @@ def decode_pil(
 def _opened(path: str) -> Iterator[ImageFile.ImageFile]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # broken metadata, and a limit of pixels that we have ourselves
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             check_size(*image.size)
             yield image
 

@@ -1,6 +1,6 @@
 """The ring buffer of generated tokens: which column a decoding step writes, and which columns of the cache a slot sees.
 
-Knows nothing about models, and not what is in the columns.
+Knows nothing about models and about the content of the columns.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..process.errors import UsageError
-from .table import PATH_COLUMN, TEXT_COLUMN
+from .names import PATH_COLUMN, TEXT_COLUMN
 
 _SHOWN = 100
 """Characters of a question that a message shows: a question that is read from a file may be long."""

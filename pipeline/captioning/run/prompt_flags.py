@@ -15,7 +15,7 @@ from typing import Any
 from ..captioners.named_prompts import NAMED_PROMPTS, NamedPrompt, listing
 from ..captioners.prompts import DEFAULT_QUESTION, TEMPLATES
 from ..meta.asks import Ask, Asks, Question
-from ..meta.table import TEXT_COLUMN
+from ..meta.names import TEXT_COLUMN
 from ..process.errors import UsageError
 from ..workers.launch import Launch
 

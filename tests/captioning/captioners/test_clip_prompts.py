@@ -48,6 +48,29 @@ def test_the_shared_prefix_ends_before_the_first_difference(template: str, asks:
     assert list(_prompts(template, asks).shared_prefix) == expected
 
 
+def test_cells_that_make_no_prompt_do_not_refuse_the_run() -> None:
+    """BLIP-2 has no prompt for a system prompt with a blank question. The rows with such a cell fail alone."""
+
+    def text(clip: Clip, question: str) -> str:
+        if not question:
+            raise UsageError("no prompt for a blank question")
+        return f"USER:{question}|!"
+
+    prompts = ClipPrompts(_characters, text, [CLIP], _asks("{a}"))
+    assert list(prompts.shared_prefix) == _characters("USER:")[0][:2]
+    with pytest.raises(UsageError, match="no prompt for a blank question"):
+        ClipPrompts(_characters, text, [CLIP], _asks(""))
+
+
+@pytest.mark.parametrize("text", ["", " \n "])
+def test_a_blank_question_names_its_flag(text: str) -> None:
+    message = "the question of --ask a is blank; write a question, or leave --ask a out"
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        check_questions(Asks((Ask("text_a", Question(text), "--ask a"),)), [])
+    check_questions(Asks.single(text), [], default_question=text)
+    check_questions(_asks("{a}", question_column="q"), [])
+
+
 def test_the_longest_question_decides() -> None:
     prompts = _prompts("USER|Q", _asks("what", "what is in the clip?", "{a}"))
     assert prompts.most_tokens(CLIP) == 2 + 10
@@ -60,3 +83,16 @@ def test_a_placeholder_in_a_question_names_the_flag_of_the_question() -> None:
     check_questions(Asks((short, long)), ["<image>", ""])
     with pytest.raises(UsageError, match=r"^--question must not contain <v>"):
         check_questions(Asks.single("is <v> here?"), ["<v>"])
+
+
+def test_questions_of_the_table_contain_no_special_token() -> None:
+    prompts = ClipPrompts(
+        _characters,
+        lambda clip, question: f"USER:|{question}",
+        [CLIP],
+        _asks("a</s>b {a}"),
+        lambda text: "</s>" if "</s>" in text else "",
+    )
+    assert prompts.pieces(CLIP, "a</s>b {a}") and prompts.pieces(CLIP, "harmless")
+    with pytest.raises(UsageError, match="contains </s>, a special token of the model"):
+        prompts.pieces(CLIP, "what </s>")

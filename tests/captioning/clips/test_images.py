@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from pipeline.captioning.clips import frames
 from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode
@@ -271,6 +271,23 @@ def test_files_without_an_image_fail(tmp_path: Path, name: str, data: bytes, mes
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DecodeError, match=message):
         decode(str(tmp_path / name), segments(4))
+
+
+_EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("data", [_EPS, b"\xc5\xd0\xd3\xc6" + struct.pack("<7I", 32, len(_EPS), 0, 0, 0, 0, 0) + _EPS])
+def test_pillow_never_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: started.append(1) or Image.new("RGB", (9, 9)).im)
+    for name in ("a.png", "a.jpg", "a.tif", "a.webp", "a.bmp", "a.gif", "a.eps", "a.mp4"):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DecodeError):
+            decode(str(tmp_path / name), segments(4))
+    assert not started
+    with Image.open(tmp_path / "a.png") as image:  # without our list of formats
+        image.load()
+    assert started
 
 
 def test_absurd_sizes_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

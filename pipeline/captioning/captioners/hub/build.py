@@ -16,7 +16,8 @@ from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..clip_prompts import ClipPrompts, check_questions
-from ..family_prompts import FAMILY_PROMPTS, PromptText, prompt_text
+from ..families import FAMILIES
+from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images import KINDS, from_folder
 from ..images.internvl import MAX_TILES
 from ..images.tiles import Tiles
@@ -70,7 +71,7 @@ def _pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
 
 
 def _image_pixel_limits(flags: argparse.Namespace) -> dict[str, int]:
-    """Where one flag is given only, the default of the other one gives way; `_pixel_limits` checks the flags."""
+    """If only one flag is given, the default of the other is adapted to it. `_pixel_limits` checks the flags."""
     low = flags.min_pixels or min(qwen2_vl.IMAGE_MIN_PIXELS, flags.max_pixels or qwen2_vl.IMAGE_MAX_PIXELS)
     return {"min_pixels": low, "max_pixels": flags.max_pixels or max(low, qwen2_vl.IMAGE_MAX_PIXELS)}
 
@@ -171,15 +172,16 @@ def make_source(
 
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
-    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
-    tokenizer = PromptTokenizer(folder)
+    default_question = next(about.default_question for about in FAMILIES if about.name == name)
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], default_question)
+    tokenizer, family_prompt = PromptTokenizer(folder), FamilyPrompt.of(folder, name)
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
 
     @functools.lru_cache(maxsize=1000)  # questions may differ from row to row
     def text(blocks: int, is_image: bool, question: str) -> PromptText:
         kinds = ["image"] * blocks if as_images or is_image else ["video"]
-        return prompt_text(folder, name, question, flags.system or "", kinds, frames=blocks)
+        return family_prompt.text(question, flags.system or "", kinds, frames=blocks)
 
     # A question has none of the family's placeholders, so a prompt has those of one kind.
     frames_as, image_as = (text(1, is_image, asks.texts[0]).placeholder for is_image in (False, True))
@@ -195,7 +197,9 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks,
         return tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
 
     samples = [longest, first_frame(longest)]
-    prompts = ClipPrompts(pieces, lambda clip, question: of_clip(clip, question).text, samples, asks)
+    prompts = ClipPrompts(
+        pieces, lambda clip, question: of_clip(clip, question).text, samples, asks, tokenizer.special_token_in
+    )
     shown = [of_clip(longest, question) for question in asks.texts]
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
     return HubPrompt(prompts, descriptions, tokenizer, True, token(frames_as), token(image_as))

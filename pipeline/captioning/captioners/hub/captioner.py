@@ -6,7 +6,7 @@ Knows nothing about families but what `HubFamily` provides.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,19 +46,20 @@ class HubCaptioner(ModelCaptioner):
     def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
         lengths = self._family.prompt_lengths(clip)
         positions, next_position = self._family.positions(pieces, lengths, clip)
-        return QuestionPrompt(number, pieces, positions, next_position, self._history(pieces, lengths, clip.is_image))
+        visual_token = self._hub_prompt.image_token if clip.is_image else self._hub_prompt.visual_token
+        return QuestionPrompt(number, pieces, positions, next_position, self._history(pieces, lengths, visual_token))
 
-    def _history(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], is_image: bool) -> tuple[int, ...]:
+    def _history(
+        self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], visual_token: int | None
+    ) -> tuple[int, ...]:
         """The tokens of a prompt that the repetition rules cover.
 
         transformers has a token in place of each visual token, and covers these too. The prompt of an encoder-decoder
         model is the input of its encoder, which the rules never cover.
         """
-        prompt = self._hub_prompt
-        if not prompt.counts_prompt or self._text.config.is_encoder_decoder:
+        if not self._hub_prompt.counts_prompt or self._text.config.is_encoder_decoder:
             return ()
-        token = prompt.image_token if is_image else prompt.visual_token
-        visual = () if token is None else (token,)
+        visual = () if visual_token is None else (visual_token,)
         parts = zip(pieces, [*(visual * length for length in lengths), ()], strict=True)
         return tuple(itertools.chain.from_iterable((*piece, *block) for piece, block in parts))
 
@@ -72,14 +73,17 @@ class HubCaptioner(ModelCaptioner):
         for (is_image, _), group in by_kind.items():
             units = np.concatenate([units for _, units in group])
             together = self._image_units_together if is_image else self._units_together
-            starts = range(0, len(units), together)
-            features = torch.cat([self._features(units[start : start + together], is_image) for start in starts])
+            compute = self._family.image_features if is_image else self._family.features
+            features = self._features(compute, units, together)
             start = 0
             for index, own in group:
                 blocks[index] = self._family.blocks(self._model, features[start : start + len(own)], clips[index])
                 start += len(own)
         return blocks
 
-    def _features(self, units: np.ndarray, is_image: bool) -> torch.Tensor:
-        features = self._family.image_features if is_image else self._family.features
-        return features(self._model, torch.from_numpy(units).to(self._backend.device))
+    def _features(
+        self, compute: Callable[[Any, torch.Tensor], torch.Tensor], units: np.ndarray, together: int
+    ) -> torch.Tensor:
+        """The features of units of one shape. compute: makes those of up to `together` units with the model."""
+        chunks = (torch.from_numpy(units[start : start + together]) for start in range(0, len(units), together))
+        return torch.cat([compute(self._model, chunk.to(self._backend.device)) for chunk in chunks])

@@ -18,7 +18,7 @@ from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
 from ..clip_prompts import ClipPrompts, check_questions
-from ..family_prompts import FAMILY_PROMPTS, PromptText, prompt_text
+from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images.square import Square
 from ..prompt_formats import time_instruction
 from ..safetensors_files import stored_tensors
@@ -91,9 +91,10 @@ def _prompt(
     check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
     has_times = bool(published.get("add_time_instruction", True))
 
+    family_prompt = FamilyPrompt.of(flags.pretrained_model_name_or_path, name)
+
     def text(time: str, question: str) -> PromptText:
-        folder = flags.pretrained_model_name_or_path
-        return prompt_text(folder, name, question, flags.system or "", ["video"], time=time)
+        return family_prompt.text(question, flags.system or "", ["video"], time=time)
 
     def clip_text(clip: Clip, question: str) -> str:
         # Without a frame rate the times are unknown.
@@ -105,7 +106,7 @@ def _prompt(
         return tokenizer.split_parts(prompt, shown[0].placeholder, 1)
 
     shown = [text(_SOME_TIMES if has_times else "", question) for question in asks.texts]
-    prompts = ClipPrompts(pieces, clip_text, [longest], asks)
+    prompts = ClipPrompts(pieces, clip_text, [longest], asks, tokenizer.special_token_in)
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
     return HubPrompt(prompts, descriptions, tokenizer, counts_prompt=False)
 

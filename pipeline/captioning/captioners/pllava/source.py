@@ -85,7 +85,13 @@ class PllavaSource(CheckpointSource["PllavaCaptioner"]):
             check_prompt_part("the question", question)
             return template.prompt(question, options.system)
 
-        prompts = ClipPrompts(lambda prompt: list(tokenizer.split_prompt(prompt)), text, [self.longest], options.asks)
+        prompts = ClipPrompts(
+            lambda prompt: list(tokenizer.split_prompt(prompt)),
+            text,
+            [self.longest],
+            options.asks,
+            tokenizer.special_token_in,
+        )
         super().__init__(folder, prompts, tokenizer, generation)
         self.stop_ids = frozenset(tokenizer.stop_ids(template))
         self._check_length()

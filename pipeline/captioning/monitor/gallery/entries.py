@@ -92,7 +92,7 @@ def read_entries(
     outcomes = outcomes_path(output)
     wanted = list(dict.fromkeys(captions)) or outcome_columns(outcomes) or [TEXT_COLUMN]
     table = MetaTable.read(output, wanted)
-    names = _caption_columns(output, table, wanted, is_chosen=bool(captions))
+    names = _chosen_columns(output, table, wanted) if captions else _columns_of_run(output, table, wanted)
     truncated = read_truncated(outcomes, table.paths)
     columns = {
         name: MarkedCaptions(cells, truncated.get(name, {}), short_words)
@@ -121,14 +121,19 @@ def read_entries(
     return Entries(tuple(names), tuple(others), tuple(entries), len(table.paths), captioned, chosen)
 
 
-def _caption_columns(output: Path, table: MetaTable, wanted: Sequence[str], is_chosen: bool) -> list[str]:
-    """The columns of captions. is_chosen: the user has named them; otherwise the table may lack some of them."""
-    missing = [name for name in wanted if name not in table.columns]
-    if is_chosen and missing:
+def _chosen_columns(output: Path, table: MetaTable, chosen: Sequence[str]) -> list[str]:
+    """The columns of captions that the user has named; the table must have all of them."""
+    missing = [name for name in chosen if name not in table.columns]
+    if missing:
         raise UsageError(
             f"--column {missing[0]}: {output} has no such column; its columns: {column_list(table.columns)}"
         )
-    found = [name for name in wanted if name in table.columns]
+    return list(chosen)
+
+
+def _columns_of_run(output: Path, table: MetaTable, written: Sequence[str]) -> list[str]:
+    """The columns of captions that the run wrote. The table may lack some of them, but not all."""
+    found = [name for name in written if name in table.columns]
     if not found and TEXT_COLUMN in table.columns:
         return [TEXT_COLUMN]
     if not found:

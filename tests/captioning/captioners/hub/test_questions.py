@@ -63,6 +63,15 @@ def test_the_questions_of_the_reference_have_the_recorded_answers(
     assert [found[clip.row, 1] for clip in clips] == cases.recorded()["qwen2_5_vl"]["greedy"]
 
 
+def test_a_template_that_changes_during_a_run_changes_no_prompt(families: dict[str, Family], tmp_path: Path) -> None:
+    source = _source(families, "llava_next", tmp_path, template=QUESTION_FIRST.replace("USER", "HUMAN"))
+    clip = cases.clips(source)[0]
+    before = source.prompts.text(clip, WHAT)
+    assert before.startswith(f"HUMAN: {WHAT}")
+    (source.folder / "chat_template.jinja").write_text(QUESTION_FIRST, encoding="utf-8")
+    assert source.prompts.text(clip, HOW) == before.replace(WHAT, HOW)
+
+
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
@@ -134,6 +143,42 @@ def test_a_placeholder_in_the_question_of_a_row_refuses_this_question(
     assert isinstance(refused, Refused) and (refused.row, refused.question) == (0, 1)
     assert refused.message == "the question must not contain <|image_pad|>; the template places the clip"
     assert [request.key for request in requests] == [(0, 0), (1, 0)]
+
+
+def test_a_refused_question_of_a_row_names_the_columns_of_the_table(
+    families: dict[str, Family], backend: Backend, tmp_path: Path
+) -> None:
+    source = _source(families, "llava_next", tmp_path, "--question={title}?", "--question_column=ask me")
+    (refused,) = source.load(backend).prepare(cases.clips(source)[:1], [["<image>?"]])
+    assert refused == Refused(
+        0,
+        0,
+        "the question must not contain <image>; the template places the clip; "
+        "change the row's cell in 'title', 'ask me'",
+    )
+
+
+def test_blip2_with_a_system_prompt_refuses_only_rows_without_a_question(
+    families: dict[str, Family], backend: Backend, tmp_path: Path
+) -> None:
+    source = _source(families, "blip2_opt", tmp_path, "--question={title}", "--system=Be brief.")
+    clips = cases.clips(source)[:2]
+    refused, *requests = source.load(backend).prepare(clips, [[""], [WHAT]])
+    assert isinstance(refused, Refused) and refused.row == 0
+    assert refused.message.endswith("give --question instead; change the row's cell in 'title'")
+    assert [request.key for request in requests] == [(1, 0)]
+
+
+@pytest.mark.parametrize("name", ["llava_next", "blip2_opt"])
+@pytest.mark.parametrize("text", ["", "  "])
+def test_only_the_empty_question_of_blip2_may_be_blank(
+    families: dict[str, Family], tmp_path: Path, name: str, text: str
+) -> None:
+    if name == "blip2_opt" and not text:
+        assert _source(families, name, tmp_path, f"--question={text}").asks.texts == ("",)
+        return
+    with pytest.raises(UsageError, match="the question of --question is blank; write a question"):
+        _source(families, name, tmp_path, f"--question={text}")
 
 
 def _several(folder: Path, *questions: str, **about: Any) -> Any:
