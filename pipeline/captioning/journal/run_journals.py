@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from .folder_id import folder_id
 from .journal import Journal
 from .reader import Fingerprint, JournalContents, read_result_lines
 
+MIN_PAD_LENGTH = 64
+"""In int32 words. A failure whose messages are shortened must fit into this size."""
 _ROWS_PER_RECORD = 2000
 
 
@@ -155,6 +157,24 @@ def least_pad_length(columns: Iterable[str]) -> int:
     """The least `pad_length` for which a record with failures in all of `columns` can be shortened to fit."""
     frame = RowResult.failed(10**12, columns, "prepare", [""])
     return 2 * words_of(_encoded(dataclasses.replace(frame, partial=True, is_image=True)))
+
+
+def pad_length_problem(pad_length: int, max_new_tokens: int, columns: Sequence[str]) -> str | None:
+    """Why `--pad_length` is too small for the results of a row, with a value that is enough; None if it is not.
+
+    A token of a caption is taken to be one word of 4 bytes.
+    """
+    tokens = len(columns) * max_new_tokens
+    least = max(MIN_PAD_LENGTH, least_pad_length(columns), tokens)
+    if pad_length >= least:
+        return None
+    if pad_length < tokens:
+        what = f"{len(columns)} captions of " if len(columns) > 1 else ""
+        return (
+            f"{what}--max_new_tokens {max_new_tokens} {'are' if what else 'is'} more than --pad_length {pad_length}: "
+            f"long captions could not be gathered; give --pad_length {least} or more"
+        )
+    return f"--pad_length {pad_length} is too small for the failures of {len(columns)} columns; give {least} or more"
 
 
 def _with_short_messages(result: RowResult, characters: int) -> RowResult:
