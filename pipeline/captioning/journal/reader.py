@@ -21,20 +21,60 @@ class JournalContents:
     """The contents of one or more journals that a plan needs.
 
     fingerprints: the distinct fingerprints found.
-    finished: for each column, the rows with a result that counts; a failure that is to be forgotten does not.
-    deaths: how many times a worker died with the row in flight, retries not counted. The row may have been finished
-        since then.
-    retried: rows that were in flight when a worker died during their retry in a small batch; likewise.
+    captioned: for each run and column, the rows with a caption. A run is named by the time at which it was planned.
+    failed: for each column, the rows with a failure that counts; one that is to be forgotten does not.
+    died: for each run, how many times a worker died with a row in flight, retries not counted.
+    retried: rows that were in flight when a worker died during their retry in a small batch. The row may have been
+        finished since then.
     """
 
     fingerprints: list[Fingerprint] = field(default_factory=list)
-    finished: dict[str, set[int]] = field(default_factory=dict)
-    deaths: Counter[int] = field(default_factory=Counter)
+    captioned: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    failed: dict[str, set[int]] = field(default_factory=dict)
+    died: dict[str, Counter[int]] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
 
-    def finish(self, column: str, rows: Iterable[int]) -> None:
-        """Add rows with a result in a column."""
-        self.finished.setdefault(column, set()).update(rows)
+    @property
+    def captions(self) -> dict[str, set[int]]:
+        """For each column, the rows with a caption."""
+        found: dict[str, set[int]] = {}
+        for columns in self.captioned.values():
+            for column, rows in columns.items():
+                found[column] = found[column] | rows if column in found else rows  # usually one run: no copy
+        return found
+
+    @property
+    def finished(self) -> dict[str, set[int]]:
+        """For each column, the rows with a caption, or with a failure that counts."""
+        found = self.captions
+        for column, rows in self.failed.items():
+            found[column] = found.get(column, set()) | rows
+        return found
+
+    @property
+    def deaths(self) -> Counter[int]:
+        """How many times a worker died with the row in flight, retries not counted.
+
+        If a later run made a caption of the row in any column, the row was not the cause of the deaths before that run.
+        """
+        counted: Counter[int] = Counter()
+        for run, died in self.died.items():
+            later = [rows for name, columns in self.captioned.items() if name > run for rows in columns.values()]
+            counted.update({row: count for row, count in died.items() if not any(row in rows for rows in later)})
+        return counted
+
+    def add_captions(self, run: str, column: str, rows: Iterable[int]) -> None:
+        """Add rows with a caption in a column."""
+        self.captioned.setdefault(run, {}).setdefault(column, set()).update(rows)
+
+    def add_failures(self, column: str, rows: Iterable[int]) -> None:
+        """Add rows with a failure in a column."""
+        self.failed.setdefault(column, set()).update(rows)
+
+    def add_deaths(self, run: str, counts: Mapping[int, int]) -> None:
+        """Add how many times a worker of a run died with a row in flight."""
+        if counts:
+            self.died.setdefault(run, Counter()).update(counts)
 
 
 def contents_of(paths: list[Path]) -> JournalContents:
@@ -53,6 +93,7 @@ def _add_journal(path: Path, contents: JournalContents) -> None:
     in_flight: set[int] = set()
     in_retry: set[int] = set()
     failed: list[tuple[str, int]] = []
+    run = ""  # in journals of earlier versions, runs have no name
     for number, record in read_records(path):
         if not _is_complete(record):
             raise damaged(path, number, "a part of the record is missing")
@@ -60,9 +101,10 @@ def _add_journal(path: Path, contents: JournalContents) -> None:
             if record["fingerprint"] not in contents.fingerprints:
                 contents.fingerprints.append(record["fingerprint"])
         elif "session" in record:
-            contents.deaths.update(in_flight)
+            contents.add_deaths(run, Counter(in_flight))
             contents.retried |= in_retry
             in_flight, in_retry = set(), set()
+            run = str(record.get("run", run))
         elif "start" in record:
             (in_retry if record.get("retry") else in_flight).update(record["start"])
         elif "row" in record:
@@ -71,17 +113,17 @@ def _add_journal(path: Path, contents: JournalContents) -> None:
             in_retry.discard(row)
             for column, result in _results(record).items():
                 if "caption" in result:
-                    contents.finish(column, (row,))
+                    contents.add_captions(run, column, (row,))
                 else:
                     failed.append((column, row))
         elif "released" in record:
             in_flight, in_retry = set(), set()
         elif "forget_failures" in record:
             failed = []
-    contents.deaths.update(in_flight)
+    contents.add_deaths(run, Counter(in_flight))
     contents.retried |= in_retry
     for column, row in failed:
-        contents.finish(column, (row,))
+        contents.add_failures(column, (row,))
 
 
 def _results(record: Mapping[str, Any]) -> Mapping[str, Any]:

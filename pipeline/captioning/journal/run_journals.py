@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from .folder_id import folder_id
 from .journal import Journal
 from .reader import Fingerprint, JournalContents, read_result_lines
 
+MIN_PAD_LENGTH = 64
+"""In int32 words. A failure whose messages are shortened must fit into this size."""
 _ROWS_PER_RECORD = 2000
 
 
@@ -65,9 +66,12 @@ class RunJournals:
         contents = JournalContents()
         for record in map(json.loads, self._world.gather(_contents_records(own), is_wanted=self._world.is_leader)):
             contents.fingerprints += [f for f in record["fingerprints"] if f not in contents.fingerprints]
-            for column, rows in record["finished"].items():
-                contents.finish(column, rows)
-            contents.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
+            for run, column, rows in record["captioned"]:
+                contents.add_captions(run, column, rows)
+            for column, rows in record["failed"]:
+                contents.add_failures(column, rows)
+            for run, counts in record["died"].items():
+                contents.add_deaths(run, {int(row): count for row, count in counts.items()})
             contents.retried.update(record["retried"])
         return contents
 
@@ -155,6 +159,24 @@ def least_pad_length(columns: Iterable[str]) -> int:
     return 2 * words_of(_encoded(dataclasses.replace(frame, partial=True, is_image=True)))
 
 
+def pad_length_problem(pad_length: int, max_new_tokens: int, columns: Sequence[str]) -> str | None:
+    """Why `--pad_length` is too small for the results of a row, with a value that is enough; None if it is not.
+
+    A token of a caption is taken to be one word of 4 bytes.
+    """
+    tokens = len(columns) * max_new_tokens
+    least = max(MIN_PAD_LENGTH, least_pad_length(columns), tokens)
+    if pad_length >= least:
+        return None
+    if pad_length < tokens:
+        what = f"{len(columns)} captions of " if len(columns) > 1 else ""
+        return (
+            f"{what}--max_new_tokens {max_new_tokens} {'are' if what else 'is'} more than --pad_length {pad_length}: "
+            f"long captions could not be gathered; give --pad_length {least} or more"
+        )
+    return f"--pad_length {pad_length} is too small for the failures of {len(columns)} columns; give {least} or more"
+
+
 def _with_short_messages(result: RowResult, characters: int) -> RowResult:
     """`result` with the messages of each failure joined to one of at most this many characters."""
 
@@ -170,13 +192,23 @@ def _encoded(result: RowResult) -> bytes:
 
 def _contents_records(contents: JournalContents) -> Iterator[bytes]:
     """Journal contents as records of limited size."""
-    yield _packed(contents.fingerprints, {}, contents.deaths, sorted(contents.retried))
-    for column, rows in contents.finished.items():
-        finished = sorted(rows)
-        for start in range(0, len(finished), _ROWS_PER_RECORD):
-            yield _packed([], {column: finished[start : start + _ROWS_PER_RECORD]}, {}, [])
+    yield _packed(fingerprints=contents.fingerprints, died=contents.died, retried=sorted(contents.retried))
+    for run, columns in contents.captioned.items():
+        for column, captioned in columns.items():
+            for rows in _in_parts(captioned):
+                yield _packed(captioned=[(run, column, rows)])
+    for column, failed in contents.failed.items():
+        for rows in _in_parts(failed):
+            yield _packed(failed=[(column, rows)])
 
 
-def _packed(fingerprints: Any, finished: Mapping[str, Sequence[int]], deaths: Any, retried: Sequence[int]) -> bytes:
-    record = {"fingerprints": fingerprints, "finished": finished, "deaths": deaths, "retried": retried}
-    return json.dumps(record).encode("ascii")
+def _in_parts(rows: Iterable[int]) -> Iterator[list[int]]:
+    ordered = sorted(rows)
+    for start in range(0, len(ordered), _ROWS_PER_RECORD):
+        yield ordered[start : start + _ROWS_PER_RECORD]
+
+
+def _packed(**parts: Any) -> bytes:
+    """A record with some of the parts of `JournalContents`; the others are empty."""
+    nothing: dict[str, Any] = {"fingerprints": [], "captioned": [], "failed": [], "died": {}, "retried": []}
+    return json.dumps({**nothing, **parts}).encode("ascii")

@@ -111,8 +111,19 @@ class Asks:
     @property
     def cell_columns(self) -> tuple[str, ...]:
         """The columns of the table whose cells the questions need, each once."""
-        named = [column for ask in self.asks for column in ask.question.columns]
-        return tuple(dict.fromkeys([*named, *filter(None, [self.question_column])]))
+        return tuple(self.cell_uses)
+
+    @property
+    def cell_uses(self) -> dict[str, str]:
+        """For each of `cell_columns`, the first use of its cells, for messages."""
+        uses: dict[str, str] = {}
+        for ask in self.asks:
+            hint = "" if ask.prompt else "; write {{ and }} for braces"
+            for column in ask.question.columns:
+                uses.setdefault(column, f"{ask.flag} inserts its cells{hint}")
+        if self.question_column:
+            uses.setdefault(self.question_column, "--question_column takes questions from it")
+        return uses
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .names import TEXT_COLUMN
 from .outcomes import read_outcomes
-from .repetition import caption_words, is_looping
+from .repetition import caption_words, has_fewer_words, is_looping
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +66,22 @@ class MarkedCaptions:
         if mark == "looping":
             return is_looping(text)
         if mark == "short":
-            return self.words(row) < self._short_words
+            return has_fewer_words(text, self._short_words)
         assert mark == "unfinished", mark
         return self._truncated[row] if row in self._truncated else not _SENTENCE_END.search(text)
 
     def rows_with(self, marks: Collection[str]) -> set[int]:
         """The rows whose captions have at least one of these marks."""
-        return {row for row in range(len(self.texts)) if any(self.has(row, mark) for mark in marks)}
+        others = [mark for mark in marks if mark != "unfinished"]
+        # The other marks depend on the text alone, and a model may give many rows the same one.
+        of_text: dict[str, bool] = {}
+        found = set()
+        for row, text in enumerate(self.texts):
+            if text not in of_text:
+                of_text[text] = any(self.has(row, mark) for mark in others)
+            if of_text[text] or ("unfinished" in marks and self.has(row, "unfinished")):
+                found.add(row)
+        return found
 
 
 def read_truncated(path: Path, paths: Sequence[str]) -> dict[str, dict[int, bool]]:

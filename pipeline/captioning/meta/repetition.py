@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 _WORD = re.compile(r"[A-Za-z0-9']+|\w")
@@ -13,6 +14,11 @@ MAX_PERIOD = 40
 def caption_words(caption: str) -> list[str]:
     """The words of a caption in any language, in lower case."""
     return _WORD.findall(caption.lower())
+
+
+def has_fewer_words(caption: str, number: int) -> bool:
+    """Whether a caption has fewer than `number` words. Does not count the others."""
+    return next(itertools.islice(_WORD.finditer(caption.lower()), number - 1, None), None) is None
 
 
 def is_looping(caption: str) -> bool:
@@ -34,9 +40,12 @@ def _possible_periods(words: list[str]) -> set[int]:
     A loop has at least three matching words in a row at the distance of its period. Most captions have few such
     distances, so only these are examined.
     """
+    threes = list(zip(words, words[1:], words[2:], strict=False))
+    if len(set(threes)) == len(threes):
+        return set()  # most captions end here, without the slower search below
     positions: dict[tuple[str, ...], list[int]] = {}
     periods: set[int] = set()
-    for position, three in enumerate(zip(words, words[1:], words[2:], strict=False)):
+    for position, three in enumerate(threes):
         earlier = positions.setdefault(three, [])
         for other in reversed(earlier):
             if position - other > MAX_PERIOD:

@@ -18,6 +18,8 @@ from .files import atomic_write
 from .names import PATH_COLUMN, TEXT_COLUMN, check_is_file, column_list, is_gzip, is_parquet
 from .parquet_cells import check_names, read_parquet, read_schema, texts_of
 
+_NO_CELLS: Mapping[str, str] = {}
+
 
 class MetaTable(ABC):
     """A meta table in memory. Rows are numbered from 0 in file order."""
@@ -90,10 +92,10 @@ class MetaTable(ABC):
     def _write_parquet(self, file: Path, texts: Mapping[str, Sequence[str]]) -> None: ...
 
     @staticmethod
-    def read(path: Path, captions: Sequence[str] = (TEXT_COLUMN,), cells: Sequence[str] = ()) -> MetaTable:
+    def read(path: Path, captions: Sequence[str] = (TEXT_COLUMN,), cells: Mapping[str, str] = _NO_CELLS) -> MetaTable:
         """Read a table. The suffix selects the format.
 
-        captions: columns that receive captions. cells: columns that questions need.
+        captions: columns that receive captions. cells: columns that questions need, each with its use, for messages.
 
         Raises:
             UsageError: the file is missing, empty or unreadable; or it does not have exactly one column `path`, exactly
@@ -107,7 +109,7 @@ class MetaTable(ABC):
         path: Path,
         output: Path | None = None,
         captions: Sequence[str] = (TEXT_COLUMN,),
-        cells: Sequence[str] = (),
+        cells: Mapping[str, str] = _NO_CELLS,
     ) -> None:
         """Read the header only, to find usage errors early.
 
@@ -214,7 +216,7 @@ class _ParquetTable(MetaTable):
         pq.write_table(self._with_texts(texts), file)
 
 
-def _check_columns(path: Path, columns: Sequence[str], captions: Sequence[str], cells: Sequence[str]) -> None:
+def _check_columns(path: Path, columns: Sequence[str], captions: Sequence[str], cells: Mapping[str, str]) -> None:
     for name in dict.fromkeys([PATH_COLUMN, *captions, *cells]):
         if columns.count(name) > 1:
             raise UsageError(f"meta file {path} has {columns.count(name)} columns named '{name}'; keep one")
@@ -222,12 +224,9 @@ def _check_columns(path: Path, columns: Sequence[str], captions: Sequence[str], 
         similar = [name for name in columns if name.strip(" \t\ufeff\u00a0\"'").lower() == PATH_COLUMN]
         fix = f"; rename {similar[0]!r} to '{PATH_COLUMN}'" if similar else ""
         raise UsageError(f"meta file {path} has no '{PATH_COLUMN}' column; its columns: {column_list(columns)}{fix}")
-    missing = [name for name in cells if name not in columns]
+    missing = [f"{column_list([name])} ({use})" for name, use in cells.items() if name not in columns]
     if missing:
-        raise UsageError(
-            f"meta file {path} has no column {column_list(missing)}, which a question needs; its columns: "
-            f"{column_list(columns)}. In a question, {{{{ and }}}} are braces"
-        )
+        raise UsageError(f"meta file {path} has no column {', '.join(missing)}; its columns: {column_list(columns)}")
 
 
 def matching_rows(paths: Sequence[str], earlier_paths: Sequence[str]) -> list[int]:

@@ -67,9 +67,9 @@ def _run(
 ) -> int:
     flags = parser.parse_args(arguments)
     asks = prompt_flags.check_prompt_flags(flags)
-    job_options = options.job_options(flags)
+    job_options = options.job_options(flags, asks.columns)
     if launch.rank == 0:  # the meta table need not exist on other hosts
-        MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_columns)
+        MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_uses)
     source = make_source(flags)
     choice = backends.choose(
         job_options.framework,

@@ -156,7 +156,8 @@ def write_outputs(output: Path, leader: LeaderPlan, results: RunResults, report:
     )
     with atomic_write(report_path(output)) as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    leader.table.write(output, {column: _texts(leader, results, column) for column in plan.columns})
+    captions = {column: _texts(leader, results, column) for column in plan.columns}
+    leader.table.write(output, {**leader.other_captions, **captions})
 
 
 def _texts(leader: LeaderPlan, results: RunResults, column: str) -> list[str]:

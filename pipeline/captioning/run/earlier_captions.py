@@ -5,15 +5,19 @@ Knows nothing about journals and workers.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from ..meta.names import TEXT_COLUMN, report_path
 from ..meta.table import MetaTable, matching_rows
 
 Redo: TypeAlias = Callable[[MetaTable, Path, str], Collection[int]]
 """Returns the rows of a table, which was read from a file, whose caption in a column is to be made again (`--redo`)."""
+_ASKED = re.compile(rf"{TEXT_COLUMN}(_.+)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,28 @@ class EarlierCaptions:
             marked |= set(redo(self.table, self.meta_path, column)) - captions.keys()
         return marked
 
-    def lost_columns(self) -> list[str]:
+    def other_columns(self) -> list[str]:
         """Columns of the earlier output that neither the meta table nor this run has."""
         if self.earlier is None:
             return []
         return [name for name in self.earlier.columns if name not in self.table.columns and name not in self.captions]
+
+    def other_captions(self) -> dict[str, list[str]]:
+        """Those of `other_columns` that earlier runs have captioned: for each row of the meta table its text, or ''."""
+        if self.earlier is None:
+            return {}
+        names = self._other_caption_columns()
+        cells = self.earlier.cells(names)
+        return {
+            name: [texts[row] if row >= 0 else "" for row in self.matching]
+            for name, texts in zip(names, cells, strict=True)
+        }
+
+    def _other_caption_columns(self) -> list[str]:
+        """Runs write captions to `text`, to `text_NAME`, and to columns that the report of the output names."""
+        others = self.other_columns()
+        named = _reported_columns(self.output) if others else set()
+        return [name for name in others if name in named or _ASKED.fullmatch(name)]
 
     def is_output_of(self, kept: Mapping[str, Mapping[int, str]]) -> bool:
         """Whether the earlier output is what a run would write that makes no caption. kept: what it keeps."""
@@ -79,7 +100,16 @@ class EarlierCaptions:
             return False
         if any(kept[column].keys() - captions.keys() for column, captions in self.captions.items()):
             return False  # a text of the meta table is not in the output: the row failed there
-        return self.table.is_same_but_for(self.captions.keys(), self.earlier)
+        return self.table.is_same_but_for({*self.captions, *self._other_caption_columns()}, self.earlier)
+
+
+def _reported_columns(output: Path) -> set[str]:
+    """The columns of captions of an output, according to its report; none if there is no usable one."""
+    try:
+        report = json.loads(report_path(output).read_text(encoding="utf-8"))
+        return {*report.get("columns", ()), *report.get("kept_columns", ())}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
 
 
 def _matching_captions(earlier: MetaTable | None, matching: Sequence[int], column: str) -> dict[int, str]:

@@ -23,9 +23,10 @@ from ..workers.heartbeat import FailedElsewhere
 from ..workers.launch import Launch
 from ..workers.world import World, join_world, solo_world
 from . import delivery
+from .fingerprints import COMPUTING_TYPE, check_same_settings
 from .finished_rows import MassFailure
 from .options import JobOptions
-from .planning import COMPUTING_TYPE, LeaderPlan, RankPlan, plan_run
+from .planning import LeaderPlan, RankPlan, plan_run
 from .rank_stats import RankStats
 from .redo import MarkedRows
 from .report import make_report, summary
@@ -154,8 +155,9 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
     asks = source.asks
-    table = MetaTable.read(options.meta_path, asks.columns, asks.cell_columns) if world.is_leader else None
+    table = MetaTable.read(options.meta_path, asks.columns, asks.cell_uses) if world.is_leader else None
     fingerprint = source.fingerprint()
+    check_same_settings(world, fingerprint)
     if table is not None and any(map(names_image, table.paths)):
         fingerprint = {**fingerprint, **source.image_fingerprint()}
     with RunJournals(world, options.output) as journals:
@@ -230,10 +232,12 @@ def _log_plan(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:
         plan.total_rows,
         "".join(f"; {part}" for part in parts),
     )
-    if plan.total_rows:
-        _warn_of_replaced(options, leader)
     if plan.is_done:
         logger.info("nothing is left to caption; %s is unchanged", options.output)
+        return
+    _warn_of_replaced(options, leader)
+    if leader.other_captions:
+        logger.info("columns of %s that the new output keeps: %s", options.output, column_list(leader.other_captions))
 
 
 def _warn_of_replaced(options: JobOptions, leader: LeaderPlan) -> None:

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
 from ..clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD
 from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
+from ..journal.run_journals import pad_length_problem
 from ..meta.files import backup_of
 from ..meta.marks import CAPTION_MARKS, SHORT_WORDS
-from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
+from ..meta.names import TEXT_COLUMN, check_output, default_output, failures_path, outcomes_path, report_path
 from ..process.arguments import CommandParser, HelpFormatter, byte_size, number, positive_int
 from ..process.errors import UsageError
 from .model_flags import add_generation_flags
 from .prompt_flags import add_prompt_flags
-
-MIN_PAD_LENGTH = 64
-"""In int32 words. A failure whose messages are shortened must fit into this size."""
 
 AUTO = "auto"
 
@@ -268,19 +267,17 @@ def frame_sampling(
     )
 
 
-def job_options(flags: argparse.Namespace) -> JobOptions:
+def job_options(flags: argparse.Namespace, columns: Sequence[str] = (TEXT_COLUMN,)) -> JobOptions:
     """Check the flags of the run.
+
+    columns: the columns that receive captions.
 
     Raises:
         UsageError: values that do not go together, or a folder that does not exist.
     """
-    if flags.max_new_tokens > flags.pad_length:
-        raise UsageError(
-            f"--max_new_tokens {flags.max_new_tokens} is more than --pad_length {flags.pad_length}: "
-            "long captions could not be gathered; raise --pad_length"
-        )
-    if flags.pad_length < MIN_PAD_LENGTH:
-        raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
+    problem = pad_length_problem(flags.pad_length, flags.max_new_tokens, columns)
+    if problem:
+        raise UsageError(problem)
     if flags.redo and not flags.skip_if_existing:
         raise UsageError(
             f"--redo {','.join(flags.redo)}: without --skip_if_existing all rows are captioned again; give it, too"

@@ -6,31 +6,27 @@ Knows nothing about the model and the framework.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 
 from ..journal.reader import Fingerprint, JournalContents
-from ..journal.run_journals import RunJournals, least_pad_length
+from ..journal.run_journals import RunJournals
 from ..meta.asks import Asks
-from ..meta.names import TEXT_COLUMN, column_list
+from ..meta.names import column_list
 from ..meta.table import MetaTable
 from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
 from .earlier_captions import EarlierCaptions, Redo
+from .fingerprints import COMPUTING_TYPE, check_journals, table_fingerprint
 from .media_check import media_problem
 from .options import JobOptions
-from .plan import Plan, fingerprint_difference, make_plan
+from .plan import Plan, make_plan
 
 logger = logging.getLogger(__name__)
-
-COMPUTING_TYPE = "computing type"
-"""Name of the entry of a journal's fingerprint whose value is known only after the framework is imported."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,9 @@ class LeaderPlan:
     cells: for each of `Asks.cell_columns`, the cells of all rows.
     replaced_captions: for each column, the number of captions in the earlier output that this run does not keep.
     replaced_texts: for each column, the number of texts in the meta table's own column that the output does not keep.
-    lost_columns: columns of the earlier output that neither the meta table nor this run has.
+    other_captions: captions of the earlier output in columns that neither the meta table nor this run has, and that
+        the output keeps: for each column, the text of every row.
+    lost_columns: columns of the earlier output that the output does not keep.
     """
 
     table: MetaTable
@@ -48,6 +46,7 @@ class LeaderPlan:
     cells: Sequence[Sequence[str]]
     replaced_captions: Mapping[str, int]
     replaced_texts: Mapping[str, int]
+    other_captions: Mapping[str, Sequence[str]]
     lost_columns: Sequence[str]
 
     def task_of(self, row: int) -> RowTask:
@@ -104,19 +103,18 @@ def plan_run(
 
     Raises:
         UsageError: on rank 0: the journals belong to a run with other settings, the earlier output can't be read,
-            `--pad_length` is too small for the columns, or a prompt does not suit the medium of a row.
+            or a prompt does not suit the medium of a row.
     """
     host_workers = world.host_workers()
     contents = journals.contents(options.restart)
     leader, shared = None, b""
     if table is not None:
-        _check_pad_length(options.pad_length, asks.columns)
         cells = table.cells(asks.cell_columns)
-        fingerprint = {**captioner_fingerprint, **_fingerprint(table, asks, cells)}
-        _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
+        fingerprint = {**captioner_fingerprint, **table_fingerprint(table, asks, cells)}
+        check_journals(contents.fingerprints, fingerprint, journals.folder)
         earlier_output = _earlier_output(options, asks)
         earlier = EarlierCaptions.of(table, options.meta_path, earlier_output, options.output, asks.columns)
-        leader = _leader_plan(table, earlier, options, cells, contents, redo)
+        leader = leader_plan(table, earlier, options, cells, contents, redo)
         problem = media_problem(asks, map(leader.task_of, leader.plan.in_order()))
         if problem:
             raise UsageError(problem)
@@ -141,50 +139,6 @@ def plan_run(
     return RankPlan(**received, has_work=has_work, isolated=isolated, host_workers=host_workers, leader=leader)
 
 
-def _check_pad_length(pad_length: int, columns: Sequence[str]) -> None:
-    least = least_pad_length(columns)
-    if pad_length < least:
-        raise UsageError(
-            f"--pad_length {pad_length} is too small for the captions of {len(columns)} columns; give at least {least}"
-        )
-
-
-def _fingerprint(table: MetaTable, asks: Asks, cells: Sequence[Sequence[str]]) -> dict[str, str]:
-    """What the captions depend on in the table, and the columns that the journals contain."""
-    digest = _digest(["\n".join(table.paths)])
-    entries = {"meta paths": f"{len(table.paths)} rows {digest}"}
-    if asks.columns != (TEXT_COLUMN,):
-        entries["columns"] = json.dumps(sorted(asks.columns), ensure_ascii=False)
-    if cells:
-        named = sorted(zip(asks.cell_columns, cells, strict=True))
-        digest = _digest("\0".join([name, *column, ""]) for name, column in named)
-        entries["question cells"] = f"{column_list(name for name, _ in named)} {digest}"
-    return entries
-
-
-def _digest(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
-
-
-def _check_fingerprints(found: Sequence[Fingerprint], wanted: Fingerprint, folder: Path) -> None:
-    for fingerprint in found:
-        if COMPUTING_TYPE not in fingerprint:
-            raise UsageError(
-                f"the journals in {folder} were written by an earlier version of this program. Finish that run with "
-                "that version, or give --restart to discard its captions"
-            )
-        known = {name: value for name, value in fingerprint.items() if name != COMPUTING_TYPE}
-        difference = fingerprint_difference(known, wanted)
-        if difference:
-            raise UsageError(
-                f"the journals in {folder} belong to an interrupted run with other settings: {'; '.join(difference)}. "
-                "Give the same arguments to resume that run, or --restart to discard its captions"
-            )
-
-
 def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     """The table that an earlier run wrote to the output path; None if there is none, or it can't be read.
 
@@ -201,7 +155,7 @@ def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
         return None  # the file becomes the backup
 
 
-def _leader_plan(
+def leader_plan(
     table: MetaTable,
     earlier: EarlierCaptions,
     options: JobOptions,
@@ -209,24 +163,49 @@ def _leader_plan(
     contents: JournalContents,
     redo: Redo,
 ) -> LeaderPlan:
+    """The plan of rank 0.
+
+    earlier: the captions that exist before the run. cells: see `LeaderPlan`. contents: of the journals.
+    redo: as for `plan_run`.
+    """
     kept = earlier.kept(redo) if options.skip_if_existing else {}
+    if options.redo:
+        kept = _without(kept, contents.captions)
     finished, deaths, retried = contents.finished, contents.deaths, contents.retried
     plan = make_plan(len(table.paths), tuple(earlier.captions), kept, finished, deaths, retried, options.limit)
     if options.redo and plan.excluded:
         # A marked caption that is not made again, because its row is beyond `--limit`, is not lost.
+        everything = _without(earlier.kept(lambda table, path, column: ()), contents.captions)
         kept = {
             column: {**kept[column], **{row: captions[row] for row in plan.excluded if row in captions}}
-            for column, captions in earlier.kept(lambda table, path, column: ()).items()
+            for column, captions in everything.items()
         }
         plan = dataclasses.replace(plan, kept=kept)
+    others = earlier.other_captions() if options.skip_if_existing else {}
     return LeaderPlan(
         table=table,
         plan=plan,
         cells=cells,
         replaced_captions={} if options.skip_if_existing else _counts(earlier.captions),
         replaced_texts={} if options.skip_if_existing else _counts(earlier.texts),
-        lost_columns=earlier.lost_columns(),
+        other_captions=others,
+        lost_columns=[name for name in earlier.other_columns() if name not in others],
     )
+
+
+def _without(
+    kept: Mapping[str, Mapping[int, str]], made: Mapping[str, Collection[int]]
+) -> dict[str, Mapping[int, str]]:
+    """The kept captions without those that an interrupted run with `--redo` has made again, whose rows are `made`.
+
+    Such a run may have replaced the outcomes file, and with it the marks, but not yet the captioned table.
+    """
+    return {
+        column: {row: text for row, text in captions.items() if row not in made[column]}
+        if made.get(column)
+        else captions
+        for column, captions in kept.items()
+    }
 
 
 def _counts(captions: Mapping[str, Mapping[int, str]]) -> dict[str, int]:
@@ -234,8 +213,13 @@ def _counts(captions: Mapping[str, Mapping[int, str]]) -> dict[str, int]:
 
 
 def _warn_of_blank_cells(asks: Asks, leader: LeaderPlan) -> None:
-    """Warn once if cells that questions contain are blank. A blank cell in the column of whole questions is usual."""
-    needed = [[asks.cell_columns.index(name) for name in ask.question.columns] for ask in asks.asks]
+    """Warn once if cells that the user's questions contain are blank.
+
+    A blank cell in the column of whole questions is usual, and named prompts allow for a blank earlier caption.
+    """
+    needed = [
+        [] if ask.prompt else [asks.cell_columns.index(name) for name in ask.question.columns] for ask in asks.asks
+    ]
     if not any(needed):
         return
     everything = tuple(range(len(needed)))

@@ -5,6 +5,7 @@ Knows nothing about plans: a plan regards these captions as missing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ..meta.marks import MarkedCaptions, read_truncated
 from ..meta.names import outcomes_path
 from ..meta.table import MetaTable
 from .options import JobOptions
+
+logger = logging.getLogger(__name__)
 
 
 class MarkedRows:
@@ -31,6 +34,7 @@ class MarkedRows:
         cells = table.texts(column)
         if not self._marks or cells is None:
             return ()
+        logger.info("looking for captions with the marks %s in column %r of %s", ", ".join(self._marks), column, path)
         truncated = self._truncated_of(table, path).get(column, {})
         return MarkedCaptions(cells, truncated, self._short_words).rows_with(self._marks)
 

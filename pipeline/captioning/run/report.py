@@ -63,6 +63,7 @@ def make_report(
         "videos": results.captioned_rows() - images,
         **_caption_figures([caption for column in results.columns.values() for caption in column.captions.values()]),
         **({**rows, "columns": _columns(leader, results)} if names_columns else {}),
+        **({"kept_columns": list(leader.other_captions)} if leader.other_captions else {}),
         "partial": len(partial),
         "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
         "most_repeated_captions": _most_repeated_captions(results, column_of),

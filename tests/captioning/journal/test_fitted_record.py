@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.captioning.journal.run_journals import fitted_record, least_pad_length
+from pipeline.captioning.journal.run_journals import MIN_PAD_LENGTH, fitted_record, least_pad_length
 from pipeline.captioning.meta.results import CaptionResult, ColumnResult, Failure, RowResult
-from pipeline.captioning.run.options import MIN_PAD_LENGTH
 from pipeline.captioning.workers.gather import words_of
 
 

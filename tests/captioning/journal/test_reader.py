@@ -18,8 +18,10 @@ from pipeline.captioning.journal.folder import (
 )
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.journal.reader import read_result_lines
+from pipeline.captioning.journal.run_journals import RunJournals
 from pipeline.captioning.meta.results import CaptionResult, Failure, RowResult
 from pipeline.captioning.process.errors import RunError
+from pipeline.captioning.workers.world import solo_world
 
 
 def _write(folder: Path, *lines: str) -> Path:
@@ -80,6 +82,31 @@ def test_a_row_may_have_lines_with_different_columns(tmp_path: Path) -> None:
     (line,) = read_result_lines(journal.path)
     assert RowResult.from_json(line.decode()) == others
     assert json.loads(line)["captions"]["b"] == {"caption": "y", "tokens": 2, "looping": True}
+
+
+def _killed(folder: Path, rank: int, run: str, start: list[int], finish: list[RowResult]) -> None:
+    """A session of a run that ends with a kill."""
+    journal = Journal(folder, rank, {}, run)
+    journal.start(start)
+    journal.finish(finish)
+    journal._file.close()
+
+
+def test_a_caption_of_a_later_run_shows_that_a_row_was_not_the_cause_of_a_death(tmp_path: Path) -> None:
+    """Rank 1 dies with rows 3 to 6 in flight; they are captioned alone on rank 0, by the next run."""
+    x = {"a": CaptionResult("x", 1)}
+    _killed(tmp_path, 1, "2026-11-20T09:00:00.000+00:00", [3, 4, 5, 6], [])
+    earlier = [RowResult(4, x), RowResult.failed(5, ["a"], "caption", ["x"])]
+    _killed(tmp_path, 0, "2026-11-20T10:00:00.000+00:00", [4, 5, 6], earlier)
+    assert read_contents(tmp_path).deaths == {3: 1, 5: 1, 6: 2}, "a failure shows nothing"
+    _killed(tmp_path, 2, "2026-11-21T09:00:00.000+00:00", [3], [RowResult(3, {"b": CaptionResult("x", 1)})])
+    _killed(tmp_path, 2, "2026-11-21T10:00:00.000+00:00", [4], [])
+    contents = read_contents(tmp_path)
+    assert contents.deaths == {4: 1, 5: 1, 6: 2}, "row 4 has a caption from before its last death"
+    assert contents.finished == {"a": {4, 5}, "b": {3}} and contents.captions == {"a": {4}, "b": {3}}
+    with RunJournals(solo_world(), tmp_path / "out.csv") as gathered:
+        gathered.folder = tmp_path
+        assert gathered.contents(restart=False) == contents
 
 
 def test_forgotten_failures_leave_the_captions_of_the_row(tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ def test_questions_of_a_row_are_rendered_in_the_order_of_the_asks() -> None:
     assert asks.texts == ("{b} {a}", "{c} {a}", "x")
 
 
+def test_the_use_of_a_column_names_the_flag() -> None:
+    """Only the user's own questions may have braces that do not stand for a column."""
+    own = Ask("text_a", Question("{b} {a}"), "--ask a")
+    named = Ask("text_b", Question("Improve: {a} {text}"), "--ask b", "video-text")
+    assert Asks((own, named)).cell_uses == {
+        "b": "--ask a inserts its cells; write {{ and }} for braces",
+        "a": "--ask a inserts its cells; write {{ and }} for braces",
+        "text": "--ask b inserts its cells",
+    }
+    asks = Asks((Ask("new", Question("{a}")),), question_column="q")
+    assert list(asks.cell_uses.items())[1] == ("q", "--question_column takes questions from it")
+
+
 def test_a_row_may_have_its_own_question() -> None:
     """The common question is asked where the cell is blank; a question of the table is no template."""
     asks = Asks((Ask("text", Question("A {kind}?")),), question_column="prompt")

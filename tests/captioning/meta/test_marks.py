@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from pipeline.captioning.meta import marks
 from pipeline.captioning.meta.marks import CAPTION_MARKS, MarkedCaptions, outcome_columns, read_truncated
 
 CELLS = [
@@ -29,6 +32,13 @@ def test_marks_of_each_caption() -> None:
 def test_the_outcome_takes_precedence_over_the_end_of_the_sentence() -> None:
     marked = MarkedCaptions(CELLS, {3: True, 5: False})
     assert marked.rows_with(["unfinished"]) == {2, 3}
+
+
+def test_a_caption_of_many_rows_is_examined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    examined: list[str] = []
+    monkeypatch.setattr(marks, "is_looping", lambda text: examined.append(text) or text == "a a a a")
+    captions = MarkedCaptions(["a a a a", "b", " a a a a", "", "b"], {1: True, 4: False})
+    assert captions.rows_with(["looping", "unfinished"]) == {0, 1, 2} and examined == ["a a a a", "b"]
 
 
 def test_outcomes_of_several_columns_and_of_earlier_versions(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_several_columns_are_replaced_in_their_place_or_appended(tmp_path: Path,
         _write_csv(source, SEVERAL)
     else:
         pq.write_table(pa.table({name: [SEVERAL[1][i], SEVERAL[2][i]] for i, name in enumerate(SEVERAL[0])}), source)
-    table = MetaTable.read(source, ["c", "b", "a"], ["n"])
+    table = MetaTable.read(source, ["c", "b", "a"], {"n": "x"})
     assert (table.texts("b"), table.texts("c"), table.texts()) == (["old", ""], None, ["mine", ""])
     assert table.cells(["n", "path"]) == [["1", "2"], ["x", "y"]]
     table.write(tmp_path / "out.csv", {"c": ["c0", "c1"], "b": ["b0", "b1"], "a": ["", "a1"]})
@@ -79,11 +79,11 @@ def test_several_columns_are_replaced_in_their_place_or_appended(tmp_path: Path,
 @pytest.mark.parametrize("read", [MetaTable.read, lambda path, *columns: MetaTable.check(path, None, *columns)])
 def test_columns_of_captions_and_questions_are_checked(tmp_path: Path, read: Callable[..., Any]) -> None:
     path = _write_csv(tmp_path / "m.csv", [["path", "text", "text", "n", "n", "a"], ["x", "1", "2", "3", "4", "5"]])
-    read(path, ["a", "new"], ["a"])
+    read(path, ["a", "new"], {"a": "--question inserts it"})
     for captions, cells, message in (
-        (["text"], [], "2 columns named 'text'; keep one"),
-        (["a"], ["n"], "2 columns named 'n'; keep one"),
-        (["a"], ["a", "title", "no"], "has no column 'title', 'no', which a question needs; its columns: 'path', "),
+        (["text"], {}, "2 columns named 'text'; keep one"),
+        (["a"], {"n": "x"}, "2 columns named 'n'; keep one"),
+        (["a"], {"a": "x", "q": "y", "no": "z"}, r"has no column 'q' \(y\), 'no' \(z\); its columns: 'path', "),
     ):
         with pytest.raises(UsageError, match=message):
             read(path, captions, cells)

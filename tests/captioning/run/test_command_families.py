@@ -19,7 +19,7 @@ from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.asks import Asks
 from pipeline.captioning.meta.results import CaptionResult, RowResult
-from pipeline.captioning.run.planning import COMPUTING_TYPE
+from pipeline.captioning.run.fingerprints import COMPUTING_TYPE
 from tests import tiny_families
 from tests.captioning.run import forked
 from tests.golden import DATA

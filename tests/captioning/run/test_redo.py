@@ -7,16 +7,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from pipeline.captioning.captioners.base import Caption
+from pipeline.captioning.journal.reader import JournalContents
 from pipeline.captioning.meta.names import outcomes_path
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run.earlier_captions import EarlierCaptions
 from pipeline.captioning.run.options import JobOptions, job_options, make_parser
 from pipeline.captioning.run.plan import make_plan
+from pipeline.captioning.run.planning import leader_plan
 from pipeline.captioning.run.redo import MarkedRows
 from tests.fakes import FakeSource, render_clip
 from tests.runs import read_rows, run_job, write_meta
@@ -107,6 +110,39 @@ def test_flags(tmp_path: Path) -> None:
         _options(meta, "--redo", "short")
     with pytest.raises(UsageError, match="--short_words 7 has an effect only with --redo short"):
         _options(meta, "--skip_if_existing", "--redo", "looping", "--short_words", "7")
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_kill_while_the_outputs_are_replaced_loses_no_new_caption(tmp_path: Path, limit: int | None) -> None:
+    """The outcomes file, which says that captions were cut off, is replaced before the captioned table."""
+    clips = [str(render_clip(tmp_path / f"{number}.mp4", number, frames=3)) for number in range(3)]
+    options = write_meta(tmp_path, clips)
+    assert run_job(options, FakeSource(caption=lambda clip: Caption(f"Cut off at {clip.row}.", 6, True))) == [0]
+    options = replace(options, skip_if_existing=True, redo=("unfinished",), limit=limit)
+    source = FakeSource(caption=lambda clip: Caption(f"A new caption of clip {clip.row}.", 6, False))
+    with mock.patch.object(MetaTable, "write", side_effect=KeyboardInterrupt):
+        assert isinstance(run_job(options, source)[0], KeyboardInterrupt)
+    made = sorted(source.rows_captioned)
+    assert made == ([0, 1, 2] if limit is None else [0])
+    assert run_job(options, source) == [0] and sorted(source.rows_captioned)[: len(made)] == made
+    texts = [row["text"] for row in read_rows(options.output)]
+    assert texts == [f"{'A new caption of clip' if row in made else 'Cut off at'} {row}." for row in range(3)]
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_a_new_caption_is_not_hidden_by_the_earlier_one_of_a_row_beyond_the_limit(options: JobOptions) -> None:
+    """An interrupted run without a limit has made `long` of the last row, and not yet its `short`."""
+    table = MetaTable.read(options.meta_path, ["short", "long"])
+    earlier = EarlierCaptions.of(
+        table, options.meta_path, MetaTable.read(options.output), options.output, ["short", "long"]
+    )
+    options = replace(options, redo=("repeated", "short", "looping"), limit=1)
+    contents = JournalContents()
+    contents.add_captions("run", "long", [3])
+    contents.add_failures("short", [1])
+    plan = leader_plan(table, earlier, options, [], contents, MarkedRows(options)).plan
+    assert 3 in plan.excluded and 3 not in plan.kept["long"] and plan.kept["short"][3] == "A cat."
+    assert plan.kept["short"][2] == SHORT[1], "the failure of row 1 counts, and the caption of row 2 is kept"
 
 
 def test_a_run_makes_marked_captions_again_and_keeps_those_beyond_its_limit(tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run.delivery import gather_results, write_outputs
 from pipeline.captioning.run.earlier_captions import Redo
+from pipeline.captioning.run.fingerprints import COMPUTING_TYPE
 from pipeline.captioning.run.options import JobOptions
-from pipeline.captioning.run.planning import COMPUTING_TYPE, RankPlan, plan_run
+from pipeline.captioning.run.planning import RankPlan, plan_run
 from pipeline.captioning.run.rank_stats import RankStats
 from pipeline.captioning.run.report import make_report, summary
 from pipeline.captioning.workers.leases import PENDING, RETRIES, LeasedRows, RowTask
@@ -57,7 +58,7 @@ class Sessions:
     earlier: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def planned(self, asks: Asks, redo: Redo | None = None) -> RankPlan:
-        table = MetaTable.read(self.options.meta_path, asks.columns, asks.cell_columns)
+        table = MetaTable.read(self.options.meta_path, asks.columns, asks.cell_uses)
         with RunJournals(solo_world(), self.options.output) as journals:
             plugged = {} if redo is None else {"redo": redo}
             return plan_run(solo_world(), journals, table, self.options, asks, {"prompt": "p"}, **plugged)
@@ -69,7 +70,7 @@ class Sessions:
         """
         self.number += 1
         world = solo_world()
-        table = MetaTable.read(self.options.meta_path, asks.columns, asks.cell_columns)
+        table = MetaTable.read(self.options.meta_path, asks.columns, asks.cell_uses)
         tasks: list[RowTask] = []
         with RunJournals(world, self.options.output) as journals:
             plan = plan_run(world, journals, table, self.options, asks, {"prompt": "p"})
@@ -210,6 +211,7 @@ def test_each_column_keeps_its_own_captions(tmp_path: Path) -> None:
     assert plan.leader is not None and plan.total_rows == 1, "the row that failed"
     assert list(plan.leader.lost_columns) == []
     sessions.options.meta_path.write_text("path\nx.mp4\ny.mp4\nz.mp4\n")
+    sessions.options = replace(sessions.options, skip_if_existing=False)
     leader = sessions.planned(asks_of("text_d")).leader
     assert leader is not None and list(leader.lost_columns) == ["text_b", "text"]
 
@@ -228,7 +230,7 @@ def test_an_output_without_a_column_is_written_again(tmp_path: Path) -> None:
     sessions.options = replace(sessions.options, skip_if_existing=True)
     assert not sessions.planned(asks_of("text_b")).is_done
     assert sessions.run(asks_of("text_b")) and read_rows(sessions.options.output) == [
-        {"path": "x.mp4", "text_b": "mine"}
+        {"path": "x.mp4", "text": "1", "text_b": "mine"}
     ]
     assert sessions.planned(asks_of("text_b")).is_done
 
@@ -327,13 +329,6 @@ def test_blank_cells_are_reported_once(tmp_path: Path, caplog: pytest.LogCapture
     caplog.clear()
     sessions.planned(Asks((Ask("a", Question("What is it?")),), question_column="q"))
     assert not caplog.records, "a blank cell is not a question"
-
-
-def test_a_record_must_have_place_for_the_failures_of_all_columns(tmp_path: Path) -> None:
-    sessions = _sessions(tmp_path, "path\nx.mp4\n")
-    sessions.options = replace(sessions.options, pad_length=64)
-    sessions.planned(asks_of("text"))
-    with pytest.raises(
-        UsageError, match=r"--pad_length 64 is too small for the captions of 3 columns; give at least \d+"
-    ):
-        sessions.planned(asks_of(*COLUMNS))
+    caplog.clear()
+    sessions.planned(Asks((Ask("a", Question("Improve: {n}"), "--prompt video-text", "video-text"),)))
+    assert not caplog.records, "a named prompt allows for a blank earlier caption"

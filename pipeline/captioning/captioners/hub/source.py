@@ -83,7 +83,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
 
     def _own_fingerprint(self) -> Mapping[str, str]:
         tower = self._options.tower_folder
-        pieces = [self.prompts.pieces(self.longest, question) for question in self.asks.texts]
+        pieces = self._pieces(self.longest)
         return {
             "family": str(self._family.config["model_type"]),
             **({"vision tower": f"config {digest((tower / 'config.json').read_bytes())}"} if tower else {}),
@@ -94,11 +94,15 @@ class HubSource(CheckpointSource["HubCaptioner"]):
 
     def image_fingerprint(self) -> Mapping[str, str]:
         image = first_frame(self.longest)
-        pieces = [self.prompts.pieces(image, question) for question in self.asks.texts]
         return {
             "image preprocessing": str(self.image_transform or self.frame_transform),
-            "image prompt tokens": digest(repr(pieces).encode()),
+            "image prompt tokens": digest(repr(self._pieces(image)).encode()),
         }
+
+    def _pieces(self, clip: Clip) -> list[list[list[int]]]:
+        """The token ids of the prompts about a clip, by name of column: captions do not depend on the order of asks."""
+        questions = sorted(zip(self.asks.columns, self.asks.texts, strict=True))
+        return [self.prompts.pieces(clip, question) for _, question in questions]
 
     def _own_lines(self) -> list[str]:
         scaled = f", scaled down to a shorter side of {self.short_side}" if self.short_side else ""

@@ -192,10 +192,17 @@ def _several(folder: Path, *questions: str, **about: Any) -> Any:
 
 def test_the_source_of_several_questions(families: dict[str, Family], backend: Backend) -> None:
     folder = families["llava_next"].folder
+    from pipeline.captioning.caption import make_parser
+    from pipeline.captioning.captioners.hub import build
+
     source = _several(folder, WHAT, HOW)
     fingerprint = source.fingerprint()
     assert WHAT in fingerprint["prompt text_0"] and HOW in fingerprint["prompt text_1"] and "prompt" not in fingerprint
     assert fingerprint["prompt tokens"] != _several(folder, WHAT, WHO).fingerprint()["prompt tokens"]
+    asks = Asks(source.asks.asks[::-1])
+    flags = make_parser().parse_args(["meta.csv", f"--pretrained_model_name_or_path={folder}"])
+    turned = build.make_source("llava_next", flags, asks, source.sampling, source.generation)
+    assert turned.fingerprint() == fingerprint and turned.image_fingerprint() == source.image_fingerprint()
     lines = [line for line in source.describe() if line.startswith("prompt of text_")]
     assert [WHAT in lines[0], HOW in lines[1]] == [True, True]
     with pytest.raises(UsageError, match=r"\d{4,} prompt tokens and --max_new_tokens 12"):
