@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.datasets.catalogue import OPERATIONS
-from pipeline.datasets.convert import KINDS
+from pipeline.datasets.media import KINDS
 
 _FLAGS = {"key": "the `--key`", "text": "the `--column`"}
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "datautil.md"
@@ -31,6 +31,10 @@ Files are found by their suffix, in upper or lower case:
 - videos: {video}
 - images: {image}
 
+Animated `.png` and `.webp` files are clips: the content of files with these suffixes decides. `convert video` lists
+them, and `convert image` leaves them out; both print their number. For `--img-only`, `--vid-only`, `--info` and
+`--video-info` only the suffix decides, so there they are images.
+
 Merge one or many tables and apply operations. Tables are `.csv`, `.csv.gz` or `.parquet`; patterns are allowed.
 [tables.md](tables.md) describes the formats.
 
@@ -52,7 +56,8 @@ python -m pipeline.datasets.datautil DATA_caption.csv --info --fmin 16 --remove-
 - Operations on captions use the column `text`. `--column text_short` makes all of them, and the comparison by
   `--difference` and `--intersection`, use another one. All other columns stay unchanged.
 - Paths may be URLs (`https://`, `s3://`). They are never fetched and never treated as missing files. Suffix and name of
-  an http(s) URL are those of its path, without the part after `?` or `#`.
+  a URL are those of the file: without the part after `?` or `#` of an http(s) URL, with escapes such as `%20` decoded,
+  and without `?versionId=…` of an S3 URL.
 - `--key id` compares tables by `id` instead of `path`. `--seed` is for `--shuffle` and `--sample`. `--num-workers` is
   for the operations that read files. `--timeout` is the maximum number of seconds to read one file with
   `--info` or `--video-info`.

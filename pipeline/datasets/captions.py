@@ -156,14 +156,22 @@ def merge_camera_motion(frame: pd.DataFrame, _: None, settings: Settings) -> pd.
 def load_captions(frame: pd.DataFrame, kind: str, settings: Settings) -> pd.DataFrame:
     """Reads captions from sidecar files: same folder and name as the clip, suffix `.json` or `.txt`.
 
+    Of text files, NAME.COLUMN.txt comes first: the export of several columns writes these.
+
     Rows without a readable sidecar file, and rows whose path is a URL, keep their caption.
     """
 
     def sidecar_caption(path: str) -> str:
         if is_url(path):
             return ""
+        name = os.path.splitext(path)[0]
+        if kind == "json":
+            return read(name + ".json")
+        return read(f"{name}.{settings.column}.txt") or read(name + ".txt")
+
+    def read(file: str) -> str:
         try:
-            content = Path(os.path.splitext(path)[0] + f".{kind}").read_text(encoding="utf-8")
+            content = Path(file).read_text(encoding="utf-8")
             return " ".join(str(json.loads(content)["caption"] if kind == "json" else content).split())
         except (OSError, ValueError, KeyError, TypeError):
             return ""

@@ -57,7 +57,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "load-caption", ("path",), captions.load_captions,
-        "read captions from files next to the clips: `caption` of NAME.json, or all of NAME.txt; "
+        "read captions from files next to the clips: `caption` of NAME.json, or all of NAME.COLUMN.txt, else of "
+        "NAME.txt (COLUMN is that of --column); "
         "rows without such a file keep their caption",
         "--load-caption json", _sidecar_kind, "json|txt", makes=("text",),
     ),

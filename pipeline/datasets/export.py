@@ -18,14 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
-from pipeline.captioning.meta.names import MAX_NAME_BYTES, stem_of
-from pipeline.captioning.meta.table import TEXT_COLUMN
+from pipeline.captioning.meta.marks import outcome_columns
+from pipeline.captioning.meta.names import MAX_NAME_BYTES, outcomes_path, stem_of
+from pipeline.captioning.monitor.gallery.outputs import read_report
 from pipeline.captioning.process.arguments import CommandParser, positive_int
 from pipeline.captioning.process.errors import UsageError, exit_code_of
 
 from .exports.conversations import check_questions, write_conversations
 from .exports.failures import FailedRows
 from .exports.json_lines import write_json_lines
+from .exports.known_media import KnownMedia
+from .exports.questions import run_question
 from .exports.rows import CaptionedTable
 from .exports.shards import ShardSize, check_shards, write_shards
 from .exports.sidecars import SidecarNames, check_sidecars, write_sidecars
@@ -57,7 +60,7 @@ def _make_parser() -> CommandParser:
     )  # fmt: skip
     parser.add_argument(
         "--column", action="append", metavar="NAME",
-        help="column of captions; may be repeated (default: text)",
+        help="column of captions; may be repeated (default: the columns that the run wrote, else text)",
     )  # fmt: skip
     parser.add_argument(
         "--overwrite", action="store_true",
@@ -79,7 +82,7 @@ def _make_parser() -> CommandParser:
     parser.add_argument(
         "--question", action="append", metavar="TEXT",
         help="sharegpt: question of the user; one for all columns, or one for each --column, in the same order "
-        f"(default: '{DEFAULT_QUESTION}')",
+        f"(default: that of the run, by the report beside the table; without a report, for text: '{DEFAULT_QUESTION}')",
     )  # fmt: skip
     parser.add_argument(
         "--question_column", metavar="NAME",
@@ -92,10 +95,10 @@ def _run(flags: argparse.Namespace) -> None:
     for name, owner in _FORMAT_OF_FLAG.items():
         if getattr(flags, name) not in (None, False) and flags.to != owner:
             raise UsageError(f"--{name} is a flag of --to {owner}, not of --to {flags.to}")
-    columns = flags.column or [TEXT_COLUMN]
+    columns = flags.column or []
     if len(set(columns)) < len(columns):
         raise UsageError(f"--column {' --column '.join(columns)}: name each column once")
-    table = CaptionedTable(flags.table, columns)
+    table = CaptionedTable(flags.table, columns, outcome_columns(outcomes_path(flags.table)))
     _EXPORTS[flags.to](table, flags)
 
 
@@ -122,7 +125,22 @@ def _export_jsonl(table: CaptionedTable, flags: argparse.Namespace) -> None:
 
 
 def _export_sharegpt(table: CaptionedTable, flags: argparse.Namespace) -> None:
-    questions = flags.question or [DEFAULT_QUESTION]
+    if flags.question_column is not None:
+        table.check_columns([flags.question_column], " (--question_column)")
+    questions = _questions(table, flags)
+    output = _output_file(table, flags)
+    media = KnownMedia(outcomes_path(table.path))
+    with FailedRows(_failures_path(table, output)) as failed:
+        written = write_conversations(table, questions, flags.question_column, media, output, failed)
+    _print_result(f"{output}: {written:,} rows", table, failed)
+
+
+def _questions(table: CaptionedTable, flags: argparse.Namespace) -> list[str]:
+    """The question of each column of captions."""
+    questions: list[str] = flags.question or []
+    if not questions:
+        report = read_report(table.path)
+        return [run_question(report, column, flags.question_column) for column in table.captions]
     if len(questions) == 1:
         questions *= len(table.captions)
     if len(questions) != len(table.captions):
@@ -131,12 +149,7 @@ def _export_sharegpt(table: CaptionedTable, flags: argparse.Namespace) -> None:
             "--column, or one for all"
         )
     check_questions(questions)
-    if flags.question_column is not None:
-        table.check_columns([flags.question_column], " (--question_column)")
-    output = _output_file(table, flags)
-    with FailedRows(_failures_path(table, output)) as failed:
-        written = write_conversations(table, questions, flags.question_column, output, failed)
-    _print_result(f"{output}: {written:,} rows", table, failed)
+    return questions
 
 
 def _export_webdataset(table: CaptionedTable, flags: argparse.Namespace) -> None:
@@ -158,8 +171,8 @@ _EXPORTS = {
 
 def _print_result(what: str, table: CaptionedTable, failed: FailedRows | None) -> None:
     text = f"wrote {what}; {table.without_caption:,} rows without a caption"
-    if failed is not None and failed.count:
-        text += f"; {failed.count:,} rows failed, see {failed.path}"
+    if failed is not None and failed.summary:
+        text += f"; {failed.summary}"
     print(text)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 
-_HTTP = re.compile(r"https?://", re.IGNORECASE)
+from pipeline.captioning.clips.downloads.urls import is_url, name_in
 
 
 def file_part(path: str) -> str:
-    """A path without what does not belong to the name of the file: query and fragment of an http(s) URL."""
-    return re.split(r"[?#]", path, maxsplit=1)[0] if _HTTP.match(path) else path
+    """A path without what does not belong to the name of the file: of a URL, host, query, fragment and version.
+
+    Escapes in URLs are decoded, so the result may contain any character.
+    """
+    return name_in(path) if is_url(path) else path
 
 
 def stem(path: str) -> str:

@@ -113,6 +113,16 @@ def test_operations_that_read_files(tmp_path: Path, kind: str) -> None:
     ]
 
 
+def test_text_files_of_a_column_come_first(tmp_path: Path) -> None:
+    for name, text in {"a.text_short.txt": "short a", "a.txt": "a", "b.txt": "b", "c.text_long.txt": "long"}.items():
+        (tmp_path / name).write_text(text)
+    rows = [[f"{tmp_path}/{name}.mp4", "old"] for name in "abc"]
+    source, output = write(tmp_path / "in.csv", ["path", "text_short"], rows), tmp_path / "out.csv"
+    arguments = [str(source), "--load-caption", "txt", "--column", "text_short", "--output", str(output)]
+    assert datautil.main(arguments) == 0
+    assert [row["text_short"] for row in read(output)] == ["short a", "b", "old"]
+
+
 URLS = ["https://h/day/a.mp4?x=/b.png#t", "s3://bucket/k?1.mp4", "HTTP://h/c.PNG?x=1.mp4", "/d/local.mp4", ""]
 
 

@@ -103,8 +103,37 @@ def test_clips_that_cannot_be_read_cost_their_rows(tmp_path: Path, capsys: pytes
     assert [row["path"] for row in failures] == [*bad, rows[6][0]]
     messages = ["no such file", "it is a URL", "it is a URL", "not a regular file", "the path is empty", "is empty"]
     assert all(message in row["message"] for message, row in zip(messages, failures, strict=True))
-    assert _export(tmp_path, rows[1:3], "--overwrite") == 1
-    assert "no other row can be exported" in capsys.readouterr().err
+
+
+def test_an_export_of_which_all_rows_fail_keeps_the_earlier_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _clips(tmp_path, ["a.mp4", "b.mp4"])
+    assert _export(tmp_path, [*rows, ["/none/old.mp4", "", "caption", ""]], "--shard_size", "1") == 0
+    earlier = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert "index.json" in earlier and len(earlier) == 3
+    for row in rows:
+        Path(row[0]).write_bytes(b"")
+    assert _export(tmp_path, rows, "--overwrite") == 1
+    failures = tmp_path / "out_export_failures.csv"
+    assert f"in 'text'; 2 rows failed, see {failures}" in capsys.readouterr().err
+    assert [(row["path"], "is empty" in row["message"]) for row in read(failures)] == [(row[0], True) for row in rows]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == earlier
+    assert _export(tmp_path, [[rows[0][0], "", "", ""]], "--overwrite") == 1, "no caption at all"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == earlier
+
+
+def test_a_suffix_that_is_no_clip_is_not_parsed_by_the_loader(tmp_path: Path) -> None:
+    import webdataset
+
+    names = ["a.id", "b.pyd", "c.count", "d.npy", "e.cls", "f.pickle", "g.pth", "h.mp4", "i.txt", "j.ten", "k.Jpg"]
+    rows = _clips(tmp_path, names)
+    assert _export(tmp_path, rows) == 0
+    samples = list(webdataset.WebDataset(str(tmp_path / "out" / "000000.tar"), shardshuffle=False).decode())
+    keys = ["clip"] * 7 + ["mp4", "clip", "clip", "jpg"]
+    assert [sample[key] for sample, key in zip(samples, keys, strict=True)] == [
+        Path(row[0]).read_bytes() for row in rows
+    ]
 
 
 def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
@@ -132,7 +161,12 @@ def test_an_interrupted_shard_is_not_there(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shards, "_read_clip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _export(tmp_path, rows, "--shard_size", "2")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.tar", "000001.tar"]
+    assert list((tmp_path / "out").iterdir()) == []
+    assert _export(tmp_path, rows[:3], "--shard_size", "2") == 0
+    earlier = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        _export(tmp_path, rows, "--shard_size", "2", "--overwrite")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == earlier
     monkeypatch.undo()
     assert _export(tmp_path, rows, "--shard_size", "3") == 2, "an earlier export is not overwritten"
     assert _export(tmp_path, rows, "--shard_size", "3", "--overwrite") == 0
@@ -155,7 +189,7 @@ def test_a_full_disk_ends_the_export(
     monkeypatch.setattr(TarWriter, "write", full)
     assert _export(tmp_path, rows, "--shard_size", "2") == 1
     assert "000001.tar: [Errno 28] No space left on device" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["000000.tar"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_killed_export_and_the_next_one(tmp_path: Path) -> None:
@@ -166,15 +200,14 @@ def test_a_killed_export_and_the_next_one(tmp_path: Path) -> None:
     command += ["--output", str(folder), "--shard_size", "100"]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not (folder / "000003.tar").exists() and time.monotonic() < deadline:
+    while not list(folder.glob(".export-*.tmp/000003.tar")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    complete = len(list(folder.glob("*.tar")))
-    assert complete >= 4 and len(_samples(folder)) == 100 * complete
-    assert not (folder / "index.json").exists()
-    (folder / ".000007.tar.abc.tmp").write_text("half a shard")
-    assert _export(tmp_path, rows[:250], "--shard_size", "100", "--overwrite") == 0
+    (staging,) = folder.iterdir()
+    assert staging.name.startswith(".export-") and len(list(staging.glob("*.tar"))) >= 4
+    (folder / ".index.json.abc.tmp").write_text("half an index")
+    assert _export(tmp_path, rows[:250], "--shard_size", "100") == 0
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["000000.tar", "000001.tar", "000002.tar", "index.json"]
     assert len(_samples(folder)) == 250

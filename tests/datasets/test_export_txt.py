@@ -35,6 +35,7 @@ ODD_NAMES = {
     ".mp4": ".mp4.txt",
     'quote"and,comma\\.mp4': 'quote"and,comma\\.txt',
     "100%.mp4": "100%.txt",
+    "my%20clip.mp4": "my%20clip.txt",
     "x" * 251 + ".mp4": "x" * 251 + ".txt",
     " space .mp4": " space .txt",
     "sub/../b.mp4": "b.txt",
@@ -72,31 +73,39 @@ def test_urls_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ["https://host/day/a.mp4?x=1&y=/z.mp4#t", "a"],
         ["s3://bucket/day/k?1.mp4", "k"],
         ["https://host/day/my%20clip.mp4", "%"],
+        ["s3://bucket/day/v.mp4?versionId=abc", "v"],
         ["https://host/", "no file"],
+        ["https://host/%00.mp4", "no file"],
         [str(tmp_path / "local.mp4"), "local"],
     ]
     assert _export(tmp_path, rows, "--output", str(tmp_path / "flat")) == 0
-    assert _texts(tmp_path / "flat") == {"a.txt": "a", "k?1.txt": "k", "my%20clip.txt": "%", "local.txt": "local"}
+    assert _texts(tmp_path / "flat") == {
+        "a.txt": "a", "k?1.txt": "k", "my clip.txt": "%", "v.txt": "v", "local.txt": "local"
+    }  # fmt: skip
     assert "see " + str(tmp_path / "meta_export_failures.csv") in capsys.readouterr().out
     assert "the path does not name a file" in (tmp_path / "meta_export_failures.csv").read_text()
     assert _export(tmp_path, rows, "--output", str(tmp_path / "tree"), "--root", "https://host/") == 0
-    assert _texts(tmp_path / "tree") == {"day/a.txt": "a", "day/my%20clip.txt": "%"}
+    assert _texts(tmp_path / "tree") == {"day/a.txt": "a", "day/my clip.txt": "%"}
     failures = (tmp_path / "meta_export_failures.csv").read_text()
     assert '"1","s3://bucket/day/k?1.mp4","it is not below --root https://host/"' in failures
+    assert _export(tmp_path, rows, "--output", str(tmp_path / "s3"), "--root", "s3://bucket/day/") == 0
+    assert _texts(tmp_path / "s3") == {"k?1.txt": "k", "v.txt": "v"}
     assert _export(tmp_path, rows) == 0
     assert (tmp_path / "local.txt").read_text() == "local"
-    assert failures.count("\n") == 4
+    assert failures.count("\n") == 6
     assert "it is a URL, so there is no folder beside it; give --output" in capsys.readouterr().err
 
 
 def test_nothing_is_written_outside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [["d/../../x.mp4", "1"], ["/etc/y.mp4", "2"], ["d/..", "3"], ["", "4"], ["d/e/../z.mp4", "5"], ["d/", "6"]]
-    rows += [["https://h/../../u.mp4", "7"]]
+    rows += [["https://h/../../u.mp4", "7"], ["https://h/%2e%2e%2f%2e%2e%2ft.mp4", "7"]]
     assert _export(tmp_path, rows, "--output", "out", "--root", "d") == 0
     assert _texts(tmp_path / "out") == {"z.txt": "5"}
     assert _export(tmp_path, [*rows, ["https://h/v/../../w.mp4", "8"]], "--output", "web", "--root", "https://h") == 1
     assert not (tmp_path / "web").exists()
+    assert _export(tmp_path, [["https://h/%2e%2e%2fs.mp4", "9"]], "--output", "flat") == 0
+    assert _texts(tmp_path / "flat") == {"s.txt": "9"}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +137,7 @@ def test_two_captions_for_one_file_are_refused(
     assert [path.name for path in tmp_path.rglob("*.txt")] == []
     same = [[path, "same"] for path in paths]
     assert _export(tmp_path, same, *arguments) == 0
+    assert "wrote 1 files" in capsys.readouterr().out
     assert len(list((tmp_path / ("out" if arguments[:1] == ["--output"] else "x")).rglob("*.txt"))) == 1
 
 
@@ -188,6 +198,24 @@ def test_a_file_that_cannot_be_written_costs_its_row(tmp_path: Path, capsys: pyt
     assert _export(tmp_path, too_long, "--column", "text", "--column", "text_long") == 0
     assert "File name too long" in (tmp_path / "meta_export_failures.csv").read_text()
     assert (tmp_path / "c2.text_long.txt").read_text() == "d"
+
+
+def test_a_planted_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (tmp_path / "other").write_text("of someone else")
+    planted = clips / f".export-{os.getpid()}.tmp"
+    planted.symlink_to(tmp_path / "other")
+    assert _export(tmp_path, [[f"{clips}/a.mp4", "caption"]]) == 0
+    assert (tmp_path / "other").read_text() == "of someone else"
+    assert (clips / "a.txt").read_text() == "caption" and not (clips / "a.txt").is_symlink()
+    assert planted.is_symlink()
+
+
+def test_the_rights_of_a_file_are_those_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert _export(tmp_path, [[f"{tmp_path}/a.mp4", "caption"]]) == 0
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_without_any_caption_the_export_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.captioning.clips.media import names_image
 from pipeline.captioning.meta.files import atomic_write
 from pipeline.captioning.meta.results import as_json
 from pipeline.captioning.process.errors import UsageError
 
 from .failures import FailedRows
+from .known_media import KnownMedia
 from .rows import CaptionedTable, Row
 
 _PLACEHOLDERS = ("<video>", "<image>")
@@ -32,7 +32,12 @@ def check_questions(questions: Sequence[str]) -> None:
 
 
 def write_conversations(
-    table: CaptionedTable, questions: Sequence[str], question_column: str | None, output: Path, failed: FailedRows
+    table: CaptionedTable,
+    questions: Sequence[str],
+    question_column: str | None,
+    media: KnownMedia,
+    output: Path,
+    failed: FailedRows,
 ) -> int:
     """Write the captioned rows of `table` to `output`; returns their number. An earlier file is kept as `.bak`.
 
@@ -52,17 +57,16 @@ def write_conversations(
             if problem:
                 failed.add(row, problem)
                 continue
-            for record in _records(table.captions, row, asked):
+            for record in _records(table.captions, row, asked, media.of(row)):
                 file.write(separator + as_json(record))
                 separator = ",\n"
             written += 1
-        table.check_exported(written)
+        table.check_exported(written, failed.summary)
         file.write("\n]\n")
     return written
 
 
-def _records(columns: Sequence[str], row: Row, questions: Sequence[str]) -> Iterator[dict[str, object]]:
-    medium = "image" if names_image(row.path) else "video"
+def _records(columns: Sequence[str], row: Row, questions: Sequence[str], medium: str) -> Iterator[dict[str, object]]:
     for column, question, caption in zip(columns, questions, row.captions, strict=True):
         if not caption.strip():
             continue

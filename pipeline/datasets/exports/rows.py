@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.captioning.meta.csv_cells import read_csv_rows, read_header
 from pipeline.captioning.meta.names import check_is_file, column_list, is_parquet
 from pipeline.captioning.meta.parquet_cells import read_parquet_chunks, read_schema, texts_of
-from pipeline.captioning.meta.table import PATH_COLUMN
+from pipeline.captioning.meta.table import PATH_COLUMN, TEXT_COLUMN
 from pipeline.captioning.process.errors import RunError, UsageError
 
 _CHUNK_ROWS = 4096
@@ -47,22 +47,26 @@ class CaptionedTable:
     without_caption: number of rows that the latest `captioned_rows` has left out so far.
     """
 
-    def __init__(self, path: Path, captions: Sequence[str]) -> None:
+    def __init__(self, path: Path, captions: Sequence[str], usual: Sequence[str] = ()) -> None:
         """Read the header.
+
+        captions: the caption columns that the user has chosen; if empty, those of `usual` that the table has, else
+            `text`.
 
         Raises:
             UsageError: the table can't be read, has several columns of the same name, or lacks `path` or one of
                 `captions`.
         """
         check_is_file(path, "table")
-        self.path, self.captions = path, tuple(captions)
+        self.path = path
         self.columns: list[str] = list(read_schema(path).names if is_parquet(path) else read_header(path))
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if repeated:
             raise UsageError(f"table {path} has several columns named '{repeated[0]}'; keep one")
         self.without_caption = 0
         self.check_columns([PATH_COLUMN])
-        self.check_columns(captions, " of captions (--column)")
+        self.captions = tuple(captions or [name for name in usual if name in self.columns] or [TEXT_COLUMN])
+        self._check_captions()
 
     def check_columns(self, names: Sequence[str], what: str = "") -> None:
         """Check that the table has these columns.
@@ -77,6 +81,15 @@ class CaptionedTable:
                 raise UsageError(
                     f"table {self.path} has no column '{name}'{what}; its columns: {column_list(self.columns)}"
                 )
+
+    def _check_captions(self) -> None:
+        similar = [name for name in self.columns if name.startswith(f"{TEXT_COLUMN}_")]
+        if TEXT_COLUMN in self.captions and TEXT_COLUMN not in self.columns and similar:
+            raise UsageError(
+                f"table {self.path} has no column '{TEXT_COLUMN}', but {column_list(similar)}; name each column of "
+                "captions by --column"
+            )
+        self.check_columns(self.captions, " of captions (--column)")
 
     def rows(self, others: Sequence[str] = ()) -> Iterator[Row]:
         """All rows, in order.
@@ -97,8 +110,10 @@ class CaptionedTable:
             else:
                 self.without_caption += 1
 
-    def check_exported(self, count: int) -> None:
+    def check_exported(self, count: int, failed: str = "") -> None:
         """Call this before an export of `count` rows replaces an earlier one.
+
+        failed: the rows that failed, for the message: `FailedRows.summary`.
 
         Raises:
             RunError: the export would be empty.
@@ -106,8 +121,8 @@ class CaptionedTable:
         if not count:
             columns = ", ".join(f"'{name}'" for name in self.captions)
             raise RunError(
-                f"table {self.path}: nothing to export: {self.without_caption:,} rows have no caption in {columns}, "
-                "and no other row can be exported"
+                f"table {self.path}: nothing to export: {self.without_caption:,} rows have no caption in {columns}"
+                f"{failed and f'; {failed}'}"
             )
 
     def _csv_rows(self, others: Sequence[str]) -> Iterator[Row]:

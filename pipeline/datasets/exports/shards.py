@@ -1,14 +1,18 @@
 """Export to WebDataset: tar files with the clip, the captions and the other cells of each row.
 
-The `webdataset` library writes them. Each shard is complete or does not exist. `index.json` is written last: a folder
-with this file is a complete export.
+The `webdataset` library writes them into a hidden folder. They replace the shards of an earlier export when all of them
+are complete. `index.json` is written last: a folder with this file is a complete export.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from contextlib import ExitStack, suppress
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +24,21 @@ from pipeline.captioning.clips.decode import DecodeError, check_path
 from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.meta.files import atomic_write
 from pipeline.captioning.meta.results import as_json
-from pipeline.captioning.process.errors import UsageError
+from pipeline.captioning.process.errors import RunError, UsageError
 
+from ..media import KINDS
 from .failures import FailedRows
 from .rows import CaptionedTable, Row
 
 INDEX = "index.json"
 _SHARD = re.compile(r"\d{6,}\.tar")
-_UNFINISHED = re.compile(r"\.(\d{6,}\.tar|index\.json)\..*\.tmp")
+_STAGING = ".export-", ".tmp"
+"""Beginning and end of the name of the folder in which the shards are written."""
+_UNFINISHED = re.compile(r"\.export-.*\.tmp|\.index\.json\..*\.tmp")
 _PATTERN = "%06d.tar"
-_PLAIN_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+_CLIP_KEYS = {suffix for suffixes in KINDS.values() for suffix in suffixes}
+"""A suffix that is not one of these must not become a key: the library's loader parses some of them as numbers, and
+unpickles others."""
 _MAX_BYTES = 8 * 2**30 - 1
 """The largest file in a tar archive of the kind that the library writes."""
 
@@ -59,18 +68,44 @@ def check_shards(folder: Path, overwrite: bool) -> None:
 def write_shards(table: CaptionedTable, folder: Path, size: ShardSize, failed: FailedRows) -> tuple[int, int]:
     """Write the captioned rows of `table` whose clips can be read; returns the number of clips and of shards.
 
-    Removes the shards of an earlier export first. Memory: the largest clip.
+    Replaces the shards of an earlier export at the end. Until then the disk must have room for both. Memory: the
+    largest clip.
 
     Raises:
-        UsageError: a row can't be read.
-        RunError: a shard can't be written, or no clip can be read.
+        UsageError: a row can't be read; an earlier export is unchanged.
+        RunError: a shard can't be written, or no clip can be read; the same.
     """
-    captioned = sum(1 for _ in table.captioned_rows())  # finds faults of the table before anything is removed
+    captioned = sum(1 for _ in table.captioned_rows())  # finds faults of the table before anything is written
     table.check_exported(captioned)
-    for path in [*_earlier_files(folder), *_matching(folder, _UNFINISHED)]:
-        path.unlink()
+    with _staging_folder(folder) as staging:
+        shards = _write_staged(table, staging, size, captioned, failed)
+        table.check_exported(shards.clips, failed.summary)
+        _replace_earlier(folder, staging, shards)
+    return shards.clips, len(shards.finished)
+
+
+@contextmanager
+def _staging_folder(folder: Path) -> Iterator[Path]:
+    """A folder in `folder`, removed at the end. Removes those of earlier exports that were killed."""
+    prefix, suffix = _STAGING
+    try:
+        for path in _matching(folder, _UNFINISHED):  # of an export that was killed
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        staging = Path(tempfile.mkdtemp(suffix, prefix, folder))
+    except OSError as error:
+        raise RunError(f"can't write into {folder}: {error.strerror}") from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_staged(table: CaptionedTable, staging: Path, size: ShardSize, captioned: int, failed: FailedRows) -> _Shards:
     others = [name for name in table.columns if name not in table.captions]
-    with _Shards(folder, size) as shards:
+    with _Shards(staging, size) as shards:
         rows = table.captioned_rows(others)
         for row in tqdm(rows, "export", captioned, unit="clip", smoothing=0.05, disable=None):
             try:
@@ -79,10 +114,16 @@ def write_shards(table: CaptionedTable, folder: Path, size: ShardSize, failed: F
                 failed.add(row, str(getattr(error, "strerror", None) or error))
                 continue
             shards.write(_sample(table, row, dict(zip(others, row.cells, strict=True)), clip))
-    table.check_exported(shards.clips)
+    return shards
+
+
+def _replace_earlier(folder: Path, staging: Path, shards: _Shards) -> None:
     with atomic_write(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(shards.index(), indent=1) + "\n", encoding="utf-8")
-    return shards.clips, len(shards.finished)
+        for path in _earlier_files(folder):
+            path.unlink()
+        for shard in shards.finished:
+            os.replace(staging / str(shard["url"]), folder / str(shard["url"]))
 
 
 def _read_clip(path: str) -> bytes:
@@ -102,11 +143,10 @@ def _read_clip(path: str) -> bytes:
 def _sample(table: CaptionedTable, row: Row, cells: dict[str, Any], clip: bytes) -> dict[str, str | bytes]:
     """A sample for the library: the clip under its suffix, captions as text, the other cells as JSON."""
     suffix = Path(row.path).suffix.lower()
-    plain = _PLAIN_SUFFIX.fullmatch(suffix) is not None and suffix not in (".txt", ".json")
     sample: dict[str, str | bytes] = {
         "__key__": row.key,
         "json": as_json(cells).encode(),
-        suffix[1:] if plain else "clip": clip,
+        suffix[1:] if suffix in _CLIP_KEYS else "clip": clip,
     }
     for name, caption in zip(table.captions, row.captions, strict=True):
         if caption.strip():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ class SidecarNames:
         Raises:
             NoNameError: the clip is a URL, but has no folder; it is not below `root`; or `path` does not name a file.
         """
-        stem = self._with_folder(file_part(path))
-        if os.path.basename(stem) in ("", ".", ".."):
+        stem = self._with_folder(path)
+        if os.path.basename(stem) in ("", ".", "..") or "\0" in stem:  # a URL may contain %00
             raise NoNameError("the path does not name a file")
         if not self.keep_suffix:
             stem = os.path.splitext(stem)[0]
@@ -69,7 +70,7 @@ class SidecarNames:
                 raise NoNameError("it is a URL, so there is no folder beside it; give --output FOLDER")
             return path
         if self.root is None:
-            return os.path.join(self.folder, os.path.basename(path))
+            return os.path.join(self.folder, os.path.basename(file_part(path)))
         relative = _below(path, self.root)
         if relative is None:
             raise NoNameError(f"it is not below --root {self.root}")
@@ -79,8 +80,10 @@ class SidecarNames:
 def _below(path: str, root: str) -> str | None:
     """`path` relative to `root`; None if it is not below it. Both may be URLs."""
     if is_url(path) or is_url(root):
-        relative = path.removeprefix(root.rstrip("/") + "/")
-        return None if relative == path or ".." in relative.split("/") else relative.lstrip("/")
+        if not path.startswith(root.rstrip("/") + "/"):
+            return None
+        relative = file_part(path)[len(file_part(root).rstrip("/")) :].lstrip("/")
+        return None if ".." in relative.split("/") else relative
     relative = os.path.relpath(path, root) if path else ".."
     return None if relative.split("/")[0] == ".." else relative
 
@@ -117,24 +120,27 @@ def check_sidecars(table: CaptionedTable, names: SidecarNames, overwrite: bool) 
 def write_sidecars(table: CaptionedTable, names: SidecarNames, overwrite: bool, failed: FailedRows) -> int:
     """The second pass: write the files; returns the number of files. Each one is whole or does not exist.
 
+    Memory: 8 bytes for each caption.
+
     Raises:
         RunError: the disk is full, or no row can be exported.
     """
-    written, last_failed = 0, -1
+    written, last_failed = array("Q"), -1
     for row, file, caption in _captions(table, names, failed):
         if row.number == last_failed:
             continue
         try:
             if overwrite or not os.path.lexists(file):
                 _write(file, caption, make_folder=names.folder is not None)
-            written += 1
+            written.append(_hash(_identity(file)))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunError(f"can't write {file}: {error.strerror}; the same command continues") from error
             failed.add(row, f"can't write {file}: {error.strerror}")
             last_failed = row.number
-    table.check_exported(written)
-    return written
+    files = len(np.unique(np.frombuffer(written, np.uint64)))  # rows with equal captions may have one file
+    table.check_exported(files, failed.summary)
+    return files
 
 
 def _captions(
@@ -158,9 +164,11 @@ def _write(file: str, caption: str, make_folder: bool) -> None:
     if make_folder:
         os.makedirs(folder, exist_ok=True)
     # The name of the clip may have the greatest length that a name can have, so it is not part of the temporary name.
-    temporary = os.path.join(folder, f".export-{os.getpid()}.tmp")
+    # The folder may belong to others: the name can't be guessed, and `x` neither opens a file nor follows a link.
+    temporary = os.path.join(folder, f".export-{secrets.token_hex(8)}.tmp")
     try:
-        Path(temporary).write_bytes(caption.encode())
+        with open(temporary, "xb") as content:
+            content.write(caption.encode())
         os.replace(temporary, file)
     finally:
         Path(temporary).unlink(missing_ok=True)
