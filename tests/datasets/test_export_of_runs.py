@@ -9,20 +9,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, TEMPLATES
+from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
 from pipeline.captioning.monitor.gallery import outputs
 from pipeline.datasets import export
 from tests.datasets.meta_tables import write
 
-SHORT, LONG = "Describe the video in one sentence.", "Describe it.\nName ASSISTANT: all {colors}."
+SHORT, LONG = "Describe the video in one sentence.", "Describe it.\nName all {{colors}}."
 
 
-def _vicuna(question: str) -> str:
-    return TEMPLATES["vicuna"].prompt(question, DEFAULT_SYSTEM)
-
-
-def _run_outputs(folder: Path, fingerprint: Mapping[str, str]) -> Path:
-    """A table with two columns of captions of a run, and one that is older, with a report of this fingerprint."""
+def _run_outputs(folder: Path, entries: Mapping[str, Any] | None) -> Path:
+    """A table with two columns of captions of a run, and one that is older, with these entries of a report, or none."""
     header = ["path", "text", "text_short", "text_long", "text_len", "q"]
     rows = [
         ["a.webp", "old a", "short a", "long a", "7", "Own?"],
@@ -39,8 +35,8 @@ def _run_outputs(folder: Path, fingerprint: Mapping[str, str]) -> Path:
                 if path in media and column == ("text_long" if path == "c.mp4" else "text_short"):
                     record |= {"outcome": "captioned", "media": media[path]}
                 file.write(json.dumps(record) + "\n")
-    report = dict.fromkeys(outputs._REPORT_KEYS, 0) | {"fingerprint": dict(fingerprint)}
-    (folder / "m_report.json").write_text(json.dumps(report))
+    if entries is not None:
+        (folder / "m_report.json").write_text(json.dumps(dict.fromkeys(outputs._REPORT_KEYS, 0) | dict(entries)))
     return write(folder / "m.csv", header, rows)
 
 
@@ -56,13 +52,13 @@ def _turns(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def test_columns_questions_and_media_of_the_run(tmp_path: Path) -> None:
-    table = _run_outputs(tmp_path, {"prompt text_short": _vicuna(SHORT), "prompt text_long": _vicuna(LONG)})
-    records = _records(table)
+    table = _run_outputs(tmp_path, {"questions": {"text_short": SHORT, "text_long": LONG}})
+    records, asked = _records(table), "Describe it.\nName all {colors}."
     assert _turns(records) == [
         (f"<video>\n{SHORT}", "short a"),
-        (f"<video>\n{LONG}", "long a"),
+        (f"<video>\n{asked}", "long a"),
         (f"<image>\n{SHORT}", "short b"),
-        (f"<image>\n{LONG}", "long c"),
+        (f"<image>\n{asked}", "long c"),
         (f"<image>\n{SHORT}", "kept d"),
         (f"<image>\n{SHORT}", "short e"),
     ]
@@ -75,79 +71,41 @@ def test_columns_questions_and_media_of_the_run(tmp_path: Path) -> None:
         "new.text_short.txt",
     ]  # fmt: skip
     assert _turns(_records(table, "--column", "text_long", "--question", "What?"))[0][0] == "<video>\nWhat?"
+    (tmp_path / "m_report.json").unlink()
     assert _turns(_records(table, "--column", "text"))[0] == (f"<video>\n{DEFAULT_QUESTION}", "old a")
 
 
 def test_a_broken_outcomes_file_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    table = _run_outputs(tmp_path, {})
+    table = _run_outputs(tmp_path, None)
     (tmp_path / "m_outcomes.jsonl").write_text("{\n")
     assert _turns(_records(table))[0] == (f"<image>\n{DEFAULT_QUESTION}", "old a")
     assert "m_outcomes.jsonl can't be read" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("prompt", "question"),
-    [
-        (_vicuna("What?"), "What?"),
-        (TEMPLATES["chatml"].prompt("What?\nWhy?", ""), "What?\nWhy?"),
-        (repr("USER: <video>\nWhat's that? ASSISTANT:"), "What's that?"),
-        (repr("A system. USER: <image>\n<image>\nWhat? ASSISTANT:"), "What?"),
-        (repr("<|im_start|>user <video>\nWhat?<|im_end|><|im_start|>assistant\n"), "What?"),
-        (
-            repr(
-                "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>What?"
-                "<|im_end|>\n<|im_start|>assistant\n"
-            ),
-            "What?",
-        ),
-    ],
-)
-def test_the_question_is_found_in_known_prompts(tmp_path: Path, prompt: str, question: str) -> None:
-    entry = f"chat template of chat_template.json: {prompt}" if prompt[0] in "'\"" else prompt
-    table = _run_outputs(tmp_path, {"prompt text_short": entry})
-    assert _turns(_records(table, "--column", "text_short"))[0][0] == f"<video>\n{question}"
-    table = _run_outputs(tmp_path, {"prompt": entry})
-    assert _turns(_records(table, "--column", "text"))[0][0] == f"<video>\n{question}"
-
-
-COMMON = {"prompt text_short": _vicuna(SHORT)}
+COMMON = {"questions": {"text_short": SHORT}}
 
 
 @pytest.mark.parametrize(
-    ("fingerprint", "column", "arguments", "message"),
+    ("entries", "column", "arguments", "message"),
     [
-        ({}, "text_short", [], "no report beside the table has it"),
-        ({"prompt": _vicuna(SHORT)}, "text_short", [], "no report beside the table has it"),
-        ({"prompt text_short": _vicuna("")}, "text_short", [], "can't be found in the prompt"),
-        ({"prompt": "HUMAN: <image> What? BOT:"}, "text", [], "can't be found in the prompt"),
-        ({"prompt text_short": "chat template of x: 'odd"}, "text_short", [], "can't be found in the prompt"),
-        (
-            {
-                "prompt text_short": "published prompt mistral; it has no system turn, so the system prompt stands "
-                f"before the question: {'[INST] <video>' + chr(10) + 'System. What? [/INST]'!r}"
-            },
-            "text_short",
-            [],
-            "can't be found in the prompt",
-        ),
-        ({**COMMON, "question cells": "'title' 0123"}, "text_short", [], "it contains cells of the table"),
-        (
-            {**COMMON, "question cells": "'q', 'title' 0123"},
-            "text_short",
-            ["--question_column", "q"],
-            "it contains cells of the table",
-        ),
+        (None, "text_short", [], "no report beside the table has it"),
+        ({}, "text", [], "no report beside the table has it"),
+        (COMMON, "text_long", [], "no report beside the table has it"),
+        ({"questions": {"text_short": ""}}, "text_short", [], "is blank"),
+        ({"questions": {"text_short": "{title}?"}}, "text_short", [], "it contains cells of the table"),
+        ({**COMMON, "question_column": "q"}, "text_short", [], "it contains cells of the table"),
+        ({**COMMON, "question_column": "r"}, "text_short", ["--question_column", "q"], "it contains cells"),
     ],
 )
 def test_a_question_that_is_not_known_has_to_be_given(
     tmp_path: Path,
-    fingerprint: Mapping[str, str],
+    entries: Mapping[str, Any] | None,
     column: str,
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    table, output = _run_outputs(tmp_path, fingerprint), tmp_path / "out.json"
+    table, output = _run_outputs(tmp_path, entries), tmp_path / "out.json"
     command = [str(table), "--to", "sharegpt", "--output", str(output), "--column", column, *arguments]
     assert export.main(command) == 2
     error = capsys.readouterr().err
@@ -157,14 +115,9 @@ def test_a_question_that_is_not_known_has_to_be_given(
 
 
 def test_the_common_question_of_rows_without_their_own(tmp_path: Path) -> None:
-    table = _run_outputs(tmp_path, {**COMMON, "question cells": "'q' 0123"})
+    table = _run_outputs(tmp_path, {**COMMON, "question_column": "q"})
     turns = _turns(_records(table, "--column", "text_short", "--question_column", "q"))
     assert [question.partition("\n")[2] for question, _ in turns] == ["Own?", *[SHORT] * 3]
-
-
-def test_a_prompt_that_is_not_known_but_has_the_default_question(tmp_path: Path) -> None:
-    table = _run_outputs(tmp_path, {"prompt": f"HUMAN: <image> {DEFAULT_QUESTION} BOT:"})
-    assert _turns(_records(table, "--column", "text"))[0][0] == f"<video>\n{DEFAULT_QUESTION}"
 
 
 def test_without_outputs_of_a_run_the_error_names_similar_columns(

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class LeaderPlan:
     """The part of the plan that only rank 0 has.
 
-    cells: for each of `Asks.cell_columns`, the cells of all rows.
+    asks: what is asked. cells: for each of `Asks.cell_columns`, the cells of all rows.
     replaced_captions: for each column, the number of captions in the earlier output that this run does not keep.
     replaced_texts: for each column, the number of texts in the meta table's own column that the output does not keep.
     other_captions: captions of the earlier output in columns that neither the meta table nor this run has, and that
@@ -43,6 +43,7 @@ class LeaderPlan:
 
     table: MetaTable
     plan: Plan
+    asks: Asks
     cells: Sequence[Sequence[str]]
     replaced_captions: Mapping[str, int]
     replaced_texts: Mapping[str, int]
@@ -114,7 +115,7 @@ def plan_run(
         check_journals(contents.fingerprints, fingerprint, journals.folder)
         earlier_output = _earlier_output(options, asks)
         earlier = EarlierCaptions.of(table, options.meta_path, earlier_output, options.output, asks.columns)
-        leader = leader_plan(table, earlier, options, cells, contents, redo)
+        leader = leader_plan(table, earlier, options, asks, cells, contents, redo)
         problem = media_problem(asks, map(leader.task_of, leader.plan.in_order()))
         if problem:
             raise UsageError(problem)
@@ -159,6 +160,7 @@ def leader_plan(
     table: MetaTable,
     earlier: EarlierCaptions,
     options: JobOptions,
+    asks: Asks,
     cells: Sequence[Sequence[str]],
     contents: JournalContents,
     redo: Redo,
@@ -185,6 +187,7 @@ def leader_plan(
     return LeaderPlan(
         table=table,
         plan=plan,
+        asks=asks,
         cells=cells,
         replaced_captions={} if options.skip_if_existing else _counts(earlier.captions),
         replaced_texts={} if options.skip_if_existing else _counts(earlier.texts),

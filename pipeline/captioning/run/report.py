@@ -55,6 +55,8 @@ def make_report(
 
     return {
         "run": plan.run,
+        "questions": {ask.column: ask.question.text for ask in leader.asks.asks},
+        **({"question_column": leader.asks.question_column} if leader.asks.question_column else {}),
         "rows": len(leader.table.paths),
         "captioned": results.captioned,
         "failed": results.failed,
