@@ -16,23 +16,29 @@ from typing import Any
 
 from PIL import Image
 
+from .content import playlist_in, text_at_start
 from .decode_pil import decode_pil
 from .decode_pyav import decode_pyav
 from .file_kind import file_kind
 from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
-from .media import names_image
+from .media import file_name, names_image
 from .sampling import FrameSampling
 
 _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class DecodeError(Exception):
-    """A clip can't be decoded. `messages`: one for each decoder that failed, or the one that `check_path` raised."""
+    """A clip can't be decoded.
 
-    def __init__(self, messages: Sequence[str]) -> None:
+    messages: one for each decoder that failed, or the one that `check_path` raised; at least one.
+    is_final: no other decoder needs to be tried: the content of the file shows which one fits, or that none does.
+    """
+
+    def __init__(self, messages: Sequence[str], is_final: bool = False) -> None:
         super().__init__("; ".join(messages))
         self.messages = tuple(messages)
+        self.is_final = is_final
 
 
 def check_path(path: str) -> None:
@@ -72,6 +78,7 @@ def decode_into(
     decoders: Sequence[str] | None = None,
     short_side: int = 0,
     collect_image: Collect[Frames] | None = None,
+    named: str = "",
 ) -> SampledFrames[Frames]:
     """Sample frames of a video or an animated image, or read a still image, and give them to `collect` one by one.
 
@@ -83,13 +90,18 @@ def decode_into(
         with the name of a video, PIL takes the place of the first one, and the others do nothing; and the reverse.
     short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
     collect_image: gets the frame of a still image; None for `collect`.
+    named: the path or URL by whose suffix the file is known, if it is not `path`.
 
     Raises:
-        DecodeError: no decoder can decode it.
+        DecodeError: no decoder can decode it, or it is a playlist.
     """
     check_path(path)
+    named = named or path
+    decoders = available_decoders(named) if decoders is None else decoders
+    kind = _kind(path, named)
+    fitting = _fitting(kind, available_decoders(named), decoders)
     messages = []
-    for name in _fitting(path, available_decoders(path) if decoders is None else decoders):
+    for name in fitting:
         try:
             if name == "PIL":
                 return decode_pil(path, sampling, short_side, collect, collect_image or collect)
@@ -97,7 +109,10 @@ def decode_into(
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise errors of any type
             messages.append(f"{name}: {_one_line(error)}")
-    raise DecodeError(messages)
+    if not messages:
+        what = f"content of {'an image' if kind == 'image' else 'a video'}" if kind else "name of another kind of file"
+        messages = [f"{', '.join(decoders)}: not tried, because the file has the {what}"]
+    raise DecodeError(messages, is_final=fitting is not decoders)
 
 
 def available_decoders(path: str) -> tuple[str, ...]:
@@ -107,16 +122,27 @@ def available_decoders(path: str) -> tuple[str, ...]:
     return ("decord", "PyAV") if _has_decord() else ("PyAV",)
 
 
-def _fitting(path: str, decoders: Sequence[str]) -> Sequence[str]:
-    """The decoders, or others in place of the first one if the content of the file does not fit its suffix.
+def _kind(path: str, named: str) -> str:
+    """`image` or `video` by the content of the file; empty if that is unknown.
+
+    Raises:
+        DecodeError: it is a playlist.
+    """
+    try:
+        kind = file_kind(path, file_name(named))
+        playlist = "" if kind else playlist_in(text_at_start(path))
+    except OSError:  # the decoders have the message
+        return ""
+    if playlist:
+        raise DecodeError([f"the file is {playlist}, not a clip; what it refers to is not opened"], is_final=True)
+    return kind
+
+
+def _fitting(kind: str, by_suffix: Sequence[str], decoders: Sequence[str]) -> Sequence[str]:
+    """`decoders`, or others in place of the first one if the content of the file does not fit its suffix.
 
     The process that asks for one decoder after the other knows the suffix only, and gets one message.
     """
-    by_suffix = available_decoders(path)
-    try:
-        kind = file_kind(path)
-    except OSError:  # the decoders have the message
-        return decoders
     # FFmpeg reads images too, but without their transparency, and it completes truncated ones.
     fitting = {"image": "PIL", "video": "PyAV"}.get(kind, by_suffix[0])
     if all((name == "PIL") == (fitting == "PIL") for name in decoders):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -21,8 +22,9 @@ from ..process.limited_log import LimitedLog
 from .decode import available_decoders
 from .decode_server import DecodeReply, DecodeRequest, handle_request
 from .downloads.file import DownloadFile
-from .downloads.limits import DownloadLimits
-from .downloads.urls import is_url, redacted, url_problem
+from .downloads.hosts import FAILURES_OF_A_SILENT_HOST, Hosts
+from .downloads.limits import DownloadLimits, Outcome
+from .downloads.urls import host_of, is_url, url_problem, without_credentials
 from .frame_memory import FrameMemory
 from .killable import Deadline, DecoderLimits, KillableProcess, serve
 from .preparation import FramePreparation
@@ -34,9 +36,14 @@ _DOWNLOAD_GRACE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class _DownloadRequest:
-    """From the worker to the decoding process. The reply is '', or why the clip could not be downloaded."""
+    """From the worker to the decoding process, which replies with an Outcome.
+
+    deadline: on the clock of `time.monotonic()`, which all processes of a host share.
+    """
 
     url: str
+    limits: DownloadLimits
+    deadline: float
 
 
 class DecodeClient(KillableProcess):
@@ -45,6 +52,7 @@ class DecodeClient(KillableProcess):
     preparation: how frames are chosen and prepared, in the decoding process.
     limits: of the decoding process.
     warnings: receives a warning for each decoder that hangs, crashes or takes too much memory.
+    hosts: which servers seem to be down; the decoding processes of a worker share it.
     """
 
     def __init__(
@@ -52,8 +60,10 @@ class DecodeClient(KillableProcess):
         preparation: FramePreparation,
         limits: DecoderLimits,
         warnings: LimitedLog,
+        hosts: Hosts,
     ) -> None:
         super().__init__(limits)
+        self._hosts = hosts
         self._warnings = warnings
         self._preparation = preparation
         self._memory: FrameMemory | None = None
@@ -80,7 +90,7 @@ class DecodeClient(KillableProcess):
         assert self._file is not None
         frames, reply = self._decode(path, available_decoders(path), stopping)
         self._file.clear()
-        messages = tuple(redacted(DownloadFile.without_path(message), path) for message in reply.messages)
+        messages = tuple(map(DownloadFile.without_path, reply.messages))
         return frames, replace(reply, messages=messages)
 
     def _decode(
@@ -92,10 +102,12 @@ class DecodeClient(KillableProcess):
             if stopping.is_set():
                 break
             if reply is None:
-                self._warnings.warning("%s: %s: %s", path, decoder, problem)
+                self._warnings.warning("%s: %s: %s", without_credentials(path), decoder, problem)
                 messages.append(f"{decoder}: {problem}")
             elif reply.stage == "decode":
                 messages += reply.messages
+                if reply.is_final:
+                    break
             else:
                 frames = None
                 if reply.frames is not None:
@@ -114,22 +126,36 @@ class DecodeClient(KillableProcess):
                 self._file = DownloadFile()
             except OSError as error:
                 return f"no temporary file in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR to another folder"
-        seconds = self._limits.download.timeout + _DOWNLOAD_GRACE_SECONDS
-        problem, no_reply = self.ask(_DownloadRequest(url), stopping, Deadline(seconds, "--download_timeout"))
-        if problem is None:
+        self.start_if_needed(stopping)
+        begin, host = time.monotonic(), host_of(url)
+        limits = self._hosts.limits(host, self._limits.download)
+        # A process that replaces a killed one has the time that is left.
+        deadline = Deadline(limits.timeout + _DOWNLOAD_GRACE_SECONDS, "--download_timeout", begin)
+        outcome, no_reply = self.ask(_DownloadRequest(url, limits, begin + limits.timeout), stopping, deadline)
+        if outcome is None:
             if not stopping.is_set():
-                self._warnings.warning("%s: download: %s", url, no_reply)
+                self._warnings.warning("%s: download: %s", without_credentials(url), no_reply)
             # A process that does not end although it was killed could still write: the next one gets another file.
             self._close_file()
             return no_reply
-        if problem:
+        self._record(host, outcome.may_pass)
+        if outcome.problem:
             self._file.clear()
-        return str(problem)
+        return str(outcome.problem)
+
+    def _record(self, host: str, has_failed: bool) -> None:
+        if self._hosts.record(host, has_failed):
+            self._warnings.warning(
+                "%s: the last %d downloads failed until --download_timeout; until one succeeds, each clip of this host "
+                "gets one short attempt",
+                host,
+                FAILURES_OF_A_SILENT_HOST,
+            )
 
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
         self._memory = FrameMemory()
         fds = (self._memory.fd,) if self._file is None else (self._memory.fd, self._file.fd)
-        return make_process(context, connection, fds, _serve, self._preparation, self._limits.download)
+        return make_process(context, connection, fds, _serve, self._preparation)
 
     def kill(self) -> None:
         super().kill()
@@ -148,7 +174,7 @@ class DecodeClient(KillableProcess):
             file.close()
 
 
-def _serve(connection: Connection, fds: Sequence[int], preparation: FramePreparation, limits: DownloadLimits) -> None:
+def _serve(connection: Connection, fds: Sequence[int], preparation: FramePreparation) -> None:
     """Handle requests until `connection` is closed. Runs in the decoding process.
 
     fds: of the frame memory and, if the process shall download clips, of the file for them.
@@ -156,15 +182,15 @@ def _serve(connection: Connection, fds: Sequence[int], preparation: FramePrepara
     memory = FrameMemory(fds[0])
     file = DownloadFile(fds[1]) if len(fds) > 1 else None
 
-    def handle(request: DecodeRequest | _DownloadRequest) -> DecodeReply | str:
+    def handle(request: DecodeRequest | _DownloadRequest) -> DecodeReply | Outcome:
         if isinstance(request, _DownloadRequest):
             from .downloads.download import download  # imports fsspec, which a table of local files does not need
 
             assert file is not None
-            return download(request.url, file.path, limits)
+            return download(request.url, file.path, request.limits, request.deadline)
         if is_url(request.path):  # the clip that was downloaded last
             assert file is not None
-            request = replace(request, path=file.path)
+            request = replace(request, path=file.path, named=request.path)
         return handle_request(request, memory, preparation)
 
     serve(connection, handle)

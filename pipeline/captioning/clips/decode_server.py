@@ -21,10 +21,15 @@ from .preparation import FramePreparation, FrameTransform
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """From the worker to the decoding process: the path of a clip and the name of one decoder."""
+    """From the worker to the decoding process: the path of a clip and the name of one decoder.
+
+    named: the URL of the clip, if `path` is the file into which it was downloaded. Its suffix tells an image from a
+        video.
+    """
 
     path: str
     decoder: str
+    named: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class DecodeReply:
     frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
     frame_index, partial, seconds, duration, size, rate, is_image: as in `Clip`.
     stage, messages: the stage that failed and every message; empty if none failed.
+    is_final: no other decoder needs to be tried.
     """
 
     frames: FramesInMemory | None = None
@@ -46,6 +52,7 @@ class DecodeReply:
     is_image: bool = False
     stage: str = ""
     messages: tuple[str, ...] = ()
+    is_final: bool = False
 
 
 def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: FramePreparation) -> DecodeReply:
@@ -58,10 +65,16 @@ def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: Fra
         collect = functools.partial(_prepare, preparation.transform)
         collect_image = functools.partial(_prepare, preparation.image_transform or preparation.transform)
         sampled = decode_into(
-            collect, request.path, preparation.sampling, [request.decoder], preparation.short_side, collect_image
+            collect,
+            request.path,
+            preparation.sampling,
+            [request.decoder],
+            preparation.short_side,
+            collect_image,
+            request.named,
         )
     except DecodeError as error:
-        return DecodeReply(stage="decode", messages=error.messages)
+        return DecodeReply(stage="decode", messages=error.messages, is_final=error.is_final)
     prepared = sampled.images
     if prepared.problem:
         return DecodeReply(stage="prepare", messages=(prepared.problem,))

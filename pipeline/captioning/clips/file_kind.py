@@ -12,8 +12,10 @@ _MOTION_JPEG = (".mjpeg", ".mjpg")
 """A stream of JPEGs without a container begins as a single JPEG does."""
 
 
-def file_kind(path: str) -> str:
+def file_kind(path: str, name: str) -> str:
     """`image` or `video` by the content of a file; empty if that is unknown. Animated images are images here.
+
+    name: of the file; `path` is another one if it was downloaded.
 
     Raises:
         OSError: the file can't be read.
@@ -21,7 +23,7 @@ def file_kind(path: str) -> str:
     with open(path, "rb") as file:
         start = file.read(16)
     if start.startswith(_IMAGES):
-        return "" if path.lower().endswith(_MOTION_JPEG) else "image"
+        return "" if name.lower().endswith(_MOTION_JPEG) else "image"
     if start.startswith(b"RIFF"):
         return _RIFF.get(start[8:12], "")
     if start[4:8] in _MP4_BOXES:

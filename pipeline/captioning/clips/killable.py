@@ -60,10 +60,13 @@ class Deadline:
 
     seconds: from sending the request to its reply.
     option: the command-line flag that sets it, for messages.
+    begin: when the seconds begin, on the clock of `time.monotonic()`, also if the request is sent again to another
+        process; None: each process has all of them.
     """
 
     seconds: float
-    option: str
+    option: str = ""
+    begin: float | None = None
 
 
 class StartError(RunError):
@@ -113,6 +116,15 @@ class KillableProcess(ABC):
                 break
         return None, f"its process died ({_exit_text(code)})"
 
+    def start_if_needed(self, stopping: threading.Event) -> None:
+        """Start a process if there is none. `ask` does the same, but in the time of its deadline.
+
+        Raises:
+            StartError: none can be started.
+        """
+        if self._process is None:
+            self._start(stopping)
+
     @property
     def _deadline(self) -> Deadline:
         return Deadline(self._limits.timeout, self.timeout_option)
@@ -123,13 +135,12 @@ class KillableProcess(ABC):
         Raises:
             EOFError, OSError: the process died, and `kill` of this object was not the cause.
         """
-        if self._process is None:
-            self._start(stopping)
-            if stopping.is_set():
-                return None, "stopped"
+        self.start_if_needed(stopping)
+        if self._process is None or stopping.is_set():
+            return None, "stopped"
         assert self._connection is not None
         self._connection.send(request)
-        problem = self._wait(deadline.seconds, "no answer", stopping, f" ({deadline.option})")
+        problem = self._wait(deadline, "no answer", stopping)
         return (None, problem) if problem else (self._connection.recv(), "")
 
     def _reap(self) -> int | None:
@@ -140,21 +151,22 @@ class KillableProcess(ABC):
         self.kill()
         return code
 
-    def _wait(self, seconds: float, what: str, stopping: threading.Event, option: str = "") -> str:
+    def _wait(self, deadline: Deadline, what: str, stopping: threading.Event) -> str:
         """Wait for a message of the child. Returns '' if there is one, else the problem.
 
         After a problem the process is killed, unless `stopping` was set.
 
-        what, option: begin and end of the message about a missed deadline.
+        what: begin of the message about a missed deadline.
         """
         assert self._connection is not None
-        deadline = time.monotonic() + seconds
+        end = (time.monotonic() if deadline.begin is None else deadline.begin) + deadline.seconds
         problem = ""
         while not problem and not self._connection.poll(_POLL_SECONDS):
             if stopping.is_set():
                 return "stopped"
-            if time.monotonic() > deadline:
-                problem = f"{what} within {seconds:g} s{option}; its process was killed"
+            if time.monotonic() > end:
+                option = f" ({deadline.option})" if deadline.option else ""
+                problem = f"{what} within {deadline.seconds:g} s{option}; its process was killed"
             elif self._resident_bytes() > self._limits.memory:
                 gib = self._limits.memory / 2**30
                 problem = f"took more than {gib:.1f} GiB of memory; its process was killed"
@@ -190,7 +202,7 @@ class KillableProcess(ABC):
             return " ".join(f"{type(error).__name__}: {error}".split())
         self._process = process
         self._clips_done = 0
-        problem = self._wait(max(_START_SECONDS, self._limits.timeout), "it did not start", stopping)
+        problem = self._wait(Deadline(max(_START_SECONDS, self._limits.timeout)), "it did not start", stopping)
         if problem:
             return problem
         try:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decode_client import DecodeClient
+from .downloads.hosts import Hosts
 from .killable import DecoderLimits, StartError
 from .preparation import FramePreparation
 
@@ -84,7 +85,8 @@ class ClipLoader:
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._warnings = LimitedLog(logger, "the failures of their rows")
-        self._clients = [DecodeClient(preparation, limits, self._warnings) for _ in range(max(1, workers))]
+        hosts = Hosts()
+        self._clients = [DecodeClient(preparation, limits, self._warnings, hosts) for _ in range(max(1, workers))]
         self._running = len(self._clients)
         self._threads = [
             threading.Thread(target=self._run_thread, args=(client,), name=f"clip-loader-{number}", daemon=True)

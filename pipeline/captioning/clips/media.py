@@ -9,4 +9,9 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 def names_image(path: str) -> bool:
     """Whether a local path or a URL names a still image. The query and the fragment of a URL do not count."""
-    return (name_in(path) if is_url(path) else path).lower().endswith(IMAGE_SUFFIXES)
+    return file_name(path).lower().endswith(IMAGE_SUFFIXES)
+
+
+def file_name(path: str) -> str:
+    """The part of a local path or a URL that ends with the suffix of the file."""
+    return name_in(path) if is_url(path) else path

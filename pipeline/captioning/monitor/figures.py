@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,18 @@ def poll(monitor: JournalMonitor, output: Path, silent_seconds: float) -> dict[s
         return _figures(progress, monitor, time.time(), silent_seconds)
     planned, reported = planned_at(monitor.folder), _modified_at(report_path(output))
     if reported is not None and (planned is None or reported > planned):
-        return _finished_figures(json.loads(report_path(output).read_text(encoding="utf-8")), reported)
+        return _finished_figures(output, reported)
     state = "gone" if monitor.last is not None and planned is None else "waiting"
     return _figures(monitor.last or RunProgress(), monitor, time.time(), silent_seconds) | {"state": state}
+
+
+def last_report(output: Path) -> dict[str, Any] | None:
+    """The figures of the last run that has ended; None if there is no report. `poll` gives those of the present run.
+
+    They differ after a run that was stopped before it captioned: it leaves a journal folder without journals.
+    """
+    reported = _modified_at(report_path(output))
+    return None if reported is None else _finished_figures(output, reported)
 
 
 def _modified_at(path: Path) -> float | None:
@@ -86,8 +94,9 @@ def _example(example: FailureExample) -> dict[str, Any]:
     return {"row": example.row, **column, "message": example.message}
 
 
-def _finished_figures(report: Mapping[str, Any], written_at: float) -> dict[str, Any]:
+def _finished_figures(output: Path, written_at: float) -> dict[str, Any]:
     """The figures of a run that has ended. `finished_before` is None if the report counts captions instead of rows."""
+    report = json.loads(report_path(output).read_text(encoding="utf-8"))
     # If a clip has several captions, `captioned` and `failed` of a report count captions, and these count rows.
     failed = report.get("failed_rows", report["failed"])
     done = report.get("finished_rows", report["captioned"] + report["failed"])

@@ -28,7 +28,7 @@ from ..journal.folder import journal_folder
 from ..meta.names import default_output, report_path
 from ..process.arguments import CommandParser, number
 from ..process.errors import UsageError, exit_code_of
-from .figures import poll
+from .figures import last_report, poll
 from .journal_monitor import JournalMonitor
 from .progress_log import duration
 
@@ -79,8 +79,10 @@ def _run(flags: argparse.Namespace) -> None:
     output = flags.output or default_output(flags.meta)
     is_watching = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
     monitor = JournalMonitor(journal_folder(output))
-    figures = poll(monitor, output, flags.silent)
-    if figures["state"] == "waiting" and not (is_watching and os.path.isfile(flags.meta)):
+    now = poll(monitor, output, flags.silent)
+    may_start = is_watching and os.path.isfile(flags.meta)
+    figures = last_report(output) if now["state"] == "waiting" and not may_start else now
+    if figures is None:
         raise UsageError(
             f"no run found: {journal_folder(output)} has no journals, and there is no report {report_path(output)}. "
             f"{'Has the run started' if os.path.isfile(flags.meta) else 'Is this the meta table of the run'}? "
@@ -126,7 +128,8 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
     state, done, rows = figures["state"], figures["done"], figures["rows"]
     head = Text.assemble((state, STATE_STYLES[state]), f"  {output}")
     if state == "waiting":
-        return Group(head, Text("the run has not started"))
+        earlier = f"; {report_path(output)} is the report of an earlier run, which --watch off shows"
+        return Group(head, Text(f"the run has not started{earlier if report_path(output).exists() else ''}"))
     left = figures["seconds_left"]
     parts = [
         f"{done:,} of {rows:,} clips",

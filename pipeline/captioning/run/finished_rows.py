@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 
+from ..clips.downloads.urls import without_credentials
 from ..journal.journal import Journal
 from ..meta.names import failures_path
 from ..meta.results import RowResult
@@ -56,7 +57,7 @@ class FinishedRows:
         failures = result.failures
         for failure, columns in failures.items():
             column = "" if len(columns) == len(result.columns) else f", {', '.join(columns)}"
-            self._warnings.warning("row %d (%s%s): %s", result.row, path, column, failure)
+            self._warnings.warning("row %d (%s%s): %s", result.row, without_credentials(path), column, failure)
         stages = [] if result.has_caption else [failure.stage for failure in failures]
         self._recent.append(stages[0] if stages else "")
         self._device_failures = self._device_failures + 1 if "caption" in stages else 0

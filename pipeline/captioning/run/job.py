@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..backends import Backend, Choice
 from ..captioners.base import CaptionerSource
+from ..clips.downloads.urls import without_credentials
 from ..clips.media import names_image
 from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
@@ -276,7 +277,7 @@ def _write_results(
             "none of %d rows could be captioned, so no output is written; for example row %d (%s): %s",
             len({row for row, _, _ in results.failures()}),
             row,
-            leader.table.paths[row],
+            without_credentials(leader.table.paths[row]),
             failure,
         )
         return EXIT_FAILED

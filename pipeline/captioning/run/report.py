@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..clips.downloads.urls import without_credentials
 from ..meta.names import TEXT_COLUMN
 from ..meta.results import CaptionResult
 from ..monitor.progress_log import duration
@@ -106,8 +107,8 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         example = report["failure_examples"][stage]
         yield (
             logging.WARNING,
-            f"{what} that failed at stage {stage}: {count}, for example row {example['row']} ({example['path']}): "
-            f"{example['message']}",
+            f"{what} that failed at stage {stage}: {count}, for example row {example['row']} "
+            f"({without_credentials(example['path'])}): {example['message']}",
         )
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
@@ -122,7 +123,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield (
             logging.WARNING,
             f"{report['partial']} {what} ({share:.1%}) are of partial videos, of which only a part could be decoded, "
-            f"for example row {example['row']} ({example['path']})",
+            f"for example row {example['row']} ({without_credentials(example['path'])})",
         )
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / columns.get(repeated.get("column"), report)["captioned"]

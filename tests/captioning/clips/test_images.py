@@ -13,7 +13,8 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from pipeline.captioning.clips import frames
-from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode
+from pipeline.captioning.clips.clip import LoadFailure
+from pipeline.captioning.clips.decode import DecodeError, decode
 from pipeline.captioning.clips.decode_server import DecodeReply, DecodeRequest, handle_request
 from pipeline.captioning.clips.frame_memory import FrameMemory
 from pipeline.captioning.clips.killable import DecoderLimits
@@ -246,14 +247,21 @@ def test_a_truncated_image_fails(tmp_path: Path, suffix: str, share: float) -> N
 
 
 def test_a_file_with_a_wrong_name_has_one_message(tmp_path: Path) -> None:
-    """The decoding process is asked for one decoder after the other."""
+    """The decoding process is asked for one decoder after the other, until an answer is final."""
     (tmp_path / "a.mp4").write_bytes(_noise(Path("a.jpg"))[:500])
-    messages = []
-    for decoder in available_decoders("a.mp4"):
-        with pytest.raises(DecodeError) as caught:
-            decode(str(tmp_path / "a.mp4"), segments(4), [decoder])
-        messages += caught.value.messages
-    assert len(messages) == 1 and "truncated" in messages[0].lower()
+    preparation = FramePreparation(segments(4), mean_colour)
+    with ClipLoader([(0, str(tmp_path / "a.mp4"))], preparation, DecoderLimits(30), prefetch=1) as loader:
+        (failure,) = loader
+    assert isinstance(failure, LoadFailure) and failure.stage == "decode"
+    assert len(failure.messages) == 1 and "truncated" in failure.messages[0].lower()
+
+
+@pytest.mark.parametrize(("name", "decoder"), [("a.mp4", "PyAV"), ("a.mp4", "PIL"), ("a.jpg", "PyAV")])
+def test_every_decoder_that_does_not_fit_has_a_message(tmp_path: Path, name: str, decoder: str) -> None:
+    for data in (_noise(Path("a.jpg"))[:500], b"no picture", b"\0\0\0\x20ftypisom" + b"\0" * 40):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DecodeError, match=f"^{decoder}: .+|^PIL: .+truncated"):
+            decode(str(tmp_path / name), segments(4), [decoder])
 
 
 @pytest.mark.parametrize(

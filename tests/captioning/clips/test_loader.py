@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.captioning.clips import loader as loader_module
 from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decode_client import DecodeClient
+from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.preparation import FramePreparation
@@ -103,7 +104,10 @@ def test_after_a_kill_from_outside_the_clip_is_decoded_again(tmp_path: Path, cap
 
 def test_a_process_killed_while_idle_is_replaced_silently(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     decoder = DecodeClient(
-        FramePreparation(segments(2), mean_colour), DecoderLimits(20), LimitedLog(logging.getLogger(), "no file")
+        FramePreparation(segments(2), mean_colour),
+        DecoderLimits(20),
+        LimitedLog(logging.getLogger(), "no file"),
+        Hosts(),
     )
     path = _rows(tmp_path)[0][1]
     try:

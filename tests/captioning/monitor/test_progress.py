@@ -170,6 +170,11 @@ def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: py
     os.utime(folder / "id", (time.time() + 5, time.time() + 5))
     monitor = JournalMonitor(folder)
     assert run_figures.poll(monitor, options.output, 60)["state"] == "waiting"
+    # If that run was stopped before it wrote a journal, the report is still that of the last run.
+    assert _json(capsys, meta, *flags)["state"] == "finished"
+    waiting = progress.render(run_figures.poll(monitor, options.output, 60), options.output)
+    watched = " ".join(map(str, waiting.renderables))
+    assert "the run has not started" in watched and str(report_path(options.output)) in watched
     with Journal(folder, 0, {}, RUN, 1):
         assert run_figures.poll(monitor, options.output, 60)["state"] == "running"
     report_path(options.output).unlink()

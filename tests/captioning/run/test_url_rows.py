@@ -15,7 +15,9 @@ from tests.fakes import FakeSource, render_clip
 from tests.runs import read_rows, run_job, write_meta
 
 
-def test_captions_of_urls_are_those_of_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_of_urls_are_those_of_local_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     clips = [render_clip(tmp_path / f"{number}.mp4", number) for number in range(3)]
     Image.new("RGB", (40, 30), (10, 200, 30)).save(tmp_path / "3.png")
@@ -32,7 +34,7 @@ def test_captions_of_urls_are_those_of_local_files(tmp_path: Path, monkeypatch: 
             "s3://clips/1.mp4",
             broken,
             web.url("/3.png", content(files[3].read_bytes())),
-            web.url("/4.mp4", status(404)),
+            web.url("/4.mp4?key=s3cret", status(404), user="me:pa55@"),
             web.url("/5.mp4", content(b"x" * 10**6)),
             str(tmp_path / "missing.mp4"),
             web.url("/7.mp4", status(503, Retry_After="3600")),
@@ -40,6 +42,8 @@ def test_captions_of_urls_are_those_of_local_files(tmp_path: Path, monkeypatch: 
         options = write_meta(tmp_path, paths)
         options = replace(options, decode_workers=2, download_timeout=30.0, max_download=10**5)
         assert run_job(options, FakeSource()) == [0]
+    assert "/4.mp4?…): download: HTTP 404 Not Found" in caplog.text
+    assert "s3cret" not in caplog.text and "pa55" not in caplog.text
     rows = read_rows(options.output)
     assert [row["path"] for row in rows] == paths
     assert [row["text"] for row in rows] == [*expected, "", "", "", ""]

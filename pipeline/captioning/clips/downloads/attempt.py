@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fsspec.callbacks import Callback
 
+from ..incomplete import is_incomplete
+
 _TEMPORARY_STATUS = (408, 425, 429)
 
 
@@ -13,13 +15,16 @@ _TEMPORARY_STATUS = (408, 425, 429)
 class Failure:
     """Why an attempt failed.
 
+    message: never contains a part of the URL other than its host.
     is_temporary: another attempt may succeed.
     pause: seconds that the server asks for before another attempt; 0.0 if it does not say.
+    detail: the text of a library or of the server, which may quote the URL.
     """
 
     message: str
     is_temporary: bool = False
     pause: float = 0.0
+    detail: str = ""
 
 
 class Refused(Exception):
@@ -39,6 +44,8 @@ class Progress(Callback):
     def __init__(self, max_bytes: int) -> None:
         super().__init__()
         self._max_bytes = max_bytes
+        self.has_known_end = False
+        """Whether the server marks the end of the file without announcing its size."""
 
     def relative_update(self, inc: int = 1) -> None:
         """Called by fsspec after each chunk of `inc` bytes.
@@ -53,16 +60,19 @@ class Progress(Callback):
         if self.value > self._max_bytes:
             raise Refused(f"the file has {flag}")
 
-    def check_complete(self) -> None:
+    def check_complete(self, path: str) -> None:
         """
         Raises:
-            CutOff: fewer bytes were received than announced.
+            CutOff: fewer bytes were received than announced; or no size was announced, and the structure of the file
+                at `path` shows that its end is missing.
             Refused: the file is empty.
         """
         if self.size is not None and self.value < self.size:
             raise CutOff(self.received())
         if not self.value:
             raise Refused("the file is empty (0 bytes)")
+        if self.size is None and not self.has_known_end and is_incomplete(path):
+            raise CutOff(f"{self.received()} (the server announced no size, and the end of the video is missing)")
 
     def received(self) -> str:
         """What was received, for messages."""

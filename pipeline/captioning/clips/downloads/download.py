@@ -12,45 +12,52 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
 
 from fsspec.exceptions import FSTimeoutError
 
+from ..content import is_web_page, playlist_in, text_at_start
 from . import http, s3
 from .attempt import CutOff, Failure, Progress, Refused
-from .content import refusal
-from .limits import DownloadLimits
+from .limits import DownloadLimits, Outcome
 from .urls import redacted, scheme_of
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the second attempt, and the most before a later one. Each pause is twice the one before it, times a
 random number from 0.5 to 1: many processes must not come back to a busy server at the same time."""
 _SITES: Mapping[str, ModuleType] = {"http": http, "https": http, "s3": s3}
+_SHORTEST_ATTEMPT = 0.1
+"""Seconds. A time limit of 0 means none to fsspec."""
+_WHY_ONE_ATTEMPT = "the last downloads from this host have failed until their deadline"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def download(url: str, path: str, limits: DownloadLimits) -> str:
+def download(url: str, path: str, limits: DownloadLimits, deadline: float) -> Outcome:
     """Write what `url` refers to into the file at `path`, replacing its content.
 
-    Returns '' if the whole file was received, else why not: the failure of every attempt, without the URL and without
-    credentials. An attempt that failed for a reason that may pass is repeated until the deadline.
+    An attempt that failed for a reason that may pass is repeated until the deadline.
+
+    deadline: of `time.monotonic()`, at most `limits.timeout` from now.
     """
-    deadline = time.monotonic() + limits.timeout
     failures: Counter[str] = Counter()  # keeps the order
     pause = FIRST_PAUSE
     while True:
-        failure = _attempt(url, path, limits, deadline - time.monotonic())
+        failure = _attempt(url, path, limits, max(deadline - time.monotonic(), _SHORTEST_ATTEMPT))
         if failure is None:
-            return ""
-        failures[redacted(" ".join(failure.message.split()), url)] += 1
+            return Outcome()
+        failures[_text(failure, url)] += 1
         if not failure.is_temporary:
-            return _joined(failures)
+            return Outcome(_joined(failures))
+        attempts = failures.total()
+        if attempts >= limits.attempts:
+            return Outcome(f"{_joined(failures)} (no other attempt: {_WHY_ONE_ATTEMPT})", may_pass=True)
         wait = max(pause * random.uniform(0.5, 1.0), failure.pause)
         if wait >= deadline - time.monotonic():
-            attempts = failures.total()
-            return (
+            return Outcome(
                 f"no download within {limits.timeout:g} s (--download_timeout), {attempts} "
-                f"attempt{'s' if attempts > 1 else ''}: {_joined(failures)}"
+                f"attempt{'s' if attempts > 1 else ''}: {_joined(failures)}",
+                may_pass=True,
             )
         time.sleep(wait)
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -64,16 +71,24 @@ def _attempt(url: str, path: str, limits: DownloadLimits, seconds: float) -> Fai
     try:
         # get_file also takes the arguments of fsspec.asyn.sync: `timeout`.
         system = site.file_system(url, limits)
-        system.get_file(url, path, callback=progress, timeout=seconds, **site.CHUNK)
-        progress.check_complete()
+        system.get_file(url, path, callback=progress, timeout=seconds, **site.arguments(progress))
+        progress.check_complete(path)
     except Refused as error:
         return Failure(str(error))
     except CutOff as error:
         return Failure(f"the connection was cut after {error}", is_temporary=True)
     except Exception as error:  # of fsspec, aiohttp, botocore, or the disk
         return _failure(error, site, limits, progress)
-    problem = refusal(path)
+    problem = _refusal(path)
     return Failure(problem) if problem else None
+
+
+def _refusal(path: str) -> str:
+    """Why a downloaded file is not passed to a decoder; '' if it is."""
+    text = text_at_start(path)
+    if playlist := playlist_in(text):
+        return f"the downloaded file is {playlist}, not a clip; what it refers to is not fetched"
+    return "the server sent a web page, not a clip" if is_web_page(text) else ""
 
 
 def _failure(error: Exception, site: ModuleType, limits: DownloadLimits, progress: Progress) -> Failure:
@@ -85,10 +100,15 @@ def _failure(error: Exception, site: ModuleType, limits: DownloadLimits, progres
     if failure is None and is_time_limit:
         failure = Failure("the time was over", is_temporary=True)
     if failure is None:
-        return Failure(f"{type(error).__name__}: {error}")
+        return Failure(type(error).__name__, detail=str(error))
     if failure.is_temporary and progress.value:
-        return Failure(f"{failure.message} after {progress.received()}", True, failure.pause)
+        return replace(failure, message=f"{failure.message} after {progress.received()}")
     return failure
+
+
+def _text(failure: Failure, url: str) -> str:
+    detail = redacted(" ".join(failure.detail.split()), url)
+    return f"{failure.message}: {detail}" if detail else failure.message
 
 
 def _joined(failures: Counter[str]) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from .attempt import Failure, is_temporary_status
+from .attempt import Failure, Progress, Refused, is_temporary_status
 from .limits import DownloadLimits
 
-CHUNK = {"chunk_size": 2**18}
+_PLAIN = ("", "identity", "aws-chunked")
+"""Values of Content-Encoding with which the content is the file. Some S3 servers keep the last one from the upload."""
 _ENCODED_URL = re.compile(r"(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})*")
 
 
@@ -32,6 +33,32 @@ def file_system(url: str, limits: DownloadLimits) -> Any:
             "auto_decompress": False,
         },
     )
+
+
+def arguments(progress: Progress) -> dict[str, Any]:
+    """Arguments of `get_file` for one attempt, which `progress` counts."""
+
+    async def check(response: aiohttp.ClientResponse) -> None:
+        _check_answer(response)
+        progress.has_known_end = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
+
+    return {"chunk_size": 2**18, "raise_for_status": check}  # aiohttp calls it before the content is read
+
+
+def _check_answer(response: aiohttp.ClientResponse) -> None:
+    """
+    Raises:
+        Refused: the content would not be the file.
+    """
+    if response.status >= 400:  # fsspec raises an error
+        return
+    if response.status == HTTPStatus.PARTIAL_CONTENT and "Range" not in response.request_info.headers:
+        raise Refused("the server sent a part of the file only (HTTP 206), although the whole file was requested")
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in _PLAIN:
+        raise Refused(
+            f"the server sent the file compressed (Content-Encoding: {encoding[:40]}), which was not requested"
+        )
 
 
 def failure(error: BaseException | None, limits: DownloadLimits) -> Failure | None:
@@ -62,14 +89,14 @@ def failure(error: BaseException | None, limits: DownloadLimits) -> Failure | No
         is_unknown = isinstance(error.os_error, socket.gaierror) and error.os_error.errno == socket.EAI_NONAME
         return Failure(f"the host {error.host} is not found", not is_unknown)
     if isinstance(error, aiohttp.ClientSSLError):
-        return Failure(f"no secure connection to {error.host}: {error.os_error or error}")
+        return Failure(f"no secure connection to {error.host}", detail=str(error.os_error or error))
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
-        return Failure(f"no connection to {error.host}:{error.port}: {reason}", is_temporary=True)
+        return Failure(f"no connection to {error.host}:{error.port}", is_temporary=True, detail=reason)
     if isinstance(error, aiohttp.ClientConnectionError):
-        return Failure(f"the connection was cut ({error})", is_temporary=True)
+        return Failure("the connection was cut", is_temporary=True, detail=str(error))
     if isinstance(error, aiohttp.ClientError):
-        return Failure(f"{type(error).__name__}: {error}")
+        return Failure(type(error).__name__, detail=str(error))
     return None
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import fsspec
 
 from . import http
-from .attempt import Failure, Refused, is_temporary_status
+from .attempt import Failure, Progress, Refused, is_temporary_status
 from .limits import DownloadLimits
 
-CHUNK: dict[str, int] = {}
 _TEMPORARY_CODES = ("RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "ThrottlingException")
 _MISSING = {
     "NoSuchBucket": "there is no such bucket",
@@ -44,6 +43,11 @@ def file_system(url: str, limits: DownloadLimits) -> Any:
     return system
 
 
+def arguments(progress: Progress) -> dict[str, Any]:
+    """Arguments of `get_file` for one attempt. S3 announces the size of every object."""
+    return {}
+
+
 def failure(error: BaseException | None, limits: DownloadLimits) -> Failure | None:
     """What an error of s3fs and botocore means; None if it is another error."""
     from botocore import exceptions
@@ -61,11 +65,11 @@ def failure(error: BaseException | None, limits: DownloadLimits) -> Failure | No
     if isinstance(error, exceptions.ConnectTimeoutError):
         return Failure(f"no connection within {limits.stall:g} s", is_temporary=True)
     if isinstance(error, exceptions.SSLError):
-        return Failure(f"no secure connection to S3: {error}")
+        return Failure("no secure connection to S3", detail=str(error))
     if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
-        return Failure(f"no connection to S3, or it was cut: {error}", is_temporary=True)
+        return Failure("no connection to S3, or it was cut", is_temporary=True, detail=str(error))
     if isinstance(error, exceptions.BotoCoreError):
-        return Failure(f"{type(error).__name__}: {error}")
+        return Failure(type(error).__name__, detail=str(error))
     return http.failure(error, limits)  # while the content is read, aiohttp's errors come through
 
 
@@ -74,5 +78,7 @@ def _failure_of_answer(response: Any) -> Failure:
     error, status = response.get("Error", {}), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = str(error.get("Code", ""))
     name = f"HTTP {status}" if code == str(status) else f"HTTP {status} {code}"
-    text = _MISSING.get(code) or f"{name}: {error.get('Message', '')}"
-    return Failure(text, is_temporary_status(status) or code in _TEMPORARY_CODES)
+    is_temporary = is_temporary_status(status) or code in _TEMPORARY_CODES
+    if code in _MISSING:
+        return Failure(_MISSING[code], is_temporary)
+    return Failure(name, is_temporary, detail=str(error.get("Message", "")))

@@ -35,11 +35,10 @@ def url_problem(url: str) -> str:
     if scheme == "s3":
         bucket, _, key = url[len("s3://") :].partition("/")
         return "" if bucket and key else "the URL has no bucket and key; write s3://BUCKET/KEY"
-    try:
-        parts = urlsplit(url)
-        return "" if parts.hostname and parts.port != 0 else "the URL has no host"
-    except ValueError as error:  # for example a port that is no number
-        return redacted(f"not a URL: {error}", url)
+    parts = _split(url)
+    if parts is None or not _has_valid_port(parts):  # the text of Python's error may contain a part of a password
+        return "not a URL: the host is not valid, or a `:` after it is not followed by a port up to 65535"
+    return "" if parts.hostname and parts.port != 0 else "the URL has no host"
 
 
 def name_in(url: str) -> str:
@@ -50,18 +49,40 @@ def name_in(url: str) -> str:
     return "" if parts is None else unquote(parts.path)
 
 
+def host_of(url: str) -> str:
+    """Host and port of a URL in lower case; of an S3 URL its bucket."""
+    parts = _split(url)
+    return "" if parts is None else parts.netloc.rpartition("@")[2].lower()
+
+
+def without_credentials(path: str) -> str:
+    """A path of the table for the log. A URL is without its user, password, query and fragment; they may be secret."""
+    if not is_url(path) or scheme_of(path) == "s3":
+        return path
+    parts = _split(path)
+    if parts is None or not _has_valid_port(parts):  # a `/` in a password looks like the end of the host
+        return f"{scheme_of(path)}://{_HIDDEN}"
+    hidden = f"?{_HIDDEN}" if parts.query or parts.fragment else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{hidden}"
+
+
 def redacted(text: str, url: str) -> str:
-    """`text` without `url`, and without its user, password, query and fragment, which may be credentials."""
+    """The text of a library without `url`, and without its user, password, query and fragment.
+
+    Only for texts that may quote the URL: the name or the value of a parameter may be any word.
+    """
     text = text.replace(url, "the URL")
     parts = _split(url)
     if parts is None or scheme_of(url) == "s3":
         return text
     user, at, _ = parts.netloc.rpartition("@")
-    secrets = [user, *user.split(":", 1)[1:]] if at else []
+    secrets = [user, *user.split(":", 1)] if at else []
     secrets += [parts.query, parts.fragment, *(value for _, _, value in _assignments(parts.query))]
-    for secret in sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True):
-        for form in (secret, unquote(secret)):
-            text = text.replace(form, _HIDDEN)
+    forms = {form for secret in secrets for form in (secret, unquote(secret)) if form}
+    for form in sorted(forms, key=len, reverse=True):
+        # A short one may be a part of any word, and is hidden where it stands alone.
+        pattern = re.escape(form) if len(form) > 2 else rf"(?<!\w){re.escape(form)}(?!\w)"
+        text = re.sub(pattern, _HIDDEN, text)
     return text
 
 
@@ -74,3 +95,10 @@ def _split(url: str) -> SplitResult | None:
         return urlsplit(url)
     except ValueError:
         return None
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ...clips.downloads.urls import is_url, without_credentials
 from ...meta.files import atomic_write
 from ..progress_log import duration
 from .entries import MARKS, Entries, Entry
@@ -91,19 +92,24 @@ def embedded_json(data: Any) -> str:
 def _row(entry: Entry, strip_numbers: Mapping[str, int], problems: Mapping[str, str], output: Path) -> dict[str, Any]:
     row = {
         "row": entry.row,
-        "path": entry.path,
+        "path": without_credentials(entry.path),
         "captions": [dataclasses.asdict(caption) for caption in entry.captions],
         "cells": entry.cells,
         "strip": strip_numbers.get(entry.path),
         "problem": problems.get(entry.path, ""),
     }
-    if entry.path in strip_numbers:
-        row["link"] = _link(entry.path, output)
+    if entry.path in strip_numbers and (link := _link(entry.path, output)):
+        row["link"] = link
     return row
 
 
 def _link(path: str, output: Path) -> str:
-    """A relative link to the clip. It stays valid if page and clip are moved together."""
+    """A link to the clip; '' if a browser can't open it, or the link would contain credentials.
+
+    To a local file it is relative, and stays valid if page and clip are moved together.
+    """
+    if is_url(path):
+        return path if path == without_credentials(path) and not path.lower().startswith("s3:") else ""
     relative = os.path.relpath(path, output.parent)
     return "./" + quote(relative.encode("utf-8", "surrogateescape"))
 

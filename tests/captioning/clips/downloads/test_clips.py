@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from PIL import Image
 from pipeline.captioning.clips import decode_client
 from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.decode_client import DecodeClient
+from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.downloads.limits import DownloadLimits
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
@@ -72,7 +74,14 @@ def test_frames_are_those_of_the_local_files(tmp_path: Path, web: WebServer, s3:
     cut = render_clip(tmp_path / "cut.mkv", frames=80)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     Image.new("RGB", (30, 40), (200, 10, 10)).save(tmp_path / "image.png")
-    files += [cut, tmp_path / "image.png"]
+    frames = [io.BytesIO() for _ in range(4)]
+    for number, frame in enumerate(frames):
+        Image.new("RGB", (32, 24), (60 * number, 10, 200)).save(frame, "JPEG")
+    (tmp_path / "motion.mjpeg").write_bytes(b"".join(frame.getvalue() for frame in frames))
+    (tmp_path / "movie.jpg").write_bytes(files[0].read_bytes())
+    (tmp_path / "picture.mp4").write_bytes((tmp_path / "image.png").read_bytes())
+    names = ("image.png", "motion.mjpeg", "movie.jpg", "picture.mp4")
+    files += [cut, *(tmp_path / name for name in names)]
     local = _load([str(file) for file in files], _pixels)
     urls = [web.url(f"/folder/{file.name}?token=x.html#t=1", content(file.read_bytes())) for file in files]
     for file in files:
@@ -84,6 +93,8 @@ def test_frames_are_those_of_the_local_files(tmp_path: Path, web: WebServer, s3:
             np.testing.assert_array_equal(clip.frames, expected.frames)
             assert replace(clip, frames=expected.frames) == replace(expected, path=path)
     assert isinstance(local[5], Clip) and local[5].partial
+    assert [isinstance(clip, Clip) and clip.is_image for clip in local[6:]] == [True, False, False, True]
+    assert isinstance(local[7], Clip) and len(local[7].frames) == 2
     assert len(web.requests) == len(files)
 
 
@@ -92,7 +103,7 @@ def test_failures_have_their_stage_and_cause(tmp_path: Path, web: WebServer) -> 
         web.url("/no.mp4?key=s3cret", status(404)),
         web.url("/junk.mp4?key=s3cret", content(b"no video" * 1000)),
         "ftp://host/a.mp4",
-        web.url("/junk.png", content(b"no image" * 1000)),
+        web.url("/junk.jpg?key=s3cret", content(b"no image" * 1000)),
         str(tmp_path / "missing.mp4"),
         web.url("/good.mp4", content(render_clip(tmp_path / "good.mp4").read_bytes())),
     ]
@@ -104,7 +115,32 @@ def test_failures_have_their_stage_and_cause(tmp_path: Path, web: WebServer) -> 
     assert failed[2].messages[0].startswith("ftp:// is not supported")
     for clip in failed:
         assert "/proc" not in str(clip.messages) and "s3cret" not in str(clip.messages)
-    assert "the downloaded file" in failed[3].messages[0]
+    for number in (1, 3):
+        assert failed[number].messages and all("the downloaded file" in text for text in failed[number].messages)
+    assert len(failed[3].messages) == 1
+
+
+def test_the_log_has_no_credentials(tmp_path: Path, web: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+    data = render_clip(tmp_path / "a.mp4").read_bytes()
+    (clip,) = _load([web.url("/a.mp4?key=s3cret", content(data), user="me:pa55@")], _Fatal(tmp_path, signal.SIGSEGV))
+    assert isinstance(clip, Clip) or clip.stage == "decode"
+    assert "/a.mp4?…: " in caplog.text and "its process died" in caplog.text
+    assert "s3cret" not in caplog.text and "pa55" not in caplog.text
+
+
+def test_a_dead_server_costs_a_few_rows_their_deadline_only(
+    tmp_path: Path, web: WebServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After three rows each row gets one attempt, until one succeeds."""
+    good = web.url("/good.mp4", content(render_clip(tmp_path / "good.mp4").read_bytes()))
+    dead = [web.url(f"/{number}.mp4?key=s3cret", status(503)) for number in range(6)]
+    limits = replace(LIMITS, download=DownloadLimits(timeout=0.8))
+    clips = _load([*dead[:5], good, dead[5]], limits=limits)
+    messages = [clip.messages[0][:21] if isinstance(clip, LoadFailure) else "" for clip in clips]
+    assert messages == ["no download within 0."] * 3 + ["HTTP 503 Service Unav"] * 2 + ["", "no download within 0."]
+    assert [web.requests.count(f"/{number}.mp4?key=s3cret") for number in (3, 4)] == [1, 1]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and warnings[0].startswith("127.0.0.1:") and "one short attempt" in warnings[0]
 
 
 def test_playlists_open_nothing(tmp_path: Path, web: WebServer) -> None:
@@ -156,7 +192,7 @@ def test_local_files_need_neither_fsspec_nor_a_temporary_file(tmp_path: Path, we
 def test_the_space_of_a_clip_is_given_back(tmp_path: Path, web: WebServer, temporary: Path) -> None:
     clip = render_clip(tmp_path / "a.mp4")
     limits = replace(LIMITS, download=DownloadLimits(max_bytes=10**5, timeout=20))
-    client = DecodeClient(FramePreparation(segments(2), mean_colour), limits, _no_log())
+    client = DecodeClient(FramePreparation(segments(2), mean_colour), limits, _no_log(), Hosts())
     try:
         for answer in (content(clip.read_bytes()), content(b"no video"), content(b"x" * 10**6)):
             client.decode(web.url("/a.mp4", answer), threading.Event())
@@ -198,9 +234,21 @@ def _in_thread(client: DecodeClient, url: str) -> tuple[threading.Thread, list[A
     return thread, results
 
 
-def test_a_decoding_process_killed_in_a_download_leaves_nothing(tmp_path: Path, web: WebServer) -> None:
+def test_a_decoding_process_killed_in_a_download_leaves_nothing(
+    tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = render_clip(tmp_path / "a.mp4").read_bytes()
-    client = DecodeClient(FramePreparation(segments(2), mean_colour), LIMITS, _no_log())
+    client = DecodeClient(FramePreparation(segments(2), mean_colour), LIMITS, _no_log(), Hosts())
+    deadlines: list[float] = []
+    ask_once = client._ask_once
+
+    def record(request: Any, stopping: threading.Event, deadline: Any) -> Any:
+        if hasattr(request, "deadline"):
+            deadlines.append(request.deadline)
+            assert deadline.begin + 20 == request.deadline
+        return ask_once(request, stopping, deadline)
+
+    monkeypatch.setattr(client, "_ask_once", record)
     thread, results = _in_thread(client, web.url("/a.mp4", stalling(data[:1000]), content(data)))
     _wait(lambda: web.requests)
     assert client._process is not None and client._process.pid is not None
@@ -208,6 +256,7 @@ def test_a_decoding_process_killed_in_a_download_leaves_nothing(tmp_path: Path, 
     thread.join()
     frames, reply = results[0]
     assert frames is not None and not reply.messages, "the download is repeated by another process"
+    assert len(deadlines) == 2 and deadlines[0] == deadlines[1], "which has the time that is left"
 
 
 def test_a_decoding_process_that_hangs_in_a_download_is_killed(
@@ -215,7 +264,7 @@ def test_a_decoding_process_that_hangs_in_a_download_is_killed(
 ) -> None:
     monkeypatch.setattr(decode_client, "_DOWNLOAD_GRACE_SECONDS", 0.5)
     limits = replace(LIMITS, download=DownloadLimits(timeout=1.5))
-    client = DecodeClient(FramePreparation(segments(2), mean_colour), limits, _no_log())
+    client = DecodeClient(FramePreparation(segments(2), mean_colour), limits, _no_log(), Hosts())
     thread, results = _in_thread(client, web.url("/a.mp4", stalling(b"1")))
     _wait(lambda: web.requests)
     assert client._process is not None and client._process.pid is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from pipeline.captioning.clips.downloads import download as download_module
-from pipeline.captioning.clips.downloads.download import download
 from pipeline.captioning.clips.downloads.limits import DownloadLimits
 from tests.captioning.clips.downloads.servers import (
     Answer,
@@ -20,16 +22,22 @@ from tests.captioning.clips.downloads.servers import (
     stalling,
     status,
 )
+from tests.fakes import render_clip
 
 DATA = bytes(range(256)) * 2000
 LIMITS = DownloadLimits(max_bytes=10**6, timeout=20.0)
-SHORT = DownloadLimits(max_bytes=10**6, timeout=1.2)
-"""An attempt without data ends after 0.3 s."""
+SHORT = DownloadLimits(max_bytes=10**6, timeout=0.8)
+"""An attempt without data ends after 0.2 s."""
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "FIRST_PAUSE", 0.05)
+
+
+def download(url: str, path: str, limits: DownloadLimits) -> str:
+    """The problem of a download that begins now."""
+    return download_module.download(url, path, limits, time.monotonic() + limits.timeout).problem
 
 
 @pytest.fixture
@@ -57,7 +65,7 @@ def test_the_file_is_received(web: WebServer, target: Path, answer: Answer) -> N
 )  # fmt: skip
 def test_a_fault_that_may_pass_is_followed_by_another_attempt(web: WebServer, target: Path, fault: Answer) -> None:
     url = web.url("/a.mp4", fault, fault, content(DATA))
-    assert download(url, str(target), DownloadLimits(10**6, timeout=3.2)) == ""
+    assert download(url, str(target), replace(LIMITS, longest_stall=0.3)) == ""
     assert target.read_bytes() == DATA
     assert web.requests == ["/a.mp4"] * 3
 
@@ -91,17 +99,94 @@ def test_other_faults_end_the_download_at_once(web: WebServer, target: Path, ans
     ("answer", "cause"),
     [
         (status(503), "HTTP 503 Service Unavailable ("),
-        (reset, "the connection was cut (Server disconnected) ("),
+        (reset, "the connection was cut: Server disconnected ("),
         (content(DATA[:1000], announced=5000), "the connection was cut after "),
-        (stalling(b""), "no data for 0.3 s"),
-        (slow(DATA, 0.1), "the time was over after 1"),
+        (stalling(b""), "no data for 0.2 s"),
+        (slow(DATA, 0.1), "the time was over after "),
     ],
 )
 def test_the_deadline_ends_the_attempts(web: WebServer, target: Path, answer: Answer, cause: str) -> None:
     begin = time.monotonic()
     problem = download(web.url("/a.mp4", answer), str(target), SHORT)
-    assert problem.startswith("no download within 1.2 s (--download_timeout), ") and cause in problem
+    assert problem.startswith("no download within 0.8 s (--download_timeout), ") and cause in problem
     assert time.monotonic() - begin < 4
+
+
+def test_the_time_that_is_left_may_be_over(web: WebServer, target: Path) -> None:
+    """As for a process that replaces a killed one. 0 seconds would be no limit."""
+    url = web.url("/a.mp4", stalling(b"1"))
+    begin = time.monotonic()
+    outcome = download_module.download(url, str(target), LIMITS, begin - 1)
+    assert outcome.may_pass and "1 attempt: the time was over" in outcome.problem
+    assert time.monotonic() - begin < 4
+
+
+def test_a_server_that_seems_to_be_down_gets_one_attempt(web: WebServer, target: Path) -> None:
+    limits = LIMITS.of_one_attempt()
+    assert limits.stall == 5 and replace(LIMITS, timeout=120).of_one_attempt().stall == 5
+    outcome = download_module.download(
+        web.url("/a.mp4", status(503), content(DATA)), str(target), limits, time.monotonic() + 20
+    )
+    assert outcome.may_pass and outcome.problem.startswith("HTTP 503 Service Unavailable (no other attempt: the last ")
+    assert web.requests == ["/a.mp4"]
+    assert download(web.url("/a.mp4", content(DATA)), str(target), limits) == ""
+
+
+def _until_closed(data: bytes, **headers: str) -> Answer:
+    """Answer without the size; the end of the connection is the end of the file. headers: with `_` for `-`."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(data)
+        handler.close_connection = True
+
+    return answer
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_cut_video_whose_size_was_not_announced_is_fetched_again(
+    web: WebServer, target: Path, tmp_path: Path, suffix: str
+) -> None:
+    data = render_clip(tmp_path / f"a.{suffix}").read_bytes()
+    url = web.url("/a", _until_closed(data[: len(data) * 6 // 10]), _until_closed(data))
+    assert download(url, str(target), LIMITS) == "" and target.read_bytes() == data
+    assert len(web.requests) == 2
+    problem = download(web.url("/a", _until_closed(data[:-100])), str(target), SHORT)
+    assert "the connection was cut after " in problem and "the end of the video is missing" in problem
+
+
+def test_an_incomplete_video_that_was_received_completely_is_kept(web: WebServer, target: Path, tmp_path: Path) -> None:
+    data = render_clip(tmp_path / "a.mkv").read_bytes()[:-500]
+    for answer in (chunked(data), content(data)):
+        assert download(web.url("/a.mkv", answer), str(target), LIMITS) == "" and target.read_bytes() == data
+
+
+def test_a_part_of_the_file_is_refused(web: WebServer, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.config import conf
+
+    url = web.url("/a.mp4", content(DATA[:1000], status=206))
+    assert download(url, str(target), LIMITS).startswith("the server sent a part of the file only (HTTP 206)")
+    assert len(web.requests) == 1
+    monkeypatch.setitem(conf, "http", {"headers": {"Range": "bytes=0-999"}})
+    assert download(url, str(target), LIMITS) == "", "the user asked for this part"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_compressed_content_is_refused(web: WebServer, target: Path, encoding: str) -> None:
+    url = web.url("/a.mp4", _until_closed(gzip.compress(DATA), Content_Encoding=encoding))
+    problem = download(url, str(target), LIMITS)
+    assert problem.startswith(f"the server sent the file compressed (Content-Encoding: {encoding})")
+    for plain in ("identity", "aws-chunked"):
+        assert download(web.url("/a", _until_closed(DATA, Content_Encoding=plain)), str(target), LIMITS) == ""
+
+
+def test_causes_are_whole_whatever_the_query(web: WebServer, target: Path) -> None:
+    url = web.url("/a.mp4?dl=404&x=HTTP&y=Not#Found", status(404))
+    assert download(url, str(target), LIMITS) == "HTTP 404 Not Found"
 
 
 def test_every_cause_is_kept(web: WebServer, target: Path) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.captioning.clips.downloads.urls import is_url, name_in, redacted, url_problem
+from pipeline.captioning.clips.downloads.urls import (
+    host_of,
+    is_url,
+    name_in,
+    redacted,
+    url_problem,
+    without_credentials,
+)
 
 
 @pytest.mark.parametrize("path", ["a.mp4", "/data/a.mp4", "./http:/a.mp4", "C:/a.mp4", "", "://a", "a b://c", "1a://b"])
@@ -28,8 +35,9 @@ def test_urls(url: str) -> None:
         ("file:///data/a.mp4", "file:// is not supported; write the local path itself"),
         ("https:///a.mp4", "the URL has no host"),
         ("https://", "the URL has no host"),
-        ("https://host:pw@other:x/a", "not a URL: Port could not be cast"),
-        ("http://[::1/a", "not a URL: Invalid IPv6 URL"),
+        ("https://host:pw@other:x/a", "not a URL: the host is not valid"),
+        ("https://me:pass/word@host/a", "not a URL: the host is not valid"),
+        ("http://[::1/a", "not a URL: "),
         ("http://host/a\nb", "the URL contains a control character"),
         ("s3://bucket", "the URL has no bucket and key"),
         ("s3:///key", "the URL has no bucket and key"),
@@ -37,6 +45,7 @@ def test_urls(url: str) -> None:
 )
 def test_problems(url: str, problem: str) -> None:
     assert url_problem(url).startswith(problem) and bool(url_problem(url)) == bool(problem)
+    assert "pass" not in url_problem(url) and "pw" not in url_problem(url)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +68,27 @@ def test_credentials_are_removed() -> None:
     assert redacted(text, url) == "failed: the URL; https://host/a.mp4?…; …; …; host"
     assert redacted("HTTP 404: x=1", "http://host/a?x=1") == "HTTP 404: …"
     assert redacted("no host", "http://[::1/a") == "no host"
+    short = "/a.mp4?pin=7: a7 7, user u"
+    assert redacted(short, "http://u:p@host/a.mp4?pin=7") == "/a.mp4?…: a7 …, user …"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("clips/a?b#c.mp4", "clips/a?b#c.mp4"),
+        ("https://host:81/f/a.mp4", "https://host:81/f/a.mp4"),
+        ("https://me:pw@host/a.mp4?sig=x#part", "https://host/a.mp4?…"),
+        ("https://me@host/a.mp4#part", "https://host/a.mp4?…"),
+        ("ftp://me:pw@host/a.mp4", "ftp://host/a.mp4"),
+        ("http://me:pw@[::1/a", "http://…"),
+        ("http://me:p/w@host/a", "http://…"),
+        ("s3://bucket/a?versionId=x", "s3://bucket/a?versionId=x"),
+    ],
+)
+def test_the_log_shows_no_credentials(path: str, shown: str) -> None:
+    assert without_credentials(path) == shown
+
+
+def test_hosts() -> None:
+    assert host_of("https://me:pw@Host:81/a") == "host:81" and host_of("s3://bucket/a/b") == "bucket"
+    assert host_of("http://[::1/a") == ""

@@ -66,12 +66,17 @@ def test_clips_from_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     data = render_clip(tmp_path / "a.mp4").read_bytes()
     with web_server() as web:
-        urls = [web.url("/a.mp4?x=1", content(data)), web.url("/b.mp4", content(b"x" * 10**6))]
+        urls = [web.url("/a.mp4?x=s3cret", content(data), user="me:pa55@"), web.url("/b.mp4", content(b"x" * 10**6))]
+        urls.append(web.url("/c.mp4", content(data)))
         table = tmp_path / "meta_caption.csv"
         table.write_text("path,text\n" + "".join(f"{url},A square moves.\n" for url in urls))
         assert gallery.main([str(table), "--max_download", "500K", "--download_timeout", "20"]) == 0
-    data = _data(table.with_name("meta_caption_gallery.html"))
-    assert [row["strip"] for row in data["rows"]] == [0, None]
+    page = table.with_name("meta_caption_gallery.html")
+    data = _data(page)
+    assert [row["strip"] for row in data["rows"]] == [0, None, 1]
+    assert data["rows"][0]["path"] == f"http://127.0.0.1:{web.server_address[1]}/a.mp4?…"
+    assert [row.get("link") for row in data["rows"]] == [None, None, urls[2]]
+    assert "s3cret" not in page.read_text() and "pa55" not in page.read_text()
     assert data["rows"][1]["problem"].startswith("download: the file has 1,000,000 bytes, more than --max_download")
 
 
