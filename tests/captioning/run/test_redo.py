@@ -140,7 +140,7 @@ def test_a_new_caption_is_not_hidden_by_the_earlier_one_of_a_row_beyond_the_limi
     contents = JournalContents()
     contents.add_captions("run", "long", [3])
     contents.add_failures("short", [1])
-    plan = leader_plan(table, earlier, options, [], contents, MarkedRows(options)).plan
+    plan = leader_plan(table, earlier, options, FakeSource.asks, [], contents, MarkedRows(options)).plan
     assert 3 in plan.excluded and 3 not in plan.kept["long"] and plan.kept["short"][3] == "A cat."
     assert plan.kept["short"][2] == SHORT[1], "the failure of row 1 counts, and the caption of row 2 is kept"
 
