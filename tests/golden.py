@@ -120,7 +120,7 @@ def whole_prompts(captioner: Any, clips: Sequence[Clip]) -> Any:
     return torch.stack([request.embeddings for request in alone.prepare(clips)])
 
 
-KERNELS = ("attention", "masked_attention", "window_attention", "allocate", "write", "read")
+KERNELS = ("attention", "masked_attention", "slots_attention", "window_attention", "allocate", "write", "read")
 
 
 def default_kernels() -> ModuleType:
