@@ -58,17 +58,28 @@ class ClipPrompts:
 
         Raises:
             UsageError: the prompt has too few or too many placeholders, its text can't be made, or the question comes
-                from the table and contains a special token.
+                from the table and is blank or contains a special token.
         """
         text = self.text(clip, question)  # refuses the placeholder of the clip
-        token = "" if question in self.asks.texts else self._special_token(question)
-        if token:
-            raise UsageError(f"the question contains {token}, a special token of the model; remove it")
+        if question not in self.asks.texts:
+            self._check_of_table(question)
         if text not in self._known:
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
             self._known[text] = self._tokenize(text)
         return self._known[text]
+
+    def _check_of_table(self, question: str) -> None:
+        """Check a question that contains cells of the table.
+
+        Raises:
+            UsageError: it is blank, or contains a special token.
+        """
+        if not question.strip():
+            raise UsageError("the question is blank, because its cells are")
+        token = self._special_token(question)
+        if token:
+            raise UsageError(f"the question contains {token}, a special token of the model; remove it")
 
     def most_tokens(self, clip: Clip) -> int:
         """Text tokens in the longest prompt of those that ask about every clip."""

@@ -85,7 +85,7 @@ def test_a_placeholder_in_a_question_names_the_flag_of_the_question() -> None:
         check_questions(Asks.single("is <v> here?"), ["<v>"])
 
 
-def test_questions_of_the_table_contain_no_special_token() -> None:
+def test_questions_of_the_table_are_not_blank_and_contain_no_special_token() -> None:
     prompts = ClipPrompts(
         _characters,
         lambda clip, question: f"USER:|{question}",
@@ -96,3 +96,5 @@ def test_questions_of_the_table_contain_no_special_token() -> None:
     assert prompts.pieces(CLIP, "a</s>b {a}") and prompts.pieces(CLIP, "harmless")
     with pytest.raises(UsageError, match="contains </s>, a special token of the model"):
         prompts.pieces(CLIP, "what </s>")
+    with pytest.raises(UsageError, match="the question is blank, because its cells are"):
+        prompts.pieces(CLIP, " ")
