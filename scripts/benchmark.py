@@ -2,8 +2,10 @@
 
     python -m scripts.benchmark --preset 63m --pooling_shape 4-12-12 --clips 16 --bs 16
     python -m scripts.benchmark --preset qwen2_5_vl-63m --clips 32 --bs 8
+    python -m scripts.benchmark --preset 63m --asks 3 --max_new_tokens 64 --clips 16 --bs 8
     python -m scripts.benchmark --preset 7b --device cuda --bs 64,32,16 --clips 256 --loop_clips 4 --json 7b.json
 
+With `--asks N`, it compares N questions about each clip in one run with N runs instead (`benchmark_asks`).
 `benchmark_sides` implements the two sides, "engine" and "loop". The sides alternate. Each runs `--repeats` times, each
 time in a new process. The fastest run of each side counts, because other programs on the machine can only slow a run
 down. The benchmark renders its own clips. Compare only figures of one benchmark run: on a busy machine, figures of two
@@ -23,6 +25,8 @@ from typing import Any
 
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.preparation import FramePreparation
+from scripts.benchmark_asks import asks_table, measure_asks
 from scripts.benchmark_models import BenchmarkModel, make_model
 from scripts.benchmark_sides import make_parser
 from scripts.clip_world import random_clip, write_clips
@@ -33,7 +37,7 @@ Result = dict[str, Any]
 
 def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int) -> Result:
     command = [sys.executable, "-m", "scripts.benchmark_sides", side, str(folder), str(clips), str(slots), *flags]
-    print(f"  {side}, {clips} clips" + (f", {slots} slots" if side == "engine" else "") + " …", file=sys.stderr)
+    print(f"  {side}, {clips} clips" + (f", {slots} slots" if side != "loop" else "") + " …", file=sys.stderr)
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if run.returncode:
         raise SystemExit(f"benchmark: the {side} failed with exit code {run.returncode}; its error message is above")
@@ -45,7 +49,9 @@ def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int)
 def _decoded_clips_per_second(folder: Path, clips: int, model: BenchmarkModel) -> float:
     """Clips per second when videos are only decoded. The first clip, with the start of the process, is not counted."""
     rows = [(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
-    with ClipLoader(rows, model.sampling, model.frame_transform, DecoderLimits(60.0), prefetch=len(rows)) as loader:
+    with ClipLoader(
+        rows, FramePreparation(model.sampling, model.frame_transform), DecoderLimits(60.0), prefetch=len(rows)
+    ) as loader:
         loader.next_clip()
         begin = time.monotonic()
         while loader.next_clip() is not None:
@@ -164,6 +170,16 @@ def plot(result: Result, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def _measure_asks(flags: argparse.Namespace, side_flags: list[str]) -> Result:
+    slots = [int(part) for part in flags.bs.split(",")]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_clips(folder, (random_clip(7, number) for number in range(flags.clips + 1)))
+        return measure_asks(
+            lambda side, count: _run_side(side, side_flags, folder, flags.clips, count), slots, flags.repeats
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, parents=[make_parser()], formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,6 +192,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--plot", type=Path, help="plot clips/s over the batch size; needs matplotlib")
     flags = parser.parse_args()
+    if flags.asks < 1 or (flags.asks > 1 and flags.plot):
+        parser.error("--asks is a number of at least 1; with more than one, there is no --plot")
     if flags.pooling_shape and flags.preset in FAMILY_PRESETS:
         parser.error(f"--pooling_shape is for PLLaVA, not for --preset {flags.preset}")
     own_flags = {"clips", "loop_clips", "bs", "repeats", "no_loop", "json", "plot"}
@@ -183,8 +201,12 @@ def main() -> None:
     for name, value in vars(flags).items():
         if name not in own_flags and value not in (None, False):
             side_flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    result = measure(flags, side_flags)
-    print(markdown_table(result))
+    if flags.asks > 1:
+        result = _measure_asks(flags, side_flags)
+        print(asks_table(result, flags.preset))
+    else:
+        result = measure(flags, side_flags)
+        print(markdown_table(result))
     if flags.json:
         flags.json.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     if flags.plot:

@@ -18,17 +18,20 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Captioner, FrameTransform
-from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
+from pipeline.captioning.captioners.base import Captioner
+from pipeline.captioning.captioners.clip_prompts import ClipPrompts
+from pipeline.captioning.captioners.hub.prompts import HubPrompt
 from pipeline.captioning.captioners.images.patches_of_two import PatchesOfTwo
 from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
-from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
+from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource, empty_clip
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM
-from pipeline.captioning.captioners.tokenizer import Prompt
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.preparation import FrameTransform
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import Request
+from pipeline.captioning.meta.asks import Ask, Asks, Question
 from scripts.model_shapes import ModelShape, pllava_shape
 from scripts.presets import (
     FAMILY_PRESETS,
@@ -55,8 +58,11 @@ class BenchmarkModel(ABC):
 
     sampling, frame_transform: as of a `CaptionerSource`.
     prefix_length: tokens that all prompts begin with, and that the engine computes once.
+    asks: the questions about every clip. question_length: tokens of a question about which the prompts differ.
     """
 
+    asks: Asks
+    question_length: int = TOKENS_AFTER_IMAGE
     sampling: FrameSampling
     frame_transform: FrameTransform
     prefix_length: int
@@ -88,6 +94,23 @@ def _stop_ids(vocabulary: int, mean_tokens: int | None) -> tuple[int, ...]:
     """An id outside of the vocabulary, so that captions have the maximum length; or ids of which each sampled token is
     one with a probability of about 1 / mean_tokens."""
     return (vocabulary,) if mean_tokens is None else tuple(range(0, vocabulary, mean_tokens))
+
+
+def _asks(count: int) -> Asks:
+    """Different questions; the first is the default question."""
+    others = [f"Describe the video again, for the {number}th time." for number in range(1, count)]
+    questions = map(Question.literal, [DEFAULT_QUESTION, *others])
+    return Asks(tuple(Ask(f"text_{number}", question) for number, question in enumerate(questions)))
+
+
+def _random_prompts(pieces: list[list[int]], typical: Clip, asks: Asks) -> ClipPrompts:
+    """Prompts of the same length for all clips. Different questions differ from their first token on."""
+
+    def tokenize(question: str) -> list[list[int]]:
+        *before, last = pieces
+        return [*before, [token + asks.texts.index(question) for token in last]]
+
+    return ClipPrompts(tokenize, lambda clip, question: question, [typical], asks)
 
 
 def _with_random_weights(model: _Model, backend: Backend) -> _Model:
@@ -134,15 +157,15 @@ class _RandomSource:
     generation: GenerationOptions
     pooling_shape: tuple[int, int, int]
     sampling: FrameSampling
-    prompt: Prompt
+    stop_ids: frozenset[int]
+    asks: Asks
+    tokenizer: Any = None  # not used: token ids are compared
 
     def __post_init__(self) -> None:
         self.frame_processor = FrameProcessor()
         self.frame_transform = self.frame_processor
-
-    @property
-    def prompt_length(self) -> int:
-        return self.prompt.length + int(np.prod(self.pooling_shape))
+        self.longest = empty_clip(self.sampling, self.frame_processor)
+        self.prompts = _random_prompts([list(_TEXT_BEFORE), list(_TEXT_AFTER)], self.longest, self.asks)
 
 
 class _PllavaModel(BenchmarkModel):
@@ -152,18 +175,19 @@ class _PllavaModel(BenchmarkModel):
         num_frames = flags.num_frames or _PLLAVA_FRAMES
         self._share_prefix = not flags.no_prefix
         self._source: Any
+        self.asks = _asks(flags.asks)
         if flags.preset == "tiny":
-            options = PllavaOptions(TINY_CHECKPOINT, num_frames, DEFAULT_QUESTION, DEFAULT_SYSTEM)
+            options = PllavaOptions(TINY_CHECKPOINT, num_frames, self.asks, DEFAULT_SYSTEM)
             self._source = PllavaSource(options, generation)
         else:
             time, rows, columns = map(int, (flags.pooling_shape or _POOLING_SHAPE).split("-"))
             config = preset_config(flags.preset)
-            stop_ids = _stop_ids(config.text["vocab_size"], flags.mean_tokens)
-            prompt = Prompt("", tuple(_TEXT_BEFORE), tuple(_TEXT_AFTER), stop_ids)
+            stop_ids = frozenset(_stop_ids(config.text["vocab_size"], flags.mean_tokens))
             sampling = FrameSampling("segments", num_frames)
-            self._source = _RandomSource(config, generation, (time, rows, columns), sampling, prompt)
+            shape = time, rows, columns
+            self._source = _RandomSource(config, generation, shape, sampling, stop_ids, self.asks)
         self.sampling, self.frame_transform = self._source.sampling, self._source.frame_transform
-        self.prefix_length = len(self._source.prompt.before) if self._share_prefix else 0
+        self.prefix_length = len(self._source.prompts.shared_prefix) if self._share_prefix else 0
 
     def captioner(self, backend: Backend) -> PllavaCaptioner:
         from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
@@ -178,17 +202,20 @@ class _PllavaModel(BenchmarkModel):
         return PllavaCaptioner(self._source, model, backend, self._share_prefix)
 
     def loop(self, backend: Backend) -> Callable[[Clip], list[int]]:
-        captioner = self.captioner(backend)
-        model = captioner._model
+        from pipeline.captioning.captioners.pllava.captioner import PllavaCaptioner
+
+        model = self.captioner(backend)._model
+        whole = PllavaCaptioner(self._source, model, backend, share_prefix=False)
         for part in (model.vision_tower.config, model.language_model.config):
             part._attn_implementation = "sdpa"
         source = self._source
 
         def caption(clip: Clip) -> list[int]:
-            prompts = captioner.prompt_embeddings([clip])
+            (request,) = whole.prepare([clip], [self.asks.texts[:1]])
+            assert isinstance(request, Request)
             return _generate(
-                model.language_model, prompts.shape[1], source.generation, source.prompt.stop_ids, backend,
-                inputs_embeds=prompts,
+                model.language_model, request.length, source.generation, tuple(sorted(source.stop_ids)), backend,
+                inputs_embeds=request.embeddings[None],
             )  # fmt: skip
 
         return caption
@@ -202,6 +229,7 @@ class _FamilyModel(BenchmarkModel):
 
     def __init__(self, preset: FamilyPreset, flags: argparse.Namespace, generation: GenerationOptions) -> None:
         self._preset, self._family, self._generation = preset, preset.family(), generation
+        self.asks = _asks(flags.asks)
         self.sampling = FrameSampling("uniform", flags.num_frames or preset.num_frames)
         self.frame_transform = preset.transform
         self._stop_ids = _stop_ids(FAMILY_VOCABULARY, flags.mean_tokens)
@@ -215,12 +243,16 @@ class _FamilyModel(BenchmarkModel):
         from pipeline.captioning.generation.attention import UNMASKED_ATTENTION
 
         typical = self._typical_clip()
-        prompts = ClipPrompts(lambda text: self._pieces, lambda clip: "", [typical])
+        prompts = _random_prompts(self._pieces, typical, self.asks)
         prompts.shared_prefix = prompts.shared_prefix[: self.prefix_length]
         tokenizer: Any = None  # not used: token ids are compared
         stop_ids = frozenset(self._stop_ids)
         settings = HubSettings(
-            self._family, HubPrompt(prompts, "", tokenizer, counts_prompt=False), self._generation, stop_ids, typical
+            self._family,
+            HubPrompt(prompts, ("",) * len(self.asks.asks), tokenizer, counts_prompt=False),
+            self._generation,
+            stop_ids,
+            typical,
         )
         return HubCaptioner(settings, self._model(backend, UNMASKED_ATTENTION), backend)
 

@@ -117,8 +117,13 @@ def records(folder: Path) -> dict[str, list[dict]]:
 
 
 def journaled(folder: Path) -> list[int]:
-    """Rows with a caption in the journals."""
-    return [record["row"] for journal in records(folder).values() for record in journal if "caption" in record]
+    """Rows in the journals that have a caption for each of their questions."""
+    return [
+        record["row"]
+        for journal in records(folder).values()
+        for record in journal
+        if "captions" in record and all("caption" in result for result in record["captions"].values())
+    ]
 
 
 def wait_until_captioned(folder: Path, count: int, launcher: subprocess.Popen[bytes], patience: float = 300) -> None:

@@ -146,6 +146,7 @@ def compare(
         clip = _clip(source, recording.videos / case["video"], row, case, outcome)
         _compare_prompt(source, clip, case, outcome)
         (request,) = captioner.prepare([clip])
+        assert isinstance(request, Request)
         _compare_features(source, request, clip, recording.arrays, case, outcome)
         if case["lm_input_length"] <= _LONG_PROMPT:
             logits = _first_logits(captioner, source, request)
@@ -173,8 +174,9 @@ def _clip(source: HubSource, video: Path, row: int, case: Case, outcome: Outcome
 
 
 def _compare_prompt(source: HubSource, clip: Clip, case: Case, outcome: Outcome) -> None:
-    outcome.compare("prompt", source.prompts.text(clip), case["prompt"])
-    before, after = source.prompts.pieces(clip)
+    (question,) = source.asks.texts
+    outcome.compare("prompt", source.prompts.text(clip, question), case["prompt"])
+    before, after = source.prompts.pieces(clip, question)
     outcome.compare("token ids", [*before, _VIDEO, *after], case["input_ids"])
     outcome.compare("shared prefix", list(source.prompts.shared_prefix), before)
 
@@ -183,7 +185,7 @@ def _compare_features(
     source: HubSource, request: Request, clip: Clip, arrays: Any, case: Case, outcome: Outcome
 ) -> None:
     """Compare the visual tokens, which are the first embeddings behind the shared prefix."""
-    text = len(source.prompts.pieces(clip)[1])
+    text = len(source.prompts.pieces(clip, *source.asks.texts)[1])
     features = request.embeddings[: len(request.embeddings) - text].numpy()
     outcome.compare("visual tokens", list(features.shape), case["features"]["shape"])
     if not outcome.differences:
@@ -212,7 +214,7 @@ def _without_penalty(request: Request) -> Request:
 def _generated(captioner: HubCaptioner, requests: Sequence[tuple[Request, str]]) -> dict[tuple[int, str], list[int]]:
     """Token ids of each request, by its row and its kind. SLOTS of them are in flight together."""
     engine = captioner.engine(SLOTS)
-    waiting = [dataclasses.replace(request, key=(request.key, kind)) for request, kind in requests]
+    waiting = [dataclasses.replace(request, key=(request.stream, kind)) for request, kind in requests]
     ids: dict[Any, list[int]] = {}
     while waiting or engine.active:
         while waiting and engine.free:

@@ -102,6 +102,8 @@ FAMILY_PRESETS = {
             "vision_feature_layer": -1,
             "vision_feature_select_strategy": "full",
             "tie_word_embeddings": True,
+            "vision_aspect_ratio": "anyres_max_9",
+            "image_grid_pinpoints": [[364, 364]],
         },
         Square(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=(364, 364)),
         num_frames=4,

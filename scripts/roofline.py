@@ -39,11 +39,15 @@ class ClipLoad:
     """What the text model computes for one clip.
 
     prompt: tokens of the whole prompt. prefix: those of them that all clips share. new_tokens: tokens of the caption.
+    asks: number of questions about the clip, each with a caption of `new_tokens`. question: tokens of the text that
+        differs between the questions; the first one is part of `prompt`.
     """
 
     prompt: int
     prefix: int
     new_tokens: int
+    asks: int = 1
+    question: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,18 @@ def roofline_limit(shape: ModelShape, load: ClipLoad, slots: int, itemsize: int,
     kv_heads = text.get("num_key_value_heads") or heads
     layers, head_weights = text["num_hidden_layers"], width * text["vocab_size"]
 
+    further = load.asks - 1
     computed = load.prompt - load.prefix
     # Causal attention: the first computed token attends to the prefix, the last one to the whole prompt.
     mean_context = (load.prefix + load.prompt) / 2
     prefill = (
         2 * computed * (text_parameters(text) - head_weights)
         + 4 * computed * mean_context * heads * head_dim * layers
+        + 2 * head_weights
+    )
+    prefill += further * (
+        2 * load.question * (text_parameters(text) - head_weights)
+        + 4 * load.question * load.prompt * heads * head_dim * layers
         + 2 * head_weights
     )
 
@@ -92,7 +102,7 @@ def roofline_limit(shape: ModelShape, load: ClipLoad, slots: int, itemsize: int,
     return Limit(
         vision=shape.tower.operations / rates.matmul_flops,
         prefill=prefill / rates.matmul_flops,
-        decode=(load.new_tokens - 1) * step_seconds[bound] / slots,
+        decode=load.asks * (load.new_tokens - 1) * step_seconds[bound] / slots,
         steps_bound=bound,
     )
 

@@ -1,6 +1,7 @@
 """Scores pllava-tiny: captions clips that training did not use, with the captioning command, and checks the captions.
 
     python -m scripts.score_pllava_tiny --seed 1000 --clips 300
+    python -m scripts.score_pllava_tiny --seed 1000 --clips 300 --brief
     python -m scripts.score_pllava_tiny --seed 1000 --clips 300 --lora pretrained_models/pllava-tiny-lora
 
 The clips are encoded video files. Prints:
@@ -30,6 +31,7 @@ from tempfile import TemporaryDirectory
 
 from scripts.clip_world import RenderedClip, random_clip, write_clips
 from scripts.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, VERBS, Scene
+from scripts.tiny_checkpoint import BRIEF_QUESTION
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "pipeline/captioning/caption_pllava.py"
@@ -131,6 +133,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=300, help="number of clips (default: %(default)s)")
     parser.add_argument("--checkpoint", default="pretrained_models/pllava-tiny", help="default: %(default)s")
     parser.add_argument("--lora", help="folder of a LoRA adapter; the expected captions are then in the terse style")
+    parser.add_argument(
+        "--brief", action="store_true", help=f"ask '{BRIEF_QUESTION}'; the expected captions are in the terse style"
+    )
     parser.add_argument("--bs", type=int, default=16, help="batch size (default: %(default)s)")
     parser.add_argument("--wrong", type=int, default=10, help="wrong captions to print, at most (default: %(default)s)")
     parser.add_argument(
@@ -141,10 +146,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     flags = ["--pretrained_model_name_or_path", arguments.checkpoint, "--bs", str(arguments.bs), *arguments.flags]
     flags += ["--use_lora", "--weight_dir", arguments.lora] if arguments.lora else []
+    flags += ["--question", BRIEF_QUESTION] if arguments.brief else []
     clips = [random_clip(arguments.seed, number) for number in range(arguments.clips)]
     scenes = [clip.shown for clip in clips]
     reversed_clips = [RenderedClip(clip.scene, clip.format, clip.noise_seed, backwards=True) for clip in clips]
-    true_caption: Callable[[Scene], str] = Scene.terse_caption if arguments.lora else Scene.caption
+    true_caption: Callable[[Scene], str] = Scene.terse_caption if arguments.lora or arguments.brief else Scene.caption
     with TemporaryDirectory() as temporary:
         work = (arguments.work or Path(temporary)).resolve()
         forwards = caption_clips(work / "forwards", clips, flags)

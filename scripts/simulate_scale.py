@@ -1,6 +1,6 @@
 """Measures the cost of a run of up to a million rows without captioning: plan, journals, gather, write.
 
-    python -m scripts.simulate_scale --rows 10000,100000,1000000 --ranks 64
+    python -m scripts.simulate_scale --rows 10000,100000,1000000 --ranks 64 --columns 1
 
 For each size, the script starts the job twice, with ranks that are threads of one process and with a captioner that is
 never loaded: once to plan a table without journals, once with complete journals, as at the end of a run. Work that many
@@ -17,7 +17,7 @@ import multiprocessing
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,9 @@ from pipeline.captioning.captioners.base import Captioner
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
-from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.meta.asks import Ask, Asks, Question
+from pipeline.captioning.meta.names import TEXT_COLUMN
+from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.run import delivery, job
 from pipeline.captioning.run.options import JobOptions
@@ -50,6 +52,9 @@ class _Planned(Exception):
 class _NoCaptioner(SourceWithoutModel):
     sampling = FrameSampling("segments", 4)
 
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.asks = Asks(tuple(Ask(column, Question("Describe the video in details.")) for column in columns))
+
     def frame_transform(self, images: Any) -> Any:
         raise NotImplementedError
 
@@ -67,16 +72,21 @@ def write_meta(path: Path, rows: int) -> None:
             writer.writerow([clip, f"clip_{row:08d}", f"{4 + row % 7}.25", f"{5 + row % 100 / 50:.2f}"])
 
 
-def write_journals(folder: Path, rows: int, ranks: int, fingerprint: Mapping[str, str]) -> None:
+def write_journals(folder: Path, rows: int, ranks: int, fingerprint: Mapping[str, str], columns: Sequence[str]) -> None:
     """Write complete journals of all ranks, as `RankWorker` writes them."""
     rng = random.Random(0)
     for rank in range(ranks):
         with Journal(folder, rank, fingerprint) as journal:
             for row in range(rank, rows, ranks):
                 if row % ROWS_PER_FAILURE == 0:
-                    result = RowResult.failed(row, "decode", ["decord: no video stream", "PyAV: moov atom not found"])
+                    messages = ["decord: no video stream", "PyAV: moov atom not found"]
+                    result = RowResult.failed(row, columns, "decode", messages)
                 else:
-                    result = RowResult(row, " ".join(rng.choices(WORDS, k=CAPTION_WORDS)), tokens=150)
+                    words = [rng.choices(WORDS, k=CAPTION_WORDS) for _ in columns]
+                    captions = {
+                        column: CaptionResult(" ".join(own), 150) for column, own in zip(columns, words, strict=True)
+                    }
+                    result = RowResult(row, captions)
                 journal.start([row])
                 journal.finish([result])
 
@@ -100,15 +110,18 @@ def _timed(owner: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-def _run(options: JobOptions, ranks: int) -> list[Any]:
+def _run(options: JobOptions, columns: Sequence[str], ranks: int) -> list[Any]:
     def activate() -> Backend:
         return Backend("torch", "cpu", "float32")
 
-    return run_ranks(ranks, lambda world: job.run_in_world(options, _NoCaptioner(), activate, world), timeout=600)
+    return run_ranks(
+        ranks, lambda world: job.run_in_world(options, _NoCaptioner(columns), activate, world), timeout=600
+    )
 
 
-def simulate(rows: int, ranks: int) -> dict[str, float]:
+def simulate(rows: int, ranks: int, number_of_columns: int = 1) -> dict[str, float]:
     """Run the simulation for one size; returns the seconds of each part and the peak memory of the process in GiB."""
+    columns = [TEXT_COLUMN, *(f"{TEXT_COLUMN}_{i}" for i in range(2, number_of_columns + 1))]
     seconds: dict[str, float] = {}
     with TemporaryDirectory() as name:
         meta = Path(name) / "meta.csv"
@@ -119,13 +132,13 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
             framework=None, device=None, dtype=None,
         )  # fmt: skip
         with _timed(MetaTable, "read", seconds), _timed(job, "plan_run", seconds), _no_captioning():
-            _run(options, ranks)
+            _run(options, columns, ranks)
         fresh = seconds.pop("read") + seconds.pop("plan_run")
         folder = journal_folder(options.output)
         first = next(folder.glob("rank-*.jsonl"))
         fingerprint = json.loads(first.read_text().splitlines()[0])["fingerprint"]
         begin = time.monotonic()
-        write_journals(folder, rows, ranks, fingerprint)
+        write_journals(folder, rows, ranks, fingerprint, columns)
         journals = time.monotonic() - begin
         begin = time.monotonic()
         with (
@@ -134,12 +147,12 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
             _timed(delivery, "gather_results", seconds),
             _timed(delivery, "write_outputs", seconds),
         ):
-            exit_codes = _run(options, ranks)
+            exit_codes = _run(options, columns, ranks)
         total = time.monotonic() - begin
         assert exit_codes == [0] * ranks, exit_codes
         with options.output.open(newline="", encoding="utf-8") as file:
-            captioned = sum(bool(row["text"]) for row in csv.DictReader(file))
-        assert captioned == rows - len(range(0, rows, ROWS_PER_FAILURE)), captioned
+            captioned = sum(bool(row[column]) for row in csv.DictReader(file) for column in columns)
+        assert captioned == (rows - len(range(0, rows, ROWS_PER_FAILURE))) * len(columns), captioned
     return {
         "plan of a fresh table": fresh,
         "journals": journals,
@@ -154,31 +167,30 @@ def simulate(rows: int, ranks: int) -> dict[str, float]:
 @contextmanager
 def _no_captioning() -> Iterator[None]:
     """Make every rank stop after planning, with a journal that contains only the fingerprint."""
-    original = job._caption
+    original = job._Job._caption
 
-    def caption(
-        options: JobOptions, source: Any, backend: Any, world: Any, plan: Any, journals: Any, *others: Any
-    ) -> Any:
-        Journal(journals.folder, world.rank, plan.fingerprint)._file.close()
-        world.barrier()
+    def caption(self: Any, backend: Any, plan: Any, *others: Any) -> Any:
+        Journal(self.journals.folder, self.world.rank, plan.fingerprint)._file.close()
+        self.world.barrier()
         raise _Planned
 
-    job._caption = caption  # type: ignore[assignment]
+    job._Job._caption = caption  # type: ignore
     try:
         yield
     finally:
-        job._caption = original
+        job._Job._caption = original  # type: ignore[method-assign]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="10000,100000,1000000")
     parser.add_argument("--ranks", type=int, default=64)
+    parser.add_argument("--columns", type=int, default=1, help="captions for one row")
     flags = parser.parse_args()
     table: dict[int, dict[str, float]] = {}
     for rows in map(int, flags.rows.split(",")):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            table[rows] = pool.apply(simulate, (rows, flags.ranks))
+            table[rows] = pool.apply(simulate, (rows, flags.ranks, flags.columns))
     print("| rows | " + " | ".join(next(iter(table.values()))) + " |")
     print("|---" * (1 + len(next(iter(table.values())))) + "|")
     for rows, figures in table.items():

@@ -24,6 +24,9 @@ POOLING_SHAPE = (4, 4, 4)
 DEFAULT_PROMPT = TEMPLATES["vicuna"].prompt(DEFAULT_QUESTION, DEFAULT_SYSTEM)
 PROMPT_WITHOUT_SYSTEM = TEMPLATES["vicuna"].prompt(DEFAULT_QUESTION, "")
 """The default question without a system prompt."""
+BRIEF_QUESTION = "Describe the video briefly."
+BRIEF_PROMPT = TEMPLATES["vicuna"].prompt(BRIEF_QUESTION, DEFAULT_SYSTEM)
+"""The question that asks for a caption in the terse style."""
 
 _SPECIAL = ["<unk>", "<s>", "</s>"]
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]

@@ -1,6 +1,7 @@
 """Trains pretrained_models/pllava-tiny, or its LoRA adapter, on random clips of `clip_world`.
 
     python -m scripts.train_pllava_tiny base --work WORK
+    python -m scripts.train_pllava_tiny brief --work WORK
     python -m scripts.train_pllava_tiny lora --work WORK
 
 Phases:
@@ -13,6 +14,8 @@ Phases:
   model first learns to compare frames.
 - `joint`: trains everything at a low learning rate, with the task of `tower` as a second auxiliary task. The last part
   uses canonical captions only.
+- `brief`: trains the text model of `base` further. Half of the batches ask BRIEF_QUESTION, whose answers have the terse
+  style; the others ask the default question.
 - `lora`: trains an adapter for the terse style; all other weights are frozen.
 
 Times on one CPU core with AVX-512 BF16 that other programs also used: `tower` 1,200 steps of 64 frames in 7 minutes
@@ -28,11 +31,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +54,16 @@ from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.sampling import FrameSampling
 from scripts.clip_world import random_clip, write_clips
 from scripts.scenes import Scene
-from scripts.tiny_checkpoint import DEFAULT_PROMPT, PROMPT_WITHOUT_SYSTEM, write_folder, write_lora, write_weights
+from scripts.tiny_checkpoint import (
+    BRIEF_PROMPT,
+    DEFAULT_PROMPT,
+    PROMPT_WITHOUT_SYSTEM,
+    write_folder,
+    write_lora,
+    write_weights,
+)
 from scripts.tiny_training_data import AuxiliaryTask, TrainingBatch, last_and_first_frames, random_batch
+from scripts.training_phase import train
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +75,14 @@ CANONICAL_ONLY = 0.3
 """Share of the steps of `joint`, at its end, that use canonical captions only."""
 SHARE_WITHOUT_SYSTEM = 0.15
 """Share of batches without a system prompt, in `text` and `joint`."""
-MUON_SCALE = 3.0
-"""Learning rate of Muon divided by that of AdamW. Both are measured as the root mean square of an update."""
+SHARE_BRIEF = 0.5
+"""Share of batches with BRIEF_QUESTION, in `brief`."""
 VALIDATION_SEED, VALIDATION_CLIPS = 7, 100
 LORA_RANK, LORA_ALPHA = 16, 32
+
+
+TokenIds = tuple[list[int], list[int]]
+"""Token ids of a prompt before and after the visual tokens."""
 
 
 class Trainer:
@@ -83,8 +96,9 @@ class Trainer:
         self.bfloat16 = bfloat16
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         wrapped = CheckpointTokenizer(folder, self.config.image_token_id)
-        self.before, self.after = wrapped.split_prompt(DEFAULT_PROMPT)
-        self.before_without_system, _ = wrapped.split_prompt(PROMPT_WITHOUT_SYSTEM)
+        self.prompt = wrapped.split_prompt(DEFAULT_PROMPT)
+        self.prompt_without_system = wrapped.split_prompt(PROMPT_WITHOUT_SYSTEM)
+        self.brief_prompt = wrapped.split_prompt(BRIEF_PROMPT)
         self.end = self.tokenizer.token_to_id("</s>")
         self.processor = FrameProcessor.from_folder(folder, self.config.image_size)
         width = self.config.text["hidden_size"]
@@ -113,8 +127,7 @@ class Trainer:
             visual = self._visual_tokens(batch.pixels)
             hook.remove()
             visual = torch.cat([visual, self._reverse(visual)])
-            before = self.before_without_system if rng.random() < SHARE_WITHOUT_SYSTEM else self.before
-            loss, exact, hidden = self._caption_loss(visual, captions, before)
+            loss, exact, hidden = self._caption_loss(visual, captions, self._default_prompt(rng))
         # The task reads the output of the lower half of the layers. The upper half can then be used for the sentence.
         steps, rows, columns = self.config.pooling_shape
         middle = hidden[self.config.text["num_hidden_layers"] // 2][:, : visual.shape[1]]
@@ -132,17 +145,37 @@ class Trainer:
 
     def terse_loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss and metrics of a random batch of clips and their reversals, with terse captions."""
+        return self._text_loss(rng, self.prompt, Scene.terse_caption)
+
+    def brief_loss(self, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss and metrics of a random batch of clips and their reversals; one of the two questions is asked."""
+        if rng.random() < SHARE_BRIEF:
+            loss, metrics = self._text_loss(rng, self.brief_prompt, Scene.terse_caption)
+            return loss, {f"brief {key}": value for key, value in metrics.items()}
+        return self._text_loss(rng, self._default_prompt(rng), Scene.caption)
+
+    def _text_loss(
+        self, rng: np.random.Generator, prompt: TokenIds, true_caption: Callable[[Scene], str]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss and metrics of a random batch of clips and their reversals, without gradients of the vision tower."""
         batch = self._random_batch(rng, CLIPS)
         scenes = [*batch.scenes, *(scene.reversed() for scene in batch.scenes)]
         with self._autocast():
             with torch.no_grad():
                 visual = self._visual_tokens(batch.pixels)
             visual = torch.cat([visual, self._reverse(visual)])
-            loss, exact, _ = self._caption_loss(visual, [scene.terse_caption() for scene in scenes], self.before)
+            loss, exact, _ = self._caption_loss(visual, [true_caption(scene) for scene in scenes], prompt)
         return loss, {"exact": float(exact.mean()), "caption loss": loss.item()}
 
+    def _default_prompt(self, rng: np.random.Generator) -> TokenIds:
+        return self.prompt_without_system if rng.random() < SHARE_WITHOUT_SYSTEM else self.prompt
+
     def validate(
-        self, pixels: np.ndarray, scenes: Sequence[Scene], true_caption: Callable[[Scene], str]
+        self,
+        pixels: np.ndarray,
+        scenes: Sequence[Scene],
+        prompt: TokenIds,
+        true_caption: Callable[[Scene], str],
     ) -> dict[str, float]:
         """The share of exact captions, for clips with their frames in order ("exact") and in reversed order.
 
@@ -154,9 +187,9 @@ class Trainer:
             for begin in range(0, len(scenes), 50):
                 part = scenes[begin : begin + 50]
                 visual = self._visual_tokens(pixels[begin : begin + 50])
-                exact.append(self._caption_loss(visual, [true_caption(scene) for scene in part], self.before)[1])
+                exact.append(self._caption_loss(visual, [true_caption(scene) for scene in part], prompt)[1])
                 reversed_captions = [true_caption(scene.reversed()) for scene in part]
-                backwards.append(self._caption_loss(self._reverse(visual), reversed_captions, self.before)[1])
+                backwards.append(self._caption_loss(self._reverse(visual), reversed_captions, prompt)[1])
         return {"exact": float(np.concatenate(exact).mean()), "reversed": float(np.concatenate(backwards).mean())}
 
     def validation_clips(self) -> tuple[np.ndarray, list[Scene]]:
@@ -196,12 +229,12 @@ class Trainer:
         return str(rng.choice([*scene.other_captions(), scene.terse_caption()]))
 
     def _caption_loss(
-        self, visual: torch.Tensor, captions: Sequence[str], before: Sequence[int]
+        self, visual: torch.Tensor, captions: Sequence[str], prompt: TokenIds
     ) -> tuple[torch.Tensor, np.ndarray, tuple[torch.Tensor, ...]]:
         """Teacher-forced loss of captions.
 
-        visual: visual tokens, (captions, tokens, width). before: token ids of the prompt before the visual tokens. This
-        prefix is the same for all captions, so the text model computes its keys and values once.
+        visual: visual tokens, (captions, tokens, width). prompt: the same for all captions, so the text model computes
+        the keys and values of its text before the visual tokens once.
 
         Returns:
             The mean loss per token, which captions are exact, and the hidden states of each layer for the tokens after
@@ -212,10 +245,11 @@ class Trainer:
         ids = torch.tensor([target + [self.end] * (length - len(target)) for target in targets])
         is_target = torch.arange(length) < torch.tensor(list(map(len, targets)))[:, None]
         text_model, embed = self.model.language_model.model, self.model.language_model.get_input_embeddings()
+        before, after_ids = prompt
         cache = DynamicCache()
         text_model(inputs_embeds=embed(torch.tensor([before])), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(targets))
-        after = embed(torch.tensor([self.after])).expand(len(targets), -1, -1)
+        after = embed(torch.tensor([after_ids])).expand(len(targets), -1, -1)
         inputs = torch.cat([visual, after.to(visual.dtype), embed(ids[:, :-1]).to(visual.dtype)], 1)
         out = text_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, output_hidden_states=True)
         logits = self.model.language_model.lm_head(out.last_hidden_state[:, -length:]).float()
@@ -225,81 +259,6 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
-
-
-def make_optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices in the layers, AdamW for all other parameters."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (matrices if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)]
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-    return optimizers
-
-
-def train(
-    name: str,
-    work: Path,
-    module: nn.Module,
-    steps: int,
-    rate: float,
-    seed: int,
-    loss_of: Callable[[np.random.Generator, float], tuple[torch.Tensor, dict[str, float]]],
-    every_500: Callable[[], Any] = lambda: None,
-) -> None:
-    """Run one phase. Continue from the state in the folder `work` if there is one.
-
-    name: of the phase; it selects the random stream and the file of the state. rate: peak learning rate.
-    loss_of: takes a random generator and the share of steps done, returns the loss and metrics by name.
-    every_500: is called after every 500 steps.
-    """
-    state_file = work / f"{name}.pt"
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizers = make_optimizers(module, rate)
-    first = 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        module.load_state_dict(state["module"])
-        first = state["step"]
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
-    phase = sum(map(ord, name))
-    sums: dict[str, list[float]] = {}
-    started = saved = time.monotonic()
-    for step in range(first, steps):
-        share = step / steps
-        for optimizer in optimizers:
-            scale = MUON_SCALE if isinstance(optimizer, torch.optim.Muon) else 1.0
-            for group in optimizer.param_groups:
-                group["lr"] = scale * rate * min(1, (step + 1) / 100) * max(0.02, min(1, (1 - share) / 0.6))
-        loss, metrics = loss_of(np.random.default_rng([seed, phase, step, 2]), share)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        for key, value in {"loss": loss.item(), **metrics}.items():
-            sums.setdefault(key, []).append(value)
-        if (step + 1) % 50 == 0:
-            means = ", ".join(f"{key} {np.mean(values):.3f}" for key, values in sums.items())
-            seconds = (time.monotonic() - started) / (step + 1 - first)
-            logger.info("%s %d/%d (%.2f s per step): %s", name, step + 1, steps, seconds, means)
-            sums.clear()
-        if (step + 1) % 500 == 0:
-            every_500()
-        if time.monotonic() - saved > 120 or step + 1 == steps:
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            _save(state_file, {"module": module.state_dict(), "optimizers": states, "step": step + 1})
-            saved = time.monotonic()
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".part")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
 
 
 def train_base(arguments: argparse.Namespace) -> None:
@@ -320,7 +279,7 @@ def train_base(arguments: argparse.Namespace) -> None:
     pixels, scenes = trainer.validation_clips()
 
     def validate() -> None:
-        scores = trainer.validate(pixels, scenes, Scene.caption)
+        scores = trainer.validate(pixels, scenes, trainer.prompt, Scene.caption)
         logger.info("encoded clips: %s", ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
 
     text = nn.ModuleDict({"text": model.language_model, "cell": trainer.cell_task})
@@ -338,13 +297,40 @@ def train_base(arguments: argparse.Namespace) -> None:
     write_weights(folder, model.state_dict())
 
 
+def _loaded_model(base: Path) -> PllavaForConditionalGeneration:
+    config = PllavaConfig.from_folder(base)
+    weights = CheckpointWeights(base, weight_names(config))
+    model: PllavaForConditionalGeneration = load_weights(
+        meta_model(PllavaForConditionalGeneration, config), weights, "cpu", torch.float32
+    )
+    return model
+
+
+def train_brief(arguments: argparse.Namespace) -> None:
+    """Train pllava-tiny to answer BRIEF_QUESTION too, and write its weights."""
+    torch.manual_seed(arguments.seed)
+    trainer = Trainer(arguments.base, _loaded_model(arguments.base), arguments.bfloat16)
+    trainer.model.requires_grad_(False)
+    trainer.model.language_model.requires_grad_(True)
+    pixels, scenes = trainer.validation_clips()
+
+    def validate() -> None:
+        for prompt, style in ((trainer.prompt, Scene.caption), (trainer.brief_prompt, Scene.terse_caption)):
+            scores = trainer.validate(pixels, scenes, prompt, style)
+            logger.info("encoded clips: %s", ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
+
+    train(
+        "brief", arguments.work, trainer.model.language_model, arguments.brief_steps, 2e-4, arguments.seed,
+        lambda rng, share: trainer.brief_loss(rng), validate,
+    )  # fmt: skip
+    write_weights(arguments.output, trainer.model.state_dict())
+
+
 def train_lora(arguments: argparse.Namespace) -> None:
     """Train the LoRA adapter and write its folder."""
     base: Path = arguments.base
     torch.manual_seed(arguments.seed)
-    config = PllavaConfig.from_folder(base)
-    weights = CheckpointWeights(base, weight_names(config))
-    model = load_weights(meta_model(PllavaForConditionalGeneration, config), weights, "cpu", torch.float32)
+    model = _loaded_model(base)
     settings = LoraConfig(
         r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
     )
@@ -354,7 +340,7 @@ def train_lora(arguments: argparse.Namespace) -> None:
     pixels, scenes = trainer.validation_clips()
 
     def validate() -> None:
-        scores = trainer.validate(pixels, scenes, Scene.terse_caption)
+        scores = trainer.validate(pixels, scenes, trainer.prompt, Scene.terse_caption)
         logger.info("encoded clips: %s", ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
 
     train(
@@ -368,7 +354,9 @@ def train_lora(arguments: argparse.Namespace) -> None:
 
 def main(argv: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train pllava-tiny or its LoRA adapter.")
-    parser.add_argument("what", choices=("base", "lora"), help="base: pllava-tiny; lora: its adapter")
+    parser.add_argument(
+        "what", choices=("base", "brief", "lora"), help="base and brief: pllava-tiny; lora: its adapter"
+    )
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for the states from which an interrupted run continues"
     )
@@ -378,12 +366,13 @@ def main(argv: Iterable[str] | None = None) -> None:
         help="output folder (default: pretrained_models/pllava-tiny or pretrained_models/pllava-tiny-lora)",
     )
     parser.add_argument(
-        "--base", type=Path, default=Path("pretrained_models/pllava-tiny"), help="lora: the folder of pllava-tiny"
+        "--base", type=Path, default=Path("pretrained_models/pllava-tiny"), help="brief, lora: folder of pllava-tiny"
     )
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--tower_steps", type=int, default=1200, help="default: %(default)s")
     parser.add_argument("--text_steps", type=int, default=1500, help="default: %(default)s")
     parser.add_argument("--joint_steps", type=int, default=2000, help="default: %(default)s")
+    parser.add_argument("--brief_steps", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--lora_steps", type=int, default=600, help="default: %(default)s")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="autocast to bfloat16")
     arguments = parser.parse_args(None if argv is None else list(argv))
@@ -391,7 +380,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.output is None:
         arguments.output = Path("pretrained_models/pllava-tiny" + ("-lora" if arguments.what == "lora" else ""))
-    {"base": train_base, "lora": train_lora}[arguments.what](arguments)
+    {"base": train_base, "brief": train_brief, "lora": train_lora}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

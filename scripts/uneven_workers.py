@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner
+from pipeline.captioning.captioners.base import Caption, Captioner, Refused
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.sampling import FrameSampling
-from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
 from pipeline.captioning.run import job
 from pipeline.captioning.run.options import JobOptions
 from scripts.clip_world import random_clip, write_clips
 from scripts.thread_ranks import run_ranks
-from scripts.without_model import EngineWithoutModel, SourceWithoutModel
+from scripts.without_model import EngineWithoutModel, SourceWithoutModel, requests_without_prompts, row_of
 
 
 class _WaitingEngine(EngineWithoutModel):
@@ -42,7 +41,7 @@ class _WaitingEngine(EngineWithoutModel):
         super().__init__(slots, self._wait)
         self._source = source
 
-    def _wait(self, keys: list[int], slots: int) -> list[int]:
+    def _wait(self, keys: list[Any], slots: int) -> list[Any]:
         time.sleep(self._source.seconds)
         self._source.caption_times.append(time.monotonic())
         return keys[:1]
@@ -80,14 +79,15 @@ class _WaitingCaptioner(Captioner):
     def engine(self, slots: int) -> Engine:
         return _WaitingEngine(slots, self._source)
 
-    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
         if clips and not self._source.start_times:
             self._source.start_times.append(time.monotonic())
-        nothing: Any = np.zeros((1, 0))
-        return [Request(clip.row, nothing, np.zeros(1, int), 1, GenerationOptions(), frozenset()) for clip in clips]
+        return [*requests_without_prompts(clips, questions)]
 
     def caption(self, end: End) -> Caption:
-        return Caption(f"row {end.key}", 1, False)
+        return Caption(f"row {row_of(end)}", 1, False)
 
     def max_slots(self) -> int:
         return 1

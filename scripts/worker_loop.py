@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner
-from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.captioners.base import Caption, Captioner, Refused
+from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.generation.requests import End, Engine, Event, Request
+from pipeline.captioning.meta.asks import Asks
 from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.run.asked_clips import RowTasks
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.work import RankWorker
+from pipeline.captioning.workers.leases import RowTask
 from pipeline.captioning.workers.world import solo_world
+from scripts.without_model import SourceWithoutModel, row_of
 
 
 class LoadedClips:
@@ -34,12 +38,18 @@ class LoadedClips:
 
 
 def generated_ids(
-    captioner: Captioner, loader: ClipLoader | LoadedClips, backend: Backend, slots: int, refill: bool = True
-) -> dict[int, list[int]]:
-    """The generated token ids of all clips of `loader`, by row.
+    captioner: Captioner,
+    loader: ClipLoader | LoadedClips,
+    backend: Backend,
+    slots: int,
+    refill: bool = True,
+    asks: Asks | None = None,
+) -> dict[tuple[int, int], list[int]]:
+    """The generated token ids of all clips of `loader`, by row and number of the question.
 
     slots: maximum number of clips in flight.
     refill: fill a slot as soon as it is free; otherwise wait until all slots are free.
+    asks: the questions; None for those that the captioner has itself.
 
     Raises:
         RuntimeError: a clip could not be decoded or captioned.
@@ -49,13 +59,40 @@ def generated_ids(
         restart=False, limit=None, decode_timeout=60, decode_workers=1, max_failure_rate=1, stall_timeout=1800,
         framework=None, device=None, dtype=None,
     )  # fmt: skip
-    source: Any = None  # not used: the captioner is already loaded
+    recorder = _Recorder(captioner, refill, has_questions=asks is not None)
+    source = _LoadedSource(recorder)
+    source.asks = asks or SourceWithoutModel.asks
     journal: Any = _NoJournal()
     worker = RankWorker(options, source, backend, journal, solo_world())
     worker.stats.slots = slots
-    recorder, clips = _Recorder(captioner, refill), loader
-    worker.caption(clips, recorder, slots)  # type: ignore[arg-type]
+    worker.caption(_TaskedClips(loader, worker.tasks), recorder, slots)  # type: ignore[arg-type]
     return recorder.ids
+
+
+class _LoadedSource(SourceWithoutModel):
+    """The source of a captioner that is already loaded."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        self._captioner = captioner
+
+    def load(self, backend: Backend) -> Captioner:
+        return self._captioner
+
+
+class _TaskedClips:
+    """The clips of a loader, each with the task of its row, which in a run comes from rank 0."""
+
+    def __init__(self, loader: ClipLoader | LoadedClips, tasks: RowTasks) -> None:
+        self._loader, self._tasks = loader, tasks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def next_clip(self, wait: float | None = None) -> Clip | LoadFailure | None:
+        clip = self._loader.next_clip(wait)
+        if clip is not None:
+            list(self._tasks.rows([RowTask(clip.row, clip.path)]))
+        return clip
 
 
 class _NoJournal:
@@ -66,28 +103,32 @@ class _NoJournal:
 
     def finish(self, results: Sequence[RowResult]) -> None:
         for result in results:
-            if result.failure is not None:
-                raise RuntimeError(f"row {result.row}: {result.failure}")
+            for failure in result.failures:
+                raise RuntimeError(f"row {result.row}: {failure}")
 
 
 class _Recorder(Captioner):
-    """A captioner that stores the token ids by row instead of decoding them to text."""
+    """A captioner that stores the token ids instead of decoding them to text.
 
-    def __init__(self, captioner: Captioner, refill: bool) -> None:
-        self._captioner, self._refill = captioner, refill
+    has_questions: ask the given questions, not those that the captioner has itself.
+    """
+
+    def __init__(self, captioner: Captioner, refill: bool, has_questions: bool) -> None:
+        self._captioner, self._refill, self._has_questions = captioner, refill, has_questions
         self.clips_together = captioner.clips_together
-        self.ids: dict[int, list[int]] = {}
+        self.ids: dict[tuple[int, int], list[int]] = {}
 
     def engine(self, slots: int) -> Engine:
         engine = self._captioner.engine(slots)
         return engine if self._refill else _WholeBatches(engine)
 
-    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
-        return self._captioner.prepare(clips)
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
+        return self._captioner.prepare(clips, questions if self._has_questions else None)
 
     def caption(self, end: End) -> Caption:
-        assert isinstance(end.key, int)
-        self.ids[end.key] = end.ids
+        self.ids[row_of(end), end.question] = end.ids
         return Caption("stored", len(end.ids), False)
 
     def max_slots(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.backends import Backend
-from pipeline.captioning.captioners.base import Caption, Captioner
+from pipeline.captioning.captioners.base import Caption, Captioner, Refused
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.sampling import FrameSampling
-from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
-from scripts.without_model import EngineWithoutModel, SourceWithoutModel
+from pipeline.captioning.meta.asks import Asks
+from scripts.without_model import EngineWithoutModel, SourceWithoutModel, requests_without_prompts, row_of
 
 CPU = Backend("torch", "cpu", "float32")
 
@@ -51,13 +51,14 @@ def mean_colour(images: Sequence[Image.Image]) -> np.ndarray:
 
 @dataclass
 class FakeSource(SourceWithoutModel):
-    """Captions that state the colours of the clip, without a model.
+    """Captions that state the colours of the clip, without a model; the answer to a question of asks ends with it.
 
     on_batch: called with every batch before it is captioned; may raise.
     """
 
     on_batch: Callable[[Sequence[Clip]], None] = lambda batch: None
     settings: Mapping[str, str] = field(default_factory=lambda: {"prompt": "a"})
+    asks: Asks = SourceWithoutModel.asks
     loads: int = 0
     rows_captioned: list[int] = field(default_factory=list)
     sampling: FrameSampling = field(default_factory=lambda: segments(2))
@@ -80,27 +81,30 @@ class FakeCaptioner(Captioner):
     def __init__(self, source: FakeSource) -> None:
         self._source = source
         self._clips: dict[int, Clip] = {}
+        self._questions: dict[int, Sequence[str]] = {}
 
     def engine(self, slots: int) -> Engine:
         return EngineWithoutModel(slots, self._generate)
 
-    def _generate(self, waiting: list[int], slots: int) -> list[int]:
-        rows = waiting[:slots]
-        self._source.on_batch([self._clips[row] for row in rows])
-        self._source.rows_captioned += rows
-        return rows
+    def _generate(self, waiting: list[tuple[int, int]], slots: int) -> list[tuple[int, int]]:
+        keys = waiting[:slots]
+        self._source.on_batch([self._clips[row] for row, _ in keys])
+        self._source.rows_captioned += [row for row, question in keys if question == 0]
+        return keys
 
-    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
         self._clips |= {clip.row: clip for clip in clips}
-        nothing = np.zeros((1, 0))
-        return [
-            Request(clip.row, nothing, np.zeros(1, int), 1, GenerationOptions(), frozenset())  # type: ignore[arg-type]
-            for clip in clips
-        ]
+        self._questions |= {clip.row: own for clip, own in zip(clips, questions or [["?"]] * len(clips), strict=True)}
+        return [*requests_without_prompts(clips, questions)]
 
     def caption(self, end: End) -> Caption:
-        assert isinstance(end.key, int)
-        return self._source.caption(self._clips.pop(end.key))
+        row = row_of(end)
+        caption, question = self._source.caption(self._clips[row]), self._questions[row][end.question]
+        if question in SourceWithoutModel.asks.texts:
+            return caption
+        return replace(caption, text=f"{caption.text}: {question}")
 
     def max_slots(self) -> int:
         return 3

@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captioning.captioners.base import Captioner
+from pipeline.captioning.captioners.clip_prompts import ClipPrompts
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.meta.asks import Asks
 from scripts.worker_loop import LoadedClips, generated_ids
 from tests.fakes import CPU, segments
 
@@ -38,7 +40,8 @@ _SIZES = {
 
 def token_ids(captioner: Captioner, clips: Sequence[Clip], slots: int | None = None) -> list[list[int]]:
     """New token ids of each clip, in the order of `clips`."""
-    found = generated_ids(captioner, LoadedClips(clips), CPU, slots or len(clips))
+    answers = generated_ids(captioner, LoadedClips(clips), CPU, slots or len(clips))
+    found = {row: ids for (row, _), ids in answers.items()}
     assert len(found) == len(clips)
     return [found[clip.row] for clip in clips]
 
@@ -91,7 +94,7 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
         PllavaOptions(
             checkpoint=DATA / checkpoint,
             num_frames=case["num_frames"],
-            question=QUESTION,
+            asks=Asks.single(QUESTION),
             system="",
             pooling_shape=tuple(case["pooling_shape"]),
             lora_alpha=None if "merged" in checkpoint else LORA_ALPHA,
@@ -100,11 +103,24 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     )
     ids = case["input_ids"]
     position = ids.index(source.config.image_token_id)
-    source.prompt = dataclasses.replace(source.prompt, before=tuple(ids[:position]), after=tuple(ids[position + 1 :]))
+    pieces = [ids[:position], ids[position + 1 :]]
+    source.prompts = ClipPrompts(lambda text: pieces, lambda clip, question: "", [source.longest], source.asks)
     return source
 
 
-KERNELS = ("attention", "masked_attention", "window_attention", "allocate", "write", "read")
+def whole_prompts(captioner: Any, clips: Sequence[Clip]) -> Any:
+    """Embeddings of PLLaVA's prompts about clips, also of the text that all of them begin with: (clips, tokens, width).
+
+    The visual tokens are those that the captioner's `visual_tokens` gives.
+    """
+    import torch
+
+    alone = type(captioner)(captioner._source, captioner._model, captioner._backend, share_prefix=False)
+    alone.visual_tokens = captioner.visual_tokens
+    return torch.stack([request.embeddings for request in alone.prepare(clips)])
+
+
+KERNELS = ("attention", "masked_attention", "slots_attention", "window_attention", "allocate", "write", "read")
 
 
 def default_kernels() -> ModuleType:

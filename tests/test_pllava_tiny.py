@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
 from scripts import launched
+from scripts.clip_world import random_clip
 
 ROOT = Path(__file__).parents[1]
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_pllava.py")
@@ -22,6 +24,7 @@ TINY = ROOT / "pretrained_models" / "pllava-tiny"
 ADAPTER = ROOT / "pretrained_models" / "pllava-tiny-lora"
 LORA = ["--use_lora", "--weight_dir", str(ADAPTER)]
 SEED = "77"
+BRIEF_QUESTION = "Describe the video briefly."  # `scripts.tiny_checkpoint` has it too, but imports PyTorch
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +65,17 @@ def terse_captions(meta: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.msrun
-def test_captions_are_correct_on_mindspore_and_pytorch(meta: Path, long_captions: list[dict[str, str]]) -> None:
+def test_captions_are_correct_on_mindspore_and_pytorch_in_both_styles(
+    meta: Path, long_captions: list[dict[str, str]]
+) -> None:
+    """On MindSpore two workers ask two questions about each clip; the process on PyTorch asks one."""
     msrun = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8642", "--log_dir=log"]
-    rows = _captions(msrun, meta, "mindspore.csv")
-    assert [row["text"] for row in rows] == [row["truth"] for row in rows]
-    assert long_captions == rows
+    asks = ["--ask", f"full={DEFAULT_QUESTION}", "--ask", f"brief={BRIEF_QUESTION}"]
+    rows = _captions(msrun, meta, "mindspore.csv", *asks)
+    assert [row["text_full"] for row in rows] == [row["truth"] for row in rows]
+    assert [row["text"] for row in long_captions] == [row["truth"] for row in rows]
+    scenes = [random_clip(int(SEED), number).shown for number in range(len(rows))]
+    assert [row["text_brief"] for row in rows] == [scene.terse_caption() for scene in scenes]
 
 
 def test_lora_changes_the_style(long_captions: list[dict[str, str]], terse_captions: list[dict[str, str]]) -> None:

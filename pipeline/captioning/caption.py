@@ -19,7 +19,7 @@ from pipeline.captioning.captioners.families import FAMILIES, check_flags, famil
 from pipeline.captioning.captioners.hub.qwen2_vl import MAX_PIXELS, MIN_PIXELS
 from pipeline.captioning.process.arguments import positive_int
 from pipeline.captioning.process.errors import UsageError
-from pipeline.captioning.run import command, model_flags, options
+from pipeline.captioning.run import command, model_flags, options, prompt_flags
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,9 +58,10 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
     check_flags(family, flags)
     module = importlib.import_module(f"pipeline.captioning.captioners.{family.module}")
     sampling = options.frame_sampling(flags, module.default_sampling(family.name), family.rate_sampling)
+    asks = prompt_flags.asks_from_flags(flags, family.default_question)
     generation = model_flags.generation_options(flags)
     try:
-        source: CaptionerSource = module.make_source(family.name, flags, sampling, generation)
+        source: CaptionerSource = module.make_source(family.name, flags, asks, sampling, generation)
     except UsageError as error:
         if flags.family is None:
             raise

@@ -15,8 +15,9 @@ if __package__ in (None, ""):  # started by its path, as msrun does: make the pa
 
 from pipeline.captioning.captioners.pllava import command as pllava
 from pipeline.captioning.captioners.pllava.source import PllavaSource
+from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
 from pipeline.captioning.process.arguments import positive_int
-from pipeline.captioning.run import command, model_flags, options
+from pipeline.captioning.run import command, model_flags, options, prompt_flags
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
 def make_source(flags: argparse.Namespace) -> PllavaSource:
     """Check the checkpoint and the flags of the model."""
     model_flags.check_model_flags(flags)
-    return pllava.pllava_source(flags, flags.num_frames, model_flags.generation_options(flags))
+    asks = prompt_flags.asks_from_flags(flags, DEFAULT_QUESTION)
+    return pllava.pllava_source(flags, asks, flags.num_frames, model_flags.generation_options(flags))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Operations on captions, which are in the column `text`."""
+"""Operations on captions, which are in the column `text`, or in another one (`Settings.column`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 
 import pandas as pd
 
+from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.process.errors import UsageError
 
 from .operation import Settings
@@ -58,35 +59,35 @@ _CLEANING: list[tuple[re.Pattern[str], str]] = [
 ]
 
 
-def _captions(frame: pd.DataFrame) -> pd.Series:
-    return as_text(frame["text"])
+def _captions(frame: pd.DataFrame, settings: Settings) -> pd.Series:
+    return as_text(frame[settings.column])
 
 
-def _change_captions(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+def _change_captions(frame: pd.DataFrame, settings: Settings, change: Callable[[str], str]) -> pd.DataFrame:
     """Apply `change` to every caption. Empty captions stay empty."""
-    return with_column(frame, "text", [text and change(text) for text in _captions(frame).tolist()])
+    return with_column(frame, settings.column, [text and change(text) for text in _captions(frame, settings).tolist()])
 
 
-def remove_empty(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return frame[_captions(frame).str.strip() != ""]
+def remove_empty(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    return frame[_captions(frame, settings).str.strip() != ""]
 
 
-def remove_duplicates(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
+def remove_duplicates(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     """Keeps all rows without a caption: they are not duplicates of each other."""
-    texts = _captions(frame)
+    texts = _captions(frame, settings)
     return frame[~texts.duplicated() | (texts.str.strip() == "")]
 
 
-def remove_urls(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return frame[~_captions(frame).str.contains(_URL, regex=True)]
+def remove_urls(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    return frame[~_captions(frame, settings).str.contains(_URL, regex=True)]
 
 
-def append_text(frame: pd.DataFrame, ending: str, _: Settings) -> pd.DataFrame:
-    return _change_captions(frame, lambda text: text + ending)
+def append_text(frame: pd.DataFrame, ending: str, settings: Settings) -> pd.DataFrame:
+    return _change_captions(frame, settings, lambda text: text + ending)
 
 
-def remove_opening(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return _change_captions(frame, without_opening)
+def remove_opening(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    return _change_captions(frame, settings, without_opening)
 
 
 def without_opening(text: str) -> str:
@@ -95,8 +96,8 @@ def without_opening(text: str) -> str:
     return rest[0].upper() + rest[1:] if rest else text
 
 
-def clean(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return _change_captions(frame, cleaned)
+def clean(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    return _change_captions(frame, settings, cleaned)
 
 
 def cleaned(text: str) -> str:
@@ -129,49 +130,59 @@ class _TagStripper(HTMLParser):
         self.parts.append(data)
 
 
-def scores_to_text(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
+def scores_to_text(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     """Appends the scores that a row has, as `[aesthetic score: 5.3, motion score: 1.2]`."""
     columns = [(name, column) for name, column in (("aesthetic", "aes"), ("motion", "flow")) if column in frame]
     if not columns:
         raise UsageError("--score-to-text needs a column 'aes' or 'flow'")
     scores = [(name, as_numbers(frame[column]).tolist()) for name, column in columns]
-    texts = _captions(frame).tolist()
+    texts = _captions(frame, settings).tolist()
     for row, text in enumerate(texts):
         found = [f"{name} score: {values[row]:.1f}" for name, values in scores if values[row] == values[row]]
         if text and found:
             texts[row] = f"{text} [{', '.join(found)}]"
-    return with_column(frame, "text", texts)
+    return with_column(frame, settings.column, texts)
 
 
-def merge_camera_motion(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
+def merge_camera_motion(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     sentences = [CAMERA_MOTIONS.get(motion, "") for motion in as_text(frame["cmotion"]).tolist()]
     texts = [
         f"{text} {sentence}" if text and sentence else text
-        for text, sentence in zip(_captions(frame).tolist(), sentences, strict=True)
+        for text, sentence in zip(_captions(frame, settings).tolist(), sentences, strict=True)
     ]
-    return with_column(frame, "text", texts)
+    return with_column(frame, settings.column, texts)
 
 
 def load_captions(frame: pd.DataFrame, kind: str, settings: Settings) -> pd.DataFrame:
     """Reads captions from sidecar files: same folder and name as the clip, suffix `.json` or `.txt`.
 
-    Rows without a readable sidecar file keep their caption.
+    Of text files, NAME.COLUMN.txt comes first: the export of several columns writes these.
+
+    Rows without a readable sidecar file, and rows whose path is a URL, keep their caption.
     """
 
     def sidecar_caption(path: str) -> str:
+        if is_url(path):
+            return ""
+        name = os.path.splitext(path)[0]
+        if kind == "json":
+            return read(name + ".json")
+        return read(f"{name}.{settings.column}.txt") or read(name + ".txt")
+
+    def read(file: str) -> str:
         try:
-            content = Path(os.path.splitext(path)[0] + f".{kind}").read_text(encoding="utf-8")
+            content = Path(file).read_text(encoding="utf-8")
             return " ".join(str(json.loads(content)["caption"] if kind == "json" else content).split())
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
     with ThreadPoolExecutor(settings.workers) as pool:
         found = list(pool.map(sidecar_caption, as_text(frame["path"]).tolist(), chunksize=64))
-    current = _captions(frame).tolist() if "text" in frame else [""] * len(frame)
-    return with_column(frame, "text", [new or old for new, old in zip(found, current, strict=True)])
+    current = _captions(frame, settings).tolist() if settings.column in frame else [""] * len(frame)
+    return with_column(frame, settings.column, [new or old for new, old in zip(found, current, strict=True)])
 
 
-def in_language(frame: pd.DataFrame, code: str, _: Settings) -> pd.DataFrame:
+def in_language(frame: pd.DataFrame, code: str, settings: Settings) -> pd.DataFrame:
     """Keeps rows whose caption is in the language with this ISO 639-1 code, and rows without a caption."""
     try:
         from lingua import IsoCode639_1, LanguageDetectorBuilder
@@ -184,7 +195,7 @@ def in_language(frame: pd.DataFrame, code: str, _: Settings) -> pd.DataFrame:
             f"--lang {code}: this is not an ISO 639-1 code that lingua supports, such as en or zh"
         ) from None
     detector = LanguageDetectorBuilder.from_all_spoken_languages().with_low_accuracy_mode().build()
-    texts = _captions(frame).tolist()
+    texts = _captions(frame, settings).tolist()
     languages = detector.detect_languages_in_parallel_of(texts)
     return frame[
         [
@@ -194,7 +205,7 @@ def in_language(frame: pd.DataFrame, code: str, _: Settings) -> pd.DataFrame:
     ]
 
 
-def count_tokens(frame: pd.DataFrame, tokenizer: str, _: Settings) -> pd.DataFrame:
+def count_tokens(frame: pd.DataFrame, tokenizer: str, settings: Settings) -> pd.DataFrame:
     """Number of tokens of each caption, special tokens included. Column `text_len`.
 
     tokenizer: path of a `tokenizer.json`, or of the folder that contains it.
@@ -207,7 +218,7 @@ def count_tokens(frame: pd.DataFrame, tokenizer: str, _: Settings) -> pd.DataFra
     encoder = Tokenizer.from_file(str(file))
     encoder.no_padding()
     encoder.no_truncation()
-    texts, counts = _captions(frame).tolist(), []
+    texts, counts = _captions(frame, settings).tolist(), []
     for start in range(0, len(texts), 10000):
         counts += [len(encoding.ids) for encoding in encoder.encode_batch(texts[start : start + 10000])]
     return with_column(frame, "text_len", counts, "Int64")

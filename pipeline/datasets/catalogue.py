@@ -42,7 +42,7 @@ OPERATIONS: tuple[Operation, ...] = (
     # Reading files
     Operation(
         "info", ("path",), info.add_info,
-        "read size and length of each video or image; cells of unreadable files are empty",
+        "read size and length of each video or image; cells of unreadable files and of URLs are empty",
         "--info", makes=info.COLUMNS,
     ),
     Operation(
@@ -50,21 +50,26 @@ OPERATIONS: tuple[Operation, ...] = (
         "the same as --info for videos only; cells of images are empty",
         "--video-info", makes=info.COLUMNS,
     ),
-    Operation("ext", ("path",), paths.existing, "keep rows whose file exists", "--ext"),
+    Operation("ext", ("path",), paths.existing, "keep rows whose file exists, and all URLs", "--ext"),
     Operation(
-        "filesize", ("path",), paths.file_size, "add the size of each file in MiB", "--filesize", makes=("filesize",)
+        "filesize", ("path",), paths.file_size, "add the size of each file in MiB; empty for URLs", "--filesize",
+        makes=("filesize",),
     ),
     Operation(
         "load-caption", ("path",), captions.load_captions,
-        "read captions from files next to the clips: `caption` of NAME.json, or all of NAME.txt; "
+        "read captions from files next to the clips: `caption` of NAME.json, or all of NAME.COLUMN.txt, else of "
+        "NAME.txt (COLUMN is that of --column); "
         "rows without such a file keep their caption",
         "--load-caption json", _sidecar_kind, "json|txt", makes=("text",),
     ),
     # Paths
-    Operation("relpath", ("path",), paths.relative_to, "make paths relative to ROOT", "--relpath /data", str, "ROOT"),
+    Operation(
+        "relpath", ("path",), paths.relative_to,
+        "make paths relative to ROOT, except URLs", "--relpath /data", str, "ROOT",
+    ),
     Operation(
         "abspath", ("path",), paths.absolute_under,
-        "prepend ROOT to relative paths", "--abspath /data", str, "ROOT",
+        "prepend ROOT to relative paths, except URLs", "--abspath /data", str, "ROOT",
     ),
     Operation(
         "path-to-id", ("path",), paths.path_to_id, "set `id` to the file name without its suffix",

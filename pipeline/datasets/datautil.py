@@ -42,7 +42,7 @@ def run(flags: argparse.Namespace) -> None:
     outputs = _output_paths(flags)
     files = expand(flags.input)
     _check_outputs(outputs, files, flags)
-    settings = Settings(flags.key, flags.seed, flags.num_workers, flags.timeout)
+    settings = Settings(flags.key, flags.column, flags.seed, flags.num_workers, flags.timeout)
     frames = []
     for path in files:
         frames.append(read_table(path))
@@ -102,6 +102,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--key", default="path", help="column by which --difference and --intersection compare tables (default: path)"
+    )
+    parser.add_argument(
+        "--column", default="text", metavar="NAME", help="column of captions, for all operations (default: text)"
     )
     parser.add_argument(
         "--seed", type=whole_number(0), default=42, help="random seed of --shuffle and --sample (default: 42)"

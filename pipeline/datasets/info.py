@@ -16,10 +16,13 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from pipeline.captioning.clips.decode import IMAGE_SUFFIXES, DecodeError, check_path
+from pipeline.captioning.clips.decode import DecodeError, check_path
+from pipeline.captioning.clips.decode_pil import FORMATS
 from pipeline.captioning.clips.decode_pyav import video_info
+from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.frames import check_size
 from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
+from pipeline.captioning.clips.media import names_image
 from pipeline.captioning.process.errors import RunError
 
 from .operation import Settings
@@ -45,11 +48,14 @@ def add_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
 
 def add_video_info(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
     paths = as_text(frame["path"]).tolist()
-    return _add_columns(frame, settings, [path for path in paths if not path.lower().endswith(IMAGE_SUFFIXES)])
+    return _add_columns(frame, settings, [path for path in paths if not names_image(path)])
 
 
 def _add_columns(frame: pd.DataFrame, settings: Settings, paths: Sequence[str]) -> pd.DataFrame:
-    found, problems = probe_files(paths, settings)
+    files = [path for path in paths if not is_url(path)]
+    if len(files) < len(paths):
+        tqdm.write(f"{len(paths) - len(files):,} rows are URLs, which are not read: their cells stay empty")
+    found, problems = probe_files(files, settings)
     for path, problem in list(problems.items())[:_MAX_MESSAGES]:
         tqdm.write(f"{path}: {problem}")
     if len(problems) > _MAX_MESSAGES:
@@ -127,8 +133,8 @@ def _probe(path: str) -> dict[str, Any] | str:
     """The values of COLUMNS for one file, or its problem."""
     try:
         check_path(path)
-        if path.lower().endswith(IMAGE_SUFFIXES):
-            with Image.open(path) as image:
+        if names_image(path):
+            with Image.open(path, formats=FORMATS) as image:
                 check_size(*image.size)
                 width, height = ImageOps.exif_transpose(image).size
             frames, fps, duration = 1, None, None

@@ -17,15 +17,21 @@ class Settings:
     """Settings for the operations that need them.
 
     key: column by which tables are compared.
+    column: column of captions.
     seed: random seed for shuffling and sampling.
     workers: processes or threads that read files.
     timeout: maximum seconds to read the size and length of one file.
     """
 
     key: str = "path"
+    column: str = "text"
     seed: int = 42
     workers: int = 4
     timeout: float = 60.0
+
+    def column_of(self, name: str) -> str:
+        """The column of the table for which `name` stands in `Operation.needs` and `Operation.makes`."""
+        return {"key": self.key, "text": self.column}.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Operation:
     """One operation: a row of the catalogue.
 
     name: name of the flag, without leading dashes. Underscores may replace hyphens.
-    needs: columns that the table must have; `key` stands for the column of `--key`.
+    needs: columns that the table must have; `key` stands for the column of `--key`, `text` for that of `--column`.
     function: takes a frame, the flag's value and the settings; returns a frame. Must not change its argument.
     summary, example: for the help and the documentation.
     value: type of the flag's value; None for a flag without a value.
@@ -65,9 +71,9 @@ class Operation:
         Raises:
             UsageError: a column is missing. The message names the operations of `catalogue` that make it.
         """
-        for name in (settings.key if name == "key" else name for name in self.needs):
+        for name in map(settings.column_of, self.needs):
             if name not in frame:
-                makers = [other.flag for other in catalogue if name in other.makes]
+                makers = [other.flag for other in catalogue if name in map(settings.column_of, other.makes)]
                 hint = f" ({' or '.join(makers)} makes it)" if makers else ""
                 raise UsageError(
                     f"{self.flag} needs a column '{name}'{hint}; the table's columns: {column_list(frame.columns)}"

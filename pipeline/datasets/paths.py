@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
-from pipeline.captioning.clips.decode import IMAGE_SUFFIXES
+from pipeline.captioning.clips.downloads.urls import is_url
+from pipeline.captioning.clips.media import names_image
 
 from .operation import Settings
 from .tables import as_text, with_column
+from .urls import stem
 
 
 def _paths(frame: pd.DataFrame) -> list[str]:
@@ -19,16 +21,19 @@ def _paths(frame: pd.DataFrame) -> list[str]:
 
 
 def relative_to(frame: pd.DataFrame, root: str, _: Settings) -> pd.DataFrame:
-    return with_column(frame, "path", [path and os.path.relpath(path, root) for path in _paths(frame)])
+    """Makes paths relative to `root`. Empty paths and URLs stay unchanged."""
+    paths = [path if not path or is_url(path) else os.path.relpath(path, root) for path in _paths(frame)]
+    return with_column(frame, "path", paths)
 
 
 def absolute_under(frame: pd.DataFrame, root: str, _: Settings) -> pd.DataFrame:
-    """Prepends `root` to relative paths. Absolute paths stay unchanged."""
-    return with_column(frame, "path", [path and os.path.join(root, path) for path in _paths(frame)])
+    """Prepends `root` to relative paths. Empty paths, absolute paths and URLs stay unchanged."""
+    paths = [path if not path or is_url(path) else os.path.join(root, path) for path in _paths(frame)]
+    return with_column(frame, "path", paths)
 
 
 def path_to_id(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return with_column(frame, "id", [os.path.splitext(os.path.basename(path))[0] for path in _paths(frame)])
+    return with_column(frame, "id", [stem(path) for path in _paths(frame)])
 
 
 def with_part(frame: pd.DataFrame, part: str, _: Settings) -> pd.DataFrame:
@@ -51,24 +56,31 @@ def select_images(keep_images: bool) -> Callable[[pd.DataFrame, None, Settings],
     """An operation that keeps still images, or everything except still images, by the file suffix."""
 
     def keep(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-        return frame[[path.lower().endswith(IMAGE_SUFFIXES) == keep_images for path in _paths(frame)]]
+        return frame[[names_image(path) == keep_images for path in _paths(frame)]]
 
     return keep
 
 
 def existing(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    """Keeps rows whose file exists. Keeps all URLs: they are not looked up."""
     with ThreadPoolExecutor(settings.workers) as pool:
-        return frame[list(pool.map(os.path.isfile, _paths(frame), chunksize=256))]
+        return frame[list(pool.map(_is_url_or_file, _paths(frame), chunksize=256))]
+
+
+def _is_url_or_file(path: str) -> bool:
+    return is_url(path) or os.path.isfile(path)
 
 
 def file_size(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
-    """Size in MiB; empty if the file does not exist."""
+    """Size in MiB; empty if the file does not exist, or is a URL."""
     with ThreadPoolExecutor(settings.workers) as pool:
         sizes = list(pool.map(_mebibytes, _paths(frame), chunksize=256))
     return with_column(frame, "filesize", sizes, "Float64")
 
 
 def _mebibytes(path: str) -> float | None:
+    if is_url(path):
+        return None
     try:
         return os.path.getsize(path) / 2**20
     except OSError:

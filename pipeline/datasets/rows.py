@@ -17,23 +17,26 @@ RowFilter = Callable[[pd.DataFrame, float, Settings], pd.DataFrame]
 
 def difference(frame: pd.DataFrame, other: str, settings: Settings) -> pd.DataFrame:
     """The rows that are not done in the table `other`."""
-    return frame[~frame[settings.key].isin(_done_rows(other, settings.key)[settings.key])]
+    return frame[~frame[settings.key].isin(_done_rows(other, settings)[settings.key])]
 
 
 def intersection(frame: pd.DataFrame, other: str, settings: Settings) -> pd.DataFrame:
     """The rows that are done in the table `other`, with the columns that only `other` has."""
     key = settings.key
-    done = _done_rows(other, key).drop_duplicates(key)
+    done = _done_rows(other, settings).drop_duplicates(key)
     new = [name for name in done if name == key or name not in frame]
     return frame.merge(done[new], on=key, how="inner")
 
 
-def _done_rows(pattern: str, key: str) -> pd.DataFrame:
-    """The rows of a table that have a caption; all rows if the table has no `text`."""
+def _done_rows(pattern: str, settings: Settings) -> pd.DataFrame:
+    """The rows of a table that have a caption; all rows if the table has no column of captions."""
     other = read_tables(expand([pattern]))
-    if key not in other:
-        raise UsageError(f"table {pattern} has no column '{key}'; its columns: {column_list(other.columns)}")
-    return other[as_text(other["text"]).str.strip() != ""] if "text" in other else other
+    if settings.key not in other:
+        raise UsageError(f"table {pattern} has no column '{settings.key}'; its columns: {column_list(other.columns)}")
+    if settings.column not in other:
+        print(f"{pattern} has no column '{settings.column}' (--column), so all its rows count as done")
+        return other
+    return other[as_text(other[settings.column]).str.strip() != ""]
 
 
 def at_least(column: str) -> RowFilter:

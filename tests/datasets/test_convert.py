@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline.datasets import convert, datautil
 from scripts import launched
@@ -39,7 +41,50 @@ def test_files_are_found_in_path_order(tmp_path: Path, capsys: pytest.CaptureFix
     packed = tmp_path / "meta.csv.gz"
     assert convert.main(["video", str(tmp_path / "clips"), "--output", str(packed)]) == 0
     assert gzip.decompress(packed.read_bytes()) == output.read_bytes()
-    assert convert.main(["image", str(tmp_path / "clips"), "--output", str(tmp_path / "images.parquet")]) == 0
+
+
+def test_a_table_of_still_images(tmp_path: Path) -> None:
+    images = ["a.JPG", "b.jpeg", "c.png", "d.webp", "e.bmp", "f.tif", "x/g.TIFF"]
+    (tmp_path / "files" / "x").mkdir(parents=True)
+    for name in (*images, "clip.gif", "clip.mp4", "notes.txt"):
+        (tmp_path / "files" / name).touch()
+    folder, output = str(tmp_path / "files"), tmp_path / "images.csv"
+    assert convert.main(["image", folder, "--output", str(output)]) == 0
+    assert [(row["relpath"], row["path"]) for row in _rows(output)] == [(name, f"{folder}/{name}") for name in images]
+    videos, both = tmp_path / "videos.parquet", tmp_path / "both.csv"
+    assert convert.main(["video", folder, "--output", str(videos)]) == 0
+    assert datautil.main([str(output), str(videos), "--output", str(both), "--vid-only"]) == 0
+    assert [row["relpath"] for row in _rows(both)] == ["clip.gif", "clip.mp4"]
+
+
+def test_animated_images_are_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, only = tmp_path / "files", tmp_path / "only"
+    folder.mkdir()
+    only.mkdir()
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
+    animation: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 100}
+    for name in ("moving.png", "moving.WEBP"):
+        frames[0].save(folder / name, **animation)
+    frames[0].save(only / "x.webp", **animation)
+    frames[0].save(folder / "named.png", "GIF")
+    frames[0].save(folder / "one.webp", save_all=True)
+    for name in ("still.png", "still.webp", "still.jpg"):
+        frames[0].save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "moving.png").read_bytes()[:30])
+    (folder / "clip.mp4").touch()
+
+    def listed(kind: str) -> list[str]:
+        output = tmp_path / f"{kind}.csv"
+        assert convert.main([kind, str(folder), "--output", str(output)]) == 0
+        return [row["relpath"] for row in _rows(output)]
+
+    assert listed("image") == ["broken.png", "one.webp", "still.jpg", "still.png", "still.webp"]
+    left_out = "5 images; left out 3 animated .png and .webp files, which `convert video` lists\n"
+    assert capsys.readouterr().out.endswith(left_out)
+    assert listed("video") == ["clip.mp4", "moving.WEBP", "moving.png", "named.png"]
+    assert capsys.readouterr().out.endswith("4 videos, of which 3 animated .png and .webp files\n")
+    assert convert.main(["image", str(only), "--output", str(tmp_path / "none.csv")]) == 2
+    assert "it has 1 animated .png and .webp files, which are clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

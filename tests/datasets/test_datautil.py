@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.datasets import datautil
 from pipeline.datasets.catalogue import OPERATIONS
 from scripts.datautil_page import PAGE, page
-from tests.datasets.meta_tables import HEADER, KINDS, TABLE, run, write
+from tests.datasets.meta_tables import HEADER, KINDS, TABLE, read, run, write
 
 KEPT = {
     "--path-subset /night/": [2],
@@ -110,6 +111,65 @@ def test_operations_that_read_files(tmp_path: Path, kind: str) -> None:
         "from the file",
         "old",
     ]
+
+
+def test_text_files_of_a_column_come_first(tmp_path: Path) -> None:
+    for name, text in {"a.text_short.txt": "short a", "a.txt": "a", "b.txt": "b", "c.text_long.txt": "long"}.items():
+        (tmp_path / name).write_text(text)
+    rows = [[f"{tmp_path}/{name}.mp4", "old"] for name in "abc"]
+    source, output = write(tmp_path / "in.csv", ["path", "text_short"], rows), tmp_path / "out.csv"
+    arguments = [str(source), "--load-caption", "txt", "--column", "text_short", "--output", str(output)]
+    assert datautil.main(arguments) == 0
+    assert [row["text_short"] for row in read(output)] == ["short a", "b", "old"]
+
+
+URLS = ["https://h/day/a.mp4?x=/b.png#t", "s3://bucket/k?1.mp4", "HTTP://h/c.PNG?x=1.mp4", "/d/local.mp4", ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "column", "cells"),
+    [
+        ("--relpath /d", "path", [*URLS[:3], "local.mp4", ""]),
+        ("--relpath /d --abspath /e", "path", [*URLS[:3], "/e/local.mp4", ""]),
+        ("--path-to-id", "id", ["a", "k?1", "c", "local", ""]),
+        ("--img-only", "path", URLS[2:3]),
+        ("--vid-only", "path", [*URLS[:2], *URLS[3:]]),
+        ("--ext", "path", URLS[:3]),
+        ("--filesize", "filesize", [""] * 5),
+        ("--load-caption txt", "text", ["old"] * 5),
+        ("--info", "width", [""] * 5),
+    ],
+)
+def test_urls_are_neither_files_nor_missing(
+    tmp_path: Path, arguments: str, column: str, cells: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in URLS[:3]:  # files that would be found if a URL were taken for a path
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(url, "PNG")
+        Path(url).with_suffix(".txt").write_text("no caption")
+    rows = [[url, "old", *TABLE[0][2:-1], ""] for url in URLS]
+    assert [row[column] for row in run(tmp_path, "csv", *arguments.split(), rows=rows)] == cells
+
+
+def test_another_column_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = ["path", "text_short", "text_long"]
+    rows = [["a.mp4", "The video shows a dog.", "Long, a."], ["b.mp4", "", "Long, b."], ["c.mp4", "C", ""]]
+    source, output = write(tmp_path / "in.csv", header, rows), tmp_path / "out.csv"
+
+    def result(*arguments: str) -> list[list[str]]:
+        assert datautil.main([str(source), *arguments, "--output", str(output)]) == 0
+        return [list(row.values()) for row in read(output)]
+
+    short = ["--column", "text_short"]
+    assert result("--refine-llm-caption", *short) == [["a.mp4", "A dog.", "Long, a."], *rows[1:]]
+    assert result("--remove-empty-caption", *short) == [rows[0], rows[2]]
+    assert result("--difference", str(source), *short) == [rows[1]]
+    assert result("--difference", str(source), "--column", "text_long") == [rows[2]]
+    assert result("--difference", str(source)) == []
+    assert "has no column 'text' (--column), so all its rows count as done" in capsys.readouterr().out
+    assert datautil.main([str(source), "--clean-caption", "--output", str(output)]) == 2
+    assert "--clean-caption needs a column 'text'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.decode_pyav import video_info
@@ -27,6 +27,15 @@ def _info(paths: list[str], settings: Settings = SETTINGS) -> list[dict[str, obj
     frame = info.add_info(pd.DataFrame({"path": paths, "note": "n"}, dtype="string"), None, settings)
     assert frame["path"].tolist() == paths
     return frame.drop(columns=["path", "note"]).astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def test_other_formats_are_not_opened_by_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow starts Ghostscript for EPS."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: started.append(1) or Image.new("RGB", (9, 9)).im)
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
+    problem = info._probe(str(tmp_path / "a.png"))
+    assert isinstance(problem, str) and problem.startswith("cannot identify image file") and not started
 
 
 def test_videos_images_and_unreadable_files(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_parquet_cells_become_the_same_text_as_in_captioning(tmp_path: Path) -> 
     }
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
     assert datautil.main([str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.csv")]) == 0
-    MetaTable.read(tmp_path / "in.parquet").write(tmp_path / "other.csv", {})
+    MetaTable.read(tmp_path / "in.parquet").write(tmp_path / "other.csv", {"text": ["", ""]})
     with (tmp_path / "other.csv").open(newline="") as file:
         others = [row[:-1] for row in csv.reader(file)]
     with (tmp_path / "out.csv").open(newline="") as file:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -77,6 +77,38 @@ def masked_attention(
     return output.reshape(slots, heads, tokens, width)
 
 
+def slots_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    slots: Sequence[int],
+    scale: float,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """`masked_attention` of new tokens of some slots to the first columns of these slots.
+
+    It reads keys and values where they are in the cache. Copying those of all rows would take longer than the products
+    on a CPU, and memory on any device.
+
+    query: (rows, heads, new tokens, head width).
+    key, value: made by `allocate`, (slots, key heads, all columns, head width).
+    slots: the slot of each row.
+    mask: the result of `score_mask`, (rows, 1, new tokens, first columns).
+
+    Returns the shape of `query`.
+    """
+    # A fused kernel reads several slots at once if they are adjacent. Others keep the scores, which fit into a CPU's
+    # caches for a single slot only.
+    is_fused = query.dtype in fused_types
+    runs = list(adjacent(slots)) if is_fused else [(row, row + 1) for row in range(len(slots))]
+    outputs = []
+    for begin, end in runs:
+        first, last, columns = slots[begin], slots[end - 1], mask.shape[-1]
+        keys, values = (tensor[first : last + 1, :, :columns] for tensor in (key, value))
+        outputs.append(masked_attention(query[begin:end], keys, values, scale, mask[begin:end]))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
 def window_attention(
     states: torch.Tensor,
     cosine: torch.Tensor,
@@ -146,3 +178,12 @@ def write(cache: torch.Tensor, slot: int, column: int, values: torch.Tensor) -> 
 def read(cache: torch.Tensor, slots: Sequence[int], start: int, stop: int) -> torch.Tensor:
     """A copy of the columns from `start` to `stop` (exclusive) of these slots of `cache`."""
     return torch.stack([cache[slot, :, start:stop] for slot in slots])
+
+
+def adjacent(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Begin and end index of each run of consecutive numbers in `slots`."""
+    begin = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1:
+            yield begin, end
+            begin = end

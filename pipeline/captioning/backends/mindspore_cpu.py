@@ -30,6 +30,7 @@ def install() -> None:
     cpu_operators.dense = _linear  # mindnlp dispatches operators by name
     kernels.attention = _attention
     kernels.masked_attention = _masked_attention
+    kernels.slots_attention = _slots_attention
     kernels.window_attention = _window_attention
     kernels.fused_types = ()
     kernels.allocate = _allocate
@@ -68,14 +69,27 @@ def _attention(query: Any, key: Any, value: Any, scale: float, is_causal: bool) 
 
 
 def _masked_attention(query: Any, key: Any, value: Any, scale: float, mask: Any) -> Any:
-    keys, values = key.asnumpy(), value.asnumpy()
-    slots, heads, tokens, width = query.shape
+    return _tensor(_masked(query.asnumpy(), key.asnumpy(), value.asnumpy(), scale, mask.asnumpy()))
+
+
+def _slots_attention(query: Any, key: Any, value: Any, slots: Sequence[int], scale: float, mask: Any) -> Any:
+    queries, keys, values, masks = (tensor.asnumpy() for tensor in (query, key, value, mask))
+    columns = masks.shape[-1]
+    output = np.empty_like(queries)
+    for row, slot in enumerate(slots):
+        rows, cached = slice(row, row + 1), (slice(slot, slot + 1), slice(None), slice(columns))
+        output[rows] = _masked(queries[rows], keys[cached], values[cached], scale, masks[rows])
+    return _tensor(output)
+
+
+def _masked(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float, mask: np.ndarray) -> np.ndarray:
+    slots, heads, tokens, width = queries.shape
     key_heads, columns = keys.shape[1:3]
-    queries = (query.asnumpy() * np.float32(scale)).reshape(slots, key_heads, -1, width)
-    scores = queries @ keys.swapaxes(-1, -2)
+    grouped = (queries * np.float32(scale)).reshape(slots, key_heads, -1, width)
+    scores = grouped @ keys.swapaxes(-1, -2)
     by_token = scores.reshape(slots, key_heads, heads // key_heads, tokens, columns)
-    by_token += mask.asnumpy()[:, :, None]
-    return _tensor((_softmax(scores) @ values).reshape(query.shape))
+    by_token += mask[:, :, None]
+    return (_softmax(scores) @ values).reshape(queries.shape)
 
 
 def _window_attention(states: Any, cosine: Any, sine: Any, scale: float, windows: Sequence[tuple[int, int]]) -> Any:

@@ -7,23 +7,15 @@ needs a subclass of `hub.family.HubFamily`; PLLaVA has subclasses of `Captioner`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image
 
 from ..backends import Backend
 from ..clips.clip import Clip
+from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
-
-FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
-"""Converts distinct frames to the captioner's input array, whose first axis is the frame.
-
-The result for a frame must not depend on the other frames: a decoding process (`clips/decode_server.py`) passes each
-frame of a clip as soon as it is decoded. Runs there, so it must be picklable and must not import the framework.
-"""
+from ..meta.asks import Asks
 
 
 @dataclass(frozen=True)
@@ -33,6 +25,15 @@ class Caption:
     text: str
     tokens: int
     truncated: bool
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A question that can't be asked about a clip, and why. question: its number among the clip's questions."""
+
+    row: int
+    question: int
+    message: str
 
 
 class Captioner(ABC):
@@ -48,8 +49,17 @@ class Captioner(ABC):
         """A new engine that generates up to `slots` captions at the same time."""
 
     @abstractmethod
-    def prepare(self, clips: Sequence[Clip]) -> list[Request]:
-        """Run the vision stage; returns one request for each clip, with the clip's row as its key."""
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
+        """Run the vision stage once for each clip; returns the requests that ask the questions about the clips.
+
+        A clip has one request whose follow-ups are its further questions, or several requests if the questions share
+        nothing but the visual tokens. The key of a request is (row, number of its first question), and the events of a
+        question carry its number among the clip's questions.
+
+        questions: about each clip, at least one; None for those of the source.
+        """
 
     @abstractmethod
     def caption(self, end: End) -> Caption:
@@ -73,18 +83,34 @@ class CaptionerSource(ABC):
     sampling: which frames of each clip are sampled.
     short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
         no scaling.
-    frame_transform: see FrameTransform.
+    frame_transform: prepares the frames of a clip, see FrameTransform.
+    image_transform: prepares a still image; None if it is a clip of one frame.
+    asks: what is asked about every clip.
     family: name of the model family and why it was chosen, for the log; empty if there was no choice.
     """
 
     family: str = ""
+    asks: Asks
     sampling: FrameSampling
     short_side: int = 0
     frame_transform: FrameTransform
+    image_transform: FrameTransform | None = None
+
+    @property
+    def preparation(self) -> FramePreparation:
+        """How the decoding processes choose and prepare frames."""
+        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions depend on, except the clips, as text. Journals store it."""
+
+    def image_fingerprint(self) -> Mapping[str, str]:
+        """Everything that the captions of still images depend on besides `fingerprint`, as text.
+
+        Journals store it if the table names still images. Empty if an image is prepared as a clip of one frame.
+        """
+        return {}
 
     @abstractmethod
     def describe(self) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from ..clips.sampling import FrameSampling
 from ..process.errors import UsageError
 from .checkpoint_config import read_config
+from .prompts import DEFAULT_QUESTION
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Family:
     module: the module below `captioners` that has its `make_source`.
     flags: flags of the command that only this family and a few others know.
     rate_sampling: the default in place of the family's `default_sampling` if `--fps` is given; None for no other.
+    default_question: what is asked about every clip if the user gives no question; may be empty.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Family:
     module: str
     flags: tuple[str, ...] = ()
     rate_sampling: FrameSampling | None = None
+    default_question: str = DEFAULT_QUESTION
 
 
 _PLLAVA, _PIXELS = ("pooling_shape", "conv_mode"), ("min_pixels", "max_pixels")
@@ -53,7 +56,8 @@ FAMILIES = (
     Family("llava_onevision", ("LlavaOnevisionForConditionalGeneration",), ("llava_onevision",), "hub.build"),
     Family("qwen2_vl", ("Qwen2VLForConditionalGeneration",), ("qwen2_vl",), "hub.build", _PIXELS),
     Family("qwen2_5_vl", ("Qwen2_5_VLForConditionalGeneration",), ("qwen2_5_vl",), "hub.build", _PIXELS),
-    Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.build"),
+    # It has no chat: it continues an empty text, as for image captions in its paper.
+    Family("blip-2", ("Blip2ForConditionalGeneration",), ("blip-2", "blip_2"), "hub.build", default_question=""),
     Family("janus", ("JanusForConditionalGeneration",), ("janus",), "hub.build"),
     Family("internvl", ("InternVLForConditionalGeneration",), ("internvl",), "hub.build", ("max_tiles",)),
 )

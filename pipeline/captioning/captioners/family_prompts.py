@@ -94,84 +94,125 @@ FAMILY_PROMPTS = {
 }
 
 
-def prompt_text(
-    folder: Path,
-    family: str,
-    question: str,
-    system: str,
-    blocks: Sequence[str],
-    *,
-    frames: int = 1,
-    time: str = "",
-) -> PromptText:
-    """The prompt for images or one kind of visual blocks, followed by a question.
+@dataclass(frozen=True)
+class _CheckpointTemplate:
+    """The chat template of a checkpoint.
 
-    The chat template is used if the checkpoint has one with a place for the blocks. If it refuses or ignores the
-    system prompt, the system prompt stands before the question. Without a system prompt there is no system turn, except
-    the one that the template or the published prompt writes itself.
-
-    folder: the checkpoint.
-    family: a name of FAMILY_PROMPTS.
-    blocks: "image" or "video" for each block, all the same; at least one.
-    frames: number of frames of each video; `internvl` writes each frame of a video as an image.
-    time: see `prompt_formats.time_instruction`; for `llava_qwen` only.
-
-    Raises:
-        UsageError: question or system prompt contains a placeholder, or the checkpoint's template is unusable.
-        ValueError: the family has no such blocks or no time instruction, or the blocks differ.
+    tokens: special tokens by their names in the template.
+    other: a `chat_template.json` that differs and is not used; None if there is none.
     """
-    about = FAMILY_PROMPTS[family]
-    if len(set(blocks)) != 1 or blocks[0] not in about.placeholders or (time and family != "llava_qwen"):
-        raise ValueError(f"{family} has no prompt for the blocks {list(blocks)} and the time instruction {time!r}")
-    for placeholder in filter(None, about.placeholders.values()):
-        check_prompt_part("--question", question, placeholder)
-        check_prompt_part("--system", system, placeholder)
-    asked = _Conversation(question, system, blocks, about.placeholders[blocks[0]])
-    template = find_template(folder) if about.uses_template else None
-    rendered = None if template is None else _rendered(template, folder, asked)
-    if rendered is not None:
+
+    template: ChatTemplate
+    tokens: Mapping[str, Any]
+    other: Path | None
+
+    @classmethod
+    def of(cls, folder: Path) -> _CheckpointTemplate | None:
+        """The template of a checkpoint folder; None if it has none."""
+        template = find_template(folder)
+        return None if template is None else cls(template, special_tokens(folder), overridden_template(folder))
+
+    def rendered(self, asked: _Conversation) -> tuple[str, str] | None:
+        """The text and source of a prompt; None if the template has no place for images or videos.
+
+        Raises:
+            UsageError: the template fails, or has a place for some of the blocks only.
+        """
+        file = self.template.file
+        try:
+            text, note = _with_system_prompt(self.template, self.tokens, asked)
+        except UsageError:
+            # A template of tokenizer_config.json may be that of the text model, which takes text only.
+            if file.name == TOKENIZER_CONFIG:
+                return None
+            raise
+        places = text.count(asked.placeholder)
+        if places == 0:
+            return None
+        if places != len(asked.blocks):
+            raise UsageError(
+                f"{file}: the chat template writes {asked.placeholder} {places} times for {len(asked.blocks)} "
+                f"{asked.blocks[0]}s; correct or remove it"
+            )
+        unused = f"; {self.other.name} differs and is not used" if self.other else ""
+        return text, f"chat template of {file.name}{note}{unused}"
+
+
+@dataclass(frozen=True)
+class FamilyPrompt:
+    """Makes the prompts of a run with one checkpoint. Its files are read once, by `of`: they may change during a run.
+
+    family: a name of FAMILY_PROMPTS.
+    published: the prompt that is used if the template has no place for the blocks.
+    template: None if the checkpoint has none, or the family uses none.
+    has_janus_system: whether the files ask for the published system prompt of Janus where the user gives none.
+    """
+
+    family: str
+    published: PromptFormat
+    template: _CheckpointTemplate | None
+    has_janus_system: bool = False
+
+    @classmethod
+    def of(cls, folder: Path, family: str) -> FamilyPrompt:
+        """Read the template of a checkpoint folder.
+
+        Raises:
+            UsageError: a file can't be read, or has values that are not usable.
+        """
+        about = FAMILY_PROMPTS[family]
+        return cls(
+            family,
+            about.published or _format_of_text_model(folder),
+            _CheckpointTemplate.of(folder) if about.uses_template else None,
+            family == "janus" and bool(read_settings(folder / _PROCESSOR_CONFIG).get(_JANUS_SETTING)),
+        )
+
+    def text(self, question: str, system: str, blocks: Sequence[str], *, frames: int = 1, time: str = "") -> PromptText:
+        """The prompt for images or one kind of visual blocks, followed by a question.
+
+        The chat template is used if the checkpoint has one with a place for the blocks. If it refuses or ignores the
+        system prompt, the system prompt stands before the question. Without a system prompt there is no system turn,
+        except the one that the template or the published prompt writes itself.
+
+        blocks: "image" or "video" for each block, all the same; at least one.
+        frames: number of frames of each video; `internvl` writes each frame of a video as an image.
+        time: see `prompt_formats.time_instruction`; for `llava_qwen` only.
+
+        Raises:
+            UsageError: question or system prompt contains a placeholder, or the checkpoint's template is unusable.
+            ValueError: the family has no such blocks or no time instruction, or the blocks differ.
+        """
+        about, family = FAMILY_PROMPTS[self.family], self.family
+        if len(set(blocks)) != 1 or blocks[0] not in about.placeholders or (time and family != "llava_qwen"):
+            raise ValueError(f"{family} has no prompt for the blocks {list(blocks)} and the time instruction {time!r}")
+        for placeholder in filter(None, about.placeholders.values()):
+            check_prompt_part("the question", question, placeholder)
+            check_prompt_part("--system", system, placeholder)
+        asked = _Conversation(question, system, blocks, about.placeholders[blocks[0]])
+        text, source = self._text_and_source(asked, time)
+        text, placeholder = _written_out(family, text, asked.placeholder, frames)
+        return PromptText(text, source, placeholder)
+
+    def _text_and_source(self, asked: _Conversation, time: str) -> tuple[str, str]:
+        rendered = None if self.template is None else self.template.rendered(asked)
+        if rendered is None:
+            text, source = _published(self.published, asked, time)
+            return text, source + self._reason_for_published(asked.blocks[0])
         text, source = rendered
-        if family == "janus" and not system and read_settings(folder / _PROCESSOR_CONFIG).get(_JANUS_SETTING):
-            text = JANUS.system.format(system=JANUS.default_system) + text
-            source += f"; with the system prompt of Janus, as {_PROCESSOR_CONFIG} asks for"
-    else:
-        text, source = _published(about.published or _format_of_text_model(folder), asked, time)
-        if template is not None:
-            source += f"; the chat template of {template.file.name} has no place for {blocks[0]}s"
-        elif about.uses_template:
-            source += "; the checkpoint has no chat template"
-    text, placeholder = _written_out(family, text, asked.placeholder, frames)
-    return PromptText(text, source, placeholder)
+        if not self.has_janus_system or asked.system:
+            return text, source
+        text = JANUS.system.format(system=JANUS.default_system) + text
+        return text, f"{source}; with the system prompt of Janus, as {_PROCESSOR_CONFIG} asks for"
+
+    def _reason_for_published(self, block: str) -> str:
+        if self.template is not None:
+            return f"; the chat template of {self.template.template.file.name} has no place for {block}s"
+        return "; the checkpoint has no chat template" if FAMILY_PROMPTS[self.family].uses_template else ""
 
 
 _PROCESSOR_CONFIG, _JANUS_SETTING = "processor_config.json", "use_default_system_prompt"
 _SYSTEM_MOVED = "; it has no system turn, so the system prompt stands before the question"
-
-
-def _rendered(template: ChatTemplate, folder: Path, asked: _Conversation) -> tuple[str, str] | None:
-    """The text and source of a prompt from a template; None if the template has no place for images or videos.
-
-    Raises:
-        UsageError: the template fails, or has a place for some of the blocks only.
-    """
-    try:
-        text, note = _with_system_prompt(template, special_tokens(folder), asked)
-    except UsageError:
-        # A template of tokenizer_config.json may be that of the text model, which takes text only.
-        if template.file.name == TOKENIZER_CONFIG:
-            return None
-        raise
-    places = text.count(asked.placeholder)
-    if places == 0:
-        return None
-    if places != len(asked.blocks):
-        raise UsageError(
-            f"{template.file}: the chat template writes {asked.placeholder} {places} times for {len(asked.blocks)} "
-            f"{asked.blocks[0]}s; correct or remove it"
-        )
-    other = overridden_template(folder)
-    unused = f"; {other.name} differs and is not used" if other else ""
-    return text, f"chat template of {template.file.name}{note}{unused}"
 
 
 def _with_system_prompt(template: ChatTemplate, tokens: Mapping[str, Any], asked: _Conversation) -> tuple[str, str]:

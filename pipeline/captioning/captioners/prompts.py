@@ -63,11 +63,13 @@ def template_for(conv_mode: str | None, has_chatml_tokens: bool) -> tuple[str, C
     return "vicuna", TEMPLATES["vicuna"], "the tokenizer has no <|im_start|>"
 
 
-def check_prompt_part(flag: str, text: str, placeholder: str = IMAGE_PLACEHOLDER) -> None:
+def check_prompt_part(name: str, text: str, placeholder: str = IMAGE_PLACEHOLDER) -> None:
     """Check that a part of the prompt contains no placeholder of the clip: the template already contains them all.
+
+    name: of the part, for the message: a flag if the user gave it with one.
 
     Raises:
         UsageError: the text contains the placeholder.
     """
     if placeholder in text:
-        raise UsageError(f"{flag} must not contain {placeholder}; the template places the clip")
+        raise UsageError(f"{name} must not contain {placeholder}; the template places the clip")

@@ -7,7 +7,6 @@ image token, or the placeholder of images and videos.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,6 @@ from ..process.errors import UsageError
 from .chat_template import TOKENIZER_CONFIG, special_tokens, token_text
 from .checkpoint_config import read_settings
 from .prompts import ConversationTemplate, template_for
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The tokenized prompt, which is the same for every clip of a run.
-
-    text: the whole prompt, with the image placeholder.
-    before, after: token ids before and after the visual tokens.
-    stop_ids: token ids that end a caption.
-    """
-
-    text: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    stop_ids: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """Number of text tokens, without the visual tokens."""
-        return len(self.before) + len(self.after)
 
 
 class CheckpointTokenizer:
@@ -74,6 +53,11 @@ class CheckpointTokenizer:
     def token(self, number: int) -> str:
         """A token with its id, for messages."""
         return f"{self._tokenizer.id_to_token(number) or '(not in the vocabulary)'} ({number})"
+
+    def special_token_in(self, text: str) -> str:
+        """A special token whose text occurs in `text`; '' if there is none."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return next((token.content for token in added if token.special and token.content in text), "")
 
     def token_id(self, token: str) -> int | None:
         """The id of a token; None if the vocabulary does not have it."""

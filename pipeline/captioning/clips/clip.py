@@ -19,6 +19,7 @@ class Clip:
     duration: seconds, number of frames of the video / frame rate; 0.0 if the rate is unknown, and for still images.
     size: (height, width) in pixels of the first frame that the FrameTransform got.
     rate: frames of the video per second; 0.0 if it is unknown, and for still images.
+    is_image: the file is a still image.
     """
 
     row: int
@@ -30,13 +31,14 @@ class Clip:
     duration: float = 0.0
     size: tuple[int, int] = (0, 0)
     rate: float = 0.0
+    is_image: bool = False
 
 
 @dataclass(frozen=True)
 class LoadFailure:
     """A row whose clip could not be loaded.
 
-    stage: the step that failed (`path`, `decode` or `prepare`).
+    stage: the step that failed (`path`, `download`, `decode` or `prepare`).
     messages: every message, in the order in which they occurred.
     """
 

@@ -1,6 +1,6 @@
 """Decode a clip: from its path to its sampled frames, PIL images in display orientation.
 
-Decoders are tried in order: decord if it is installed, then PyAV; for still images PIL. If all of them fail, the error
+Decoders are tried in order: decord if it is installed, then PyAV; for images PIL. If all of them fail, the error
 contains every message. In a run, this runs in the decoding process, because a decoder may hang or crash. Knows nothing
 about processes and models.
 """
@@ -14,23 +14,31 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .content import playlist_in, text_at_start
+from .decode_pil import decode_pil
 from .decode_pyav import decode_pyav
+from .file_kind import file_kind
 from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
+from .media import file_name, names_image
 from .sampling import FrameSampling
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class DecodeError(Exception):
-    """A clip can't be decoded. `messages`: one for each decoder that failed, or the one that `check_path` raised."""
+    """A clip can't be decoded.
 
-    def __init__(self, messages: Sequence[str]) -> None:
+    messages: one for each decoder that failed, or the one that `check_path` raised; at least one.
+    is_final: no other decoder needs to be tried: the content of the file shows which one fits, or that none does.
+    """
+
+    def __init__(self, messages: Sequence[str], is_final: bool = False) -> None:
         super().__init__("; ".join(messages))
         self.messages = tuple(messages)
+        self.is_final = is_final
 
 
 def check_path(path: str) -> None:
@@ -59,7 +67,7 @@ def check_path(path: str) -> None:
 def decode(
     path: str, sampling: FrameSampling, decoders: Sequence[str] | None = None, short_side: int = 0
 ) -> SampledFrames[tuple[Image.Image, ...]]:
-    """Sample frames of a video, or of a still image; see `decode_into`. All images are kept in memory."""
+    """Sample frames of a video or an image; see `decode_into`. All images are kept in memory."""
     return decode_into(tuple, path, sampling, decoders, short_side)
 
 
@@ -69,35 +77,77 @@ def decode_into(
     sampling: FrameSampling,
     decoders: Sequence[str] | None = None,
     short_side: int = 0,
+    collect_image: Collect[Frames] | None = None,
+    named: str = "",
 ) -> SampledFrames[Frames]:
-    """Sample frames of a video, or of a still image (a clip of one frame), and give them to `collect` one by one.
+    """Sample frames of a video or an animated image, or read a still image, and give them to `collect` one by one.
 
     If a video is incomplete or damaged, its frames are spread over the part that can be decoded, and the result is
-    marked as partial.
+    marked as partial. A still image has one frame, whatever the sampling; an incomplete one fails.
 
     collect: gets the frames and returns `SampledFrames.images`. An error that it raises counts as one of the decoder.
-    decoders: names from `available_decoders(path)`, tried in order; all of them by default.
+    decoders: names from `available_decoders(path)`, tried in order; all of them by default. If the file is an image
+        with the name of a video, PIL takes the place of the first one, and the others do nothing; and the reverse.
     short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
+    collect_image: gets the frame of a still image; None for `collect`.
+    named: the path or URL by whose suffix the file is known, if it is not `path`.
 
     Raises:
-        DecodeError: no decoder can decode it.
+        DecodeError: no decoder can decode it, or it is a playlist.
     """
     check_path(path)
+    named = named or path
+    decoders = available_decoders(named) if decoders is None else decoders
+    kind = _kind(path, named)
+    fitting = _fitting(kind, available_decoders(named), decoders)
     messages = []
-    for name in available_decoders(path) if decoders is None else decoders:
+    for name in fitting:
         try:
-            sampled: SampledFrames[Frames] = _DECODERS[name](path, sampling, short_side, collect)
+            if name == "PIL":
+                return decode_pil(path, sampling, short_side, collect, collect_image or collect)
+            sampled: SampledFrames[Frames] = _VIDEO_DECODERS[name](path, sampling, short_side, collect)
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise errors of any type
             messages.append(f"{name}: {_one_line(error)}")
-    raise DecodeError(messages or ["no decoder was tried"])
+    if not messages:
+        what = f"content of {'an image' if kind == 'image' else 'a video'}" if kind else "name of another kind of file"
+        messages = [f"{', '.join(decoders)}: not tried, because the file has the {what}"]
+    raise DecodeError(messages, is_final=fitting is not decoders)
 
 
 def available_decoders(path: str) -> tuple[str, ...]:
-    """The names of the decoders for `path`, in the order in which they are tried."""
-    if path.lower().endswith(IMAGE_SUFFIXES):
+    """The names of the decoders for `path` by its suffix, in the order in which they are tried."""
+    if names_image(path):
         return ("PIL",)
     return ("decord", "PyAV") if _has_decord() else ("PyAV",)
+
+
+def _kind(path: str, named: str) -> str:
+    """`image` or `video` by the content of the file; empty if that is unknown.
+
+    Raises:
+        DecodeError: it is a playlist.
+    """
+    try:
+        kind = file_kind(path, file_name(named))
+        playlist = "" if kind else playlist_in(text_at_start(path))
+    except OSError:  # the decoders have the message
+        return ""
+    if playlist:
+        raise DecodeError([f"the file is {playlist}, not a clip; what it refers to is not opened"], is_final=True)
+    return kind
+
+
+def _fitting(kind: str, by_suffix: Sequence[str], decoders: Sequence[str]) -> Sequence[str]:
+    """`decoders`, or others in place of the first one if the content of the file does not fit its suffix.
+
+    The process that asks for one decoder after the other knows the suffix only, and gets one message.
+    """
+    # FFmpeg reads images too, but without their transparency, and it completes truncated ones.
+    fitting = {"image": "PIL", "video": "PyAV"}.get(kind, by_suffix[0])
+    if all((name == "PIL") == (fitting == "PIL") for name in decoders):
+        return decoders
+    return (fitting,) if by_suffix[0] in decoders else ()
 
 
 def _has_decord() -> bool:
@@ -125,23 +175,15 @@ def _decode_decord(
     def images() -> Iterator[Image.Image]:
         for position in distinct_frames(positions)[0]:
             frame = reader[position].asnumpy()
+            if frame.ndim != 3 or frame.shape[2] != 3:  # for some sizes, for example 72x128, it has a fourth channel
+                raise ValueError(f"a frame has the shape {frame.shape}, not (height, width, 3)")
             check_size(frame.shape[1], frame.shape[0])
             yield scaled_down(Image.fromarray(frame), short_side)
 
     return SampledFrames(collect(images()), tuple(positions), rate, total_frames)
 
 
-def _decode_image(
-    path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]
-) -> SampledFrames[Frames]:
-    with Image.open(path) as image:
-        check_size(*image.size)
-        upright = scaled_down(ImageOps.exif_transpose(image).convert("RGB"), short_side)
-        return SampledFrames(collect([upright]), tuple(sampling.indices(1, 0.0)), rate=0.0, total_frames=1)
-
-
-_DECODERS: dict[str, Callable[[str, FrameSampling, int, Collect[Any]], SampledFrames[Any]]] = {
+_VIDEO_DECODERS: dict[str, Callable[[str, FrameSampling, int, Collect[Any]], SampledFrames[Any]]] = {
     "decord": _decode_decord,
     "PyAV": decode_pyav,
-    "PIL": _decode_image,
 }

@@ -8,7 +8,7 @@ nothing about how the process is started, limited and killed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,15 +16,20 @@ from PIL import Image
 
 from .decode import DecodeError, check_path, decode_into
 from .frame_memory import FrameMemory, FramesInMemory
-from .sampling import FrameSampling
+from .preparation import FramePreparation, FrameTransform
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """From the worker to the decoding process: the path of a clip and the name of one decoder."""
+    """From the worker to the decoding process: the path of a clip and the name of one decoder.
+
+    named: the URL of the clip, if `path` is the file into which it was downloaded. Its suffix tells an image from a
+        video.
+    """
 
     path: str
     decoder: str
+    named: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,9 @@ class DecodeReply:
     """From the decoding process to the worker: prepared frames, or the reason why there are none.
 
     frames: shape and dtype of the prepared frames, which are in the FrameMemory; None if a stage failed.
-    frame_index, partial, seconds, duration, size, rate: as in `Clip`.
+    frame_index, partial, seconds, duration, size, rate, is_image: as in `Clip`.
     stage, messages: the stage that failed and every message; empty if none failed.
+    is_final: no other decoder needs to be tried.
     """
 
     frames: FramesInMemory | None = None
@@ -43,27 +49,32 @@ class DecodeReply:
     duration: float = 0.0
     size: tuple[int, int] = (0, 0)
     rate: float = 0.0
+    is_image: bool = False
     stage: str = ""
     messages: tuple[str, ...] = ()
+    is_final: bool = False
 
 
-def handle_request(
-    request: DecodeRequest,
-    memory: FrameMemory,
-    sampling: FrameSampling,
-    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
-    short_side: int,
-) -> DecodeReply:
+def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: FramePreparation) -> DecodeReply:
     """Decode one clip with one decoder, and write the prepared frames into `memory`."""
     try:
         check_path(request.path)
     except DecodeError as error:
         return DecodeReply(stage="path", messages=error.messages)
     try:
-        collect = functools.partial(_prepare, frame_transform)
-        sampled = decode_into(collect, request.path, sampling, [request.decoder], short_side)
+        collect = functools.partial(_prepare, preparation.transform)
+        collect_image = functools.partial(_prepare, preparation.image_transform or preparation.transform)
+        sampled = decode_into(
+            collect,
+            request.path,
+            preparation.sampling,
+            [request.decoder],
+            preparation.short_side,
+            collect_image,
+            request.named,
+        )
     except DecodeError as error:
-        return DecodeReply(stage="decode", messages=error.messages)
+        return DecodeReply(stage="decode", messages=error.messages, is_final=error.is_final)
     prepared = sampled.images
     if prepared.problem:
         return DecodeReply(stage="prepare", messages=(prepared.problem,))
@@ -79,6 +90,7 @@ def handle_request(
         duration=sampled.duration,
         size=prepared.size,
         rate=sampled.rate,
+        is_image=sampled.is_image,
     )
 
 
@@ -96,9 +108,7 @@ class _Prepared:
     problem: str = ""
 
 
-def _prepare(
-    frame_transform: Callable[[Sequence[Image.Image]], np.ndarray], images: Iterable[Image.Image]
-) -> _Prepared:
+def _prepare(frame_transform: FrameTransform, images: Iterable[Image.Image]) -> _Prepared:
     """Transform images one by one. At most the first image and the present one are in memory.
 
     A transform with the attribute `takes_all_frames` gets all images at once, and returns one array for the clip.

@@ -23,12 +23,13 @@ image when it is requested. It may call the function again from the first frame 
 class SampledFrames(Generic[Frames]):
     """The frames that the model sees.
 
-    images: what a `Collect` function made of the distinct frames, in time order, RGB. A still image or a short clip has
-        fewer distinct frames than sampled frames.
+    images: what a `Collect` function made of the distinct frames, in time order, RGB. A short clip has fewer distinct
+        frames than sampled frames.
     positions: for each sampled frame, in time order, its index in the video.
     rate: average number of frames of the video per second; 0.0 if it is unknown, and for still images.
     total_frames: number of frames of the video, or of the part that can be decoded.
     partial: only a part of the file could be decoded; the frames are spread over that part.
+    is_image: the file is a still image, which has one frame.
     """
 
     images: Frames
@@ -36,6 +37,7 @@ class SampledFrames(Generic[Frames]):
     rate: float
     total_frames: int
     partial: bool = False
+    is_image: bool = False
 
     @property
     def index(self) -> tuple[int, ...]:

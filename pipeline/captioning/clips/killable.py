@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
@@ -23,6 +23,7 @@ from typing import Any
 
 from ..process.errors import RunError
 from ..process.supervisor import die_with_parent
+from .downloads.limits import DownloadLimits
 from .process_start import StartProblem
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,28 @@ class DecoderLimits:
     clips: number of clips after which a process is replaced, because decoders leak memory.
     memory: resident bytes. A process that exceeds them during a clip is killed; one that exceeds them after a clip is
         replaced, and the clip is kept.
+    download: limits of the download of a clip whose path is a URL.
     """
 
     timeout: float
     clips: int = 1000
     memory: int = 4 * 2**30
+    download: DownloadLimits = field(default_factory=DownloadLimits)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The time limit of one request.
+
+    seconds: from sending the request to its reply.
+    option: the command-line flag that sets it, for messages.
+    begin: when the seconds begin, on the clock of `time.monotonic()`, also if the request is sent again to another
+        process; None: each process has all of them.
+    """
+
+    seconds: float
+    option: str = ""
+    begin: float | None = None
 
 
 class StartError(RunError):
@@ -76,8 +94,10 @@ class KillableProcess(ABC):
     def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
         """A process, not yet started, that serves the other end of `connection`."""
 
-    def ask(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+    def ask(self, request: Any, stopping: threading.Event, deadline: Deadline | None = None) -> tuple[Any, str]:
         """Send a request and wait for the reply.
+
+        deadline: None for that of the limits.
 
         Returns the reply and ''; or None and the problem: too late, too much memory, died, or `stopping` was set.
 
@@ -89,26 +109,38 @@ class KillableProcess(ABC):
         """
         for _ in range(2):
             try:
-                return self._ask_once(request, stopping)
+                return self._ask_once(request, stopping, deadline or self._deadline)
             except (EOFError, OSError):
                 code = self._reap()
             if code not in _KILLED_FROM_OUTSIDE:
                 break
         return None, f"its process died ({_exit_text(code)})"
 
-    def _ask_once(self, request: Any, stopping: threading.Event) -> tuple[Any, str]:
+    def start_if_needed(self, stopping: threading.Event) -> None:
+        """Start a process if there is none. `ask` does the same, but in the time of its deadline.
+
+        Raises:
+            StartError: none can be started.
+        """
+        if self._process is None:
+            self._start(stopping)
+
+    @property
+    def _deadline(self) -> Deadline:
+        return Deadline(self._limits.timeout, self.timeout_option)
+
+    def _ask_once(self, request: Any, stopping: threading.Event, deadline: Deadline) -> tuple[Any, str]:
         """As `ask`, without a second attempt.
 
         Raises:
             EOFError, OSError: the process died, and `kill` of this object was not the cause.
         """
-        if self._process is None:
-            self._start(stopping)
-            if stopping.is_set():
-                return None, "stopped"
+        self.start_if_needed(stopping)
+        if self._process is None or stopping.is_set():
+            return None, "stopped"
         assert self._connection is not None
         self._connection.send(request)
-        problem = self._wait(self._limits.timeout, "no answer", stopping, f" ({self.timeout_option})")
+        problem = self._wait(deadline, "no answer", stopping)
         return (None, problem) if problem else (self._connection.recv(), "")
 
     def _reap(self) -> int | None:
@@ -119,21 +151,22 @@ class KillableProcess(ABC):
         self.kill()
         return code
 
-    def _wait(self, seconds: float, what: str, stopping: threading.Event, option: str = "") -> str:
+    def _wait(self, deadline: Deadline, what: str, stopping: threading.Event) -> str:
         """Wait for a message of the child. Returns '' if there is one, else the problem.
 
         After a problem the process is killed, unless `stopping` was set.
 
-        what, option: begin and end of the message about a missed deadline.
+        what: begin of the message about a missed deadline.
         """
         assert self._connection is not None
-        deadline = time.monotonic() + seconds
+        end = (time.monotonic() if deadline.begin is None else deadline.begin) + deadline.seconds
         problem = ""
         while not problem and not self._connection.poll(_POLL_SECONDS):
             if stopping.is_set():
                 return "stopped"
-            if time.monotonic() > deadline:
-                problem = f"{what} within {seconds:g} s{option}; its process was killed"
+            if time.monotonic() > end:
+                option = f" ({deadline.option})" if deadline.option else ""
+                problem = f"{what} within {deadline.seconds:g} s{option}; its process was killed"
             elif self._resident_bytes() > self._limits.memory:
                 gib = self._limits.memory / 2**30
                 problem = f"took more than {gib:.1f} GiB of memory; its process was killed"
@@ -169,7 +202,7 @@ class KillableProcess(ABC):
             return " ".join(f"{type(error).__name__}: {error}".split())
         self._process = process
         self._clips_done = 0
-        problem = self._wait(max(_START_SECONDS, self._limits.timeout), "it did not start", stopping)
+        problem = self._wait(Deadline(max(_START_SECONDS, self._limits.timeout)), "it did not start", stopping)
         if problem:
             return problem
         try:

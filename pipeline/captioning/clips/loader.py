@@ -11,16 +11,14 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-
-import numpy as np
-from PIL import Image
+from collections.abc import Callable, Iterable, Iterator
 
 from ..process.limited_log import LimitedLog
 from .clip import Clip, LoadFailure
 from .decode_client import DecodeClient
+from .downloads.hosts import Hosts
 from .killable import DecoderLimits, StartError
-from .sampling import FrameSampling
+from .preparation import FramePreparation
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +43,7 @@ class ClipLoader:
     others, so the order may differ.
 
     rows: (row, path) pairs; the next one is requested when a decoding process is free.
-    sampling: which frames of each clip are sampled.
-    frame_transform: runs in the decoding processes; must be picklable.
+    preparation: how frames are chosen and prepared, in the decoding processes.
     limits: of each decoding process.
     prefetch: most clips that wait for the consumer, in addition to one in each decoding process.
     prefetch_bytes: most bytes of frames that wait for the consumer. A clip that is being decoded is counted with the
@@ -55,20 +52,16 @@ class ClipLoader:
     workers: number of decoding processes.
     ahead: called before each clip; returns how many clips should be decoded ahead at present. This can only lower the
         limit above, and not below one for each decoding process.
-    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0
-        for no scaling.
     """
 
     def __init__(
         self,
         rows: Iterable[tuple[int, str]],
-        sampling: FrameSampling,
-        frame_transform: Callable[[Sequence[Image.Image]], np.ndarray],
+        preparation: FramePreparation,
         limits: DecoderLimits,
         prefetch: int,
         workers: int = 1,
         ahead: Callable[[], int] = lambda: sys.maxsize,
-        short_side: int = 0,
         prefetch_bytes: int = sys.maxsize,
         prefetch_least: int = 2,
     ) -> None:
@@ -92,9 +85,8 @@ class ClipLoader:
         self._clips: queue.Queue[Clip | LoadFailure | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._warnings = LimitedLog(logger, "the failures of their rows")
-        self._clients = [
-            DecodeClient(sampling, frame_transform, limits, self._warnings, short_side) for _ in range(max(1, workers))
-        ]
+        hosts = Hosts()
+        self._clients = [DecodeClient(preparation, limits, self._warnings, hosts) for _ in range(max(1, workers))]
         self._running = len(self._clients)
         self._threads = [
             threading.Thread(target=self._run_thread, args=(client,), name=f"clip-loader-{number}", daemon=True)
@@ -149,7 +141,7 @@ class ClipLoader:
             self._load_rows(client)
         except BaseException as error:  # is raised in the consumer, which would wait for ever otherwise
             problem = error
-        client.kill()
+        client.close()
         with self._changed:
             self._running -= 1
             running = self._running
@@ -180,7 +172,7 @@ class ClipLoader:
             if frames is None:
                 self._put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                about = reply.seconds, reply.duration, reply.size, reply.rate
+                about = reply.seconds, reply.duration, reply.size, reply.rate, reply.is_image
                 self._put(Clip(row, path, frames, reply.frame_index, reply.partial, *about))
 
     def _put(self, clip: Clip | LoadFailure) -> None:

@@ -7,7 +7,7 @@ little: if code fails before `_run`, the worker gets no message, only the exit c
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
@@ -24,23 +24,25 @@ class StartProblem:
 
 
 def make_process(
-    context: SpawnContext, connection: Connection, memory_fd: int, serve: Callable[..., None], *arguments: Any
+    context: SpawnContext, connection: Connection, fds: Sequence[int], serve: Callable[..., None], *arguments: Any
 ) -> BaseProcess:
-    """A process, not yet started, that calls `serve(connection, memory_fd, *arguments)`."""
+    """A process, not yet started, that calls `serve(connection, fds, *arguments)`.
+
+    fds: open file descriptors that the process inherits.
+    """
     # Pickled separately, so that `_run` does the imports that unpickling needs. It can report an import that fails.
     work = pickle.dumps((serve, arguments))
-    return context.Process(
-        target=_run, args=(connection, _InheritedFd(memory_fd), work), name="clip-decoder", daemon=True
-    )
+    inherited = tuple(_InheritedFd(fd) for fd in fds)
+    return context.Process(target=_run, args=(connection, inherited, work), name="clip-decoder", daemon=True)
 
 
-def _run(connection: Connection, memory_fd: int, work: bytes) -> None:
+def _run(connection: Connection, fds: Sequence[int], work: bytes) -> None:
     try:
         serve, arguments = pickle.loads(work)
     except BaseException as error:
         connection.send(StartProblem(" ".join(f"{type(error).__name__}: {error}".split())))
         return
-    serve(connection, memory_fd, *arguments)
+    serve(connection, fds, *arguments)
 
 
 class _InheritedFd:

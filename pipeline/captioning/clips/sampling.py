@@ -101,8 +101,7 @@ class FrameSampling:
     def indices(self, total_frames: int, rate: float) -> list[int]:
         """Indices of the sampled frames in a clip of `total_frames`, ascending. An index may occur several times.
 
-        rate: frames of the clip per second. Only the rules `rate` and `step` read it. A still image has one frame
-            and rate 0.
+        rate: frames of the clip per second. Only the rules `rate` and `step` read it. A clip of one frame needs none.
 
         Raises:
             ValueError: the clip has no frames; or the rule needs the rate, and it is not a positive number.

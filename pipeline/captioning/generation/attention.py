@@ -4,7 +4,8 @@ The function of the engine is registered with transformers under the name `unmas
 
 A prefill needs no mask: it is causal, and its prompts are padded on the right, so no token sees the padding. Without
 a mask the fused kernels use their causal mode, on Ascend and on CUDA, and no mask of (length, length) is allocated.
-A decoding step passes a mask, which shows each slot only its own columns of the cache.
+A decoding step passes a mask, which shows each slot only its own columns of the cache. So does the prefill of a
+follow-up, whose keys and values are in the cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..backends import kernels
+from .kv_cache import SlotColumns
 
 UNMASKED_ATTENTION = "unmasked"
 OWN_MASKS_ATTENTION = "eager"
@@ -40,19 +42,22 @@ def set_attention(config: PretrainedConfig) -> None:
 def unmasked_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: torch.Tensor | SlotColumns,
+    value: torch.Tensor | SlotColumns,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention; shapes as in `backends.kernels`.
+    """Scaled dot-product attention; shapes as in `backends.kernels`. Keys and values may be those of a slot's cache.
 
     Without a mask it is causal if the module is (text models are, vision towers are not).
     Returns (batch, new tokens, heads, head width), and None in place of the attention weights.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if attention_mask is not None:
+    if isinstance(key, SlotColumns):
+        assert isinstance(value, SlotColumns) and attention_mask is not None
+        output = kernels.slots_attention(query, key.cache, value.cache, key.slots, scale, attention_mask)
+    elif attention_mask is not None:
         output = kernels.masked_attention(query, key, value, scale, attention_mask)
     else:
         # A single new token sees all earlier tokens, so it needs no causal mode.

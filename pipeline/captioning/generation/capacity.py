@@ -102,7 +102,7 @@ def slot_memory(config: PretrainedConfig, length: int, options: GenerationOption
 
     config: configuration of the text model. The decoder of an encoder-decoder model keeps keys and values of its own
         tokens and, for cross attention, those of the encoder's output, which is kept too.
-    length: tokens of a prompt.
+    length: tokens of the longest prompt, of all questions of a request.
     """
     logits = config.vocab_size * (itemsize + 3 * 4)
     if not config.is_encoder_decoder:

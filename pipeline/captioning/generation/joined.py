@@ -1,6 +1,7 @@
 """An engine for requests with several prompts of one length, for example one for each frame of a clip.
 
-It runs each prompt as a request of its own on another engine, and ends the whole request when all of them have ended.
+It runs each prompt as a request of its own on another engine, and ends a question when it has ended for all prompts.
+The follow-ups of a request are the same text for each of its prompts.
 Knows nothing about models, videos and tokenizers. Imports no framework.
 """
 
@@ -18,10 +19,10 @@ _STREAMS = 1 << 40
 
 @dataclass(frozen=True)
 class JoinedEnd(End):
-    """The end of a request with several prompts.
+    """The end of a question of a request with several prompts.
 
     ids: the tokens of all answers, one answer after the other.
-    parts: the end of each prompt, in the order of the prompts; empty if the request ended with an error.
+    parts: the end of each prompt, in the order of the prompts; empty if the question ended with an error.
     """
 
     parts: tuple[End, ...] = ()
@@ -39,7 +40,8 @@ class JoinedEngine:
 
     def __init__(self, inner: Engine, slots: int) -> None:
         self._inner, self._slots = inner, slots
-        self._ends: dict[Hashable, list[End | None]] = {}
+        # For each request, the ends of its open questions; for each question, those of its prompts.
+        self._ends: dict[Hashable, dict[int, list[End | None]]] = {}
 
     @property
     def on_token(self) -> Callable[[], None]:
@@ -69,7 +71,6 @@ class JoinedEngine:
         if request.key in self._ends:
             raise ValueError(f"the engine already has a request {request.key!r}")
         prompts = len(request.embeddings)
-        self._ends[request.key] = [None] * prompts
         for index in range(prompts):
             self._inner.add(
                 dataclasses.replace(
@@ -79,37 +80,50 @@ class JoinedEngine:
                     stream=request.stream + index * _STREAMS,
                 )
             )
+        questions = (request.question, *(follow_up.question for follow_up in request.follow_ups))
+        self._ends[request.key] = {question: [None] * prompts for question in questions}
 
     def step(self) -> list[Event]:
         events: list[Event] = []
         for event in self._inner.step():
             assert isinstance(event.key, tuple)
             key, index = event.key
-            if key not in self._ends:  # ended with the error of an earlier prompt
+            questions = self._ends.get(key, {})
+            if event.question not in questions:  # ended with the error of an earlier prompt
                 continue
             if isinstance(event, Token):
-                events.append(Token(key, event.id))
+                events.append(Token(key, event.id, event.question))
             elif event.is_error:
-                self.cancel(key)
-                events.append(JoinedEnd(key, event.ids, event.reason, event.message))
+                events.append(JoinedEnd(key, event.ids, event.reason, event.message, event.question))
+                self._end_question(key, event.question)
             else:
-                self._ends[key][index] = event
-                events += self._joined(key)
+                questions[event.question][index] = event
+                events += self._joined(key, event.question)
         return events
 
     def cancel(self, key: Hashable) -> bool:
-        ends = self._ends.pop(key, None)
-        for index, end in enumerate(ends or ()):
-            if end is None:
-                self._inner.cancel((key, index))
-        return ends is not None
+        questions = self._ends.pop(key, None)
+        if questions is None:
+            return False
+        for index in range(max(map(len, questions.values()))):
+            self._inner.cancel((key, index))
+        return True
 
-    def _joined(self, key: Hashable) -> list[Event]:
-        """The end of a request, if all its prompts have ended."""
-        parts = tuple(end for end in self._ends[key] if end is not None)
-        if len(parts) < len(self._ends[key]):
+    def _joined(self, key: Hashable, question: int) -> list[Event]:
+        """The end of a question, if it has ended for all prompts."""
+        ends = self._ends[key][question]
+        parts = tuple(end for end in ends if end is not None)
+        if len(parts) < len(ends):
             return []
-        del self._ends[key]
+        self._end_question(key, question)
         ids = [token for part in parts for token in part.ids]
         is_cut = any(part.reason is EndReason.LENGTH for part in parts)
-        return [JoinedEnd(key, ids, EndReason.LENGTH if is_cut else EndReason.STOP, parts=parts)]
+        reason = EndReason.LENGTH if is_cut else EndReason.STOP
+        return [JoinedEnd(key, ids, reason, question=question, parts=parts)]
+
+    def _end_question(self, key: Hashable, question: int) -> None:
+        """Forget a question; with the last one the request ends, and with it what its prompts still generate."""
+        if len(self._ends[key]) == 1:
+            self.cancel(key)
+        else:
+            del self._ends[key][question]

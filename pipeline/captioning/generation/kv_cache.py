@@ -11,7 +11,8 @@ Knows nothing about requests and masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,18 +120,33 @@ class SlotCache:
                 kernels.write(new, 0, target, kernels.read(old, kept, start, stop))
         return new
 
-    def clear(self, slot: int) -> None:
-        """Overwrite a slot with zeros, to remove NaN: a mask hides a column with weight 0, but 0 times NaN is NaN."""
-        columns = self.shape.columns - self.shape.prefix
-        zeros = torch.zeros((1, self._heads, columns, self._width), dtype=self._dtype, device=self._device)
-        for pair in self._layers:
-            for tensor in pair:
-                kernels.write(tensor, slot, self.shape.prefix, zeros)
+    def clear(self, slot: int, kept: int = 0) -> None:
+        """Overwrite a slot with zeros, to remove NaN: a mask hides a column with weight 0, but 0 times NaN is NaN.
+
+        kept: number of prompt columns to keep.
+        """
+        ring, prompt = self.shape.prefix, self.shape.prefix + self.shape.ring  # first columns
+        for start, stop in ((ring, prompt), (prompt + kept, self.shape.columns)):
+            size = (1, self._heads, stop - start, self._width)
+            zeros = torch.zeros(size, dtype=self._dtype, device=self._device)
+            for pair in self._layers:
+                for tensor in pair:
+                    kernels.write(tensor, slot, start, zeros)
 
     def prefill(self, slots: Sequence[int], has_prefix: bool) -> _PrefillView:
         """The cache for a forward pass over prompts without their prefix; prompt i is written to `slots[i]`."""
         start = self.shape.prefix + self.shape.ring
         return _PrefillView(self._layers, self._prefix if has_prefix else [], slots, start)
+
+    def extend(self, slots: Sequence[int], begins: Sequence[int], ends: Sequence[int]) -> _ExtensionView:
+        """The cache for a forward pass over further prompt tokens, which needs a mask of the columns up to the last one
+        that it writes.
+
+        The tokens of row i are written to the prompt columns of `slots[i]` from `begins[i]` to `ends[i]` (exclusive).
+        Further tokens of the row are padding; they may be written after them.
+        """
+        start = self.shape.prefix + self.shape.ring
+        return _ExtensionView(self._layers, slots, [start + begin for begin in begins], [start + end for end in ends])
 
     def decode(self, column: int) -> _DecodeView:
         """The cache for a forward pass over one token of each slot, written to `column` of the ring buffer."""
@@ -140,7 +156,7 @@ class SlotCache:
 class _PrefillView:
     def __init__(self, layers: Layers, prefix: Layers, slots: Sequence[int], start: int) -> None:
         self._layers, self._prefix, self._start = layers, prefix, start
-        self._slots, self._runs = slots, list(_adjacent(slots))
+        self._slots, self._runs = slots, list(kernels.adjacent(slots))
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, _: object = None) -> tuple[torch.Tensor, ...]:
         for tensor, values in zip(self._layers[layer], (key, value), strict=True):
@@ -154,6 +170,35 @@ class _PrefillView:
         )
 
 
+@dataclass(frozen=True)
+class SlotColumns:
+    """Keys or values that stay in the cache, in place of a tensor; `attention` reads them there.
+
+    cache: (slots, key heads, columns, head width), made by `kernels.allocate`.
+    slots: the slot of each row of the batch.
+    """
+
+    cache: torch.Tensor
+    slots: Sequence[int]
+
+
+class _ExtensionView:
+    def __init__(self, layers: Layers, slots: Sequence[int], begins: Sequence[int], ends: Sequence[int]) -> None:
+        self._layers, self._slots = layers, slots
+        self._writes = []  # first row, row after the last one, column, number of columns
+        for first, last in kernels.adjacent(slots):
+            for column, group in itertools.groupby(range(first, last), begins.__getitem__):
+                rows = list(group)
+                # Padding of the shorter rows is written too. These columns exist, because a longer row has them.
+                self._writes.append((rows[0], rows[-1] + 1, column, max(ends[row] for row in rows) - column))
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, _: object = None) -> tuple[SlotColumns, ...]:
+        for tensor, values in zip(self._layers[layer], (key, value), strict=True):
+            for first, last, column, count in self._writes:
+                kernels.write(tensor, self._slots[first], column, values[first:last, :, :count])
+        return tuple(SlotColumns(tensor, self._slots) for tensor in self._layers[layer])
+
+
 class _DecodeView:
     def __init__(self, layers: Layers, column: int) -> None:
         self._layers, self._column = layers, column
@@ -162,15 +207,6 @@ class _DecodeView:
         for tensor, values in zip(self._layers[layer], (key, value), strict=True):
             kernels.write(tensor, 0, self._column, values)
         return self._layers[layer]
-
-
-def _adjacent(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Begin and end index of each run of consecutive numbers in `slots`."""
-    begin = 0
-    for end in range(1, len(slots) + 1):
-        if end == len(slots) or slots[end] != slots[end - 1] + 1:
-            yield begin, end
-            begin = end
 
 
 def head_width(config: PretrainedConfig) -> int:

@@ -39,11 +39,12 @@ def padded(group: Sequence[Request]) -> tuple[torch.Tensor, np.ndarray]:
     Returns positions as (requests, tokens), or (3, requests, tokens) for three axes.
     """
     longest = max(request.length for request in group)
-    positions = [_padded_positions(request.positions, longest) for request in group]
-    return torch.stack([_padded_rows(request.embeddings, longest) for request in group]), np.stack(positions, -2)
+    positions = [padded_positions(request.positions, longest) for request in group]
+    return torch.stack([padded_rows(request.embeddings, longest) for request in group]), np.stack(positions, -2)
 
 
-def _padded_rows(embeddings: torch.Tensor, length: int) -> torch.Tensor:
+def padded_rows(embeddings: torch.Tensor, length: int) -> torch.Tensor:
+    """(tokens, width) with rows of zeros added, up to `length` tokens."""
     missing = length - embeddings.shape[0]
     if not missing:
         return embeddings
@@ -51,6 +52,7 @@ def _padded_rows(embeddings: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([embeddings, zeros])
 
 
-def _padded_positions(positions: np.ndarray, length: int) -> np.ndarray:
+def padded_positions(positions: np.ndarray, length: int) -> np.ndarray:
+    """(tokens,) or (3, tokens) with the last position repeated, up to `length` tokens."""
     width = [(0, 0)] * (positions.ndim - 1) + [(0, length - positions.shape[-1])]
     return np.pad(positions, width, mode="edge")

@@ -5,8 +5,9 @@ Knows nothing about clips and tokenizers: a prompt is embeddings, an answer is t
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,8 +25,36 @@ OVERFLOW_MESSAGE = "the model's output is not a number: a value overflowed; try 
 
 
 @dataclass(frozen=True, eq=False)
+class FollowUp:
+    """A further question about the beginning of a request's prompt.
+
+    It is answered in the same slot after the question before it. Its answer is that of a request of its own, whose
+    prompt consists of the first `shared` tokens of the request and of this text.
+
+    question: number of the question, which its events carry; unique within the request.
+    embeddings: (tokens, width), on the model's device: the text after the request's first `shared` tokens, at least
+        one token.
+    positions: positions of these tokens, int64, (tokens,) or (3, tokens), as in the request.
+    next_position, history_ids: as in `Request`, for this question asked alone.
+    """
+
+    question: int
+    embeddings: torch.Tensor
+    positions: np.ndarray
+    next_position: int
+    history_ids: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text."""
+        return int(self.positions.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
 class Request:
-    """A prompt with everything that its answer depends on.
+    """A prompt with everything that its answer depends on, and further questions about the beginning of the prompt.
+
+    Options, stop ids and random stream are the same for all questions. The request ends with its last question.
 
     key: identifies the request in all events; unique among the current requests of an engine.
     embeddings: (tokens, width), on the model's device, without the shared prefix.
@@ -37,6 +66,10 @@ class Request:
     history_ids: token ids that the repetition penalty and the n-gram rule treat as generated before the answer:
         those of the prompt, or none.
     stream: number of the request's random stream; the options' seed and the stream determine its random numbers.
+    question: number of the question in the prompt, which its events carry.
+    shared: number of tokens at the start of `embeddings` that the follow-ups begin with too. Their keys and values are
+        computed once.
+    follow_ups: the further questions, in the order in which they are answered.
     """
 
     key: Hashable
@@ -48,15 +81,41 @@ class Request:
     has_prefix: bool = False
     history_ids: tuple[int, ...] = ()
     stream: int = 0
+    question: int = 0
+    shared: int = 0
+    follow_ups: tuple[FollowUp, ...] = ()
 
     @property
     def length(self) -> int:
         """Tokens of the prompt, without the shared prefix."""
         return int(self.positions.shape[-1])
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt of all questions, without the shared prefix."""
+        return max([self.length, *(self.shared + follow_up.length for follow_up in self.follow_ups)])
+
+    def without(self, questions: Collection[int]) -> Request:
+        """A request for the other questions, of which there is at least one; the first of them becomes its prompt."""
+        follow_ups = tuple(follow_up for follow_up in self.follow_ups if follow_up.question not in questions)
+        if self.question not in questions:
+            return dataclasses.replace(self, follow_ups=follow_ups)
+        import torch  # here, because this module is imported before a framework is chosen
+
+        first, *rest = follow_ups
+        return dataclasses.replace(
+            self,
+            embeddings=torch.cat([self.embeddings[: self.shared], first.embeddings]),
+            positions=np.concatenate([self.positions[..., : self.shared], first.positions], -1),
+            next_position=first.next_position,
+            history_ids=first.history_ids,
+            question=first.question,
+            follow_ups=tuple(rest),
+        )
+
 
 class EndReason(enum.Enum):
-    """Why a request has ended: STOP and LENGTH with an answer, the others with an error message."""
+    """Why a question has ended: STOP and LENGTH with an answer, the others with an error message."""
 
     STOP = "stop"
     """A stop id was generated; it is the last id of the answer."""
@@ -70,24 +129,30 @@ class EndReason(enum.Enum):
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; may be a stop id."""
+    """One generated token; may be a stop id.
+
+    question: number of the question that it answers.
+    """
 
     key: Hashable
     id: int
+    question: int = 0
 
 
 @dataclass(frozen=True)
 class End:
-    """The end of a request.
+    """The end of one question of a request; of the request, if it is the last one.
 
     ids: all generated tokens, including the stop id.
-    message: the error message; empty if the request ended without an error.
+    message: the error message; empty if the question ended without an error.
+    question: number of the question.
     """
 
     key: Hashable
     ids: list[int]
     reason: EndReason
     message: str = ""
+    question: int = 0
 
     @property
     def is_error(self) -> bool:
@@ -97,13 +162,19 @@ class End:
 Event = Token | End
 
 
-def end_if_too_long(request: Request, prompt_tokens: int, limit: LengthLimit) -> End | None:
-    """The end of a request that is too long for the model; None if it fits.
+def ends_of_too_long(request: Request, prefix: int, limit: LengthLimit) -> list[End]:
+    """The ends of those questions of a request that are too long for the model.
 
-    prompt_tokens: tokens of the prompt, with the shared prefix.
+    prefix: tokens of the engine's shared prefix that the request begins with; 0 if it does not.
     """
-    problem = limit.problem(prompt_tokens, request.options.max_new_tokens)
-    return None if problem is None else End(request.key, [], EndReason.TOO_LONG, problem)
+    prompts = {follow_up.question: request.shared + follow_up.length for follow_up in request.follow_ups}
+    problems = {
+        question: limit.problem(prefix + prompt, request.options.max_new_tokens)
+        for question, prompt in {request.question: request.length, **prompts}.items()
+    }
+    return [
+        End(request.key, [], EndReason.TOO_LONG, problem, question) for question, problem in problems.items() if problem
+    ]
 
 
 class Engine(Protocol):
@@ -128,7 +199,10 @@ class Engine(Protocol):
         """
 
     def cancel(self, key: Hashable) -> bool:
-        """Remove a request; no further event is returned for it. Returns whether the engine had it."""
+        """Remove a request with all its questions; no further event is returned for it.
+
+        Returns whether the engine had it.
+        """
 
     @property
     def free(self) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .requests import EndReason, Request
+from .requests import EndReason, FollowUp, Request
 from .sampling import BANNED, Sampler, Upload, repeating_tokens, uniforms
 
 NOT_A_NUMBER = -1
@@ -15,20 +16,35 @@ NOT_A_NUMBER = -1
 
 
 class Slot:
-    """A request whose answer is being generated. Does not keep the prompt's embeddings, so their memory is free again.
+    """A request whose questions are being answered. Does not keep the prompt's embeddings, so their memory is free.
 
-    first_step: number of the engine's decoding step that generates the request's second token; the prefill
-        generates the first one.
-    ids: token ids generated so far.
+    key, options, has_prefix: of the request.
+    question: number of the current question.
+    shared: tokens of the request's prompt that all its questions begin with.
+    length, next_position: of the current question's prompt.
+    longest: tokens of the longest prompt of all questions.
+    ids: token ids of the current answer that have been generated so far.
+    first_step: number of the engine's decoding step that generates the second token of the answer; a prefill generates
+        the first one.
+    follow_up: the current question, if it waits for its prefill; else None.
+    waits_since: the engine's decoding steps before the follow-up began to wait.
     """
 
     def __init__(self, request: Request, first_step: int) -> None:
         self.key, self.options, self.first_step = request.key, request.options, first_step
-        self.length, self.next_position = request.length, request.next_position
-        self.has_prefix = request.has_prefix
+        self.question, self.shared, self.has_prefix = request.question, request.shared, request.has_prefix
+        self.length, self.next_position, self.longest = request.length, request.next_position, request.longest
         self.ids: list[int] = []
+        self.follow_up: FollowUp | None = None
+        self.waits_since = 0
+        self._follow_ups = deque(request.follow_ups)
         self._stop_ids, self._history_ids = request.stop_ids, request.history_ids
         self._uniforms = uniforms(request.stream, request.options) if request.options.samples else None
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the next token comes from a decoding step, and not from the prefill of a follow-up."""
+        return self.follow_up is None
 
     def append(self, token: int) -> EndReason | None:
         """Append a token to the answer; returns the reason if the answer ends with it, else None."""
@@ -38,6 +54,23 @@ class Slot:
         if token in self._stop_ids:
             return EndReason.STOP
         return EndReason.LENGTH if len(self.ids) == self.options.max_new_tokens else None
+
+    def next_question(self, step: int) -> bool:
+        """Replace the question, whose answer has ended, by the next one; returns whether there is one.
+
+        step: decoding steps of the engine so far.
+        """
+        if not self._follow_ups:
+            return False
+        self.follow_up = follow_up = self._follow_ups.popleft()
+        self.question, self.length = follow_up.question, self.shared + follow_up.length
+        self.next_position, self._history_ids = follow_up.next_position, follow_up.history_ids
+        self.ids, self.waits_since = [], step
+        return True
+
+    def begin_answer(self, step: int) -> None:
+        """The follow-up that waited has been prefilled. step: number of the next decoding step."""
+        self.follow_up, self.first_step = None, step
 
     @property
     def remaining(self) -> int:

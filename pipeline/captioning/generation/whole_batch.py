@@ -80,7 +80,9 @@ class BatchEngine(BaseEngine):
         has_axes = request.positions.ndim == 2
         if request.has_prefix or not (has_axes or _counts_from_0(request)):
             raise ValueError(f"request {request.key!r} needs SlotEngine: it has a prefix or its own positions")
-        self._accept(request, request.length)
+        if request.follow_ups:
+            raise ValueError(f"request {request.key!r} has follow-ups; use SlotEngine, or a request for each question")
+        self._accept(request)
 
     def step(self) -> list[Event]:
         """Generate for the oldest request and others that can share its batch, as many as fit; all of them end."""
@@ -109,11 +111,11 @@ class BatchEngine(BaseEngine):
         events: list[Event] = []
         for request, (ids, has_nan) in zip(batch, answers, strict=True):
             if has_nan:
-                events.append(End(request.key, [], EndReason.NOT_A_NUMBER, OVERFLOW_MESSAGE))
+                events.append(End(request.key, [], EndReason.NOT_A_NUMBER, OVERFLOW_MESSAGE, request.question))
                 continue
-            events += [Token(request.key, token) for token in ids]
+            events += [Token(request.key, token, request.question) for token in ids]
             reason = EndReason.STOP if ids[-1] in request.stop_ids else EndReason.LENGTH
-            events.append(End(request.key, ids, reason))
+            events.append(End(request.key, ids, reason, question=request.question))
         return events
 
     def _halve_batch(self, backend: Backend, size: int) -> None:

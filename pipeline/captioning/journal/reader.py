@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ..meta.names import TEXT_COLUMN
+from ..meta.results import as_json
 from .lines import FORGET_FAILURES, ROW, damaged, read_records, reading
 
 Fingerprint = Mapping[str, str]
@@ -18,15 +21,60 @@ class JournalContents:
     """The contents of one or more journals that a plan needs.
 
     fingerprints: the distinct fingerprints found.
-    finished: rows with a result that counts; a failure that is to be forgotten does not.
-    deaths: for rows without such a result, how many times a worker died with the row in flight, retries not counted.
-    retried: rows without such a result that were in flight when a worker died during their retry in a small batch.
+    captioned: for each run and column, the rows with a caption. A run is named by the time at which it was planned.
+    failed: for each column, the rows with a failure that counts; one that is to be forgotten does not.
+    died: for each run, how many times a worker died with a row in flight, retries not counted.
+    retried: rows that were in flight when a worker died during their retry in a small batch. The row may have been
+        finished since then.
     """
 
     fingerprints: list[Fingerprint] = field(default_factory=list)
-    finished: set[int] = field(default_factory=set)
-    deaths: Counter[int] = field(default_factory=Counter)
+    captioned: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    failed: dict[str, set[int]] = field(default_factory=dict)
+    died: dict[str, Counter[int]] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
+
+    @property
+    def captions(self) -> dict[str, set[int]]:
+        """For each column, the rows with a caption."""
+        found: dict[str, set[int]] = {}
+        for columns in self.captioned.values():
+            for column, rows in columns.items():
+                found[column] = found[column] | rows if column in found else rows  # usually one run: no copy
+        return found
+
+    @property
+    def finished(self) -> dict[str, set[int]]:
+        """For each column, the rows with a caption, or with a failure that counts."""
+        found = self.captions
+        for column, rows in self.failed.items():
+            found[column] = found.get(column, set()) | rows
+        return found
+
+    @property
+    def deaths(self) -> Counter[int]:
+        """How many times a worker died with the row in flight, retries not counted.
+
+        If a later run made a caption of the row in any column, the row was not the cause of the deaths before that run.
+        """
+        counted: Counter[int] = Counter()
+        for run, died in self.died.items():
+            later = [rows for name, columns in self.captioned.items() if name > run for rows in columns.values()]
+            counted.update({row: count for row, count in died.items() if not any(row in rows for rows in later)})
+        return counted
+
+    def add_captions(self, run: str, column: str, rows: Iterable[int]) -> None:
+        """Add rows with a caption in a column."""
+        self.captioned.setdefault(run, {}).setdefault(column, set()).update(rows)
+
+    def add_failures(self, column: str, rows: Iterable[int]) -> None:
+        """Add rows with a failure in a column."""
+        self.failed.setdefault(column, set()).update(rows)
+
+    def add_deaths(self, run: str, counts: Mapping[int, int]) -> None:
+        """Add how many times a worker of a run died with a row in flight."""
+        if counts:
+            self.died.setdefault(run, Counter()).update(counts)
 
 
 def contents_of(paths: list[Path]) -> JournalContents:
@@ -38,16 +86,14 @@ def contents_of(paths: list[Path]) -> JournalContents:
     contents = JournalContents()
     for path in paths:
         _add_journal(path, contents)
-    for row in contents.finished:
-        contents.deaths.pop(row, None)
-    contents.retried -= contents.finished
     return contents
 
 
 def _add_journal(path: Path, contents: JournalContents) -> None:
     in_flight: set[int] = set()
     in_retry: set[int] = set()
-    failed: set[int] = set()
+    failed: list[tuple[str, int]] = []
+    run = ""  # in journals of earlier versions, runs have no name
     for number, record in read_records(path):
         if not _is_complete(record):
             raise damaged(path, number, "a part of the record is missing")
@@ -55,36 +101,56 @@ def _add_journal(path: Path, contents: JournalContents) -> None:
             if record["fingerprint"] not in contents.fingerprints:
                 contents.fingerprints.append(record["fingerprint"])
         elif "session" in record:
-            contents.deaths.update(in_flight)
+            contents.add_deaths(run, Counter(in_flight))
             contents.retried |= in_retry
             in_flight, in_retry = set(), set()
+            run = str(record.get("run", run))
         elif "start" in record:
             (in_retry if record.get("retry") else in_flight).update(record["start"])
         elif "row" in record:
-            in_flight.discard(record["row"])
-            in_retry.discard(record["row"])
-            (contents.finished if "caption" in record else failed).add(record["row"])
+            row = record["row"]
+            in_flight.discard(row)
+            in_retry.discard(row)
+            for column, result in _results(record).items():
+                if "caption" in result:
+                    contents.add_captions(run, column, (row,))
+                else:
+                    failed.append((column, row))
         elif "released" in record:
             in_flight, in_retry = set(), set()
         elif "forget_failures" in record:
-            failed = set()
-    contents.deaths.update(in_flight)
+            failed = []
+    contents.add_deaths(run, Counter(in_flight))
     contents.retried |= in_retry
-    contents.finished |= failed
+    for column, row in failed:
+        contents.add_failures(column, (row,))
+
+
+def _results(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The captions and failures of a finished row, by column. Records of earlier versions have one, of `text`."""
+    results: Mapping[str, Any] = record.get("captions", {TEXT_COLUMN: record})
+    return results
 
 
 def _is_complete(record: dict) -> bool:
     """Whether a record has everything that later steps need, so that damage is reported at the start of a run."""
     if "row" in record:
-        if "stage" in record:
-            return _is_row(record["row"]) and isinstance(record.get("messages"), list)
-        is_caption = isinstance(record.get("caption"), str) and isinstance(record.get("tokens"), int)
-        return _is_row(record["row"]) and is_caption
+        results = _results(record)
+        is_complete = isinstance(results, dict) and bool(results) and all(map(_is_result, results.values()))
+        return _is_row(record["row"]) and is_complete
     if "start" in record:
         return isinstance(record["start"], list) and all(map(_is_row, record["start"]))
     if "fingerprint" in record:
         return isinstance(record["fingerprint"], dict)
     return True
+
+
+def _is_result(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    if "stage" in value:
+        return isinstance(value["stage"], str) and isinstance(value.get("messages"), list)
+    return isinstance(value.get("caption"), str) and isinstance(value.get("tokens"), int)
 
 
 def _is_row(value: object) -> bool:
@@ -103,12 +169,20 @@ def read_result_lines(path: Path) -> Iterator[bytes]:
         for number, line in enumerate(lines):
             if not line.endswith(b"\n"):
                 return  # incomplete: the worker died while writing it
-            if line.startswith(ROW) and (number > forgotten or _has_caption(path, number, line)):
-                yield line[:-1]
+            if not line.startswith(ROW):
+                continue
+            counted = line[:-1] if number > forgotten else _without_failures(path, number, line)
+            if counted:
+                yield counted
 
 
-def _has_caption(path: Path, number: int, line: bytes) -> bool:
+def _without_failures(path: Path, number: int, line: bytes) -> bytes:
+    """The line of a row with its captions only; empty if there is none."""
     try:
-        return "caption" in json.loads(line)
-    except ValueError as error:
+        record = json.loads(line)
+        captions = {column: result for column, result in _results(record).items() if "caption" in result}
+    except (ValueError, AttributeError, TypeError) as error:
         raise damaged(path, number + 1, error) from error
+    if len(captions) == len(_results(record)):
+        return line[:-1]
+    return as_json(record | {"captions": captions}).encode("utf-8", "replace") if captions else b""

@@ -7,13 +7,13 @@ the meta table and the captioner.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..meta.results import RowResult
+from ..meta.results import CaptionResult, ColumnResult, Failure, RowResult, as_json
 from ..workers.gather import words_of
 from ..workers.world import World
 from . import folder as folders
@@ -21,6 +21,8 @@ from .folder_id import folder_id
 from .journal import Journal
 from .reader import Fingerprint, JournalContents, read_result_lines
 
+MIN_PAD_LENGTH = 64
+"""In int32 words. A failure whose messages are shortened must fit into this size."""
 _ROWS_PER_RECORD = 2000
 
 
@@ -64,8 +66,12 @@ class RunJournals:
         contents = JournalContents()
         for record in map(json.loads, self._world.gather(_contents_records(own), is_wanted=self._world.is_leader)):
             contents.fingerprints += [f for f in record["fingerprints"] if f not in contents.fingerprints]
-            contents.finished.update(record["finished"])
-            contents.deaths.update(Counter({int(row): count for row, count in record["deaths"].items()}))
+            for run, column, rows in record["captioned"]:
+                contents.add_captions(run, column, rows)
+            for column, rows in record["failed"]:
+                contents.add_failures(column, rows)
+            for run, counts in record["died"].items():
+                contents.add_deaths(run, {int(row): count for row, count in counts.items()})
             contents.retried.update(record["retried"])
         return contents
 
@@ -126,32 +132,83 @@ class RunJournals:
 def fitted_record(record: bytes, pad_length: int) -> bytes:
     """Shorten a result for gathering. record: its line in a journal, as UTF-8 JSON.
 
-    Returns a record of at most `pad_length` int32 words. A caption that does not fit becomes a failure; the messages of
-    a failure are cut off.
+    Returns a record of at most `pad_length` int32 words, which is at least `least_pad_length`. The messages of failures
+    are cut off; then captions become failures, the longest first, until the record fits.
     """
-    if words_of(record) <= pad_length:
+    words = words_of(record)
+    if words <= pad_length:
         return record
     result = RowResult.from_json(record.decode("utf-8", "replace"))
-    if result.failure is None:
-        message = f"the caption takes {words_of(record)} words of 4 bytes, more than --pad_length {pad_length}"
-        result = RowResult.failed(result.row, "gather", [message])
-    else:
-        # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
-        characters = pad_length * 4 // 2 // 12
-        result = RowResult.failed(result.row, result.failure.stage, ["; ".join(result.failure.messages)[:characters]])
-    record = result.to_json().encode("utf-8", "replace")
-    assert words_of(record) <= pad_length
-    return record
+    what = "caption takes" if len(result.results) == 1 else f"{len(result.results)} captions of the row take"
+    failure = Failure("gather", (f"the {what} {words} words of 4 bytes, more than --pad_length {pad_length}",))
+    captions = {column: one.caption for column, one in result.results.items() if isinstance(one, CaptionResult)}
+    longest_last = sorted(captions, key=lambda column: len(as_json(captions[column])))
+    # A character that is escaped in JSON takes up to 12 bytes; half of the size is for the other fields.
+    characters = pad_length * 4 // 2 // 12 // len(result.results)
+    while True:
+        for candidate in (result, _with_short_messages(result, characters)):
+            shortened = _encoded(candidate)
+            if words_of(shortened) <= pad_length:
+                return shortened
+        result = dataclasses.replace(result, results={**result.results, longest_last.pop(): failure})
+
+
+def least_pad_length(columns: Iterable[str]) -> int:
+    """The least `pad_length` for which a record with failures in all of `columns` can be shortened to fit."""
+    frame = RowResult.failed(10**12, columns, "prepare", [""])
+    return 2 * words_of(_encoded(dataclasses.replace(frame, partial=True, is_image=True)))
+
+
+def pad_length_problem(pad_length: int, max_new_tokens: int, columns: Sequence[str]) -> str | None:
+    """Why `--pad_length` is too small for the results of a row, with a value that is enough; None if it is not.
+
+    A token of a caption is taken to be one word of 4 bytes.
+    """
+    tokens = len(columns) * max_new_tokens
+    least = max(MIN_PAD_LENGTH, least_pad_length(columns), tokens)
+    if pad_length >= least:
+        return None
+    if pad_length < tokens:
+        what = f"{len(columns)} captions of " if len(columns) > 1 else ""
+        return (
+            f"{what}--max_new_tokens {max_new_tokens} {'are' if what else 'is'} more than --pad_length {pad_length}: "
+            f"long captions could not be gathered; give --pad_length {least} or more"
+        )
+    return f"--pad_length {pad_length} is too small for the failures of {len(columns)} columns; give {least} or more"
+
+
+def _with_short_messages(result: RowResult, characters: int) -> RowResult:
+    """`result` with the messages of each failure joined to one of at most this many characters."""
+
+    def shortened(one: ColumnResult) -> ColumnResult:
+        return Failure(one.stage, ("; ".join(one.messages)[:characters],)) if isinstance(one, Failure) else one
+
+    return dataclasses.replace(result, results={column: shortened(one) for column, one in result.results.items()})
+
+
+def _encoded(result: RowResult) -> bytes:
+    return result.to_json().encode("utf-8", "replace")
 
 
 def _contents_records(contents: JournalContents) -> Iterator[bytes]:
     """Journal contents as records of limited size."""
-    yield _packed(contents.fingerprints, [], contents.deaths, sorted(contents.retried))
-    finished = sorted(contents.finished)
-    for start in range(0, len(finished), _ROWS_PER_RECORD):
-        yield _packed([], finished[start : start + _ROWS_PER_RECORD], {}, [])
+    yield _packed(fingerprints=contents.fingerprints, died=contents.died, retried=sorted(contents.retried))
+    for run, columns in contents.captioned.items():
+        for column, captioned in columns.items():
+            for rows in _in_parts(captioned):
+                yield _packed(captioned=[(run, column, rows)])
+    for column, failed in contents.failed.items():
+        for rows in _in_parts(failed):
+            yield _packed(failed=[(column, rows)])
 
 
-def _packed(fingerprints: Any, finished: Sequence[int], deaths: Any, retried: Sequence[int]) -> bytes:
-    record = {"fingerprints": fingerprints, "finished": finished, "deaths": deaths, "retried": retried}
-    return json.dumps(record).encode("ascii")
+def _in_parts(rows: Iterable[int]) -> Iterator[list[int]]:
+    ordered = sorted(rows)
+    for start in range(0, len(ordered), _ROWS_PER_RECORD):
+        yield ordered[start : start + _ROWS_PER_RECORD]
+
+
+def _packed(**parts: Any) -> bytes:
+    """A record with some of the parts of `JournalContents`; the others are empty."""
+    nothing: dict[str, Any] = {"fingerprints": [], "captioned": [], "failed": [], "died": {}, "retried": []}
+    return json.dumps({**nothing, **parts}).encode("ascii")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ NUL, NUL_REPLACEMENT = "\0", "\ufffd"
 """Many CSV readers end a cell at a NUL character, so U+FFFD is written in its place."""
 _BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20
+_END_OF_TABLE = ("\n", "end of table")
+"""Lines read after the last one of a file. If a quote is not closed, they are not a row of their own."""
 _COMPRESSION_LEVEL = 6
 """Of gzip. The highest level takes several times as long and saves a few percent."""
 
@@ -66,6 +69,32 @@ def read_csv_cells(path: Path, dtype: Any = str) -> pd.DataFrame:
             path, header=None, dtype=dtype, na_filter=False, encoding="utf-8-sig",
             compression="gzip" if is_gzip(path) else None,
         )  # fmt: skip
+
+
+def read_csv_rows(path: Path) -> Iterator[list[str]]:
+    """The header and all rows of a CSV file, one at a time. Rows that are too short get empty cells.
+
+    In contrast to `read_csv_cells`, the table is never in memory.
+
+    Raises:
+        UsageError: as `read_csv_cells`; for a fault in a row, when this row is read.
+    """
+    columns = len(read_header(path))
+    with _read_errors_explained(path):
+        if _contains_nul(path):
+            raise _unreadable(path, _find_fault(path, csv_faults.nul_fault))
+        # pandas would ignore the cells that a row has more than the header, unless they are in its first chunk.
+        with open_bytes(path) as file:
+            lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            cells: list[str] = []
+            for record in csv_faults.records(itertools.chain(lines, _END_OF_TABLE)):
+                if cells:
+                    yield cells
+                if len(record.cells) > columns:
+                    raise pd.errors.ParserError
+                cells = record.cells + [""] * (columns - len(record.cells))
+        if cells[0] != _END_OF_TABLE[-1]:
+            raise pd.errors.ParserError("EOF inside string")
 
 
 def read_header(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The names of tables and of the files next to them, and checks of these names. Opens no file."""
+"""The names of tables, of their columns and of the files next to them, and checks of these names. Opens no file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ..process.errors import UsageError
 
+PATH_COLUMN = "path"
+TEXT_COLUMN = "text"
+"""The column that receives the captions unless a run names others."""
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 """Suffixes of tables that can be written. A table with any other suffix is read as CSV."""
 MAX_NAME_BYTES = 200

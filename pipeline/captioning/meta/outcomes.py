@@ -1,4 +1,4 @@
-"""Write and read the outcomes file: one JSON object for each row. docs/outputs.md describes its fields.
+"""Write and read the outcomes file: one JSON object for each row and column. docs/outputs.md describes its fields.
 
 Knows nothing about models and frameworks.
 """
@@ -12,61 +12,66 @@ from pathlib import Path
 from typing import Any
 
 from .files import atomic_write
-from .results import Failure, RowResult, as_json
+from .results import ColumnResults, as_json
 
 
 def write_outcomes(
     path: Path,
     paths: Sequence[str],
-    kept: Container[int],
+    results: Mapping[str, ColumnResults],
+    kept: Mapping[str, Container[int]],
     excluded: Container[int],
-    captions: Mapping[int, RowResult],
-    failures: Mapping[int, Failure],
+    partial: Container[int] = (),
+    images: Container[int] = (),
 ) -> None:
-    """Write the outcome of every row, in the order of the table, one line at a time.
+    """Write the outcome of every row and column, in the order of the table and of `results`, one line at a time.
 
     paths: of all rows.
-    kept: rows that keep an earlier caption. excluded: rows beyond `--limit`.
-    captions, failures: results of all other rows.
+    results: for each column, the results of all rows that are neither kept nor excluded, and possibly of excluded rows.
+    kept: for each column, rows that keep an earlier caption. excluded: rows beyond `--limit`.
+    partial, images: captioned rows whose clip is a partial video, or a still image.
 
     Raises:
         RunError: the file can't be written.
     """
+    columns = [(as_json(column), kept[column], results[column]) for column in results]
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         for row, clip_path in enumerate(paths):
-            fields = _outcome_json(row, kept, excluded, captions, failures)
-            file.write(f'{{"row": {row}, "path": {as_json(clip_path)}, {fields[1:]}\n')
+            begin = f'{{"row": {row}, "path": {as_json(clip_path)}, "column": '
+            for column, is_kept, of_column in columns:
+                fields = _outcome_json(row, is_kept, excluded, of_column, partial, images)
+                file.write(f"{begin}{column}, {fields[1:]}\n")
 
 
 def _outcome_json(
     row: int,
     kept: Container[int],
     excluded: Container[int],
-    captions: Mapping[int, RowResult],
-    failures: Mapping[int, Failure],
+    results: ColumnResults,
+    partial: Container[int],
+    images: Container[int],
 ) -> str:
-    """The outcome of a row as a JSON object, without row and path."""
+    """The outcome of a row in a column as a JSON object, without row, path and column."""
     if row in kept:
         return as_json({"outcome": "kept"})
-    if row in captions:
-        result = captions[row]
-        return _captioned_json(result.tokens, result.truncated, result.looping, result.partial)
-    if row in failures:
-        failure = failures[row]
+    caption = results.captions.get(row)
+    if caption is not None:
+        return _captioned_json(caption.tokens, caption.truncated, caption.looping, row in partial, row in images)
+    failure = results.failures.get(row)
+    if failure is not None:
         return as_json({"outcome": "failed", "stage": failure.stage, "message": "; ".join(failure.messages)})
     assert row in excluded, f"row {row} has no outcome"
     return as_json({"outcome": "excluded"})
 
 
 @functools.cache  # most of a million rows have one of a few outcomes
-def _captioned_json(tokens: int, truncated: bool, looping: bool, partial: bool) -> str:
-    return as_json(
-        {"outcome": "captioned", "tokens": tokens, "truncated": truncated, "looping": looping, "partial": partial}
-    )
+def _captioned_json(tokens: int, truncated: bool, looping: bool, partial: bool, is_image: bool) -> str:
+    record = {"outcome": "captioned", "tokens": tokens, "truncated": truncated, "looping": looping, "partial": partial}
+    return as_json(record | {"media": "image" if is_image else "video"})
 
 
 def read_outcomes(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of an outcomes file, in order.
+    """The objects of an outcomes file, in order. In files of earlier versions they have no `column`: it was `text`.
 
     Raises:
         OSError: the file can't be read.

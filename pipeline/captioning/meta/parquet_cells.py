@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_REPLACEMENT
+
+_BUFFER_BYTES = 1 << 20
 
 
 def read_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no types
@@ -24,6 +27,23 @@ def read_parquet(path: Path):  # type: ignore[no-untyped-def]  # pyarrow has no 
         # pq.read_table would add a column for each folder with a name like day=1.
         with pq.ParquetFile(path) as file:
             return file.read()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_parquet_chunks(path: Path, columns: Sequence[str], rows: int) -> Iterator[Any]:
+    """The chosen columns, as pyarrow.RecordBatch of at most `rows` rows, so that memory is bounded.
+
+    Raises:
+        UsageError: as `read_parquet`.
+    """
+    import pyarrow.parquet as pq
+
+    read_schema(path)
+    try:
+        # Without a buffer size, the compressed columns of a whole row group are in memory.
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            yield from file.iter_batches(rows, columns=list(columns), use_threads=False)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -1,4 +1,4 @@
-"""Read the meta table from CSV or Parquet, and write it with captions in the column `text`.
+"""Read the meta table from CSV or Parquet, and write it with captions in the columns that receive them.
 
 All other columns, the order of rows and the order of columns stay unchanged. CSV cells are strings; Parquet columns
 keep their types. Knows nothing about workers and models.
@@ -7,7 +7,7 @@ keep their types. Knows nothing about workers and models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +15,10 @@ import pandas as pd
 from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_REPLACEMENT, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
-from .names import check_is_file, column_list, is_gzip, is_parquet
+from .names import PATH_COLUMN, TEXT_COLUMN, check_is_file, column_list, is_gzip, is_parquet
 from .parquet_cells import check_names, read_parquet, read_schema, texts_of
 
-PATH_COLUMN = "path"
-TEXT_COLUMN = "text"
+_NO_CELLS: Mapping[str, str] = {}
 
 
 class MetaTable(ABC):
@@ -27,21 +26,30 @@ class MetaTable(ABC):
 
     paths: list[str]
     """The `path` of every row; '' where it is missing."""
+    columns: list[str]
+    """The names of all columns, in order."""
+
+    def texts(self, column: str = TEXT_COLUMN) -> list[str] | None:
+        """The cells of a column in their text form ('' where missing); None if the table has no such column."""
+        return self._column(column) if column in self.columns else None
+
+    def cells(self, columns: Sequence[str]) -> list[list[str]]:
+        """For each of `columns`, the text form of its cells; '' where missing. The table has all these columns."""
+        return [self._column(column) for column in columns]
+
+    def other_columns(self, captions: Collection[str] = (TEXT_COLUMN,)) -> list[str]:
+        """The names of all columns except `path` and those of `captions`, in order."""
+        return [name for name in self.columns if name != PATH_COLUMN and name not in captions]
 
     @abstractmethod
-    def texts(self) -> list[str] | None:
-        """The `text` of every row ('' where missing); None if the table has no such column."""
-
-    @abstractmethod
-    def other_columns(self) -> list[str]:
-        """The names of all columns except `path` and `text`, in order."""
-
-    @abstractmethod
-    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+    def other_cells(self, rows: Sequence[int], captions: Collection[str] = (TEXT_COLUMN,)) -> list[list[str]]:
         """For each of `rows`, the text form of its cells in `other_columns`; '' where missing."""
 
-    def write(self, output: Path, captions: Mapping[int, str]) -> None:
-        """Write the table to `output` with `captions` (by row) in `text`; rows without a caption get ''.
+    def write(self, output: Path, captions: Mapping[str, Sequence[str]]) -> None:
+        """Write the table to `output` with `captions`.
+
+        captions: by column, one for each row ('' for none). A column that the table has is replaced in its place; the
+            others follow the columns of the table, in the order of `captions`.
 
         The suffix of `output` selects the format. docs/tables.md describes how cells are converted between formats.
 
@@ -49,108 +57,106 @@ class MetaTable(ABC):
             UsageError: this format can't have columns with these names; `check` finds this earlier.
             RunError: the file can't be written.
         """
-        texts = [captions.get(row, "").replace(NUL, NUL_REPLACEMENT) for row in range(len(self.paths))]
+        texts = {name: [text.replace(NUL, NUL_REPLACEMENT) for text in column] for name, column in captions.items()}
         if is_parquet(output):
-            check_names(output, self._column_names())
+            check_names(output, self.columns)
         with atomic_write(output, keep_backup=True) as temporary:
             if is_parquet(output):
                 self._write_parquet(temporary, texts)
             else:
                 self._write_csv(temporary, texts, is_gzip(output))
 
-    def is_same_but_for_text(self, other: MetaTable) -> bool:
-        """Whether both tables have the same rows and the same columns in the same order, without the column `text`.
+    def is_same_but_for(self, columns: Collection[str], other: MetaTable) -> bool:
+        """Whether both tables have the same rows and the same columns in the same order, without `columns`.
 
         Tables of different formats are compared by the text form of their cells.
         """
-        own, others = ([name for name in table._column_names() if name != TEXT_COLUMN] for table in (self, other))
+        own, others = ([name for name in table.columns if name not in columns] for table in (self, other))
         if own != others or len(self.paths) != len(other.paths):
             return False
-        columns = zip(self._columns_except_text(), other._columns_except_text(), strict=True)
-        return all(own_cells == other_cells for own_cells, other_cells in columns)
+        pairs = zip(self._columns_except(columns), other._columns_except(columns), strict=True)
+        return all(own_cells == other_cells for own_cells, other_cells in pairs)
 
     @abstractmethod
-    def _column_names(self) -> list[str]:
-        """The names of all columns, in order."""
+    def _column(self, name: str) -> list[str]:
+        """The cells of the first column with this name, in their text form."""
 
     @abstractmethod
-    def _columns_except_text(self) -> Iterator[list[str]]:
-        """The cells of all columns except `text`, in order, in their text form."""
+    def _columns_except(self, columns: Collection[str]) -> Iterator[list[str]]:
+        """The cells of all columns except `columns`, in order, in their text form."""
 
     @abstractmethod
-    def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None: ...
+    def _write_csv(self, file: Path, texts: Mapping[str, Sequence[str]], compressed: bool) -> None: ...
 
     @abstractmethod
-    def _write_parquet(self, file: Path, texts: Sequence[str]) -> None: ...
+    def _write_parquet(self, file: Path, texts: Mapping[str, Sequence[str]]) -> None: ...
 
     @staticmethod
-    def read(path: Path) -> MetaTable:
+    def read(path: Path, captions: Sequence[str] = (TEXT_COLUMN,), cells: Mapping[str, str] = _NO_CELLS) -> MetaTable:
         """Read a table. The suffix selects the format.
 
+        captions: columns that receive captions. cells: columns that questions need, each with its use, for messages.
+
         Raises:
-            UsageError: the file is missing, empty or unreadable; or it does not have exactly one `path` column and at
-                most one `text` column.
+            UsageError: the file is missing, empty or unreadable; or it does not have exactly one column `path`, exactly
+                one column for each of `cells`, and at most one for each of `captions`.
         """
-        check_is_file(path, "meta file")
+        MetaTable.check(path, None, captions, cells)
         return _ParquetTable(path) if is_parquet(path) else _CsvTable(path)
 
     @staticmethod
-    def check(path: Path, output: Path | None = None) -> None:
+    def check(
+        path: Path,
+        output: Path | None = None,
+        captions: Sequence[str] = (TEXT_COLUMN,),
+        cells: Mapping[str, str] = _NO_CELLS,
+    ) -> None:
         """Read the header only, to find usage errors early.
 
-        output: the file to which the table will be written.
+        output: the file to which the table will be written. captions, cells: as for `read`.
 
         Raises:
             UsageError: as `read`, as far as the header shows it; and as `write`, if `output` is given.
         """
         check_is_file(path, "meta file")
         names = read_schema(path).names if is_parquet(path) else read_header(path)
-        _check_columns(path, names)
+        _check_columns(path, names, captions, cells)
         if output is not None and is_parquet(output):
             check_names(output, names)
 
 
 class _CsvTable(MetaTable):
     def __init__(self, path: Path) -> None:
-        _check_columns(path, read_header(path))
         cells = read_csv_cells(path)
-        self._header = [str(name) for name in cells.iloc[0]]
+        self.columns = [str(name) for name in cells.iloc[0]]
         self._style = csv_style(path)
         self._cells = cells.iloc[1:].reset_index(drop=True)
         self.paths = self._column(PATH_COLUMN)
 
     def _column(self, name: str) -> list[str]:
-        return self._cells[self._header.index(name)].tolist()
+        return self._cells[self.columns.index(name)].tolist()
 
-    def texts(self) -> list[str] | None:
-        return self._column(TEXT_COLUMN) if TEXT_COLUMN in self._header else None
-
-    def other_columns(self) -> list[str]:
-        return [name for name in self._header if name not in (PATH_COLUMN, TEXT_COLUMN)]
-
-    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
-        positions = [i for i, name in enumerate(self._header) if name not in (PATH_COLUMN, TEXT_COLUMN)]
+    def other_cells(self, rows: Sequence[int], captions: Collection[str] = (TEXT_COLUMN,)) -> list[list[str]]:
+        positions = [i for i, name in enumerate(self.columns) if name != PATH_COLUMN and name not in captions]
         cells: list[list[str]] = self._cells.iloc[list(rows), positions].to_numpy().tolist()
         return cells
 
-    def _column_names(self) -> list[str]:
-        return self._header
+    def _columns_except(self, columns: Collection[str]) -> Iterator[list[str]]:
+        return (self._cells[i].tolist() for i, name in enumerate(self.columns) if name not in columns)
 
-    def _columns_except_text(self) -> Iterator[list[str]]:
-        return (self._cells[i].tolist() for i, name in enumerate(self._header) if name != TEXT_COLUMN)
-
-    def _with_texts(self, texts: Sequence[str]) -> pd.DataFrame:
-        header, cells = list(self._header), self._cells.copy(deep=False)
-        if TEXT_COLUMN not in header:
-            header.append(TEXT_COLUMN)
-        cells[header.index(TEXT_COLUMN)] = texts
+    def _with_texts(self, texts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+        header, cells = list(self.columns), self._cells.copy(deep=False)
+        for name, column in texts.items():
+            if name not in header:
+                header.append(name)
+            cells[header.index(name)] = column
         cells.columns = pd.Index(header)
         return cells
 
-    def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None:
+    def _write_csv(self, file: Path, texts: Mapping[str, Sequence[str]], compressed: bool) -> None:
         write_csv(self._with_texts(texts), file, self._style, compressed)
 
-    def _write_parquet(self, file: Path, texts: Sequence[str]) -> None:
+    def _write_parquet(self, file: Path, texts: Mapping[str, Sequence[str]]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -160,82 +166,78 @@ class _CsvTable(MetaTable):
 
 class _ParquetTable(MetaTable):
     def __init__(self, path: Path) -> None:
-        _check_columns(path, read_schema(path).names)
         self._table = read_parquet(path)
+        self.columns = list(self._table.column_names)
         self.paths = self._column(PATH_COLUMN)
 
     def _column(self, name: str) -> list[str]:
         texts: list[str] = texts_of(self._table.column(name)).to_pylist()
         return texts
 
-    def texts(self) -> list[str] | None:
-        return self._column(TEXT_COLUMN) if TEXT_COLUMN in self._table.column_names else None
-
-    def other_columns(self) -> list[str]:
-        return [name for name in self._table.column_names if name not in (PATH_COLUMN, TEXT_COLUMN)]
-
-    def other_cells(self, rows: Sequence[int]) -> list[list[str]]:
+    def other_cells(self, rows: Sequence[int], captions: Collection[str] = (TEXT_COLUMN,)) -> list[list[str]]:
         import pyarrow as pa
 
-        chosen = self._table.select(self.other_columns()).take(pa.array(rows, pa.int64()))
+        chosen = self._table.select(self.other_columns(captions)).take(pa.array(rows, pa.int64()))
         columns = [texts_of(column).to_pylist() for column in chosen.columns]
         return [[column[i] for column in columns] for i in range(len(rows))]
 
-    def is_same_but_for_text(self, other: MetaTable) -> bool:
+    def is_same_but_for(self, columns: Collection[str], other: MetaTable) -> bool:
         """As for all tables; two Parquet tables must also have the same column types."""
         if not isinstance(other, _ParquetTable):
-            return super().is_same_but_for_text(other)
+            return super().is_same_but_for(columns, other)
         own, others = (
-            table._table.select([name for name in table._column_names() if name != TEXT_COLUMN])
-            for table in (self, other)
+            table._table.select([name for name in table.columns if name not in columns]) for table in (self, other)
         )
         return bool(own.equals(others))
 
-    def _column_names(self) -> list[str]:
-        return list(self._table.column_names)
+    def _columns_except(self, columns: Collection[str]) -> Iterator[list[str]]:
+        return (self._column(name) for name in self.columns if name not in columns)
 
-    def _columns_except_text(self) -> Iterator[list[str]]:
-        return (texts_of(self._table.column(name)).to_pylist() for name in self._column_names() if name != TEXT_COLUMN)
-
-    def _with_texts(self, texts: Sequence[str]):  # type: ignore[no-untyped-def]  # pyarrow has no types
+    def _with_texts(self, texts: Mapping[str, Sequence[str]]):  # type: ignore[no-untyped-def]  # pyarrow has no types
         import pyarrow as pa
 
-        names, column = self._column_names(), pa.array(texts, pa.string())
-        if TEXT_COLUMN in names:
-            return self._table.set_column(names.index(TEXT_COLUMN), TEXT_COLUMN, column)
-        return self._table.append_column(TEXT_COLUMN, column)
+        table = self._table
+        for name, column in texts.items():
+            cells = pa.array(column, pa.string())
+            if name in self.columns:
+                table = table.set_column(self.columns.index(name), name, cells)
+            else:
+                table = table.append_column(name, cells)
+        return table
 
-    def _write_csv(self, file: Path, texts: Sequence[str], compressed: bool) -> None:
+    def _write_csv(self, file: Path, texts: Mapping[str, Sequence[str]], compressed: bool) -> None:
         table = self._with_texts(texts)
         cells = pd.DataFrame({name: texts_of(table.column(name)).to_pylist() for name in table.column_names}, dtype=str)
         write_csv(cells, file, PLAIN_CSV, compressed)
 
-    def _write_parquet(self, file: Path, texts: Sequence[str]) -> None:
+    def _write_parquet(self, file: Path, texts: Mapping[str, Sequence[str]]) -> None:
         import pyarrow.parquet as pq
 
         pq.write_table(self._with_texts(texts), file)
 
 
-def _check_columns(path: Path, names: Sequence[object]) -> None:
-    columns = [str(name) for name in names]
-    for name in (PATH_COLUMN, TEXT_COLUMN):
+def _check_columns(path: Path, columns: Sequence[str], captions: Sequence[str], cells: Mapping[str, str]) -> None:
+    for name in dict.fromkeys([PATH_COLUMN, *captions, *cells]):
         if columns.count(name) > 1:
             raise UsageError(f"meta file {path} has {columns.count(name)} columns named '{name}'; keep one")
     if PATH_COLUMN not in columns:
         similar = [name for name in columns if name.strip(" \t\ufeff\u00a0\"'").lower() == PATH_COLUMN]
         fix = f"; rename {similar[0]!r} to '{PATH_COLUMN}'" if similar else ""
         raise UsageError(f"meta file {path} has no '{PATH_COLUMN}' column; its columns: {column_list(columns)}{fix}")
+    missing = [f"{column_list([name])} ({use})" for name, use in cells.items() if name not in columns]
+    if missing:
+        raise UsageError(f"meta file {path} has no column {', '.join(missing)}; its columns: {column_list(columns)}")
 
 
-def match_occurrences(
-    paths: Sequence[str], earlier_paths: Sequence[str], earlier_texts: Sequence[str]
-) -> dict[int, str]:
-    """The non-empty earlier captions by row of `paths`. The n-th occurrence of a path matches its n-th earlier one."""
+def matching_rows(paths: Sequence[str], earlier_paths: Sequence[str]) -> list[int]:
+    """For each row, the row of an earlier table that matches it; -1 for none.
+
+    The n-th occurrence of a path matches its n-th occurrence in the earlier table.
+    """
     occurrence = _occurrence_counter()
-    captions = {(path, occurrence(path)): text for path, text in zip(earlier_paths, earlier_texts, strict=True)}
+    earlier = {(path, occurrence(path)): row for row, path in enumerate(earlier_paths)}
     occurrence = _occurrence_counter()
-    matched = ((row, captions.get((path, occurrence(path)))) for row, path in enumerate(paths))
-    return {row: text for row, text in matched if text and text.strip()}
+    return [earlier.get((path, occurrence(path)), -1) for path in paths]
 
 
 def _occurrence_counter() -> Callable[[str], int]:

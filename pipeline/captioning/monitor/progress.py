@@ -24,11 +24,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..journal.folder import journal_folder, planned_at
+from ..journal.folder import journal_folder
 from ..meta.names import default_output, report_path
 from ..process.arguments import CommandParser, number
 from ..process.errors import UsageError, exit_code_of
-from .journal_monitor import JournalMonitor, RunProgress, as_json
+from .figures import last_report, poll
+from .journal_monitor import JournalMonitor
 from .progress_log import duration
 
 MAX_SHOWN_RANKS = 16
@@ -78,8 +79,10 @@ def _run(flags: argparse.Namespace) -> None:
     output = flags.output or default_output(flags.meta)
     is_watching = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
     monitor = JournalMonitor(journal_folder(output))
-    figures = poll(monitor, output, flags.silent)
-    if figures["state"] == "waiting" and not (is_watching and os.path.isfile(flags.meta)):
+    now = poll(monitor, output, flags.silent)
+    may_start = is_watching and os.path.isfile(flags.meta)
+    figures = last_report(output) if now["state"] == "waiting" and not may_start else now
+    if figures is None:
         raise UsageError(
             f"no run found: {journal_folder(output)} has no journals, and there is no report {report_path(output)}. "
             f"{'Has the run started' if os.path.isfile(flags.meta) else 'Is this the meta table of the run'}? "
@@ -92,59 +95,6 @@ def _run(flags: argparse.Namespace) -> None:
             _print_text(monitor, output, flags, figures, is_watching)
     except (KeyboardInterrupt, BrokenPipeError):
         pass
-
-
-def poll(monitor: JournalMonitor, output: Path, silent_seconds: float) -> dict[str, Any]:
-    """The figures of the run that writes `output`: from its journals, or after its end from its report.
-
-    States in addition to those of `journal_monitor.state_of`:
-
-    `waiting`: the run has not started.
-    `finished`: the report is written.
-    `gone`: an earlier poll found journals, but they were removed, and there is no report. The output is on another
-    host.
-    """
-    progress = monitor.poll()
-    if progress is not None:
-        return as_json(progress, monitor, time.time(), silent_seconds)
-    planned, reported = planned_at(monitor.folder), _modified_at(report_path(output))
-    if reported is not None and (planned is None or reported > planned):
-        return _finished_figures(json.loads(report_path(output).read_text(encoding="utf-8")), reported)
-    state = "gone" if monitor.last is not None and planned is None else "waiting"
-    return as_json(monitor.last or RunProgress(), monitor, time.time(), silent_seconds) | {"state": state}
-
-
-def _modified_at(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
-
-
-def _finished_figures(report: Mapping[str, Any], written_at: float) -> dict[str, Any]:
-    captioned, failed = report["captioned"], report["failed"]
-    return {
-        "state": "finished",
-        "run": report.get("run", ""),
-        "rows": captioned + failed,
-        "done": captioned + failed,
-        "captioned": captioned,
-        "failed": failed,
-        "left": 0,
-        "ranks_elsewhere": 0,
-        "finished_before": captioned + failed - report["captioned_in_this_run"] - report["failed_in_this_run"],
-        "clips_per_second": report["clips_per_second"],
-        "seconds_left": 0,
-        "seconds_since_finished": round(time.time() - written_at, 1),
-        "failures_by_stage": report["failures_by_stage"],
-        "failure_examples": {
-            stage: {"row": example["row"], "message": example["message"]}
-            for stage, example in report.get("failure_examples", {}).items()
-        },
-        "slowest_rank": None,
-        "silent_ranks": [],
-        "ranks": [],
-    }
 
 
 def _print_json(
@@ -178,7 +128,8 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
     state, done, rows = figures["state"], figures["done"], figures["rows"]
     head = Text.assemble((state, STATE_STYLES[state]), f"  {output}")
     if state == "waiting":
-        return Group(head, Text("the run has not started"))
+        earlier = f"; {report_path(output)} is the report of an earlier run, which --watch off shows"
+        return Group(head, Text(f"the run has not started{earlier if report_path(output).exists() else ''}"))
     left = figures["seconds_left"]
     parts = [
         f"{done:,} of {rows:,} clips",
@@ -210,10 +161,13 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
 
 
 def _failure_table(figures: Mapping[str, Any]) -> Table:
-    table = Table("failed at", "rows", "example", title_justify="left")
+    table = Table("failed at", "failures", "example", title_justify="left")
     for stage, count in figures["failures_by_stage"].items():
         example = figures["failure_examples"].get(stage)
-        text = f"row {example['row']}: {example['message']}" if example else ""
+        text = ""
+        if example:
+            column = f" ({example['column']})" if "column" in example else ""
+            text = f"row {example['row']}{column}: {example['message']}"
         table.add_row(stage, f"{count:,}", Text(text))
     return table
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -70,3 +71,18 @@ def number(minimum: float = -math.inf, maximum: float = math.inf, above: bool = 
         return value
 
     return parse
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def byte_size(text: str) -> int:
+    """An argparse type: a number of bytes of at least 1, such as `500M` or `2G`. The units are powers of 1,024."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write a number of bytes, or for example 500M or 2G")
+    size = int(float(match[1]) * 2 ** _SIZE_UNITS[match[2].upper()])
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than one byte")
+    return size

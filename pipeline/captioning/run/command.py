@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from .. import backends
 from ..captioners.base import CaptionerSource
+from ..captioners.named_prompts import frame_warnings
 from ..meta.table import MetaTable
 from ..process import supervisor
 from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError, print_usage_error
@@ -21,7 +22,7 @@ from ..process.watchdog import Watchdog
 from ..workers import launch_checks
 from ..workers.launch import Launch
 from ..workers.world import run_scheduler
-from . import job, options
+from . import job, options, prompt_flags
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,10 @@ def _run(
     watchdog: Watchdog,
 ) -> int:
     flags = parser.parse_args(arguments)
-    job_options = options.job_options(flags)
+    asks = prompt_flags.check_prompt_flags(flags)
+    job_options = options.job_options(flags, asks.columns)
     if launch.rank == 0:  # the meta table need not exist on other hosts
-        MetaTable.check(job_options.meta_path, job_options.output)
+        MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_uses)
     source = make_source(flags)
     choice = backends.choose(
         job_options.framework,
@@ -84,7 +86,7 @@ def _run(
     interruption.install()
     watchdog.timeout = job_options.stall_timeout
     if launch.is_leader:
-        for warning in warnings:
+        for warning in [*warnings, *frame_warnings(source.asks, source.sampling)]:
             logger.warning("%s", warning)
     return job.run(job_options, source, choice, launch, watchdog)
 

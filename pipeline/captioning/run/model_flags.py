@@ -1,6 +1,6 @@
-"""The flags of the model: prompt, generation and checkpoint. All captioning commands have them.
+"""The flags of the model: generation and checkpoint. All captioning commands have them.
 
-Knows nothing about the run; a family's own flags are in the commands.
+Knows nothing about the run; the flags of the prompt are in `prompt_flags`, a family's own flags in the commands.
 """
 
 from __future__ import annotations
@@ -8,30 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..captioners.prompts import DEFAULT_QUESTION, TEMPLATES
 from ..generation.options import GenerationOptions
 from ..process.arguments import number, positive_int, whole_number
 from ..process.errors import UsageError
-
-
-def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the prompt."""
-    prompt = parser.add_argument_group("prompt")
-    prompt.add_argument(
-        "--question",
-        help=f"question that the model is asked about every clip; if not given, '{DEFAULT_QUESTION}', and none for "
-        "blip-2",
-    )
-    prompt.add_argument(
-        "--system",
-        help="system prompt; if not given, pllava gets one that asks for every detail ('' for none), and the other "
-        "families get that of their template",
-    )
-    prompt.add_argument(
-        "--conv_mode",
-        choices=sorted(TEMPLATES),
-        help="pllava: conversation template; if not given, chosen from the checkpoint's vocabulary",
-    )
 
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,26 +1,28 @@
 """The flags of the run, the device and the frames: parsed and checked, then stored in frozen dataclasses.
 
 Imports no framework, so that a usage error is reported within a second or two. Knows nothing about the model, whose
-flags are in `model_flags`.
+flags are in `model_flags` and `prompt_flags`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
+from ..clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD
 from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
+from ..journal.run_journals import pad_length_problem
 from ..meta.files import backup_of
-from ..meta.names import check_output, default_output, failures_path, outcomes_path, report_path
-from ..process.arguments import CommandParser, HelpFormatter, number, positive_int
+from ..meta.marks import CAPTION_MARKS, SHORT_WORDS
+from ..meta.names import TEXT_COLUMN, check_output, default_output, failures_path, outcomes_path, report_path
+from ..process.arguments import CommandParser, HelpFormatter, byte_size, number, positive_int
 from ..process.errors import UsageError
-from .model_flags import add_generation_flags, add_prompt_flags
-
-MIN_PAD_LENGTH = 64
-"""In int32 words. A failure whose messages are shortened must fit into this size."""
+from .model_flags import add_generation_flags
+from .prompt_flags import add_prompt_flags
 
 AUTO = "auto"
 
@@ -43,6 +45,10 @@ class JobOptions:
     max_failure_rate: share of a worker's last 1,000 rows that may fail.
     stall_timeout: seconds without progress after which a worker is ended.
     framework, device, dtype: None to choose from launcher and hardware.
+    max_download: largest size of a clip that is downloaded, in bytes.
+    download_timeout: time limit for downloading one clip, all attempts together, in seconds.
+    redo: captions with one of these marks are not kept but made again, in the order of `marks.CAPTION_MARKS`.
+    short_words: a caption with fewer words has the mark `short`.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -62,6 +68,10 @@ class JobOptions:
     framework: str | None
     device: str | None
     dtype: str | None
+    max_download: int = MAX_DOWNLOAD
+    download_timeout: float = DOWNLOAD_TIMEOUT
+    redo: tuple[str, ...] = ()
+    short_words: int = SHORT_WORDS
 
     def __post_init__(self) -> None:
         meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises an error for a link to itself
@@ -107,7 +117,20 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--skip_if_existing",
         action="store_true",
-        help="keep existing captions: those in an earlier output, else those in the column 'text' of the meta table",
+        help="keep existing captions, each column by itself: those in an earlier output, else those in the same column "
+        "of the meta table",
+    )
+    run.add_argument(
+        "--redo",
+        type=caption_marks,
+        metavar="MARK,...",
+        help="with --skip_if_existing: do not keep captions that have one of these marks of the gallery, but caption "
+        f"their rows again: {', '.join(CAPTION_MARKS)}",
+    )
+    run.add_argument(
+        "--short_words",
+        type=positive_int,
+        help=f"with --redo short: a caption with fewer words is short; if not given, {SHORT_WORDS}",
     )
     run.add_argument(
         "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
@@ -136,6 +159,18 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         help="decoding processes of each worker; if not given, 2 to 8, chosen from the number of CPU cores",
     )
     run.add_argument(
+        "--max_download",
+        type=byte_size,
+        default=f"{MAX_DOWNLOAD // 2**30}G",
+        help="largest file that is downloaded for a row whose path is a URL, in bytes or for example 500M",
+    )
+    run.add_argument(
+        "--download_timeout",
+        type=number(minimum=0, above=True),
+        default=DOWNLOAD_TIMEOUT,
+        help="time limit for downloading one clip, all attempts together, in seconds",
+    )
+    run.add_argument(
         "--max_failure_rate",
         type=number(minimum=0, maximum=1),
         default=0.5,
@@ -146,7 +181,7 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         type=number(minimum=2, maximum=1e6),
         default=1800.0,
         help="end a worker that has made no progress for this many seconds; loading the model and waiting for other "
-        "ranks do not count, and decoding a clip may take as long as --decode_timeout allows",
+        "ranks do not count, and a clip may take as long as --download_timeout and --decode_timeout allow",
     )
 
     device = parser.add_argument_group("device")
@@ -232,19 +267,23 @@ def frame_sampling(
     )
 
 
-def job_options(flags: argparse.Namespace) -> JobOptions:
+def job_options(flags: argparse.Namespace, columns: Sequence[str] = (TEXT_COLUMN,)) -> JobOptions:
     """Check the flags of the run.
+
+    columns: the columns that receive captions.
 
     Raises:
         UsageError: values that do not go together, or a folder that does not exist.
     """
-    if flags.max_new_tokens > flags.pad_length:
+    problem = pad_length_problem(flags.pad_length, flags.max_new_tokens, columns)
+    if problem:
+        raise UsageError(problem)
+    if flags.redo and not flags.skip_if_existing:
         raise UsageError(
-            f"--max_new_tokens {flags.max_new_tokens} is more than --pad_length {flags.pad_length}: "
-            "long captions could not be gathered; raise --pad_length"
+            f"--redo {','.join(flags.redo)}: without --skip_if_existing all rows are captioned again; give it, too"
         )
-    if flags.pad_length < MIN_PAD_LENGTH:
-        raise UsageError(f"--pad_length {flags.pad_length} is less than {MIN_PAD_LENGTH}")
+    if flags.short_words is not None and "short" not in (flags.redo or ()):
+        raise UsageError(f"--short_words {flags.short_words} has an effect only with --redo short; give it, too")
     if flags.output is None and not os.path.isdir(flags.meta_path.parent):
         raise UsageError(f"meta file {flags.meta_path} does not exist, and its folder does not exist")
     return JobOptions(
@@ -262,6 +301,10 @@ def job_options(flags: argparse.Namespace) -> JobOptions:
         framework=flags.framework,
         device=flags.device,
         dtype=flags.dtype,
+        max_download=flags.max_download,
+        download_timeout=flags.download_timeout,
+        redo=flags.redo or (),
+        short_words=flags.short_words or SHORT_WORDS,
     )
 
 
@@ -273,3 +316,12 @@ def batch_size(text: str) -> int | str:
         return positive_int(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, nor is it {AUTO}") from None
+
+
+def caption_marks(text: str) -> tuple[str, ...]:
+    """An argparse type: marks of captions, separated by commas. Returns them in the order of CAPTION_MARKS."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in CAPTION_MARKS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not a mark; the marks are {', '.join(CAPTION_MARKS)}")
+    return tuple(mark for mark in CAPTION_MARKS if mark in names)

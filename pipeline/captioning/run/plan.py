@@ -5,8 +5,9 @@ Knows nothing about files and workers: the plan depends only on the arguments.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..journal.reader import Fingerprint
@@ -27,26 +28,31 @@ _LONG_EXCERPT = 160
 
 @dataclass(frozen=True)
 class Plan:
-    """Sorts the rows: every row of the meta table is in exactly one of these groups.
+    """Sorts the rows: every row of the meta table is in exactly one of these groups, or keeps all its captions.
 
-    kept: rows that keep their existing caption (`--skip_if_existing`), with that caption.
-    finished: rows whose result is in a journal.
+    columns: the columns that receive captions, in order.
+    kept: for each column, rows that keep their existing caption (`--skip_if_existing`), with that caption.
+    finished: rows whose results are in journals, for each column that does not keep its caption.
     quarantined: rows that were in flight at two deaths of a worker. They become failures.
     pending: rows to caption, in order.
     retries: rows to caption after the pending rows, in small batches: they were in flight when a worker died, together
         with many other rows.
     isolated: rows to caption after all other rows, one at a time: they were in flight when a worker died, together
         with few other rows, or while they were retried in a small batch.
-    excluded: rows beyond `--limit`.
+    excluded: rows beyond `--limit`. Some of their columns may have captions.
+    wanted: for rows that are to be captioned or quarantined, the numbers of the columns that are still without a
+        result. A row that is not in it lacks all columns.
     """
 
-    kept: Mapping[int, str]
+    columns: tuple[str, ...]
+    kept: Mapping[str, Mapping[int, str]]
     finished: frozenset[int]
     quarantined: tuple[int, ...]
     pending: tuple[int, ...]
     retries: tuple[int, ...]
     isolated: tuple[int, ...]
     excluded: frozenset[int]
+    wanted: Mapping[int, tuple[int, ...]]
 
     @property
     def is_done(self) -> bool:
@@ -57,37 +63,67 @@ class Plan:
     def rows_to_caption(self) -> int:
         return len(self.pending) + len(self.retries) + len(self.isolated)
 
+    @property
+    def kept_captions(self) -> int:
+        """Number of captions that are kept."""
+        return sum(map(len, self.kept.values()))
+
+    def in_order(self) -> Iterator[int]:
+        """The rows to caption, in the order in which they begin."""
+        return itertools.chain(self.pending, self.retries, self.isolated)
+
+    def wanted_columns(self, row: int) -> tuple[str, ...]:
+        """The columns of a row that are to be captioned."""
+        numbers = self.wanted.get(row)
+        return self.columns if numbers is None else tuple(self.columns[number] for number in numbers)
+
     def results_of_quarantined(self) -> list[RowResult]:
         """The failures of the quarantined rows."""
         message = f"in flight at {DEATHS_TO_QUARANTINE} deaths of its worker; quarantined so that the run can end"
-        return [RowResult.failed(row, "worker", [message]) for row in self.quarantined]
+        return [RowResult.failed(row, self.wanted_columns(row), "worker", [message]) for row in self.quarantined]
 
 
 def make_plan(
     rows: int,
-    kept: Mapping[int, str],
-    finished: Collection[int],
+    columns: Sequence[str],
+    kept: Mapping[str, Mapping[int, str]],
+    finished: Mapping[str, Collection[int]],
     deaths: Mapping[int, int],
     retried: Collection[int] = (),
     limit: int | None = None,
 ) -> Plan:
     """Sort rows 0..rows-1 into a plan. A kept caption takes precedence over a journal's result.
 
-    kept: captions to keep, by row.
-    finished: rows with a result in a journal.
+    columns: the columns that receive captions, at least one.
+    kept: for each column, captions to keep, by row.
+    finished: for each column, rows with a result in a journal.
     deaths: for each row, how many times a worker died with the row in flight; deaths during retries do not count.
     retried: rows that were in flight when a worker died during their retry.
-    limit: consider only the first `limit` rows that do not keep a caption; None for all.
+    limit: consider only the first `limit` rows that do not keep a caption in every column; None for all.
     """
-    done = frozenset(row for row in finished if row < rows and row not in kept)
-    not_kept = [row for row in range(rows) if row not in kept]
-    wanted = not_kept if limit is None else not_kept[:limit]
+    groups = {column: (kept.get(column, {}), finished.get(column, ())) for column in columns}
+    done: list[int] = []
+    excluded: list[int] = []
     pending: list[int] = []
     in_flight_once: list[int] = []
     quarantined: list[int] = []
-    for row in wanted:
-        if row in done:
+    wanted: dict[int, tuple[int, ...]] = {}
+    of_columns = list(enumerate(groups.values()))
+    numbers_seen: dict[tuple[int, ...], tuple[int, ...]] = {}  # most of a million rows want the same columns
+    not_kept = 0
+    for row in range(rows):
+        numbers = tuple([n for n, (is_kept, has_result) in of_columns if row not in is_kept and row not in has_result])
+        if not numbers and all(row in is_kept for _, (is_kept, _) in of_columns):
             continue
+        not_kept += 1
+        if not numbers:
+            done.append(row)
+            continue
+        if limit is not None and not_kept > limit:
+            excluded.append(row)
+            continue
+        if len(numbers) < len(of_columns):
+            wanted[row] = numbers_seen.setdefault(numbers, numbers)
         count = deaths.get(row, 0)
         group = pending if count == 0 else in_flight_once if count < DEATHS_TO_QUARANTINE else quarantined
         group.append(row)
@@ -96,13 +132,15 @@ def make_plan(
         retries = []
     isolated = sorted(set(in_flight_once) - set(retries))
     return Plan(
-        kept=kept,
-        finished=done,
+        columns=tuple(columns),
+        kept={column: is_kept for column, (is_kept, _) in groups.items()},
+        finished=frozenset(done),
         quarantined=tuple(quarantined),
         pending=tuple(pending),
         retries=tuple(retries),
         isolated=tuple(isolated),
-        excluded=frozenset(not_kept[len(wanted) :]) - done,
+        excluded=frozenset(excluded),
+        wanted=wanted,
     )
 
 

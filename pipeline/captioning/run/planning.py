@@ -5,38 +5,56 @@ Knows nothing about the model and the framework.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 
 from ..journal.reader import Fingerprint, JournalContents
 from ..journal.run_journals import RunJournals
-from ..meta.table import MetaTable, match_occurrences
+from ..meta.asks import Asks
+from ..meta.names import column_list
+from ..meta.table import MetaTable
 from ..process.errors import UsageError
-from ..workers.leases import PENDING, RETRIES, RowPool
+from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
+from .earlier_captions import EarlierCaptions, Redo
+from .fingerprints import COMPUTING_TYPE, check_journals, table_fingerprint
+from .media_check import media_problem
 from .options import JobOptions
-from .plan import Plan, fingerprint_difference, make_plan
+from .plan import Plan, make_plan
 
-COMPUTING_TYPE = "computing type"
-"""Name of the entry of a journal's fingerprint whose value is known only after the framework is imported."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LeaderPlan:
     """The part of the plan that only rank 0 has.
 
-    replaced_captions: number of captions in the earlier output that this run does not keep.
-    replaced_texts: number of texts in the meta table's own column `text` that the output does not keep.
+    asks: what is asked. cells: for each of `Asks.cell_columns`, the cells of all rows.
+    replaced_captions: for each column, the number of captions in the earlier output that this run does not keep.
+    replaced_texts: for each column, the number of texts in the meta table's own column that the output does not keep.
+    other_captions: captions of the earlier output in columns that neither the meta table nor this run has, and that
+        the output keeps: for each column, the text of every row.
+    lost_columns: columns of the earlier output that the output does not keep.
     """
 
     table: MetaTable
     plan: Plan
-    replaced_captions: int
-    replaced_texts: int
+    asks: Asks
+    cells: Sequence[Sequence[str]]
+    replaced_captions: Mapping[str, int]
+    replaced_texts: Mapping[str, int]
+    other_captions: Mapping[str, Sequence[str]]
+    lost_columns: Sequence[str]
+
+    def task_of(self, row: int) -> RowTask:
+        """What a rank needs to caption a row."""
+        return RowTask(
+            row, self.table.paths[row], tuple([column[row] for column in self.cells]), self.plan.wanted.get(row, ())
+        )
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,8 @@ class RankPlan:
     has_isolated: whether there are isolated rows, which are on rank 0.
     is_done: there is nothing to caption and nothing to write on any rank.
     has_work: whether this rank may get rows to caption.
-    isolated: (row, path) pairs to caption after all other rows, one at a time. All are on rank 0: if a worker dies
-        then, the only row in flight is the cause.
+    isolated: rows to caption after all other rows, one at a time. All are on rank 0: if a worker dies then, the only
+        row in flight is the cause.
     host_workers: ranks on this host, including this one.
     leader: the whole table and plan, on rank 0; None on other ranks.
     """
@@ -65,7 +83,7 @@ class RankPlan:
     has_isolated: bool
     is_done: bool
     has_work: bool
-    isolated: Sequence[tuple[int, str]]
+    isolated: Sequence[RowTask]
     host_workers: int
     leader: LeaderPlan | None
 
@@ -75,25 +93,35 @@ def plan_run(
     journals: RunJournals,
     table: MetaTable | None,
     options: JobOptions,
+    asks: Asks,
     captioner_fingerprint: Mapping[str, str],
+    redo: Redo = lambda table, path, column: (),
 ) -> RankPlan:
     """Make the plan on rank 0 and send each rank its part. Collective: every rank must call it.
 
     table: the meta table, on rank 0; None on other ranks.
+    redo: which existing captions count as missing, with `--skip_if_existing`.
 
     Raises:
-        UsageError: on rank 0: the journals belong to a run with other settings, or the earlier output can't be read.
+        UsageError: on rank 0: the journals belong to a run with other settings, the earlier output can't be read,
+            or a prompt does not suit the medium of a row.
     """
     host_workers = world.host_workers()
     contents = journals.contents(options.restart)
     leader, shared = None, b""
     if table is not None:
-        fingerprint = {**captioner_fingerprint, "meta paths": _digest_of_paths(table)}
-        _check_fingerprints(contents.fingerprints, fingerprint, journals.folder)
-        earlier = _earlier_output(options)
-        leader = _leader_plan(table, earlier, options, contents)
+        cells = table.cells(asks.cell_columns)
+        fingerprint = {**captioner_fingerprint, **table_fingerprint(table, asks, cells)}
+        check_journals(contents.fingerprints, fingerprint, journals.folder)
+        earlier_output = _earlier_output(options, asks)
+        earlier = EarlierCaptions.of(table, options.meta_path, earlier_output, options.output, asks.columns)
+        leader = leader_plan(table, earlier, options, asks, cells, contents, redo)
+        problem = media_problem(asks, map(leader.task_of, leader.plan.in_order()))
+        if problem:
+            raise UsageError(problem)
+        _warn_of_blank_cells(asks, leader)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
-        world.offer(RowPool(table.paths, rows, world.world_size))
+        world.offer(RowPool(leader.task_of, rows, world.world_size))
         types = {found[COMPUTING_TYPE] for found in contents.fingerprints if COMPUTING_TYPE in found}
         shared = json.dumps(
             {
@@ -103,37 +131,16 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
-                "is_done": leader.plan.is_done and earlier is not None and table.is_same_but_for_text(earlier),
+                "is_done": leader.plan.is_done and earlier.is_output_of(leader.plan.kept),
             }
         ).encode("ascii")
     (received,) = map(json.loads, world.broadcast([shared]))
-    isolated = [(row, leader.table.paths[row]) for row in leader.plan.isolated] if leader else []
+    isolated = [leader.task_of(row) for row in leader.plan.isolated] if leader else []
     has_work = world.rank < received["ranks"]
     return RankPlan(**received, has_work=has_work, isolated=isolated, host_workers=host_workers, leader=leader)
 
 
-def _digest_of_paths(table: MetaTable) -> str:
-    paths = hashlib.sha256("\n".join(table.paths).encode("utf-8", "surrogatepass"))
-    return f"{len(table.paths)} rows {paths.hexdigest()[:16]}"
-
-
-def _check_fingerprints(found: Sequence[Fingerprint], wanted: Fingerprint, folder: Path) -> None:
-    for fingerprint in found:
-        if COMPUTING_TYPE not in fingerprint:
-            raise UsageError(
-                f"the journals in {folder} were written by an earlier version of this program. Finish that run with "
-                "that version, or give --restart to discard its captions"
-            )
-        known = {name: value for name, value in fingerprint.items() if name != COMPUTING_TYPE}
-        difference = fingerprint_difference(known, wanted)
-        if difference:
-            raise UsageError(
-                f"the journals in {folder} belong to an interrupted run with other settings: {'; '.join(difference)}. "
-                "Give the same arguments to resume that run, or --restart to discard its captions"
-            )
-
-
-def _earlier_output(options: JobOptions) -> MetaTable | None:
+def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     """The table that an earlier run wrote to the output path; None if there is none, or it can't be read.
 
     Raises:
@@ -142,24 +149,96 @@ def _earlier_output(options: JobOptions) -> MetaTable | None:
     if not options.output.exists():
         return None
     try:
-        return MetaTable.read(options.output)
+        return MetaTable.read(options.output, asks.columns)
     except UsageError:
         if options.skip_if_existing:
             raise
         return None  # the file becomes the backup
 
 
-def _leader_plan(
-    table: MetaTable, earlier: MetaTable | None, options: JobOptions, contents: JournalContents
+def leader_plan(
+    table: MetaTable,
+    earlier: EarlierCaptions,
+    options: JobOptions,
+    asks: Asks,
+    cells: Sequence[Sequence[str]],
+    contents: JournalContents,
+    redo: Redo,
 ) -> LeaderPlan:
-    texts = {row: text for row, text in enumerate(table.texts() or []) if text.strip()}
-    earlier_texts = earlier.texts() if earlier is not None else None
-    captions = {}
-    if earlier is not None and earlier_texts is not None:
-        captions = match_occurrences(table.paths, earlier.paths, earlier_texts)
-    # Captions of the earlier output take precedence over the table's own texts.
-    kept = texts | captions if options.skip_if_existing else {}
-    plan = make_plan(len(table.paths), kept, contents.finished, contents.deaths, contents.retried, options.limit)
-    if options.skip_if_existing:
-        return LeaderPlan(table, plan, 0, 0)
-    return LeaderPlan(table, plan, len(captions), len(texts))
+    """The plan of rank 0.
+
+    earlier: the captions that exist before the run. cells: see `LeaderPlan`. contents: of the journals.
+    redo: as for `plan_run`.
+    """
+    kept = earlier.kept(redo) if options.skip_if_existing else {}
+    if options.redo:
+        kept = _without(kept, contents.captions)
+    finished, deaths, retried = contents.finished, contents.deaths, contents.retried
+    plan = make_plan(len(table.paths), tuple(earlier.captions), kept, finished, deaths, retried, options.limit)
+    if options.redo and plan.excluded:
+        # A marked caption that is not made again, because its row is beyond `--limit`, is not lost.
+        everything = _without(earlier.kept(lambda table, path, column: ()), contents.captions)
+        kept = {
+            column: {**kept[column], **{row: captions[row] for row in plan.excluded if row in captions}}
+            for column, captions in everything.items()
+        }
+        plan = dataclasses.replace(plan, kept=kept)
+    others = earlier.other_captions() if options.skip_if_existing else {}
+    return LeaderPlan(
+        table=table,
+        plan=plan,
+        asks=asks,
+        cells=cells,
+        replaced_captions={} if options.skip_if_existing else _counts(earlier.captions),
+        replaced_texts={} if options.skip_if_existing else _counts(earlier.texts),
+        other_captions=others,
+        lost_columns=[name for name in earlier.other_columns() if name not in others],
+    )
+
+
+def _without(
+    kept: Mapping[str, Mapping[int, str]], made: Mapping[str, Collection[int]]
+) -> dict[str, Mapping[int, str]]:
+    """The kept captions without those that an interrupted run with `--redo` has made again, whose rows are `made`.
+
+    Such a run may have replaced the outcomes file, and with it the marks, but not yet the captioned table.
+    """
+    return {
+        column: {row: text for row, text in captions.items() if row not in made[column]}
+        if made.get(column)
+        else captions
+        for column, captions in kept.items()
+    }
+
+
+def _counts(captions: Mapping[str, Mapping[int, str]]) -> dict[str, int]:
+    return {column: len(of_column) for column, of_column in captions.items() if of_column}
+
+
+def _warn_of_blank_cells(asks: Asks, leader: LeaderPlan) -> None:
+    """Warn once if cells that the user's questions contain are blank.
+
+    A blank cell in the column of whole questions is usual, and named prompts allow for a blank earlier caption.
+    """
+    needed = [
+        [] if ask.prompt else [asks.cell_columns.index(name) for name in ask.question.columns] for ask in asks.asks
+    ]
+    if not any(needed):
+        return
+    everything = tuple(range(len(needed)))
+    own = asks.cell_columns.index(asks.question_column) if asks.question_column else -1
+    rows = 0
+    blank: set[str] = set()
+    for row in leader.plan.in_order():
+        if own >= 0 and leader.cells[own][row].strip():
+            continue
+        numbers = {n for number in leader.plan.wanted.get(row, everything) for n in needed[number]}
+        found = {asks.cell_columns[n] for n in numbers if not leader.cells[n][row].strip()}
+        rows += bool(found)
+        blank |= found
+    if rows:
+        logger.warning(
+            "%d rows to caption have blank cells in columns that the questions contain (%s)",
+            rows,
+            column_list(sorted(blank)),
+        )

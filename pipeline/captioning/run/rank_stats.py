@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 class RankStats:
     """What a rank did in this run.
 
-    captioned, failed: number of rows.
+    captioned, failed: number of captions that were made, and that could not be made; a row may have several.
+    captioned_rows: number of rows with at least one caption.
+    failed_rows: number of rows with at least one failure.
     tokens: number of generated tokens, including end-of-sequence tokens.
     load_seconds: time until the model was loaded.
     device_seconds: time in the captioner.
@@ -24,6 +26,8 @@ class RankStats:
 
     captioned: int = 0
     failed: int = 0
+    captioned_rows: int = 0
+    failed_rows: int = 0
     tokens: int = 0
     load_seconds: float = 0.0
     device_seconds: float = 0.0

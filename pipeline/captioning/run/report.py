@@ -8,11 +8,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
+import operator
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..clips.downloads.urls import without_credentials
+from ..meta.names import TEXT_COLUMN
+from ..meta.results import CaptionResult
 from ..monitor.progress_log import duration
 from .delivery import RunResults
 from .options import JobOptions
@@ -38,31 +42,44 @@ def make_report(
     seconds: wall time of this run.
     """
     captioned = sum(stats.captioned for stats in rank_stats)
+    clips = sum(stats.captioned_rows for stats in rank_stats)
     tokens = sum(stats.tokens for stats in rank_stats)
     device = sum(stats.device_seconds for stats in rank_stats)
     wait = sum(stats.decode_wait_seconds for stats in rank_stats)
-    partial = results.partial_rows()
+    partial, images = sorted(results.partial), len(results.images)
+    names_columns = leader.plan.columns != (TEXT_COLUMN,)
+
+    rows = {"finished_rows": results.finished_rows(), "failed_rows": results.failed_rows()}
+
+    def column_of(column: str) -> dict[str, str]:
+        return {"column": column} if names_columns else {}
+
     return {
         "run": plan.run,
+        "questions": {ask.column: ask.question.text for ask in leader.asks.asks},
+        **({"question_column": leader.asks.question_column} if leader.asks.question_column else {}),
         "rows": len(leader.table.paths),
-        "captioned": len(results.captions),
-        "failed": len(results.failures),
-        "kept": len(leader.plan.kept),
-        "truncated": sum(result.truncated for result in results.captions.values()),
-        "looping": sum(result.looping for result in results.captions.values()),
+        "captioned": results.captioned,
+        "failed": results.failed,
+        "kept": leader.plan.kept_captions,
+        "images": images,
+        "videos": results.captioned_rows() - images,
+        **_caption_figures([caption for column in results.columns.values() for caption in column.captions.values()]),
+        **({**rows, "columns": _columns(leader, results)} if names_columns else {}),
+        **({"kept_columns": list(leader.other_captions)} if leader.other_captions else {}),
         "partial": len(partial),
         "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
-        "words_per_caption": results.words_per_caption(),
-        "most_repeated_captions": results.most_repeated_captions(),
+        "most_repeated_captions": _most_repeated_captions(results, column_of),
         "failures_by_stage": results.failures_by_stage(),
         "failure_examples": {
-            stage: {"row": row, "path": leader.table.paths[row], "message": "; ".join(failure.messages)}
-            for stage, (row, failure) in results.failure_examples().items()
+            stage: {"row": row, "path": leader.table.paths[row], **column_of(column), "message": "; ".join(f.messages)}
+            for stage, (row, column, f) in results.failure_examples().items()
         },
         "captioned_in_this_run": captioned,
         "failed_in_this_run": sum(stats.failed for stats in rank_stats),
         "seconds": round(seconds, 3),
-        "clips_per_second": round(captioned / seconds, 4) if seconds else 0.0,
+        "clips_per_second": round(clips / seconds, 4) if seconds else 0.0,
+        **({"captions_per_second": round(captioned / seconds, 4) if seconds else 0.0} if names_columns else {}),
         "tokens_per_second": round(tokens / seconds, 4) if seconds else 0.0,
         "tokens": tokens,
         "workers": len(rank_stats),
@@ -84,39 +101,48 @@ def make_report(
 
 def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """The report as text for the log: (logging level, line) pairs."""
+    columns: Mapping[str, Any] = report.get("columns", {})
+    what = "captions" if len(columns) > 1 else "rows"
     for stage, count in report["failures_by_stage"].items():
         example = report["failure_examples"][stage]
         yield (
             logging.WARNING,
-            f"rows that failed at stage {stage}: {count}, for example row {example['row']} ({example['path']}): "
-            f"{example['message']}",
+            f"{what} that failed at stage {stage}: {count}, for example row {example['row']} "
+            f"({without_credentials(example['path'])}): {example['message']}",
         )
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
-        yield logging.WARNING, f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
+        line = f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
+        yield logging.WARNING, line + _by_column(columns, "truncated")
     if report["looping"]:
-        yield logging.WARNING, f"{report['looping']} captions loop: they repeat the same words"
+        line = f"{report['looping']} captions loop: they repeat the same words"
+        yield logging.WARNING, line + _by_column(columns, "looping")
     if report["partial"]:
-        share, example = report["partial"] / report["captioned"], report["partial_examples"][0]
+        share = report["partial"] / (report["images"] + report["videos"])
+        example, what = report["partial_examples"][0], "clips" if len(columns) > 1 else "captions"
         yield (
             logging.WARNING,
-            f"{report['partial']} captions ({share:.1%}) are of partial videos, of which only a part could be decoded, "
-            f"for example row {example['row']} ({example['path']})",
+            f"{report['partial']} {what} ({share:.1%}) are of partial videos, of which only a part could be decoded, "
+            f"for example row {example['row']} ({without_credentials(example['path'])})",
         )
     for repeated in report["most_repeated_captions"][:1]:
-        share = repeated["rows"] / report["captioned"]
+        share = repeated["rows"] / columns.get(repeated.get("column"), report)["captioned"]
         level = logging.WARNING if share > REPETITION_WARNING_SHARE and repeated["rows"] > 2 else logging.INFO
-        yield level, f"{repeated['rows']} rows ({share:.1%}) have the same caption: {repeated['caption'][:200]}"
-    if report["words_per_caption"]:
-        yield (
-            logging.INFO,
-            "words per caption: {least} to {most}, median {median}".format(**report["words_per_caption"]),
-        )
+        column = f" in {repeated['column']}" if len(columns) > 1 else ""
+        yield level, f"{repeated['rows']} rows ({share:.1%}) have the same caption{column}: {repeated['caption'][:200]}"
+    for column, figures in (columns if len(columns) > 1 else {"": report}).items():
+        if figures["words_per_caption"]:
+            words = "{least} to {most}, median {median}".format(**figures["words_per_caption"])
+            yield logging.INFO, f"words per caption{column and f' of {column}'}: {words}"
     yield logging.INFO, f"device time: {timeline(report)}"
+    speed = f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
+    if len(columns) > 1:
+        speed = f"{report['captions_per_second']:.2f} captions/s, {speed}"
+    images = f" of {report['images']} images and {report['videos']} videos" if report["images"] else ""
     yield (
         logging.INFO,
-        f"{report['captioned']} captions in {duration(report['seconds'])} ({report['clips_per_second']:.2f} clips/s, "
-        f"{report['tokens_per_second']:.1f} tokens/s), {report['failed']} failures",
+        f"{report['captioned']} captions{images} in {duration(report['seconds'])} ({speed}), {report['failed']} "
+        "failures",
     )
 
 
@@ -129,6 +155,48 @@ def timeline(report: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"waiting for clips {duration(wait)} ({share:.1%})"])
 
 
+def _caption_figures(captions: Sequence[CaptionResult]) -> dict[str, Any]:
+    words = sorted(result.caption.count(" ") + 1 for result in captions)  # words are separated by spaces
+    return {
+        "truncated": sum(result.truncated for result in captions),
+        "looping": sum(result.looping for result in captions),
+        "words_per_caption": {"least": words[0], "median": words[len(words) // 2], "most": words[-1]} if words else {},
+    }
+
+
+def _columns(leader: LeaderPlan, results: RunResults) -> dict[str, dict[str, Any]]:
+    """The figures of each column."""
+    return {
+        column: {
+            "captioned": len(of_column.captions),
+            "failed": len(of_column.failures),
+            "kept": len(leader.plan.kept[column]),
+            **_caption_figures(list(of_column.captions.values())),
+        }
+        for column, of_column in results.columns.items()
+    }
+
+
+def _most_repeated_captions(
+    results: RunResults, column_of: Callable[[str], Mapping[str, str]], most: int = 5
+) -> list[dict[str, Any]]:
+    """The captions that more than one row has in a column, with the number of rows: a model may repeat one sentence."""
+    repeated = [
+        {**column_of(column), "caption": caption, "rows": count}
+        for column, of_column in results.columns.items()
+        for caption, count in Counter(one.caption for one in of_column.captions.values()).most_common(most)
+        if count > 1
+    ]
+    return sorted(repeated, key=operator.itemgetter("rows"), reverse=True)[:most]
+
+
+def _by_column(columns: Mapping[str, Any], name: str) -> str:
+    """A figure of each column that has it, if there are several columns."""
+    if len(columns) < 2:
+        return ""
+    return f" ({', '.join(f'{column}: {figures[name]}' for column, figures in columns.items() if figures[name])})"
+
+
 def _stages(rank_stats: Sequence[RankStats]) -> dict[str, float]:
     """Seconds, tokens and steps of the stages on the device, added up over the ranks."""
     total: Counter[str] = Counter()
@@ -138,6 +206,8 @@ def _stages(rank_stats: Sequence[RankStats]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 

@@ -11,31 +11,30 @@ import logging
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..backends import Backend
-from ..captioners.base import Captioner, CaptionerSource
-from ..clips.clip import Clip, LoadFailure
+from ..captioners.base import Captioner, CaptionerSource, Refused
+from ..clips.clip import LoadFailure
+from ..clips.downloads.limits import DownloadLimits
 from ..clips.killable import DecoderLimits
 from ..clips.loader import ClipLoader, default_decode_workers
-from ..generation.requests import End, EndReason, Engine, Request
+from ..generation.requests import End, EndReason, Engine
 from ..journal.journal import Journal
-from ..meta.names import failures_path
-from ..meta.results import RowResult, caption_result
+from ..meta.results import ColumnResult, Failure, caption_result
 from ..process.errors import RunError
-from ..process.limited_log import LimitedLog
 from ..process.signals import interruption
-from ..workers.leases import PENDING, RETRIES, LeasedRows
+from ..workers.leases import PENDING, RETRIES, LeasedRows, RowTask
 from ..workers.world import World
+from .asked_clips import AskedClip, RowTasks
+from .finished_rows import FinishedRows
 from .options import JobOptions
 from .planning import RankPlan
 from .rank_stats import RankStats
 
 logger = logging.getLogger(__name__)
 
-FAILURE_WINDOW = 1000
-"""Number of last rows to which `--max_failure_rate` applies."""
 AUTO_PREFETCH = 64
 """Number of clips decoded ahead with `--bs auto`: the number of slots is known only after the model is loaded."""
 PREFETCH_BYTES = 512 * 2**20
@@ -49,12 +48,6 @@ _DECODER_START_SECONDS = 300.0
 """Time limit for starting a decoding process; large enough for any slow disk."""
 _POLL_SECONDS = 0.2
 """Time between two checks whether the run has been interrupted."""
-DEVICE_FAILURES = 8
-"""If this many clips in a row failed in the captioner, each captioned alone, the device is the cause, not the clips."""
-
-
-class MassFailure(RunError):
-    """Too many rows failed: the clips are not the cause."""
 
 
 @dataclass
@@ -65,7 +58,7 @@ class _Group:
     """
 
     slots: int
-    clips: deque[Clip] = field(default_factory=deque)
+    clips: deque[AskedClip] = field(default_factory=deque)
 
 
 @dataclass
@@ -80,25 +73,23 @@ class RankWorker:
     stats: RankStats = field(default_factory=RankStats)
 
     def __post_init__(self) -> None:
-        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
-        self._device_failures = 0
         self._captioner: Captioner | None = None
+        self.tasks = RowTasks(self.source.asks)
+        self._finished = FinishedRows(self.options, self.journal, self.world, self.stats)
+        options = self.options
         decoders = 2  # tried one after the other, each with the full time limit
-        self._clip_seconds = _DECODER_START_SECONDS + decoders * self.options.decode_timeout
-        place = f"the journal until the run ends, then in {failures_path(self.options.output).name}"
-        self._warnings = LimitedLog(logger, place)
+        self._clip_seconds = _DECODER_START_SECONDS + decoders * options.decode_timeout + options.download_timeout
 
     def run(self, plan: RankPlan) -> RankStats:
         """Lease and caption rows until no row is left. When this returns, every result is in the journal.
 
         Raises:
-            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows failed, or
-                DEVICE_FAILURES clips in a row failed in the captioner.
+            MassFailure: see `FinishedRows`.
             RunError: the captioner failed before it accepted a clip, the journal can't be written, or the run failed
                 on another rank.
             KeyboardInterrupt: a signal interrupted the run.
         """
-        with contextlib.closing(self._warnings):
+        with contextlib.closing(self._finished):
             self._run(plan)
         backend = self.backend
         self.stats.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
@@ -134,22 +125,22 @@ class RankWorker:
             logger.info("model loaded in %.1f s", self.stats.load_seconds)
             self.stats.slots = self.options.batch_size or self._captioner.max_slots()
             self.journal.loaded()
-            self._report_counts()
+            self._finished.report_counts()
             self.world.watchdog.progress()
             self.world.watchdog.allow(FIRST_STEP_SECONDS)
         return self._captioner
 
-    def _loader(self, rows: Iterable[tuple[int, str]], plan: RankPlan, ahead: Callable[[], int]) -> ClipLoader:
+    def _loader(self, tasks: Iterable[RowTask], plan: RankPlan, ahead: Callable[[], int]) -> ClipLoader:
         options = self.options
         return ClipLoader(
-            rows,
-            self.source.sampling,
-            self.source.frame_transform,
-            DecoderLimits(options.decode_timeout),
+            self.tasks.rows(tasks),
+            self.source.preparation,
+            DecoderLimits(
+                options.decode_timeout, download=DownloadLimits(options.max_download, options.download_timeout)
+            ),
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,
-            short_side=self.source.short_side,
             prefetch_bytes=PREFETCH_BYTES,
             prefetch_least=max(2, options.batch_size or self.stats.slots),
         )
@@ -158,13 +149,13 @@ class RankWorker:
         """Caption all clips of `loader`.
 
         The loop loads clips, prepares their requests, adds these to the engine, calls its `step`, and writes the
-        results of ended requests to the journal.
+        results of rows whose questions are all answered to the journal.
 
         slots: maximum number of clips in flight.
         is_retry: the rows were in flight when a worker died.
         """
         engine: Engine | None = None
-        engine_slots, in_flight = 0, dict[int, Clip]()
+        engine_slots, in_flight = 0, dict[int, AskedClip]()
         # The loader fills the first group, `_recover` adds others. The last group is captioned first.
         groups = [_Group(slots)]
         with interruption.postponed():
@@ -179,12 +170,14 @@ class RankWorker:
                     most = group.slots if may_load else min(group.slots, len(group.clips))
                     engine, engine_slots = self._engine(captioner, most)
                 clips = self._next_clips(group, group_loader, captioner, engine, is_retry)
-                in_flight |= {clip.row: clip for clip in clips}
+                in_flight |= {asked.clip.row: asked for asked in clips}
                 begin, problem = time.monotonic(), None
                 try:
-                    _add_all(engine, captioner.prepare(clips))
+                    _prepare(captioner, engine, clips)
                     events = engine.step() if in_flight and not (clips and engine.requests_needed) else []
-                    results = [_result(captioner, event, in_flight) for event in events if isinstance(event, End)]
+                    for event in events:
+                        if isinstance(event, End):
+                            in_flight[_row(event.key)].answer(event.question, _answer(captioner, event))
                 except Exception as error:
                     problem = _one_line(error), self.backend.is_out_of_memory(error)
                 self.stats.device_seconds += time.monotonic() - begin
@@ -194,8 +187,13 @@ class RankWorker:
                     continue
                 if events:
                     self.world.watchdog.progress()
-                for result in results:
-                    self._finish(result, in_flight.pop(result.row).path)
+                for asked in list(in_flight.values()):
+                    if asked.is_answered or asked.may_ask_next:
+                        del in_flight[asked.clip.row]
+                    if asked.is_answered:
+                        self._finished.add(asked.result(), asked.clip.path)
+                    elif asked.may_ask_next:
+                        group.clips.append(asked)
         self.stats.decode_wait_seconds += loader.wait_seconds
         self.stats.decode_seconds += loader.decode_seconds
 
@@ -223,7 +221,7 @@ class RankWorker:
 
     def _next_clips(
         self, group: _Group, loader: ClipLoader | None, captioner: Captioner, engine: Engine, is_retry: bool
-    ) -> list[Clip]:
+    ) -> list[AskedClip]:
         """The next clips for the engine: first those of the group, then those of the loader.
 
         Waits for clips only if another step of the engine is not worthwhile without them. A clip that cannot be
@@ -233,39 +231,47 @@ class RankWorker:
             return []
         most = min(engine.free, captioner.clips_together)
         of_group = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
-        new: list[Clip] = []
+        new: list[AskedClip] = []
         while len(of_group + new) < most and not interruption.requested:
             if loader is None or loader.has_ended:
                 break
             must_wait = len(of_group + new) < engine.requests_needed
             loaded = loader.next_clip(_POLL_SECONDS if must_wait else 0.0)
             if isinstance(loaded, LoadFailure):
-                self._finish(RowResult.failed(loaded.row, loaded.stage, loaded.messages), loaded.path)
+                self._finished.add(self.tasks.failed(loaded), loaded.path)
             elif loaded is not None:
-                new.append(loaded)
+                asked = self.tasks.asked(loaded)
+                if asked.is_answered:  # no question may be asked about it
+                    self._finished.add(asked.result(), loaded.path)
+                else:
+                    new.append(asked)
             elif not must_wait:
                 break
             else:
                 self.world.watchdog.allow(self._clip_seconds)
         if new:
-            self.journal.start([clip.row for clip in new], is_retry)
+            self.journal.start([asked.clip.row for asked in new], is_retry)
         return of_group + new
 
     def _recover(
-        self, groups: list[_Group], in_flight: dict[int, Clip], slots: int, message: str, out_of_memory: bool
+        self, groups: list[_Group], in_flight: dict[int, AskedClip], slots: int, message: str, out_of_memory: bool
     ) -> None:
         """Arrange that all clips in flight are captioned again after an error; a new engine takes them.
 
         They become a group of their own with half as many in flight. This is repeated until only the clip that causes
-        the error fails. Out of memory instead halves the slots for the rest of the run.
+        the error fails, and then until only the question about it that causes the error fails. Answers that have
+        arrived are kept. Out of memory instead halves the slots for the rest of the run.
         """
         clips = list(in_flight.values())
         in_flight.clear()
         if not clips:
             raise RunError(f"the captioner failed before it accepted a clip: {message}")
         if slots == 1 or (len(clips) == 1 and not out_of_memory):
-            for clip in clips:
-                self._finish(RowResult.failed(clip.row, "caption", [message]), clip.path)
+            for asked in clips:
+                if asked.fail_asked(Failure("caption", (message,))):
+                    self._finished.add(asked.result(), asked.clip.path)
+                else:
+                    groups.append(_Group(1, deque([asked])))
         elif out_of_memory:
             self._halve_slots(slots)
             groups[-1].clips.extendleft(reversed(clips))
@@ -274,53 +280,28 @@ class RankWorker:
             logger.warning("an error (%s) with %d clips in flight; continuing with %d", message, len(clips), half)
             groups.append(_Group(half, deque(clips)))
 
-    def _finish(self, result: RowResult, path: str) -> None:
-        self.journal.finish([result])
-        failed = result.failure is not None
-        if failed:
-            self._warnings.warning("row %d (%s): %s", result.row, path, result.failure)
-        self._recent.append(failed)
-        in_captioner = result.failure is not None and result.failure.stage == "caption"
-        self._device_failures = self._device_failures + 1 if in_captioner else 0
-        self.stats.failed += failed
-        self.stats.captioned += not failed
-        self.stats.tokens += result.tokens
-        self.world.watchdog.progress()
-        self._report_counts()
-        self._check_failure_rate()
 
-    def _report_counts(self) -> None:
-        """Report this rank's counts to rank 0; a row counts when its result is durable."""
-        self.world.report_counts(self.journal.durable, self.stats.failed, 1)
-
-    def _check_failure_rate(self) -> None:
-        if self._device_failures >= DEVICE_FAILURES:
-            raise MassFailure(
-                f"{self._device_failures} clips in a row failed in the captioner, each captioned alone: the device or "
-                "the framework is at fault, see the messages above. The next run captions these clips again"
-            )
-        failed = sum(self._recent)
-        if len(self._recent) == FAILURE_WINDOW and failed > self.options.max_failure_rate * FAILURE_WINDOW:
-            raise MassFailure(
-                f"{failed} of the last {FAILURE_WINDOW} rows failed, more than --max_failure_rate "
-                f"{self.options.max_failure_rate:g}: check that the disks of the clips are mounted. The next run "
-                "captions the failed rows again"
-            )
+def _prepare(captioner: Captioner, engine: Engine, clips: Sequence[AskedClip]) -> None:
+    """Add the requests of clips to the engine. A question that can't be asked is answered with a failure."""
+    by_row = {asked.clip.row: asked for asked in clips}
+    # A request keeps its embeddings, so no variable may keep it: that would be the memory of a whole batch.
+    for request in captioner.prepare([asked.clip for asked in clips], [asked.ask() for asked in clips]):
+        if isinstance(request, Refused):
+            by_row[request.row].answer(request.question, Failure("prompt", (request.message,)))
+        else:
+            engine.add(request)
 
 
-def _result(captioner: Captioner, end: End, in_flight: Mapping[int, Clip]) -> RowResult:
-    assert isinstance(end.key, int), "the key of a request is its row"
+def _row(key: Hashable) -> int:
+    assert isinstance(key, tuple) and isinstance(key[0], int), "the key of a request is (row, question)"
+    return key[0]
+
+
+def _answer(captioner: Captioner, end: End) -> ColumnResult:
     if end.is_error:
-        stage = "prompt" if end.reason is EndReason.TOO_LONG else "caption"
-        return RowResult.failed(end.key, stage, [end.message])
+        return Failure("prompt" if end.reason is EndReason.TOO_LONG else "caption", (end.message,))
     caption = captioner.caption(end)
-    return caption_result(end.key, caption.text, caption.tokens, caption.truncated, in_flight[end.key].partial)
-
-
-def _add_all(engine: Engine, requests: Iterable[Request]) -> None:
-    # A separate function: its variable `request` would otherwise keep the memory of a whole batch.
-    for request in requests:
-        engine.add(request)
+    return caption_result(caption.text, caption.tokens, caption.truncated)
 
 
 def _one_line(error: Exception) -> str:

@@ -24,36 +24,58 @@ MIN_AHEAD = 2
 """Clips that may be decoded ahead near the end of a run. With two, a slow clip does not delay the other one."""
 
 
+@dataclass(frozen=True, slots=True)
+class RowTask:
+    """A row to caption.
+
+    cells: the cells of the row that its questions contain, in the order of `Asks.cell_columns`.
+    wanted: numbers of the questions to ask; empty for all.
+    """
+
+    row: int
+    path: str
+    cells: tuple[str, ...] = ()
+    wanted: tuple[int, ...] = ()
+
+    def to_json(self) -> Any:
+        return [self.row, self.path, self.cells, self.wanted]
+
+    @classmethod
+    def from_json(cls, value: Any) -> RowTask:
+        row, path, cells, wanted = value
+        return cls(row, path, tuple(cells), tuple(wanted))
+
+
 @dataclass(frozen=True)
 class Lease:
     """Rows for one rank to caption.
 
-    rows: (row, path) pairs; empty if no rows of this kind remain.
+    rows: empty if no rows of this kind remain.
     ahead: number of clips to decode ahead of the device. It is small near the end of a run, because no other rank can
         take the rows that this rank has leased.
     """
 
-    rows: Sequence[tuple[int, str]]
+    rows: Sequence[RowTask]
     ahead: int
 
     def to_json(self) -> Any:
-        return [self.rows, self.ahead]
+        return [[task.to_json() for task in self.rows], self.ahead]
 
     @classmethod
     def from_json(cls, value: Any) -> Lease:
         rows, ahead = value
-        return cls([(row, path) for row, path in rows], ahead)
+        return cls([RowTask.from_json(task) for task in rows], ahead)
 
 
 class RowPool:
     """The rows that are not leased yet, on rank 0. Not thread-safe.
 
-    paths: of all rows of the table.
+    task_of: makes the task of a row.
     rows: for each kind, the rows to lease.
     """
 
-    def __init__(self, paths: Sequence[str], rows: Mapping[str, Sequence[int]], world_size: int) -> None:
-        self._paths, self._rows, self._world_size = paths, rows, world_size
+    def __init__(self, task_of: Callable[[int], RowTask], rows: Mapping[str, Sequence[int]], world_size: int) -> None:
+        self._task_of, self._rows, self._world_size = task_of, rows, world_size
         self._taken = dict.fromkeys(rows, 0)
         self._last: dict[int, tuple[int, Lease]] = {}
 
@@ -71,13 +93,13 @@ class RowPool:
         share = remaining if self._world_size == 1 else max(1, remaining // (SHARES * self._world_size))
         block = rows[taken : taken + min(share, MAX_LEASE_ROWS)]
         self._taken[kind] = taken + len(block)
-        lease = Lease([(row, self._paths[row]) for row in block], max(MIN_AHEAD, share))
+        lease = Lease([self._task_of(row) for row in block], max(MIN_AHEAD, share))
         self._last[rank] = request_number, lease
         return lease
 
 
 class LeasedRows:
-    """Iterator over (row, path) of one kind on one rank. It leases more rows when it has none.
+    """Iterator over the tasks of one kind on one rank. It leases more rows when it has none.
 
     lease: requests rows from rank 0.
     on_lease: called with the rows of each lease.
@@ -85,7 +107,7 @@ class LeasedRows:
 
     def __init__(self, lease: Callable[[], Lease], on_lease: Callable[[Sequence[int]], None]) -> None:
         self._lease, self._on_lease = lease, on_lease
-        self._rows: deque[tuple[int, str]] = deque()
+        self._rows: deque[RowTask] = deque()
         self._has_ended = False
         self._ahead = sys.maxsize
 
@@ -98,17 +120,17 @@ class LeasedRows:
             self._has_ended = not lease.rows
             self._ahead = lease.ahead
             if lease.rows:
-                self._on_lease([row for row, _ in lease.rows])
+                self._on_lease([task.row for task in lease.rows])
         return bool(self._rows)
 
     def clips_ahead(self) -> int:
         """Number of clips to decode ahead now; see `Lease.ahead`."""
         return self._ahead
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
+    def __iter__(self) -> Iterator[RowTask]:
         return self
 
-    def __next__(self) -> tuple[int, str]:
+    def __next__(self) -> RowTask:
         if not self.has_rows:
             raise StopIteration
         return self._rows.popleft()

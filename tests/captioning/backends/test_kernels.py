@@ -51,6 +51,12 @@ def test_default_operators_and_those_of_this_backend_match_the_formulas(backend:
             mask = module.score_mask(_float_mask(visible), torch.float32)
             output = module.masked_attention(query, key, value, 0.3, mask)
             np.testing.assert_allclose(output.numpy(), expected_attention(query, key, value, 0.3, visible), atol=1e-5)
+        for slots in ([0, 1], [1, 0], [1], [0, 0, 1]):
+            query, visible = tensor(len(slots), 6, 7, 8), rng.random((len(slots), 1, 7, 290)) < 0.5
+            mask = module.score_mask(_float_mask(visible), torch.float32)
+            output = module.slots_attention(query, key, value, slots, 0.3, mask)
+            keys, values = (torch.stack([cache[slot, :, :290] for slot in slots]) for cache in (key, value))
+            np.testing.assert_allclose(output.numpy(), expected_attention(query, keys, values, 0.3, visible), atol=1e-5)
         cache, expected = module.allocate((3, 2, 5, 4), "cpu", torch.float32), np.zeros((3, 2, 5, 4), np.float32)
         block, column = tensor(1, 2, 3, 4), tensor(3, 2, 1, 4)
         module.write(cache, 1, 1, block)
@@ -114,8 +120,14 @@ def test_scores_of_16_bit_types_are_not_rounded(backend: Backend, name: str, key
     visible = rng.random((3, 1, queries, 600)) < 0.5
     expected = expected_attention(query.float(), key.float(), value.float(), 64**-0.5, visible)
     mask = module.score_mask(_float_mask(visible), dtype)
-    output = module.masked_attention(query, key, value, 64**-0.5, mask).float().numpy()
-    assert np.linalg.norm(output - expected) < 0.004 * np.linalg.norm(expected)
+    for output in (
+        module.masked_attention(query, key, value, 64**-0.5, mask),
+        module.slots_attention(query, key, value, [0, 1, 2], 64**-0.5, mask),
+    ):
+        assert np.linalg.norm(output.float().numpy() - expected) < 0.004 * np.linalg.norm(expected)
+    order = [2, 0, 1]  # the slots of two rows are adjacent
+    output = module.slots_attention(query[order], key, value, order, 64**-0.5, mask[order]).float().numpy()
+    assert np.linalg.norm(output - expected[order]) < 0.004 * np.linalg.norm(expected)
     prefilled = module.attention(query, key, value, 64**-0.5, True).float().numpy()
     causal = np.tri(queries, 600, 600 - queries, dtype=bool)
     expected = expected_attention(query.float(), key.float(), value.float(), 64**-0.5, causal)
@@ -152,3 +164,22 @@ def test_the_mask_for_npus_is_bool(backend: Backend) -> None:
     mask: Any = OnNpu(_float_mask(visible))
     assert default_kernels().score_mask(mask, torch.bfloat16).numpy().tolist() == visible.tolist()
     assert default_kernels().score_mask(mask, torch.float32) is mask
+
+
+def test_slots_attention_in_float16(backend: Backend) -> None:
+    """The operator of this backend, which computes in the type of the tensors on MindSpore's CPU."""
+    import torch
+
+    from pipeline.captioning.backends import kernels
+
+    rng = np.random.default_rng(2)
+    query, keys, values = (
+        torch.from_numpy(rng.normal(0, 1, shape).astype(np.float16)) for shape in ((2, 6, 5, 8), *[(4, 2, 40, 8)] * 2)
+    )
+    visible = np.tri(5, 40, 30, dtype=bool)[None, None].repeat(2, 0)
+    mask = kernels.score_mask(_float_mask(visible), torch.float16)
+    output = kernels.slots_attention(query, keys, values, [3, 1], 0.3, mask)
+    assert output.dtype == torch.float16
+    picked = (torch.from_numpy(tensor.numpy()[[3, 1]].astype(np.float32)) for tensor in (keys, values))
+    expected = expected_attention(query.float(), *picked, 0.3, visible)
+    np.testing.assert_allclose(output.float().numpy(), expected, atol=0.01)

@@ -12,7 +12,9 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.process.errors import RunError
+from scripts.worker_loop import LoadedClips, generated_ids
 from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
 from tests.npu_emulation import MissingOnNpuError, MixedDevicesError, emulated_npu
 
@@ -37,7 +39,7 @@ _SHAPES = ((4, 3), (2, 40), (2, 40))  # (heads, tokens) of query, key and value;
 
 def _captioner(backend: Backend, checkpoint: str, **generation: Any) -> PllavaCaptioner:
     folder, alpha, pooling = CHECKPOINTS[checkpoint]
-    options = PllavaOptions(folder, 4, QUESTION, "", pooling, lora_alpha=alpha)
+    options = PllavaOptions(folder, 4, Asks.single(QUESTION), "", pooling, lora_alpha=alpha)
     return PllavaSource(options, GenerationOptions(max_new_tokens=10, **generation)).load(backend)
 
 
@@ -68,6 +70,9 @@ def test_float16_mixes_no_devices(backend: Backend) -> None:
     with emulated_npu("float16") as npu:
         captioner = _captioner(npu, "pllava-tiny")
         assert all(token_ids(captioner, _clips(captioner), slots=2))
+        asks = Asks(tuple(Ask(name, Question(f"{name} {QUESTION}")) for name in ("Now.", "Then, in another way.")))
+        answers = generated_ids(captioner, LoadedClips(_clips(captioner)), npu, 2, asks=asks)
+        assert len(answers) == 6 and all(answers.values())
 
 
 def test_mindnlp_reads_the_bool_mask_as_intended(backend: Backend) -> None:

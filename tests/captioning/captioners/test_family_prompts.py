@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.captioning.captioners.family_prompts import FAMILY_PROMPTS, PromptText, prompt_text
+from pipeline.captioning.captioners.family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from pipeline.captioning.captioners.prompt_formats import time_instruction
 from pipeline.captioning.process.errors import UsageError
 from tests.captioning.captioners.chat_templates import (
@@ -88,7 +88,7 @@ def _with_template(folder: Path, template: str, file: str = "chat_template.json"
 def test_the_chat_template_of_the_checkpoint_is_used(
     tmp_path: Path, family: str, template: str, blocks: list[str], text: str
 ) -> None:
-    made = prompt_text(_with_template(tmp_path, template), family, "What?", "", blocks)
+    made = FamilyPrompt.of(_with_template(tmp_path, template), family).text("What?", "", blocks)
     assert (made.text, made.source) == (text, "chat template of chat_template.json")
     assert made.text.count(made.placeholder) == len(blocks)
 
@@ -126,7 +126,7 @@ def test_the_chat_template_of_the_checkpoint_is_used(
     ],
 )
 def test_the_published_prompt_is_used_without_a_template(tmp_path: Path, family: str, block: str, text: str) -> None:
-    made = prompt_text(tmp_path, family, "What?", "", [block])
+    made = FamilyPrompt.of(tmp_path, family).text("What?", "", [block])
     assert made.text == text
     assert made.source.startswith("published prompt ")
     assert ("no chat template" in made.source) == (family not in ("llava_qwen", "blip-2"))
@@ -139,8 +139,8 @@ def test_the_published_prompt_is_used_without_a_template(tmp_path: Path, family:
 @pytest.mark.parametrize("system", ["", "Be brief."])
 def test_template_and_published_prompt_agree(tmp_path: Path, family: str, template: str, system: str) -> None:
     block = "image" if family == "llava" else "video"
-    published = prompt_text(tmp_path, family, "What?", system, [block])
-    made = prompt_text(_with_template(tmp_path, template), family, "What?", system, [block])
+    published = FamilyPrompt.of(tmp_path, family).text("What?", system, [block])
+    made = FamilyPrompt.of(_with_template(tmp_path, template), family).text("What?", system, [block])
     assert made.text == published.text
     assert made.source != published.source
 
@@ -170,37 +170,35 @@ def test_the_published_prompt_of_llava_next_follows_from_the_text_model(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"model_type": model_type}}))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"content": token}]}))
-    assert prompt_text(tmp_path, "llava_next", "What?", "", ["image"]).text == text
+    assert FamilyPrompt.of(tmp_path, "llava_next").text("What?", "", ["image"]).text == text
 
 
 def test_a_refused_or_ignored_system_prompt_stands_before_the_question(tmp_path: Path) -> None:
     moved = "[INST] <image>\nBe brief.\n\nWhat? [/INST]"
     ignoring = re.sub(r"raise_exception\(.*?\)", "''", MISTRAL)
     for template in (MISTRAL, ignoring):
-        made = prompt_text(_with_template(tmp_path, template), "llava_next", "What?", "Be brief.", ["image"])
+        made = FamilyPrompt.of(_with_template(tmp_path, template), "llava_next").text("What?", "Be brief.", ["image"])
         assert made.text == moved
         assert made.source.endswith("it has no system turn, so the system prompt stands before the question")
     (tmp_path / "chat_template.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"model_type": "mistral"}}))
-    made = prompt_text(tmp_path, "llava_next", "What?", "Be brief.", ["image"])
+    made = FamilyPrompt.of(tmp_path, "llava_next").text("What?", "Be brief.", ["image"])
     assert made.text == moved
     assert "published prompt mistral; it has no system turn" in made.source
-    assert prompt_text(tmp_path, "blip-2", "What?", "Be brief.", ["image"]).text == (
+    assert FamilyPrompt.of(tmp_path, "blip-2").text("What?", "Be brief.", ["image"]).text == (
         "Question: Be brief.\n\nWhat? Answer:"
     )
 
 
 def test_a_system_prompt_like_the_template_s_own_is_not_repeated(tmp_path: Path) -> None:
-    folder = _with_template(tmp_path, QWEN_VL)
+    prompt = FamilyPrompt.of(_with_template(tmp_path, QWEN_VL), "qwen2_vl")
     system = "You are a helpful assistant."
-    assert prompt_text(folder, "qwen2_vl", "What?", system, ["video"]) == prompt_text(
-        folder, "qwen2_vl", "What?", "", ["video"]
-    )
-    assert prompt_text(folder, "qwen2_vl", "What?", " ", ["video"]).text.count("<|im_start|>system") == 1
+    assert prompt.text("What?", system, ["video"]) == prompt.text("What?", "", ["video"])
+    assert prompt.text("What?", " ", ["video"]).text.count("<|im_start|>system") == 1
 
 
 def test_a_template_without_a_place_for_the_clip_is_not_used(tmp_path: Path) -> None:
-    made = prompt_text(_with_template(tmp_path, VICUNA), "llava_next_video", "What?", "", ["video"])
+    made = FamilyPrompt.of(_with_template(tmp_path, VICUNA), "llava_next_video").text("What?", "", ["video"])
     assert made == PromptText(
         "USER: <video>\nWhat? ASSISTANT:",
         "published prompt vicuna; the chat template of chat_template.json has no place for videos",
@@ -208,14 +206,15 @@ def test_a_template_without_a_place_for_the_clip_is_not_used(tmp_path: Path) -> 
     )
     (tmp_path / "chat_template.json").unlink()
     # The template of the text model fails, because it takes text only.
-    made = prompt_text(_with_template(tmp_path, TEXT_ONLY, "tokenizer_config.json"), "llava", "What?", "", ["image"])
+    folder = _with_template(tmp_path, TEXT_ONLY, "tokenizer_config.json")
+    made = FamilyPrompt.of(folder, "llava").text("What?", "", ["image"])
     assert made.text == "USER: <image>\nWhat? ASSISTANT:"
     assert "tokenizer_config.json has no place for images" in made.source
 
 
 def test_a_second_template_that_is_not_used_is_named(tmp_path: Path) -> None:
     (_with_template(tmp_path, CHATML) / "chat_template.jinja").write_text(VICUNA)
-    made = prompt_text(tmp_path, "llava", "What?", "", ["image"])
+    made = FamilyPrompt.of(tmp_path, "llava").text("What?", "", ["image"])
     assert made.text == "USER: <image>\nWhat? ASSISTANT:"
     assert made.source == "chat template of chat_template.jinja; chat_template.json differs and is not used"
 
@@ -233,14 +232,14 @@ def test_a_second_template_that_is_not_used_is_named(tmp_path: Path) -> None:
 )
 def test_an_unusable_template_is_a_usage_error(tmp_path: Path, template: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        prompt_text(_with_template(tmp_path, template), "llava", "What?", "Be brief.", ["image", "image"])
+        FamilyPrompt.of(_with_template(tmp_path, template), "llava").text("What?", "Be brief.", ["image", "image"])
 
 
 def test_a_placeholder_in_the_question_or_system_prompt_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--question must not contain <\|video_pad\|>"):
-        prompt_text(tmp_path, "qwen2_vl", "What is <|video_pad|>?", "", ["image"])
+    with pytest.raises(UsageError, match=r"the question must not contain <\|video_pad\|>"):
+        FamilyPrompt.of(tmp_path, "qwen2_vl").text("What is <|video_pad|>?", "", ["image"])
     with pytest.raises(UsageError, match="--system must not contain <image_placeholder>"):
-        prompt_text(tmp_path, "janus", "What?", "<image_placeholder>", ["image"])
+        FamilyPrompt.of(tmp_path, "janus").text("What?", "<image_placeholder>", ["image"])
 
 
 @pytest.mark.parametrize(
@@ -251,13 +250,13 @@ def test_blocks_that_a_family_does_not_have_are_an_error(
     tmp_path: Path, family: str, blocks: list[str], time: str
 ) -> None:
     with pytest.raises(ValueError, match=f"{family} has no prompt"):
-        prompt_text(tmp_path, family, "What?", "", blocks, time=time)
+        FamilyPrompt.of(tmp_path, family).text("What?", "", blocks, time=time)
 
 
 def test_every_family_has_a_prompt(tmp_path: Path) -> None:
     for family, about in FAMILY_PROMPTS.items():
         for block in about.placeholders:
-            assert "What? {x}" in prompt_text(tmp_path, family, "What? {x}", "Be {y}", [block]).text
+            assert "What? {x}" in FamilyPrompt.of(tmp_path, family).text("What? {x}", "Be {y}", [block]).text
 
 
 @pytest.fixture
@@ -288,11 +287,11 @@ def test_janus_writes_around_images_what_its_processor_writes(llama_folder: Path
     ]
     rendered = processor.apply_chat_template(messages, add_generation_prompt=True)
     expected = processor(text=rendered, return_tensors=None)["input_ids"][0]
-    made = prompt_text(llama_folder, "janus", "What is it? ", "", ["image", "image"])
+    made = FamilyPrompt.of(llama_folder, "janus").text("What is it? ", "", ["image", "image"])
     expanded = made.text.replace(made.placeholder, made.placeholder * 576)
     assert tokenizer(expanded)["input_ids"] == expected
     assert ("processor_config.json asks for" in made.source) == use_default
-    own = prompt_text(llama_folder, "janus", "What is it?", "Be brief.", ["image"])
+    own = FamilyPrompt.of(llama_folder, "janus").text("What is it?", "Be brief.", ["image"])
     assert own.text.startswith("System: Be brief.<|end_of_sentence|><|User|>: ")
 
 
@@ -312,7 +311,7 @@ def test_internvl_writes_around_images_what_its_processor_writes(
     expected = processor._insert_media_placeholders(
         [rendered], images, images, [1] * count, [1] * count, steps, steps, np.array([frames])
     )[0][0]
-    made = prompt_text(_with_template(tmp_path, INTERNVL), "internvl", "What?", "", blocks, frames=frames)
+    made = FamilyPrompt.of(_with_template(tmp_path, INTERNVL), "internvl").text("What?", "", blocks, frames=frames)
     assert (made.text, made.placeholder) == (expected, "<IMG_CONTEXT>")
     assert made.text.count("<IMG_CONTEXT>") == count
 
@@ -329,6 +328,31 @@ def test_the_prompts_of_llava_video_are_those_of_the_public_program() -> None:
         assert case["frame_time"] in time
         question = f"{time}\n{case['question']}" if case["prompt_style"] == "demo-time" else case["question"]
         with_time = time if case["prompt_style"] == "card" else ""
-        made = prompt_text(GOLDEN / "checkpoint", "llava_qwen", question, "", ["video"], time=with_time)
+        made = FamilyPrompt.of(GOLDEN / "checkpoint", "llava_qwen").text(question, "", ["video"], time=with_time)
         assert made.text == case["prompt"], case["name"]
         assert made.source == "published prompt qwen_1_5"
+
+
+def test_files_that_change_during_a_run_change_no_prompt(tmp_path: Path) -> None:
+    """The questions may differ from row to row, so that prompts are made until the end of a run."""
+    for family, template in (("llava_next", VICUNA), ("janus", JANUS)):
+        folder = _with_template(tmp_path, template)
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "processor_config.json").write_text(json.dumps({"use_default_system_prompt": True}))
+        made = FamilyPrompt.of(folder, family)
+        before = made.text("What?", "", ["image"])
+        (folder / "chat_template.jinja").write_text("<image>{{ bos_token }} changed")
+        (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
+        (folder / "processor_config.json").write_text("{}")
+        assert made.text("What?", "", ["image"]) == before
+        for file in list(folder.iterdir()):
+            file.unlink()
+        after = made.text("Where?", "", ["image"])
+        assert (after.text, after.source) == (before.text.replace("What", "Where"), before.source)
+
+
+def test_the_published_prompt_of_llava_next_does_not_follow_files_that_change(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"model_type": "mistral"}}))
+    made = FamilyPrompt.of(tmp_path, "llava_next")
+    (tmp_path / "config.json").write_text("{}")
+    assert made.text("What?", "", ["image"]).text == "[INST] <image>\nWhat? [/INST]"

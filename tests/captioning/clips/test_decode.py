@@ -66,7 +66,7 @@ def test_a_still_image_is_rotated_to_display_orientation(tmp_path: Path) -> None
     exif[0x0112] = 6  # orientation: to be rotated by 90 degrees
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
     sampled = decode(str(tmp_path / "a.jpg"), segments(4))
-    assert (sampled.images[0].size, sampled.index) == ((20, 40), (0, 0, 0, 0))
+    assert (sampled.images[0].size, sampled.index) == ((20, 40), (0,))
 
 
 def _encode_grey(path: Path, codec: str) -> None:
@@ -230,8 +230,8 @@ def test_the_recorded_frames_of_llava_video() -> None:
 def test_a_still_image_has_one_frame_and_no_rate(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
     sampled = decode(str(tmp_path / "a.png"), FrameSampling("rate", 0, 2.0, multiple=2))
-    assert (len(sampled.images), sampled.positions, sampled.index) == (1, (0, 0), (0, 0))
-    assert (sampled.rate, sampled.total_frames, sampled.duration, sampled.seconds) == (0.0, 1, 0.0, (0.0, 0.0))
+    assert (len(sampled.images), sampled.positions, sampled.index, sampled.is_image) == (1, (0,), (0,), True)
+    assert (sampled.rate, sampled.total_frames, sampled.duration, sampled.seconds) == (0.0, 1, 0.0, (0.0,))
 
 
 def test_a_video_without_a_frame_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

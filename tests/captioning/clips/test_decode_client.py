@@ -7,7 +7,9 @@ import threading
 from pathlib import Path
 
 from pipeline.captioning.clips.decode_client import DecodeClient
+from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.killable import DecoderLimits
+from pipeline.captioning.clips.preparation import FramePreparation
 from pipeline.captioning.process.limited_log import LimitedLog
 from tests.fakes import mean_colour, render_clip, segments
 
@@ -16,7 +18,10 @@ def test_clips_that_no_decoder_can_decode_count_towards_the_limit_of_a_process(t
     (tmp_path / "broken.mp4").write_text("no video")
     good = str(render_clip(tmp_path / "good.mp4"))
     client = DecodeClient(
-        segments(2), mean_colour, DecoderLimits(60, clips=3), LimitedLog(logging.getLogger(), "no file")
+        FramePreparation(segments(2), mean_colour),
+        DecoderLimits(60, clips=3),
+        LimitedLog(logging.getLogger(), "no file"),
+        Hosts(),
     )
     stopping = threading.Event()
     try:

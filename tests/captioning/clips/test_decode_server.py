@@ -22,6 +22,7 @@ from pipeline.captioning.clips import decode_pyav
 from pipeline.captioning.clips.decode import available_decoders, decode
 from pipeline.captioning.clips.decode_server import DecodeReply, DecodeRequest, handle_request
 from pipeline.captioning.clips.frame_memory import FrameMemory
+from pipeline.captioning.clips.preparation import FramePreparation
 from tests.fakes import mean_colour, render_clip, segments
 
 DECODERS = available_decoders("a.mp4")
@@ -40,7 +41,9 @@ _TRANSFORMS = {
 def _handle(path: Path, decoder: str, transform: Any, short_side: int = 0, frames: int = 4) -> tuple[Any, DecodeReply]:
     memory = FrameMemory()
     try:
-        reply = handle_request(DecodeRequest(str(path), decoder), memory, segments(frames), transform, short_side)
+        reply = handle_request(
+            DecodeRequest(str(path), decoder), memory, FramePreparation(segments(frames), transform, short_side)
+        )
         return (None if reply.frames is None else memory.get(reply.frames)), reply
     finally:
         memory.close()

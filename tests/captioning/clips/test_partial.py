@@ -18,6 +18,7 @@ from pipeline.captioning.clips.decode import DecodeError, decode
 from pipeline.captioning.clips.incomplete import is_incomplete
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.preparation import FramePreparation
 from tests.fakes import mean_colour, render_clip, segments
 
 FRAMES = 60
@@ -136,6 +137,6 @@ def test_the_decoding_process_reports_partial_videos(tmp_path: Path) -> None:
     whole, cut = (render_clip(tmp_path / f"{name}.mkv", frames=40) for name in ("whole", "cut"))
     cut.write_bytes(cut.read_bytes()[:-600])
     rows = [(0, str(whole)), (1, str(cut))]
-    with ClipLoader(rows, segments(4), mean_colour, DecoderLimits(30), prefetch=2) as loader:
+    with ClipLoader(rows, FramePreparation(segments(4), mean_colour), DecoderLimits(30), prefetch=2) as loader:
         clips = list(loader)
     assert [isinstance(clip, Clip) and clip.partial for clip in clips] == [False, True]

@@ -20,6 +20,7 @@ from pipeline.captioning.clips import decode_client, killable
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.preparation import FramePreparation
 from pipeline.captioning.process.errors import RunError
 from tests.captioning.clips.test_loader import _memory_files
 from tests.fakes import FakeSource, mean_colour, render_clip, segments
@@ -34,7 +35,9 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _load(rows: Sequence[tuple[int, str]], transform: Any = mean_colour, workers: int = 1) -> list[object]:
-    with ClipLoader(rows, segments(2), transform, DecoderLimits(30), prefetch=8, workers=workers) as loader:
+    with ClipLoader(
+        rows, FramePreparation(segments(2), transform), DecoderLimits(30), prefetch=8, workers=workers
+    ) as loader:
         return list(loader)
 
 
@@ -131,6 +134,7 @@ import resource, sys
 from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.preparation import FramePreparation
 from tests.fakes import mean_colour, segments
 
 if __name__ == "__main__":
@@ -138,7 +142,8 @@ if __name__ == "__main__":
     if "few" in sys.argv:
         resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
     try:
-        with ClipLoader([(0, sys.argv[1])], segments(2), mean_colour, DecoderLimits(30), prefetch=1) as loader:
+        preparation = FramePreparation(segments(2), mean_colour)
+        with ClipLoader([(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
             print([type(clip).__name__ for clip in loader])
     except StartError as error:
         print(error)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End, EndReason, Event, Request, Token
+from pipeline.captioning.generation.requests import End, EndReason, Event, FollowUp, Request, Token
 
 from .reference import NEW_TOKENS, PREFIX, TIE, Case
 from .text_models import VOCABULARY, build
@@ -36,7 +36,8 @@ class RequestSpec:
     """A request for one of the reference's cases, with its own stop ids and length.
 
     case: index of the case.
-    max_tokens: maximum number of new tokens.
+    follow_ups: indices of cases of the same group, for the follow-ups.
+    max_tokens: maximum number of new tokens of each answer.
     stops: stop ids.
     use_prefix: use the engine's shared prefix in place of the first tokens, if the case begins with it.
     """
@@ -46,6 +47,14 @@ class RequestSpec:
     stops: frozenset[int] = frozenset()
     use_prefix: bool = True
     sampling: Sampling = GREEDY
+    follow_ups: tuple[int, ...] = ()
+
+    @property
+    def questions(self) -> dict[int, int]:
+        """The case of each question, by its number."""
+        if not self.follow_ups:
+            return {0: self.case}
+        return {7 - i: case for i, case in enumerate((self.case, *self.follow_ups))}
 
 
 class Setup:
@@ -57,12 +66,15 @@ class Setup:
     def __init__(self, text_model: Any, backend: Backend, cases: list[Case]) -> None:
         self.text_model, self.backend, self.cases = text_model, backend, cases
         self._samples_alone: dict[RequestSpec, list[int]] = {}
+        numbers = sorted({case.group for case in cases} - {-1})
+        self.groups = [[i for i, case in enumerate(cases) if case.group == number] for number in numbers]
+        """Indices of the cases of each group."""
 
     def cases_that(self, *, are_long: bool = False, have_rules: bool | None = None) -> list[int]:
         return [
             i
             for i, case in enumerate(self.cases)
-            if case.is_long == are_long and (have_rules is None or case.has_rules == have_rules)
+            if case.group < 0 and case.is_long == are_long and (have_rules is None or case.has_rules == have_rules)
         ]
 
     def engine(self, with_prefix: bool = False, **settings: int) -> CheckedEngine:
@@ -96,7 +108,16 @@ class Setup:
             has_prefix=skipped > 0,
             history_ids=case.history_ids,
             stream=spec.sampling.stream,
+            question=next(iter(spec.questions)),
+            shared=case.shared - skipped if spec.follow_ups else 0,
+            follow_ups=tuple(
+                self._follow_up(number, self.cases[index]) for number, index in list(spec.questions.items())[1:]
+            ),
         )
+
+    def _follow_up(self, number: int, case: Case) -> FollowUp:
+        text, positions = case.embeddings[case.shared :], case.positions[..., case.shared :]
+        return FollowUp(number, self.upload(text), positions.copy(), case.next_position, case.history_ids)
 
     def upload(self, values: np.ndarray) -> Any:
         import torch
@@ -104,7 +125,8 @@ class Setup:
         return torch.from_numpy(values.copy()).to(self.backend.device)
 
     def check(self, spec: RequestSpec, end: End) -> None:
-        """Check an answer: greedy ones against `generate`, sampled ones against the same request alone in an engine."""
+        """Check an answer: greedy ones against `generate`, sampled ones against the same question asked alone."""
+        spec = replace(spec, case=spec.questions[end.question], follow_ups=())
         assert (end.reason, end.message) == (EndReason.STOP if end.ids[-1] in spec.stops else EndReason.LENGTH, "")
         if spec.sampling != GREEDY:
             assert end.ids == self._alone(spec), spec
@@ -116,6 +138,12 @@ class Setup:
                 assert case.margins[step] < TIE, f"{spec}, step {step}: {end.ids} instead of {expected}"
                 return
         assert len(end.ids) == len(expected), f"{spec}: {end.ids} instead of {expected}"
+
+    def check_all(self, spec: RequestSpec, ends: Mapping[int, End]) -> None:
+        """Check the answers to all questions of a request."""
+        assert list(ends) == list(spec.questions)
+        for end in ends.values():
+            self.check(spec, end)
 
     def _alone(self, spec: RequestSpec) -> list[int]:
         if spec not in self._samples_alone:
@@ -139,6 +167,8 @@ def cut(tokens: Sequence[int], spec: RequestSpec) -> list[int]:
 class CheckedEngine:
     """An engine that checks its invariants at every call and step.
 
+    ends: for each request, the end of its last question.
+    answers: for each request, the ends of its questions by their number, in the order in which they ended.
     first_steps: for each request, the step that returned its first token.
     end_steps: for each request, the step that ended it.
     """
@@ -149,23 +179,23 @@ class CheckedEngine:
     prefill_tokens: int
     step_number: int = 0
     ends: dict[Hashable, End] = field(default_factory=dict)
+    answers: dict[Hashable, dict[int, End]] = field(default_factory=dict)
     first_steps: dict[Hashable, int] = field(default_factory=dict)
     end_steps: dict[Hashable, int] = field(default_factory=dict)
-    _open: dict[Hashable, Request] = field(default_factory=dict)
-    _ids: dict[Hashable, list[int]] = field(default_factory=dict)
-    _last_was_prefill: bool = False
-    _idle_decodes: int = 0
+    _open: dict[Hashable, _Progress] = field(default_factory=dict)
+    _prefills: set[str] = field(default_factory=set)  # kinds of prefill since the last decoding step
+    _idle_decodes: dict[str, int] = field(default_factory=lambda: {"prompts": 0, "follow-ups": 0})
 
     def add(self, request: Request) -> None:
         self.engine.add(request)
-        self._open[request.key] = request
+        self._open[request.key] = _Progress(request)
         self.ends.pop(request.key, None)
+        self.answers[request.key] = {}
         self._check_counts()
 
     def cancel(self, key: Hashable) -> None:
         assert self.engine.cancel(key) is (key in self._open)
         self._open.pop(key, None)
-        self._ids.pop(key, None)
         self._check_counts()
 
     def drain(self) -> None:
@@ -175,57 +205,129 @@ class CheckedEngine:
 
     def step(self) -> list[Event]:
         self.step_number += 1
-        active, waiting = set(self._ids), [key for key in self._open if key not in self._ids]
+        before = {key: replace(progress) for key, progress in self._open.items()}
         events = self.engine.step()
         assert events or not self._open, "a step returned nothing, although the engine has requests"
         tokens: dict[Hashable, int] = {}
         for event in events:
             assert event.key in self._open, f"{event} of a request that the engine does not have"
+            progress = self._open[event.key]
+            assert event.question in progress.left
             if isinstance(event, Token):
+                assert event.question == progress.left[0]
                 assert isinstance(event.id, int) and 0 <= event.id < VOCABULARY
-                self._ids.setdefault(event.key, []).append(event.id)
+                progress.ids = [*progress.ids, event.id]
                 self.first_steps.setdefault(event.key, self.step_number)
                 tokens[event.key] = tokens.get(event.key, 0) + 1
             else:
-                assert event.ids == self._ids.pop(event.key, [])
-                assert event.is_error == bool(event.message)
-                self.ends[event.key] = event
-                self.end_steps[event.key] = self.step_number
-                del self._open[event.key]
+                self._end(event, progress)
         self._check_counts()
         if tokens:
-            self._check_work(tokens, active, waiting)
+            self._check_work(tokens, before)
+        else:  # only requests that are too long, or a prefill whose output is not a number
+            self._prefills.clear()
+            self._idle_decodes = dict.fromkeys(self._idle_decodes, 0)
         return events
+
+    def _end(self, end: End, progress: _Progress) -> None:
+        assert end.is_error == bool(end.message)
+        if end.reason is EndReason.TOO_LONG:
+            assert end.ids == []
+        else:
+            assert end.question == progress.left[0] and end.ids == progress.ids
+            if end.ids or progress.has_slot:
+                progress.has_slot, progress.since = True, self.step_number
+            else:  # the prefill of the prompt gave NaN: the next question waits for a slot, before all others
+                self._open = {end.key: progress, **self._open}
+            progress.ids = []
+        progress.left = [question for question in progress.left if question != end.question]
+        self.answers[end.key][end.question] = end
+        if not progress.left:
+            self.ends[end.key] = end
+            self.end_steps[end.key] = self.step_number
+            del self._open[end.key]
 
     def _check_counts(self) -> None:
         assert self.engine.active == len(self._open)
         assert self.engine.free == max(0, self.slots - len(self._open))
         assert self.engine.requests_needed == (0 if self._open else 1)
 
-    def _check_work(self, tokens: dict[Hashable, int], active: set[Hashable], waiting: list[Hashable]) -> None:
-        """Check that the step was either one prefill or one round of decoding, and that it was the right choice."""
-        if tokens.keys() & active:  # decoding
-            assert tokens.keys() <= active, "prefill and decoding in one step"
-            assert tokens.keys() >= active & self._open.keys(), "an active answer got no token"
-            steps = {tokens[key] for key in active & self._open.keys()}
-            assert len(steps) <= 1, "answers that continue got different numbers of tokens"
-            assert max(tokens.values()) <= self.check_every
-            could_prefill = bool(waiting) and len(active) < self.slots
-            self._idle_decodes = self._idle_decodes + 1 if could_prefill else 0
-            assert self._idle_decodes <= 1, "a slot stays free although a request waits"
-            self._last_was_prefill = False
+    def _check_work(self, tokens: dict[Hashable, int], before: Mapping[Hashable, _Progress]) -> None:
+        """Check that the step was one prefill of prompts, one of follow-ups, or one round of decoding, and that it was
+        the right choice."""
+        waiting = [key for key, progress in before.items() if not progress.ids and not progress.has_slot]
+        pending = {key: progress for key, progress in before.items() if not progress.ids and progress.has_slot}
+        decoding = {key: progress for key, progress in before.items() if progress.ids}
+        has_free_slots = len(decoding) + len(pending) < self.slots
+        if tokens.keys() & decoding.keys():
+            self._check_decoding(
+                tokens, decoding, {"prompts": bool(waiting) and has_free_slots, "follow-ups": bool(pending)}
+            )
+            return
+        kind = "follow-ups" if tokens.keys() & pending.keys() else "prompts"
+        assert set(tokens.values()) == {1}
+        if kind == "follow-ups":
+            assert tokens.keys() <= pending.keys(), "prompts and follow-ups in one step"
+            lengths = [pending[key].follow_up_length for key in tokens]
+            oldest = min(progress.since for progress in pending.values())
+            assert any(progress.since == oldest and self._has_moved(key, progress) for key, progress in pending.items())
         else:
-            assert set(tokens.values()) == {1} and len(tokens) <= self.slots - len(active)
-            lengths = [self._length(key) for key in tokens]
-            assert len(lengths) == 1 or sum(lengths) <= self.prefill_tokens
-            # An engine that was empty may run further prefills until the first decoding step.
-            has_decoded = any(len(self._ids.get(key, [])) > 1 for key in active)
-            assert not (self._last_was_prefill and has_decoded), "no decoding step between two prefills"
-            self._last_was_prefill, self._idle_decodes = True, 0
-            assert waiting[0] in tokens or waiting[0] in self.ends, "the oldest request still waits"
+            assert len(tokens) <= self.slots - len(decoding) - len(pending)
+            assert has_free_slots and (not pending or kind in self._prefills or "follow-ups" in self._prefills)
+            lengths = [before[key].request.length for key in tokens]
+            assert self._has_moved(waiting[0], before[waiting[0]]), "the oldest request still waits"
+        assert len(lengths) == 1 or sum(lengths) <= self.prefill_tokens
+        # An engine in which no answer has begun may run further prefills until the first decoding step.
+        has_decoded = any(len(progress.ids) > 1 for progress in decoding.values())
+        assert not (kind in self._prefills and has_decoded), "no decoding step between two prefills"
+        self._prefills.add(kind)
+        self._idle_decodes[kind] = 0
 
-    def _length(self, key: Hashable) -> int:
-        return self._open[key].length if key in self._open else 0
+    def _check_decoding(
+        self, tokens: dict[Hashable, int], decoding: Mapping[Hashable, _Progress], could_prefill: dict[str, bool]
+    ) -> None:
+        continuing = {key for key, progress in decoding.items() if not self._has_ended(key, progress)}
+        assert tokens.keys() <= decoding.keys(), "prefill and decoding in one step"
+        assert tokens.keys() >= continuing, "an active answer got no token"
+        assert len({tokens[key] for key in continuing}) <= 1, "answers that continue got different numbers of tokens"
+        assert max(tokens.values()) <= self.check_every
+        for kind, could in could_prefill.items():
+            self._idle_decodes[kind] = self._idle_decodes[kind] + 1 if could else 0
+            assert self._idle_decodes[kind] <= 1, f"a slot stays idle although {kind} wait"
+        self._prefills.clear()
+
+    def _has_ended(self, key: Hashable, progress: _Progress) -> bool:
+        """Whether the question that was answered before the step has ended."""
+        return key not in self._open or self._open[key].left != progress.left
+
+    def _has_moved(self, key: Hashable, progress: _Progress) -> bool:
+        """Whether the step has begun an answer of a request, or ended a question."""
+        return self._has_ended(key, progress) or bool(self._open[key].ids)
+
+
+@dataclass
+class _Progress:
+    """The state of a request.
+
+    left: the questions that have not ended.
+    ids: tokens of the current answer.
+    has_slot: whether the answer to a question has ended, so that follow-ups wait in a slot.
+    since: the step in which it ended.
+    """
+
+    request: Request
+    left: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    has_slot: bool = False
+    since: int = 0
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.left = self.left or [request.question, *(follow_up.question for follow_up in request.follow_ups)]
+
+    @property
+    def follow_up_length(self) -> int:
+        return next(one.length for one in self.request.follow_ups if one.question == self.left[0])
 
 
 def text_model(name: str, nan_token: int | None = None) -> Any:
@@ -244,5 +346,5 @@ def complete(
         engine.add(setup.request(key, spec, with_prefix))
     engine.drain()
     for key, spec in specs.items():
-        setup.check(spec, engine.ends[key])
+        setup.check_all(spec, engine.answers[key])
     return engine

@@ -7,6 +7,7 @@ imports no framework.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -45,6 +46,8 @@ class Case:
     embeddings: (tokens, width), including the shared prefix.
     positions: (tokens,) or (3, tokens).
     prefix: number of shared prefix tokens at the start of the prompt: 0 or PREFIX.
+    group: number of the group of prompts that begin with the same tokens and have the same rules; -1 for none.
+    shared: number of these tokens, with the prefix.
     history_ids: the prompt's ids if `generate` applied the penalty and the n-gram rule to them, else none.
     tokens: new token ids.
     margins: for each new token, its score minus the second highest score.
@@ -54,6 +57,8 @@ class Case:
     positions: np.ndarray
     next_position: int
     prefix: int
+    group: int
+    shared: int
     penalty: float
     ngram_size: int
     history_ids: tuple[int, ...]
@@ -82,6 +87,7 @@ class _Prompt:
 
     grid: (frames / FRAMES, rows, columns) of the video, in patches; None for a prompt of text only.
     with_prompt: whether the penalty and the n-gram rule apply to the prompt's ids.
+    group, shared: as in `Case`.
     """
 
     ids: list[int]
@@ -91,10 +97,12 @@ class _Prompt:
     ngram_size: int
     with_prompt: bool
     new_tokens: int
+    group: int = -1
+    shared: int = 0
 
 
 def _prompts(name: str) -> list[_Prompt]:
-    """Prompts of the model: first those without rules, then those with rules, then those with long answers."""
+    """Prompts of the model: without rules, with rules, with long answers, and groups with the same beginning."""
     rng = random.Random(name)
     shared = [rng.randrange(WORDS) for _ in range(PREFIX)]
     has_vision = name == "qwen2_5_vl"
@@ -130,6 +138,20 @@ def _prompts(name: str) -> list[_Prompt]:
     for length in (3, 20, MAX_POSITIONS - LONG_ANSWER):
         rest = {"penalty": 1.0, "ngram_size": 0, "with_prompt": False, "new_tokens": LONG_ANSWER}
         prompts.append(prompt(length, rng.choice([0, PREFIX]), grid(), **rest))
+    # Prefix, grid, tokens that the beginning has at least, penalty, n-gram size, tokens of the questions after it.
+    groups: list[tuple[int, tuple[int, int, int] | None, int, float, int, list[int]]] = [
+        (PREFIX, (3, 4, 6), 14, 1.0, 0, [4, 17, 1, 30]),
+        (0, (1, 2, 6), 9, 1.0, 0, [22, 2, 9]),
+        (PREFIX, None, 8, 1.3, 0, [5, 12, 3]),
+        (PREFIX, (1, 4, 2), 12, 1.1, 2, [7, 3, 15]),
+        (0, None, 1, 1.0, 0, [6, 19]),
+    ]
+    for number, (prefix, size, at_least, penalty, ngram_size, questions) in enumerate(groups):
+        rest = {"penalty": penalty, "ngram_size": ngram_size, "with_prompt": True, "new_tokens": NEW_TOKENS}
+        beginning = prompt(at_least, prefix, size if has_vision else None, **rest)
+        for length in questions:
+            ids = [*beginning.ids, *(rng.randrange(WORDS) for _ in range(length))]
+            prompts.append(dataclasses.replace(beginning, ids=ids, group=number, shared=len(beginning.ids)))
     return prompts
 
 
@@ -167,6 +189,8 @@ def _generate(model: Any, prompt: _Prompt, pixels: np.random.Generator) -> Case:
         positions=positions.numpy(),
         next_position=int(positions.max()) + 1,
         prefix=prompt.prefix,
+        group=prompt.group,
+        shared=prompt.shared,
         penalty=prompt.penalty,
         ngram_size=prompt.ngram_size,
         history_ids=tuple(prompt.ids) if prompt.with_prompt else (),
@@ -216,7 +240,12 @@ def _main(folder: Path) -> None:
     for name in MODELS:
         model = build(name, "sdpa")
         pixels = np.random.default_rng(1)
-        _save(folder, name, [_generate(model, prompt, pixels) for prompt in _prompts(name)])
+        cases = []
+        for prompt in _prompts(name):
+            # The prompts of a group have the same frames.
+            frames = pixels if prompt.group < 0 else np.random.default_rng(100 + prompt.group)
+            cases.append(_generate(model, prompt, frames))
+        _save(folder, name, cases)
 
 
 if __name__ == "__main__":

@@ -281,9 +281,9 @@ def test_answers_of_one_token_do_not_delay_an_active_answer(llama: Setup) -> Non
 
 def test_a_cache_that_is_resized_at_every_prefill(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each prefill reduces the prompt columns to the minimum, with answers in flight."""
-    from pipeline.captioning.generation import engine
+    from pipeline.captioning.generation import slot_table
 
-    monkeypatch.setattr(engine, "_MAX_OVERSIZE", 0)
+    monkeypatch.setattr(slot_table, "_MAX_OVERSIZE", 0)
     specs = {case: RequestSpec(case) for case in [*setup.cases_that()[:6], setup.cases_that(are_long=True)[-1]]}
     complete(setup, dict(reversed(specs.items())), with_prefix=True, slots=3, check_every=2, prefill_tokens=1)
 

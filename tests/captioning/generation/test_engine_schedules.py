@@ -44,12 +44,16 @@ class Schedule:
     rounds: tuple[Round, ...]
 
 
-def _schedule(draw: random.Random, cases: Sequence[int]) -> Schedule:
+def _schedule(draw: random.Random, cases: Sequence[int], groups: Sequence[Sequence[int]]) -> Schedule:
     def spec() -> RequestSpec:
         stops = frozenset(draw.randrange(VOCABULARY) for _ in range(draw.choice([0, 0, 3, 8])))
         sampling = draw.choice(SAMPLINGS) if draw.random() < 0.25 else GREEDY
         max_tokens = draw.choice([1, 2, draw.randint(1, NEW_TOKENS), NEW_TOKENS])
-        return RequestSpec(draw.choice(cases), max_tokens, stops, draw.random() < 0.7, sampling)
+        group = draw.choice(groups)
+        questions = draw.sample(group, draw.randint(1, len(group))) if draw.random() < 0.4 else [draw.choice(cases)]
+        return RequestSpec(
+            questions[0], max_tokens, stops, draw.random() < 0.7, sampling, follow_ups=tuple(questions[1:])
+        )
 
     rounds, total = [], 0
     for _ in range(draw.randint(1, 5)):
@@ -91,7 +95,7 @@ def _follow(setup: Setup, schedule: Schedule) -> None:
     engine.drain()
     assert engine.ends.keys() == set(range(len(specs))) - cancelled
     for i in set(range(len(specs))) - cancelled:
-        setup.check(specs[i], engine.ends[i])
+        setup.check_all(specs[i], engine.answers[i])
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +107,11 @@ def not_on_mindspore(backend: Backend) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(draw=st.randoms(use_true_random=False))
 def test_any_schedule(not_on_mindspore: None, setup: Setup, draw: random.Random) -> None:
-    schedule = _schedule(draw, setup.cases_that())
+    schedule = _schedule(draw, setup.cases_that(), setup.groups)
     note(str(schedule))
     _follow(setup, schedule)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_fixed_schedules(setup: Setup, seed: int) -> None:
-    _follow(setup, _schedule(random.Random(seed), setup.cases_that()))
+    _follow(setup, _schedule(random.Random(seed), setup.cases_that(), setup.groups))

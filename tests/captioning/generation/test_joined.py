@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.captioning.generation.base_engine import BaseEngine
 from pipeline.captioning.generation.joined import JoinedEnd, JoinedEngine
 from pipeline.captioning.generation.length_limit import LengthLimit
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End, EndReason, Request, Token
+from pipeline.captioning.generation.requests import End, EndReason, FollowUp, Request, Token
 
 
 class Inner(BaseEngine):
@@ -25,7 +26,7 @@ class Inner(BaseEngine):
 
     def add(self, request: Request) -> None:
         self.streams[request.key] = request.stream
-        self._accept(request, request.length)
+        self._accept(request)
 
     def step(self) -> list[Any]:
         events = self._pop_rejected()
@@ -93,6 +94,85 @@ def test_an_error_in_one_prompt_ends_the_request_and_no_other(at_once: int) -> N
     later = events[events.index(failed) + 1 :]
     assert later and all(event.key == 2 for event in later)
     assert engine.active == 0
+
+
+class InTurn(Inner):
+    """Ends one question of every request in a step."""
+
+    def step(self) -> list[Any]:
+        events = self._pop_rejected()
+        for i, request in enumerate(self._waiting):
+            end = self.end(request)
+            events += [*(Token(request.key, token, request.question) for token in end.ids), end]
+            if request.follow_ups:
+                self._waiting[i] = dataclasses.replace(
+                    request, question=request.follow_ups[0].question, follow_ups=request.follow_ups[1:]
+                )
+        self._forget_ended(events)
+        self._waiting = [request for request in self._waiting if request.key in self._open]
+        return events
+
+
+def _with_questions(request: Request, questions: tuple[int, ...]) -> Request:
+    """The request with these numbers of its questions."""
+    text: Any = np.zeros((2, 2))
+    follow_ups = tuple(FollowUp(number, text, np.arange(2), 2) for number in questions[1:])
+    return dataclasses.replace(request, question=questions[0], shared=1, follow_ups=follow_ups)
+
+
+def _ends(events: list[Any]) -> dict[Any, Any]:
+    return {(event.key, event.question): event for event in events if isinstance(event, End)}
+
+
+def test_every_question_ends_once_with_the_answers_of_all_prompts() -> None:
+    def answer(request: Request) -> End:
+        return dataclasses.replace(_answer(request), question=request.question)
+
+    engine = JoinedEngine(InTurn(9, 9, answer), slots=2)
+    engine.add(_with_questions(_request(1, 2), (4, 2, 9)))
+    engine.add(_with_questions(_request(2, 3), (4,)))
+    first = engine.step()
+    ends = _ends(first)
+    assert ends.keys() == {(1, 4), (2, 4)} and engine.active == 1 and engine.free == 1
+    assert ends[1, 4].ids == [10, 10, 11, 11] and ends[2, 4].ids == [20, 20, 21, 21, 22, 22]
+    assert [event.question for event in first if isinstance(event, Token)] == [4] * 10
+    assert _ends(engine.step()).keys() == {(1, 2)} and engine.active == 1
+    assert _ends(engine.step()).keys() == {(1, 9)} and engine.active == 0
+    assert engine.step() == []
+
+
+def test_an_error_in_one_question_ends_no_other_question() -> None:
+    def fail(request: Request) -> End:
+        if request.key == (1, 0) and request.question in (5, 7):
+            return End(request.key, [], EndReason.NOT_A_NUMBER, "overflow", request.question)
+        return dataclasses.replace(_answer(request), question=request.question)
+
+    inner = InTurn(9, 9, fail)
+    engine = JoinedEngine(inner, slots=2)
+    engine.add(_with_questions(_request(1, 3), (5, 6, 7)))
+    events = [*engine.step(), *engine.step(), *engine.step()]
+    ends = [event for event in events if isinstance(event, End)]
+    assert [(end.question, end.is_error, end.ids) for end in ends] == [
+        (5, True, []),
+        (6, False, [10, 10, 11, 11, 12, 12]),
+        (7, True, []),
+    ]
+    assert all(isinstance(end, JoinedEnd) for end in ends)
+    assert engine.active == inner.active == 0 and engine.step() == []
+
+
+def test_questions_that_are_too_long_end_once_and_a_cancelled_request_gives_no_event() -> None:
+    def answer(request: Request) -> End:
+        return dataclasses.replace(_answer(request), question=request.question)
+
+    inner = InTurn(9, 9, answer)
+    engine = JoinedEngine(inner, slots=2)
+    request = _with_questions(_request(1, 2), (5, 6, 7))
+    too_long = dataclasses.replace(request.follow_ups[0], positions=np.arange(91))
+    engine.add(dataclasses.replace(request, follow_ups=(too_long, request.follow_ups[1])))
+    ends = _ends(engine.step())
+    assert ends.keys() == {(1, 5), (1, 6)} and ends[1, 6].reason is EndReason.TOO_LONG
+    assert engine.cancel(1) and inner.active == 0 and engine.step() == []
 
 
 def test_a_prompt_that_is_too_long_gives_one_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.captioning.generation.requests import End, EndReason, Request, Token
+from pipeline.captioning.generation.requests import End, EndReason, FollowUp, Request, Token
 
 from .text_models import MAX_POSITIONS, WIDTH, build
 
@@ -143,3 +144,18 @@ def test_only_the_prompt_with_nan_scores_fails(model: Any) -> None:
     assert ends[1].reason is EndReason.NOT_A_NUMBER and "--dtype" in ends[1].message and not ends[1].ids
     assert ends[0].ids == _expected(model, good)
     assert len(steps) >= 2, "no call of `on_token` during a long batch"
+
+
+def test_events_carry_the_question_and_follow_ups_are_refused(model: Any) -> None:
+    from pipeline.captioning.generation.whole_batch import BatchEngine
+
+    engine = BatchEngine(model, 2)
+    request = _request(0, 7, question=3)
+    text = FollowUp(4, request.embeddings[5:], request.positions[5:], 7)
+    with pytest.raises(ValueError, match="SlotEngine"):
+        engine.add(dataclasses.replace(request, shared=5, follow_ups=(text,)))
+    for one in (request, _request(1, MAX_POSITIONS, question=5)):
+        engine.add(one)
+    events = engine.step()
+    assert {(event.key, event.question) for event in events} == {(0, 3), (1, 5)}
+    assert {type(event) for event in events if event.key == 0} == {Token, End} and engine.active == 0

@@ -20,14 +20,14 @@ import pytest
 from pipeline.captioning.journal import disk_sync
 from pipeline.captioning.journal.folder import journal_path, read_contents
 from pipeline.captioning.journal.journal import Journal
-from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.process.errors import RunError
 
 _fsync = os.fsync
 
 
 def _caption(row: int) -> RowResult:
-    return RowResult(row=row, caption=f"caption {row}", tokens=3)
+    return RowResult(row, {"text": CaptionResult(f"caption {row}", 3)})
 
 
 def _wait_until_true(condition: Callable[[], bool], timeout: float = 10) -> bool:
@@ -78,7 +78,7 @@ def test_finish_does_not_wait_for_a_slow_disk(tmp_path: Path, disk: _Disk) -> No
         assert _wait_until_true(lambda: disk.calls > calls)
         journal.finish([_caption(3)])  # while the sync is running
         assert time.monotonic() - begin < 5
-        assert read_contents(tmp_path).finished == {1, 2, 3}, "a kill of this process must not lose them"
+        assert read_contents(tmp_path).finished == {"text": {1, 2, 3}}, "a kill of this process must not lose them"
         assert journal.durable == 0
         disk.answers.set()
         assert _wait_until_true(lambda: journal.durable == 3)
@@ -132,7 +132,7 @@ def test_a_disk_error_is_raised_by_every_later_call(tmp_path: Path, disk: _Disk)
             with pytest.raises(RunError, match=message):
                 call()
         assert journal.durable == 0
-    assert read_contents(tmp_path).finished == {1, 2}
+    assert read_contents(tmp_path).finished == {"text": {1, 2}}
 
 
 def test_a_disk_error_does_not_hide_an_earlier_exception(tmp_path: Path, disk: _Disk) -> None:
@@ -161,7 +161,7 @@ def test_finish_blocks_if_the_disk_does_not_answer(
         count = len(rows)
         time.sleep(0.2)
         assert 1 <= count == len(rows) < 300
-        assert count in read_contents(tmp_path).finished, "finish writes the row before it blocks"
+        assert count in read_contents(tmp_path).finished["text"], "finish writes the row before it blocks"
         disk.answers.set()
         worker.join(60)
         assert len(rows) == 300
@@ -227,19 +227,19 @@ def test_a_journal_that_is_removed_repeatedly_during_writes_loses_nothing(tmp_pa
         is_written.set()
         remover.join()
     assert removed > 3
-    assert read_contents(folder).finished == set(range(300))
+    assert read_contents(folder).finished == {"text": set(range(300))}
 
 
 _SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from pipeline.captioning.journal.journal import Journal
-from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.meta.results import CaptionResult, RowResult
 journal = Journal(Path(sys.argv[1]), 0, {})
 journal.start([1, 2])
 if sys.argv[2] == "hung":
     os.fsync = lambda descriptor: time.sleep(600)
-journal.finish([RowResult(1, "a caption", tokens=3)])
+journal.finish([RowResult(1, {"text": CaptionResult("a caption", 3)})])
 if sys.argv[2] == "hung":
     time.sleep(2.5)
 if sys.argv[2] == "killed":
@@ -252,7 +252,7 @@ def test_the_end_of_the_process_is_not_delayed_and_loses_nothing(tmp_path: Path,
     process = subprocess.run([sys.executable, "-c", _SCRIPT, str(tmp_path), end], capture_output=True, timeout=60)
     assert (process.returncode, process.stderr) == (exit_code, b"")
     contents = read_contents(tmp_path)
-    assert (contents.finished, contents.deaths) == ({1}, {2: 1})
+    assert (contents.finished, contents.deaths) == ({"text": {1}}, {2: 1})
 
 
 def test_records_for_progress_are_written_immediately(tmp_path: Path) -> None:

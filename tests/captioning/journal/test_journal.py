@@ -23,14 +23,14 @@ from pipeline.captioning.journal.folder import (
 from pipeline.captioning.journal.folder_id import folder_id
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.journal.reader import read_result_lines
-from pipeline.captioning.meta.results import RowResult, caption_result
+from pipeline.captioning.meta.results import CaptionResult, Failure, RowResult, caption_result
 from pipeline.captioning.process.errors import RunError
 
 FINGERPRINT = {"prompt": "p"}
 
 
 def _caption(row: int) -> RowResult:
-    return RowResult(row=row, caption=f"caption {row}, ü", tokens=3)
+    return RowResult(row, {"text": CaptionResult(f"caption {row}, ü", 3)})
 
 
 def _results(path: Path) -> list[RowResult]:
@@ -79,22 +79,22 @@ def test_files_that_no_run_created_are_not_removed(tmp_path: Path, caplog: pytes
 def test_failures_of_all_ranks_are_forgotten_if_one_rank_asks(tmp_path: Path) -> None:
     for rank in range(2):
         with Journal(tmp_path, rank, FINGERPRINT) as journal:
-            journal.finish([RowResult.failed(rank, "path", ["x"])])
+            journal.finish([RowResult.failed(rank, ["text"], "path", ["x"])])
     assert not asks_to_forget_failures(tmp_path)
     ask_to_forget_failures(tmp_path, 1)
     assert asks_to_forget_failures(tmp_path)
     forget_failures(tmp_path)
-    assert read_contents(tmp_path).finished == set()
+    assert read_contents(tmp_path).finished == {}
     assert not asks_to_forget_failures(tmp_path)
 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:
     with Journal(tmp_path, 3, FINGERPRINT) as journal:
         journal.start([1, 2])
-        journal.finish([_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])])
+        journal.finish([_caption(1), RowResult.failed(2, ["text"], "decode", ["a: b", "c"])])
     contents = read_contents(tmp_path)
-    assert (contents.fingerprints, contents.finished, contents.deaths) == ([FINGERPRINT], {1, 2}, {})
-    assert _results(journal.path) == [_caption(1), RowResult.failed(2, "decode", ["a: b", "c"])]
+    assert (contents.fingerprints, contents.finished, contents.deaths) == ([FINGERPRINT], {"text": {1, 2}}, {})
+    assert _results(journal.path) == [_caption(1), RowResult.failed(2, ["text"], "decode", ["a: b", "c"])]
 
 
 def test_a_death_during_a_retry_does_not_count_as_a_second_death(tmp_path: Path) -> None:
@@ -104,10 +104,7 @@ def test_a_death_during_a_retry_does_not_count_as_a_second_death(tmp_path: Path)
         journal.finish([_caption(4)])
         _die(journal)
     contents = read_contents(tmp_path)
-    assert (contents.deaths, contents.retried, contents.finished) == ({5: 1, 6: 1}, {5, 6}, {4})
-    with Journal(tmp_path, 0, FINGERPRINT) as journal:
-        journal.finish([_caption(5)])
-    assert read_contents(tmp_path).retried == {6}
+    assert (contents.deaths, contents.retried, contents.finished) == ({5: 1, 6: 1}, {5, 6}, {"text": {4}})
 
 
 def test_a_journal_removed_while_it_is_open_is_restored_completely(tmp_path: Path) -> None:
@@ -117,12 +114,12 @@ def test_a_journal_removed_while_it_is_open_is_restored_completely(tmp_path: Pat
         shutil.rmtree(folder)
         journal.finish([_caption(2)])
         journal.sync()
-        assert read_contents(folder).finished == {1, 2}
+        assert read_contents(folder).finished == {"text": {1, 2}}
         with pytest.raises(RunError, match="another run"):
             Journal(folder, 0, FINGERPRINT)
         shutil.rmtree(folder)
         journal.finish([_caption(3)])
-    assert read_contents(folder).finished == {1, 2, 3}
+    assert read_contents(folder).finished == {"text": {1, 2, 3}}
 
 
 def _limit_file_size(limit: int) -> None:
@@ -147,11 +144,11 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path, small_disk: C
             journal.start([row])
             journal.finish([_caption(row)])
     small_disk(resource.RLIM_INFINITY)
-    finished = read_contents(tmp_path).finished
+    finished = read_contents(tmp_path).finished["text"]
     assert finished == set(range(len(finished))) and len(finished) > 5
     with Journal(tmp_path, 0, FINGERPRINT) as journal:
         journal.finish([_caption(99)])
-    assert read_contents(tmp_path).finished == finished | {99}
+    assert read_contents(tmp_path).finished == {"text": finished | {99}}
 
 
 def test_rows_in_flight_at_a_death_are_counted(tmp_path: Path) -> None:
@@ -161,7 +158,7 @@ def test_rows_in_flight_at_a_death_are_counted(tmp_path: Path) -> None:
         journal.finish([_caption(4)])
         _die(journal)
     assert read_contents(tmp_path).deaths == {5: 2}
-    assert read_contents(tmp_path).finished == {4}
+    assert read_contents(tmp_path).finished == {"text": {4}}
 
 
 def test_released_rows_are_not_counted_as_deaths(tmp_path: Path) -> None:
@@ -177,10 +174,10 @@ def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
     whole = journal.path.read_bytes()
     for cut in range(1, 20):
         journal.path.write_bytes(whole[:-cut])
-        assert read_contents(tmp_path).finished == {1}
+        assert read_contents(tmp_path).finished == {"text": {1}}
         with Journal(tmp_path, 0, FINGERPRINT) as again:
             again.finish([_caption(3)])
-        assert read_contents(tmp_path).finished == {1, 3}
+        assert read_contents(tmp_path).finished == {"text": {1, 3}}
         assert read_contents(tmp_path).fingerprints == [FINGERPRINT]
 
 
@@ -194,13 +191,13 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
 
 def test_failures_can_be_forgotten(tmp_path: Path) -> None:
     with Journal(tmp_path, 0, FINGERPRINT) as journal:
-        journal.finish([_caption(1), RowResult.failed(2, "decode", ["x"])])
+        journal.finish([_caption(1), RowResult.failed(2, ["text"], "decode", ["x"])])
     forget_failures(tmp_path)
-    assert read_contents(tmp_path).finished == {1}
+    assert read_contents(tmp_path).finished == {"text": {1}}
     assert [result.row for result in _results(journal.path)] == [1]
     with Journal(tmp_path, 0, FINGERPRINT) as journal:
-        journal.finish([RowResult.failed(2, "decode", ["y"])])
-    assert read_contents(tmp_path).finished == {1, 2}
+        journal.finish([RowResult.failed(2, ["text"], "decode", ["y"])])
+    assert read_contents(tmp_path).finished == {"text": {1, 2}}
 
 
 def test_different_folders_have_different_ids(tmp_path: Path) -> None:
@@ -212,17 +209,15 @@ def test_different_folders_have_different_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "caption"), [(" a\n b\r\nc ", "a b c"), ("x\ty", "x y")])
 def test_newlines_become_spaces(text: str, caption: str) -> None:
-    assert caption_result(0, text, 2, False).caption == caption
+    assert caption_result(text, 2, False) == CaptionResult(caption, 2)
 
 
 def test_an_empty_caption_is_a_failure() -> None:
-    result = caption_result(5, " \n ", 1, False)
-    assert result.caption is None
-    assert "no text" in str(result.failure)
+    assert caption_result(" \n ", 1, False) == Failure("text", ("the model generated no text (1 tokens)",))
 
 
 def test_characters_that_can_not_be_encoded_are_written_as_question_marks(tmp_path: Path) -> None:
     """Names of folders may contain bytes that are not UTF-8, and messages quote these names."""
     with Journal(tmp_path, 0, FINGERPRINT) as journal:
-        journal.finish([RowResult.failed(3, "path", ["no such file (relative to /data/\udcff)"])])
-    assert _results(journal.path) == [RowResult.failed(3, "path", ["no such file (relative to /data/?)"])]
+        journal.finish([RowResult.failed(3, ["text"], "path", ["no such file (relative to /data/\udcff)"])])
+    assert _results(journal.path) == [RowResult.failed(3, ["text"], "path", ["no such file (relative to /data/?)"])]

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.captioning.meta.csv_cells import open_bytes
+from pipeline.captioning.meta.csv_cells import open_bytes, read_csv_cells, read_csv_rows
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
 
@@ -22,7 +23,8 @@ TABLE = 'path,note\na.mp4,"two\nlines"\nb.mp4,"x\r\ny"\nü.mp4,"z\rz"\n'
 
 def _written(tmp_path: Path, data: bytes, name: str = "out.csv", source: str = "meta.csv") -> bytes:
     (tmp_path / source).write_bytes(data)
-    MetaTable.read(tmp_path / source).write(tmp_path / name, {0: "c", 1: "c", 2: "c"})
+    table = MetaTable.read(tmp_path / source)
+    table.write(tmp_path / name, {"text": ["c"] * len(table.paths)})
     return (tmp_path / name).read_bytes()
 
 
@@ -48,7 +50,7 @@ def test_gzip_tables_are_read_and_written(tmp_path: Path) -> None:
     written = _written(tmp_path, data, "out.csv.gz", "meta.csv.gz")
     text = gzip.decompress(written).decode("utf-8-sig")
     assert [row[-1] for row in csv.reader(text.splitlines(keepends=True))] == ["text", "c", "c", "c"]
-    assert MetaTable.read(tmp_path / "meta.csv.gz").is_same_but_for_text(MetaTable.read(tmp_path / "out.csv.gz"))
+    assert MetaTable.read(tmp_path / "meta.csv.gz").is_same_but_for(["text"], MetaTable.read(tmp_path / "out.csv.gz"))
     assert written[4:8] == bytes(4) and not written[3], "the gzip header must have neither a time nor a name"
     again = _written(tmp_path, data, "another.csv.gz", "meta.csv.gz")
     assert again == written
@@ -92,8 +94,11 @@ def test_the_error_for_an_unreadable_table_names_place_and_fix(
     tmp_path: Path, name: str, data: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as error:
         MetaTable.read(tmp_path / name)
+    if "'path' column" not in str(error.value):
+        with pytest.raises(UsageError, match=re.escape(str(error.value))):
+            list(read_csv_rows(tmp_path / name))
 
 
 def test_the_conversions_in_messages_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +115,7 @@ def test_the_conversions_in_messages_work(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_nul_character_in_a_caption_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path\na.mp4\n")
-    MetaTable.read(tmp_path / "m.csv").write(tmp_path / "out.csv", {0: "a\0b"})
+    MetaTable.read(tmp_path / "m.csv").write(tmp_path / "out.csv", {"text": ["a\0b"]})
     assert MetaTable.read(tmp_path / "out.csv").texts() == ["a\ufffdb"]
 
 
@@ -150,10 +155,11 @@ def test_any_cells_are_kept(rows: list[tuple[str, str]], line_end: str, bom: str
         csv.writer(buffer, lineterminator=line_end, quoting=csv.QUOTE_ALL).writerows([("path", "n"), *rows])
         source.write_bytes((bom + buffer.getvalue()).encode())
         table = MetaTable.read(source)
-        table.write(output, {0: "c"})
+        table.write(output, {"text": ["" if row else "c" for row in range(len(rows))]})
         with open_bytes(output) as file:
             text = file.read().decode()
         found = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
         assert text.startswith(bom) and text.endswith(line_end)
         assert found == [["path", "n", "text"], *([*row, "" if i else "c"] for i, row in enumerate(rows))]
-        assert table.is_same_but_for_text(MetaTable.read(output))
+        assert table.is_same_but_for(["text"], MetaTable.read(output))
+        assert list(read_csv_rows(source)) == read_csv_cells(source).to_numpy().tolist()

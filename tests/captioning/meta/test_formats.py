@@ -45,7 +45,7 @@ COLUMNS = {
 def test_parquet_is_written_as_csv_in_the_documented_text_form(tmp_path: Path) -> None:
     pq.write_table(pa.table({name: column for name, (column, _) in COLUMNS.items()}), tmp_path / "m.parquet")
     table = MetaTable.read(tmp_path / "m.parquet")
-    table.write(tmp_path / "out.csv", {0: "seen"})
+    table.write(tmp_path / "out.csv", {"text": ["seen", "", ""]})
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     found = {name: [row[i] for row in rows] for i, name in enumerate(header)}
@@ -54,22 +54,22 @@ def test_parquet_is_written_as_csv_in_the_documented_text_form(tmp_path: Path) -
     )
     assert found == {name: texts for name, (_, texts) in COLUMNS.items()} | {"text": ["seen", "", ""]}
     earlier = MetaTable.read(tmp_path / "out.csv")
-    assert table.is_same_but_for_text(earlier) and earlier.is_same_but_for_text(table)
+    assert table.is_same_but_for(["text"], earlier) and earlier.is_same_but_for(["text"], table)
 
 
 def test_csv_is_written_as_parquet_strings(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,id,n\na.mp4,007,\nb.mp4,8,1.50\n")
     table = MetaTable.read(tmp_path / "m.csv")
-    table.write(tmp_path / "out.parquet", {1: "seen"})
+    table.write(tmp_path / "out.parquet", {"text": ["", "seen"]})
     written = pq.read_table(tmp_path / "out.parquet")
     assert written.schema.types == [pa.string()] * 4
     assert written.to_pydict() == {
         "path": ["a.mp4", "b.mp4"], "id": ["007", "8"], "n": ["", "1.50"], "text": ["", "seen"],
     }  # fmt: skip
     earlier = MetaTable.read(tmp_path / "out.parquet")
-    assert table.is_same_but_for_text(earlier) and earlier.is_same_but_for_text(table)
+    assert table.is_same_but_for(["text"], earlier) and earlier.is_same_but_for(["text"], table)
     (tmp_path / "other.csv").write_text("path,id,n\na.mp4,007,\nb.mp4,8,1.5\n")
-    assert not MetaTable.read(tmp_path / "other.csv").is_same_but_for_text(earlier)
+    assert not MetaTable.read(tmp_path / "other.csv").is_same_but_for(["text"], earlier)
 
 
 def test_equal_column_names_are_refused_for_a_parquet_output(tmp_path: Path) -> None:

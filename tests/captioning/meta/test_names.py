@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,3 +99,13 @@ def test_runs_on_a_csv_and_a_parquet_table_with_one_stem(tmp_path: Path) -> None
     assert run_job(options, FakeSource()) == [0]
     assert (failures.read_bytes(), report.read_bytes()) == before
     assert json.loads((tmp_path / "out.parquet_report.json").read_text())["failed"] == 0
+
+
+def test_names_of_columns_are_known_without_pandas() -> None:
+    """Checking a checkpoint and its questions needs the names, and no table."""
+    program = (
+        "import sys, pipeline.captioning.captioners.hub.build, pipeline.captioning.captioners.pllava.source, "
+        "pipeline.captioning.run.prompt_flags; print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from pipeline.captioning.meta.repetition import is_looping
+from pipeline.captioning.meta.repetition import MAX_PERIOD, is_looping
 
 SENTENCE = "the man in the red shirt walks past a window and looks at the camera "
 
@@ -36,3 +38,24 @@ def test_looping(caption: str) -> None:
 )
 def test_not_looping(caption: str) -> None:
     assert not is_looping(caption)
+
+
+def test_loops_of_every_period_are_found_and_no_others() -> None:
+    """Compared with the definition: every period is tried."""
+
+    def by_definition(words: list[str]) -> bool:
+        return any(
+            all(word == later for word, later in zip(part, part[period:], strict=False))
+            for period in range(1, MAX_PERIOD + 1)
+            for length in [period * (4 if period <= 4 else 3)]
+            for part in (words[start : start + length] for start in range(len(words) - length + 1))
+        )
+
+    generator = random.Random(0)
+    found = 0
+    for _ in range(300):
+        unit = [generator.choice("abcdef"[: generator.randint(1, 6)]) for _ in range(generator.randint(1, 42))]
+        words = (["x", "y"] + unit * generator.randint(1, 4) + ["z"])[: generator.randint(1, 140)]
+        assert is_looping(" ".join(words)) == by_definition(words), words
+        found += by_definition(words)
+    assert 50 < found < 250

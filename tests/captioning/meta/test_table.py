@@ -1,18 +1,20 @@
-"""Meta tables are written unchanged, except for the column `text`."""
+"""Meta tables are written unchanged, except for the columns that receive captions."""
 
 from __future__ import annotations
 
 import csv
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.captioning.meta.files import atomic_write, backup_of
-from pipeline.captioning.meta.table import MetaTable, match_occurrences
+from pipeline.captioning.meta.table import MetaTable, matching_rows
 from pipeline.captioning.process.errors import RunError, UsageError
 
 SPECIAL_CELLS = [
@@ -38,7 +40,7 @@ def test_csv_cells_are_unchanged(tmp_path: Path) -> None:
     table = MetaTable.read(_write_csv(tmp_path / "m.csv", SPECIAL_CELLS))
     assert table.paths == ["a b.mp4", "ü/日本.mp4", "c,d.mp4"]
     assert table.texts() is None
-    table.write(tmp_path / "out.csv", {0: 'one "caption", quoted', 2: "ünï"})
+    table.write(tmp_path / "out.csv", {"text": ['one "caption", quoted', "", "ünï"]})
     captions = ["text", 'one "caption", quoted', "", "ünï"]
     expected = [[*row, caption] for row, caption in zip(SPECIAL_CELLS, captions, strict=True)]
     assert _read_csv(tmp_path / "out.csv") == expected
@@ -47,13 +49,49 @@ def test_csv_cells_are_unchanged(tmp_path: Path) -> None:
 def test_the_text_column_keeps_its_position(tmp_path: Path) -> None:
     table = MetaTable.read(_write_csv(tmp_path / "m.csv", [["text", "path"], ["old", "a"], ["", "b"]]))
     assert table.texts() == ["old", ""]
-    table.write(tmp_path / "out.csv", {1: "new"})
+    table.write(tmp_path / "out.csv", {"text": ["", "new"]})
     assert _read_csv(tmp_path / "out.csv") == [["text", "path"], ["", "a"], ["new", "b"]]
+
+
+SEVERAL = [["b", "path", "text", "n"], ["old", "x", "mine", "1"], ["", "y", "", "2"]]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_several_columns_are_replaced_in_their_place_or_appended(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / f"m{suffix}"
+    if suffix == ".csv":
+        _write_csv(source, SEVERAL)
+    else:
+        pq.write_table(pa.table({name: [SEVERAL[1][i], SEVERAL[2][i]] for i, name in enumerate(SEVERAL[0])}), source)
+    table = MetaTable.read(source, ["c", "b", "a"], {"n": "x"})
+    assert (table.texts("b"), table.texts("c"), table.texts()) == (["old", ""], None, ["mine", ""])
+    assert table.cells(["n", "path"]) == [["1", "2"], ["x", "y"]]
+    table.write(tmp_path / "out.csv", {"c": ["c0", "c1"], "b": ["b0", "b1"], "a": ["", "a1"]})
+    assert _read_csv(tmp_path / "out.csv") == [
+        ["b", "path", "text", "n", "c", "a"],
+        ["b0", "x", "mine", "1", "c0", ""],
+        ["b1", "y", "", "2", "c1", "a1"],
+    ]
+    written = MetaTable.read(tmp_path / "out.csv")
+    assert table.is_same_but_for(["a", "b", "c"], written) and not table.is_same_but_for(["a", "c"], written)
+
+
+@pytest.mark.parametrize("read", [MetaTable.read, lambda path, *columns: MetaTable.check(path, None, *columns)])
+def test_columns_of_captions_and_questions_are_checked(tmp_path: Path, read: Callable[..., Any]) -> None:
+    path = _write_csv(tmp_path / "m.csv", [["path", "text", "text", "n", "n", "a"], ["x", "1", "2", "3", "4", "5"]])
+    read(path, ["a", "new"], {"a": "--question inserts it"})
+    for captions, cells, message in (
+        (["text"], {}, "2 columns named 'text'; keep one"),
+        (["a"], {"n": "x"}, "2 columns named 'n'; keep one"),
+        (["a"], {"a": "x", "q": "y", "no": "z"}, r"has no column 'q' \(y\), 'no' \(z\); its columns: 'path', "),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read(path, captions, cells)
 
 
 def test_a_lone_carriage_return_does_not_split_a_row(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b'path,n\na.mp4,"x\ry"\nb.mp4,z\n')
-    MetaTable.read(tmp_path / "m.csv").write(tmp_path / "out.csv", {0: "c"})
+    MetaTable.read(tmp_path / "m.csv").write(tmp_path / "out.csv", {"text": ["c", ""]})
     assert _read_csv(tmp_path / "out.csv") == [["path", "n", "text"], ["a.mp4", "x\ry", "c"], ["b.mp4", "z", ""]]
 
 
@@ -70,7 +108,7 @@ def test_tables_are_compared_without_text(tmp_path: Path) -> None:
             ]
         )
     ]
-    assert [tables[0].is_same_but_for_text(table) for table in tables] == [True, True, False, False, False]
+    assert [tables[0].is_same_but_for(["text"], table) for table in tables] == [True, True, False, False, False]
 
 
 def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
@@ -78,7 +116,7 @@ def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "m.parquet")
     meta = MetaTable.read(tmp_path / "m.parquet")
     assert meta.paths == ["a", ""]
-    meta.write(tmp_path / "out.parquet", {0: "seen"})
+    meta.write(tmp_path / "out.parquet", {"text": ["seen", ""]})
     written = pq.read_table(tmp_path / "out.parquet")
     assert written.drop_columns("text").equals(table)
     assert written["text"].to_pylist() == ["seen", ""]
@@ -87,8 +125,8 @@ def test_parquet_columns_keep_their_types(tmp_path: Path) -> None:
 def test_earlier_output_is_kept_as_backup(tmp_path: Path) -> None:
     table = MetaTable.read(_write_csv(tmp_path / "m.csv", [["path"], ["a"]]))
     output = tmp_path / "out.csv"
-    table.write(output, {0: "first"})
-    table.write(output, {0: "second"})
+    table.write(output, {"text": ["first"]})
+    table.write(output, {"text": ["second"]})
     assert "second" in output.read_text()
     assert "first" in backup_of(output).read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"m.csv", "out.csv", "out.csv.bak"}
@@ -124,7 +162,7 @@ def test_an_unusable_parquet_table_or_a_folder_is_a_usage_error(tmp_path: Path) 
 
 def test_captions_are_matched_with_inserted_and_repeated_paths() -> None:
     earlier = ["a", "b", "a"]
-    assert match_occurrences(["new", "a", "a", "a", "b"], earlier, ["a1", " ", "a2"]) == {1: "a1", 2: "a2"}
+    assert matching_rows(["new", "a", "a", "a", "b"], earlier) == [-1, 0, 2, -1, 1]
 
 
 def test_a_failed_write_leaves_the_earlier_file_unchanged(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from pipeline.captioning.journal import journal as journal_module
 from pipeline.captioning.journal.folder import forget_failures, journal_folder, remove_folder
 from pipeline.captioning.journal.folder_id import folder_id
 from pipeline.captioning.journal.journal import Journal
-from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.meta.names import TEXT_COLUMN
+from pipeline.captioning.meta.results import CaptionResult, Failure, RowResult
+from pipeline.captioning.monitor import figures as run_figures
 from pipeline.captioning.monitor import progress
 from pipeline.captioning.monitor.journal_monitor import JournalMonitor
 from pipeline.captioning.run import delivery
@@ -27,7 +29,11 @@ EARLIER, RUN = "2026-11-20T09:00:00.000+00:00", "2026-11-21T10:00:00.000+00:00"
 
 
 def _caption(row: int) -> RowResult:
-    return RowResult(row, f"caption {row}", tokens=3)
+    return RowResult(row, {TEXT_COLUMN: CaptionResult(f"caption {row}", tokens=3)})
+
+
+def _failure(row: int, message: str) -> RowResult:
+    return RowResult.failed(row, [TEXT_COLUMN], "decode", [message])
 
 
 def _json(capsys: pytest.CaptureFixture[str], meta: Path, *flags: str) -> dict:
@@ -44,7 +50,7 @@ def test_running_then_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[
     journals = [Journal(folder, rank, {}, RUN, rows=7, ranks=2) for rank in range(2)]
     journals[0].lease([1, 2, 3])
     journals[0].loaded()
-    journals[0].finish([_caption(1), RowResult.failed(2, "decode", ["no picture"])])
+    journals[0].finish([_caption(1), _failure(2, "no picture")])
     journals[1].start([4, 5])
     journals[1].finish([_caption(4)])
     figures = _json(capsys, meta)
@@ -69,9 +75,7 @@ def test_running_then_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_forgotten_failures_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = journal_folder(tmp_path / "meta_caption.csv")
     with Journal(folder, 0, {}, EARLIER, 3) as journal:
-        journal.finish(
-            [_caption(0), RowResult.failed(1, "decode", ["no disk"]), RowResult.failed(2, "decode", ["no disk"])]
-        )
+        journal.finish([_caption(0), _failure(1, "no disk"), _failure(2, "no disk")])
     forget_failures(folder)
     figures = _json(capsys, tmp_path / "meta.csv")
     assert (figures["state"], figures["run"], figures["rows"], figures["failed"]) == ("interrupted", EARLIER, 3, 2)
@@ -114,6 +118,47 @@ def test_without_locks_a_run_is_silent_not_interrupted(
     assert _json(capsys, tmp_path / "meta.csv")["state"] == "interrupted"  # released, but with rows that are not done
 
 
+def test_several_captions_for_one_clip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress counts rows. A row with a failure counts as failed, also if it has a caption in another column."""
+    short, long = "text_short", "text_long"
+    caption, too_long = CaptionResult("A dog.", tokens=3), Failure("prompt", ("too long",))
+    with Journal(journal_folder(tmp_path / "meta_caption.csv"), 0, {}, RUN, 5) as journal:
+        journal.finish([RowResult(0, {short: caption, long: caption}), RowResult(1, {short: caption, long: too_long})])
+        journal.finish([RowResult.failed(2, [short, long], "decode", ["no picture"]), RowResult(3, {long: caption})])
+        figures = _json(capsys, tmp_path / "meta.csv")
+        assert progress.main([str(tmp_path / "meta.csv"), "--watch", "off"]) == 0
+    assert (figures["rows"], figures["done"], figures["captioned"], figures["failed"]) == (5, 4, 2, 2)
+    assert (figures["left"], figures["ranks"][0]["done"], figures["ranks"][0]["failed"]) == (1, 4, 2)
+    assert figures["failures_by_stage"] == {"decode": 2, "prompt": 1}  # failures, as in the failures file
+    assert figures["failure_examples"]["prompt"] == {"row": 1, "column": long, "message": "too long"}
+    page = " ".join(capsys.readouterr().out.split())
+    for part in ("4 of 5 clips, 2 failed", "row 1 (text_long): too long"):
+        assert part in page, part
+
+
+def test_journals_of_earlier_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal(journal_folder(tmp_path / "meta_caption.csv"), 0, {}, RUN, 3) as journal:
+        with journal.path.open("a") as file:
+            file.write('{"row": 0, "caption": "A dog.", "tokens": 3}\n')
+            file.write('{"row": 1, "stage": "decode", "messages": ["no", "picture"]}\n')
+        figures = _json(capsys, tmp_path / "meta.csv")
+    assert (figures["rows"], figures["done"], figures["failed"]) == (3, 2, 1)
+    assert figures["failure_examples"] == {"decode": {"row": 1, "message": "no; picture"}}
+
+
+def test_the_report_of_several_captions_counts_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its `captioned` and `failed` count captions, which `progress` does not show as clips."""
+    report = {"run": RUN, "captioned": 11, "failed": 4, "finished_rows": 6, "failed_rows": 3, "clips_per_second": 2.0}
+    report |= {"captioned_in_this_run": 11, "failed_in_this_run": 4, "failures_by_stage": {"prompt": 4}}
+    report["failure_examples"] = {"prompt": {"row": 1, "path": "b.mp4", "column": "text_long", "message": "too long"}}
+    report_path(tmp_path / "meta_caption.csv").write_text(json.dumps(report))
+    figures = _json(capsys, tmp_path / "meta.csv")
+    assert (figures["rows"], figures["done"], figures["captioned"], figures["failed"]) == (6, 6, 3, 3)
+    assert progress.main([str(tmp_path / "meta.csv"), "--watch", "off"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "6 of 6 clips, 3 failed" in page and "row 1 (text_long): too long" in page
+
+
 def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = tmp_path / "meta.csv"
     options = write_meta(tmp_path, [str(render_clip(tmp_path / "a.mp4", 0))])
@@ -124,12 +169,17 @@ def test_an_earlier_report_is_not_the_end_of_this_run(tmp_path: Path, capsys: py
     folder_id(folder)  # the next run is being planned
     os.utime(folder / "id", (time.time() + 5, time.time() + 5))
     monitor = JournalMonitor(folder)
-    assert progress.poll(monitor, options.output, 60)["state"] == "waiting"
+    assert run_figures.poll(monitor, options.output, 60)["state"] == "waiting"
+    # If that run was stopped before it wrote a journal, the report is still that of the last run.
+    assert _json(capsys, meta, *flags)["state"] == "finished"
+    waiting = progress.render(run_figures.poll(monitor, options.output, 60), options.output)
+    watched = " ".join(map(str, waiting.renderables))
+    assert "the run has not started" in watched and str(report_path(options.output)) in watched
     with Journal(folder, 0, {}, RUN, 1):
-        assert progress.poll(monitor, options.output, 60)["state"] == "running"
+        assert run_figures.poll(monitor, options.output, 60)["state"] == "running"
     report_path(options.output).unlink()
     remove_folder(folder)
-    assert progress.poll(monitor, options.output, 60)["state"] == "gone"  # the output is on another host
+    assert run_figures.poll(monitor, options.output, 60)["state"] == "gone"  # the output is on another host
 
 
 def test_while_journals_are_removed_the_last_progress_stays(tmp_path: Path) -> None:

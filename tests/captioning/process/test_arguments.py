@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from pipeline.captioning.monitor import progress
+from pipeline.captioning.process.arguments import byte_size
 from pipeline.datasets import convert, datautil
 
 COMMANDS = {"datautil": datautil.main, "convert": convert.main, "progress": progress.main}
@@ -57,3 +59,17 @@ def test_help_is_printed_with_exit_code_0(command: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as exit_info:
         COMMANDS[command](["--help"])
     assert exit_info.value.code == 0 and f"usage: {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1", 1), ("1000", 1000), ("500M", 500 * 2**20), ("2g", 2**31), ("1.5 GiB", 3 * 2**29), ("4KB", 4096)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert byte_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.1", "-1", "M", "1,5G", "2X", "2 G B", "nan", "1e9"])
+def test_texts_that_are_no_sizes(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        byte_size(text)

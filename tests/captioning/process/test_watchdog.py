@@ -64,7 +64,7 @@ def test_a_hanging_device_ends_the_run_and_the_log_shows_where_it_hangs(tmp_path
     assert code == 1 and seconds < 60
     assert "hang_with_the_interpreter_locked" in log and "Timeout (0:00:0" in log
     journal = (tmp_path / "meta_caption.csv.journal" / "rank-00000.jsonl").read_text()
-    assert '{"row": 0, "caption"' in journal and '{"start": [1]}' in journal and '{"row": 1' not in journal
+    assert '{"row": 0, "captions"' in journal and '{"start": [1]}' in journal and '{"row": 1' not in journal
 
 
 def test_the_supervisor_kills_a_worker_that_cannot_end_itself(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.captioning.captioners.named_prompts import NAMED_PROMPTS
 from tests.captioning.run import forked
 from tests.golden import DATA
 
@@ -103,6 +105,9 @@ USAGE_ERRORS = [
     (["meta.csv", *CHECKPOINT, "--pooling_shape", "16x12"], "16-12-12"),
     (["meta.csv", *CHECKPOINT, "--pooling_shape", "16-30-30"], "finer than the 24x24 patches"),
     (["meta.csv", *CHECKPOINT, "--max_new_tokens", "5000"], "--pad_length 4096"),
+    (["meta.csv", "--max_new_tokens", "2049", "--ask", "a=x", "--ask", "b=y"], "give --pad_length 4098 or more"),
+    (["meta.csv", "--prompt", "image-text"], "has no column 'text' (--prompt image-text inserts its cells); its"),
+    (["meta.csv", "--question", "{x}"], "'x' (--question inserts its cells; write {{ and }} for braces); its columns"),
     (["meta.csv", *CHECKPOINT, "--max_new_tokens", "3000"], "the model was made for 4096"),
     (["meta.csv", *CHECKPOINT, "--bs", "-2"], "--bs: -2 is less than 1"),
     (["meta.csv", *CHECKPOINT, "--bs", "many"], "--bs: 'many' is not a whole number, nor is it auto"),
@@ -113,14 +118,28 @@ USAGE_ERRORS = [
     (["meta.csv", *CHECKPOINT, "--repetition_penalty", "0"], "--repetition_penalty: 0 is out of bounds"),
     (["meta.csv", *CHECKPOINT, "--no_repeat_ngram_size", "-1"], "--no_repeat_ngram_size: -1 is less than 0"),
     (["meta.csv", *CHECKPOINT, "--decode_timeout", "0"], "--decode_timeout: 0 is out of bounds"),
+    (["meta.csv", *CHECKPOINT, "--download_timeout", "0"], "--download_timeout: 0 is out of bounds"),
+    (
+        ["meta.csv", *CHECKPOINT, "--max_download", "much"],
+        "--max_download: 'much' is not a size; write",
+    ),
+    (["meta.csv", *CHECKPOINT, "--max_download", "0"], "--max_download: 0 is less than one byte"),
     (["meta.csv", *CHECKPOINT, "--no_such_flag"], "--no_such_flag"),
     (["meta.csv", *CHECKPOINT, "--pretrained", "x"], "--pretrained"),
     (["meta.csv", *CHECKPOINT, "--question", "<image> what?"], "--question must not contain <image>"),
+    (["meta.csv", *CHECKPOINT, "--ask", "a=x", "--ask", "b=<image>?"], "--ask b must not contain <image>"),
     (["meta.csv", *CHECKPOINT, "--num_beams", "2", "--do_sample"], "does not go with sampling"),
     (["meta.csv", *CHECKPOINT, "--output", "meta.csv"], "the meta file itself"),
     (["meta.csv", *CHECKPOINT, "--output", "nowhere/out.csv"], "does not exist"),
     (["meta.csv", *CHECKPOINT, "--device", "ascend", "--framework", "torch"], "on Ascend use mindspore"),
     (["meta.csv"], "pretrained_models/pllava does not exist"),
+    (["meta.csv", "--question", "@nowhere.txt"], "argument --question: the question's file nowhere.txt can't be read"),
+    (["meta.csv", "--question", "@binary.csv"], "the question's file binary.csv is not UTF-8 (byte 6)"),
+    (["meta.csv", "--prompt", "vide"], "argument --prompt: invalid choice: 'vide' (choose from 'image-text'"),
+    (["meta.csv", "--prompt", "video", "--question", "x"], "give one of them, or several with --ask"),
+    (["meta.csv", "--ask", "a=x", "--ask", "a=y"], "two questions have the column 'text_a'"),
+    (["meta.csv", "--ask", "a=x", "--question", "y"], "--question does not go with --ask"),
+    (["meta.csv", "--column", "path"], "captions can't be written to the column 'path'"),
     (["meta.csv", "--pretrained_model_name_or_path", "."], "no config.json"),
     (["meta.csv", "--pretrained_model_name_or_path", "only_config"], "no tokenizer.json"),
     (["meta.csv", "--pretrained_model_name_or_path", "no_tokenizer"], "no tokenizer.json"),
@@ -187,6 +206,26 @@ def test_help_explains_every_flag(folder: Path) -> None:
     assert done.returncode == 0
     for flag in ("--pretrained_model_name_or_path", "--pad_length", "--skip_if_existing", "--lora_alpha"):
         assert flag in done.stdout
+
+
+def test_list_prompts_needs_neither_table_nor_checkpoint_and_is_printed_by_rank_0(tmp_path: Path) -> None:
+    done, _ = _run(["--list_prompts"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [line.split(" (for ")[0] for line in done.stdout.splitlines() if line and not line.startswith(" ")]
+    assert names == list(NAMED_PROMPTS)
+    for prompt in NAMED_PROMPTS.values():
+        assert textwrap.indent(prompt.text, "    ") in done.stdout
+    other, _ = _run(["--list_prompts"], tmp_path, MS_ROLE="MS_WORKER", MS_WORKER_NUM="2", RANK_ID="1")
+    assert (other.returncode, other.stdout, other.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("num_frames", "warns"), [("3", False), ("4", True)])
+def test_a_prompt_for_another_number_of_frames_is_warned_about(folder: Path, num_frames: str, warns: bool) -> None:
+    (folder / "done.csv").write_text("path,text\na.mp4,a caption\n")
+    arguments = ["done.csv", *CHECKPOINT, "--skip_if_existing", "--prompt", "video-f3-detail-3ex"]
+    done, _ = _run([*arguments, "--num_frames", num_frames], folder)
+    assert done.returncode == 0, done.stderr
+    assert ("is for 3 frames of a video, but this run samples 4 frames" in done.stderr) == warns
 
 
 def test_nothing_pending_ends_without_a_framework(folder: Path) -> None:

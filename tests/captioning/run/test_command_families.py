@@ -7,15 +7,19 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pipeline.captioning import caption, caption_pllava
+from pipeline.captioning.captioners.base import CaptionerSource
+from pipeline.captioning.captioners.hub import build
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
-from pipeline.captioning.meta.results import RowResult
-from pipeline.captioning.run.planning import COMPUTING_TYPE
+from pipeline.captioning.meta.asks import Asks
+from pipeline.captioning.meta.results import CaptionResult, RowResult
+from pipeline.captioning.run.fingerprints import COMPUTING_TYPE
 from tests import tiny_families
 from tests.captioning.run import forked
 from tests.golden import DATA
@@ -106,6 +110,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "two_places": ("llava", lambda folder: (folder / "chat_template.jinja").write_text("<image><image>{{ messages }}")),
 }
+PROMPT_FLAGS = ["--question", "--prompt", "--list_prompts", "--question_column", "--ask", "--column", "--any_media"]
 FEW_TOKENS = ["--num_frames", "2", "--max_pixels", "12544", "--min_pixels", "784", "--max_new_tokens", "20"]
 USAGE_ERRORS: list[tuple[str, list[str], str]] = [
     ("nowhere", [], "checkpoint folder nowhere does not exist"),
@@ -219,10 +224,43 @@ def test_a_run_with_other_settings_is_not_resumed(
     fingerprint = {"frames": "points 3", COMPUTING_TYPE: "float32"}
     folder = journal_folder(checkpoints / "other_caption.csv")
     with Journal(folder, 0, fingerprint, "2026-11-20T09:00:00.000+00:00", 1) as journal:
-        journal.finish([RowResult(0, "a caption", tokens=3)])
+        journal.finish([RowResult(0, {"text": CaptionResult("a caption", 3)})])
     message = "other settings: checkpoint: (none) in the journals"
     forked.check_usage_error(fork_server, arguments, message, checkpoints, tmp_path)
     assert "frames: points 3 in the journals, points 1 now" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.parametrize(
+    ("family", "flags", "question"),
+    [
+        ("llava", [], "Describe the video in details."),
+        ("blip-2", [], ""),
+        ("blip-2", ["--question", "What moves?"], "What moves?"),
+        ("blip-2", ["--question_column", "prompt"], ""),
+    ],
+)
+def test_a_family_may_have_another_default_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, flags: list[str], question: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    given: list[Asks] = []
+
+    def make_source(name: str, flags: Any, asks: Asks, *_: Any) -> CaptionerSource:
+        given.append(asks)
+        return cast(CaptionerSource, SimpleNamespace(name=name))
+
+    monkeypatch.setattr(build, "make_source", make_source)
+    arguments = ["meta.csv", "--pretrained_model_name_or_path", str(tmp_path), *flags]
+    caption.make_source(caption.make_parser().parse_args(arguments))
+    assert [asks.texts for asks in given] == [(question,)]
+
+
+def test_both_commands_have_the_same_flags_of_the_prompt() -> None:
+    helps = []
+    for command in (caption, caption_pllava):
+        flags = command.make_parser()._option_string_actions
+        helps.append({name: flags[name].help for name in PROMPT_FLAGS})
+    assert helps[0] == helps[1]
 
 
 def test_both_commands_make_the_same_source_of_a_pllava_checkpoint() -> None:

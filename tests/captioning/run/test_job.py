@@ -12,9 +12,10 @@ import pytest
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.journal.journal import Journal
-from pipeline.captioning.meta.results import RowResult
+from pipeline.captioning.meta.asks import Ask, Asks, Question
+from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.process.errors import RunError, UsageError
-from pipeline.captioning.run import plan, work
+from pipeline.captioning.run import finished_rows, plan
 from pipeline.captioning.run.options import JobOptions
 from tests.fakes import FakeSource, render_clip
 from tests.runs import read_rows, run_job, write_meta
@@ -199,7 +200,7 @@ def _fingerprint(folder: Path) -> dict[str, str]:
 def test_mass_failure_stops_the_run_and_its_rows_are_captioned_by_the_next(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
+    monkeypatch.setattr(finished_rows, "FAILURE_WINDOW", 4)
     paths = [clips[0], *(str(tmp_path / f"gone {i}.mp4") for i in range(20))]
     options = write_meta(tmp_path, paths)
     result = run_job(options, FakeSource())[0]
@@ -296,6 +297,15 @@ def test_a_caption_too_long_to_gather_is_a_failure(tmp_path: Path, clips: list[s
     folder = journal_folder(options.output)
     run_job(options, _interrupt_after(0, FakeSource()))
     with Journal(folder, 0, _fingerprint(folder)) as journal:
-        journal.finish([RowResult(row=0, caption="x" * 1000, tokens=9)])
+        journal.finish([RowResult(0, {"text": CaptionResult("x" * 1000, 9)})])
     assert run_job(options, FakeSource()) == [0]
     assert "more than --pad_length 64" in read_rows(tmp_path / "out_failures.csv")[0]["message"]
+
+
+def test_a_refused_run_leaves_no_journal_folder(tmp_path: Path, clips: list[str]) -> None:
+    """A later `progress` would take the folder for a run that has just begun."""
+    options = write_meta(tmp_path, clips[:2])
+    asks = Asks((Ask("text", Question("What?"), "--prompt image-3ex", "image-3ex", "image"),))
+    (error,) = run_job(options, FakeSource(asks=asks))
+    assert isinstance(error, UsageError) and "--any_media" in str(error)
+    assert not journal_folder(options.output).exists()

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.process.errors import RunError, UsageError
-from pipeline.captioning.run import job, work
+from pipeline.captioning.run import finished_rows, job
 from pipeline.captioning.run.options import JobOptions
 from scripts.thread_ranks import run_ranks
 from tests.captioning.run.test_job import _interrupt_after
@@ -29,7 +29,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_mass_failure_on_one_rank_is_forgotten_on_all(
     tmp_path: Path, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "FAILURE_WINDOW", 4)
+    monkeypatch.setattr(finished_rows, "FAILURE_WINDOW", 4)
     # Every second row is leased to rank 1. Its clips exist, except one, which fails for the same reason.
     paths = [str(tmp_path / f"gone {i}.mp4") for i in range(16)]
     for i in range(3, 16, 2):

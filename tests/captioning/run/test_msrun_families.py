@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,26 +25,18 @@ NAMES = (
 )
 """Videos of mixed sizes and lengths. Two do not exist and one is damaged; one row occurs twice."""
 UNDECODABLE = 2
-FLAGS = ("--bs", "2", "--max_new_tokens", "24", "--question", "What?")
+FLAGS = ("--bs", "2", "--max_new_tokens", "24", "--question", "What?", "--num_frames", "5")
 
 
-@pytest.mark.parametrize(
-    ("write", "flags"),
-    [
-        (tiny_families.qwen2_5_vl, ("--fps", "2", "--max_frames", "8", "--max_pixels", "12544", "--min_pixels", "784")),
-        (tiny_families.llava_onevision, ("--num_frames", "5")),
-    ],
-)
-def test_two_workers_are_killed_and_one_resumes(
-    tmp_path: Path, write: Callable[[Path], Path], flags: tuple[str, ...]
-) -> None:
-    checkpoint = write(tmp_path)
+def test_two_workers_are_killed_and_one_resumes(tmp_path: Path) -> None:
+    """`test_msrun_asks` has other families, with several questions and still images."""
+    checkpoint = tiny_families.llava_onevision(tmp_path)
     folders = [tmp_path / "undisturbed", tmp_path / "killed"]
     for folder in folders:
         folder.mkdir()
         with (folder / "meta.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["path"], *([str(VIDEOS / name)] for name in NAMES)])
-    arguments = ["--pretrained_model_name_or_path", str(checkpoint), "--framework", "mindspore", *FLAGS, *flags]
+    arguments = ["--pretrained_model_name_or_path", str(checkpoint), "--framework", "mindspore", *FLAGS]
     command = {"command": launched.COMMAND_OF_FAMILIES}
     plain, msrun = launched.plain(*arguments, **command), launched.msrun(2, *arguments, **command)
     with launched.started(plain, folders[0]) as undisturbed, launched.started(msrun, folders[1]) as launcher:

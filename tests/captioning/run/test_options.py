@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,37 @@ def test_contradictory_frame_flags_are_a_usage_error(default: FrameSampling, fla
 def test_frame_flags_have_no_values_of_their_own() -> None:
     assert set(vars(_frame_flags()).values()) == {None}
     assert _frame_flags("--short_side", "336").short_side == 336
+
+
+@pytest.mark.parametrize(
+    ("flags", "columns", "message"),
+    [
+        (
+            "--max_new_tokens 5000",
+            1,
+            "--max_new_tokens 5000 is more than --pad_length 4096: .*give --pad_length 5000",
+        ),
+        ("--max_new_tokens 1366", 3, "3 captions of --max_new_tokens 1366 are more than .*; give --pad_length 4098"),
+        (
+            "--max_new_tokens 1 --pad_length 63",
+            1,
+            "--pad_length 63 is too small for the failures of 1 .*; give 64",
+        ),
+        (
+            "--max_new_tokens 1 --pad_length 64",
+            3,
+            r"--pad_length 64 is too small for the failures .*; give \d+ or",
+        ),
+    ],
+)
+def test_a_record_must_have_place_for_all_captions_of_a_row(flags: str, columns: int, message: str) -> None:
+    parsed = make_parser("caption", "").parse_args(["m.csv", *flags.split()])
+    with pytest.raises(UsageError, match=message) as error:
+        job_options(parsed, [f"text_{number}" for number in range(columns)])
+    parsed.pad_length = int(re.findall(r"give (?:--pad_length )?(\d+)", str(error.value))[0])
+    assert job_options(parsed, ["text"] * columns).pad_length == parsed.pad_length, "the value is enough"
+
+
+def test_the_default_has_place_for_twenty_questions() -> None:
+    parsed = make_parser("caption", "").parse_args(["m.csv"])
+    assert job_options(parsed, [f"text_question_{number}" for number in range(20)]).pad_length == 4096

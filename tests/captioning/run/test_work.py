@@ -28,9 +28,9 @@ from pipeline.captioning.run import work
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.planning import RankPlan
 from pipeline.captioning.run.work import RankWorker
-from pipeline.captioning.workers.leases import PENDING, RowPool
+from pipeline.captioning.workers.leases import PENDING, RowPool, RowTask
 from pipeline.captioning.workers.world import solo_world
-from scripts.without_model import EngineWithoutModel
+from scripts.without_model import EngineWithoutModel, row_of
 from tests.fakes import CPU, FakeCaptioner, FakeSource, mean_colour, render_clip
 from tests.out_of_memory import ASCEND_OUT_OF_MEMORY
 
@@ -48,10 +48,10 @@ class SlotSource(FakeSource):
     slots: list[int] = field(default_factory=list)
 
     def load(self, backend: Backend) -> Captioner:
-        return _SlotCaptioner(self)
+        return SlotCaptioner(self)
 
 
-class _SlotCaptioner(FakeCaptioner):
+class SlotCaptioner(FakeCaptioner):
     def __init__(self, source: SlotSource) -> None:
         super().__init__(source)
         self._slots = source
@@ -60,14 +60,14 @@ class _SlotCaptioner(FakeCaptioner):
         self._slots.slots.append(slots)
         return EngineWithoutModel(slots, self._generate)
 
-    def _generate(self, waiting: list[int], slots: int) -> list[int]:
-        self._slots.on_step([self._clips[row] for row in waiting])
-        row = waiting[len(waiting) // 2]
-        self._slots.rows_captioned.append(row)
-        return [row]
+    def _generate(self, waiting: list[tuple[int, int]], slots: int) -> list[tuple[int, int]]:
+        self._slots.on_step([self._clips[row] for row, _ in waiting])
+        key = waiting[len(waiting) // 2]
+        self._slots.rows_captioned.append(key[0])
+        return [key]
 
     def caption(self, end: End) -> Caption:
-        return Caption(f"clip {end.key}", 3, False)
+        return Caption(f"clip {row_of(end)}", 3, False)
 
     def max_slots(self) -> int:
         return 4
@@ -82,7 +82,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(render_clip(folder / f"{i}.mp4", i, frames=3)) for i in range(9)]
 
 
-def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) -> tuple[RankWorker, RankPlan, Path]:
+def make_worker(
+    folder: Path, source: SlotSource, clips: list[str], bs: int | None
+) -> tuple[RankWorker, RankPlan, Path]:
     options = JobOptions(
         meta_path=folder / "meta.csv", output=folder / "out.csv", batch_size=bs, pad_length=4096,
         skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=1, max_failure_rate=0.5,
@@ -91,7 +93,7 @@ def _worker(folder: Path, source: SlotSource, clips: list[str], bs: int | None) 
     (folder / "journal").mkdir()
     journal = Journal(folder / "journal", 0, {})
     world = solo_world()
-    world.offer(RowPool(clips, {PENDING: range(len(clips))}, 1))
+    world.offer(RowPool(lambda row: RowTask(row, clips[row]), {PENDING: range(len(clips))}, 1))
     worker = RankWorker(options, source, CPU, journal, world)
     plan = RankPlan({}, [], "", len(clips), 1, False, False, True, [], 1, None)
     return worker, plan, journal_path(folder / "journal", 0)
@@ -102,8 +104,9 @@ def _results(journal: Path) -> tuple[dict[int, str], dict[int, str]]:
     records = [json.loads(line) for line in journal.read_text().splitlines()]
     finished = [record for record in records if "row" in record]
     assert set(Counter(record["row"] for record in finished).values()) <= {1}
-    captions = {record["row"]: record["caption"] for record in finished if "caption" in record}
-    return captions, {record["row"]: str(record) for record in finished if "caption" not in record}
+    results = {record["row"]: record["captions"]["text"] for record in finished}
+    captions = {row: result["caption"] for row, result in results.items() if "caption" in result}
+    return captions, {row: str(result) for row, result in results.items() if "caption" not in result}
 
 
 @pytest.mark.parametrize("error", ASCEND_OUT_OF_MEMORY)
@@ -113,7 +116,7 @@ def test_out_of_memory_halves_the_slots_for_the_rest_of_the_run(tmp_path: Path, 
             raise RuntimeError(error)
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 8)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 8)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in range(9)} and not failures
@@ -127,7 +130,7 @@ def test_a_clip_that_is_out_of_memory_alone_fails(tmp_path: Path, clips: list[st
             raise RuntimeError("CUDA out of memory")
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 4)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 4)
     worker.run(plan)
     captions, failures = _results(journal)
     assert list(failures) == [3] and len(captions) == 8
@@ -139,7 +142,7 @@ def test_an_error_fails_only_the_clip_that_causes_it(tmp_path: Path, clips: list
             raise ValueError("kernel failed")
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
+    worker, plan, journal = make_worker(tmp_path, source, [*clips[:4], "/nowhere.mp4", *clips[5:]], 5)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert sorted(failures) == [2, 4, 6] and "ValueError: kernel failed" in failures[2]
@@ -153,13 +156,13 @@ def test_a_captioner_that_accepts_no_clip_ends_the_run(tmp_path: Path, clips: li
             captioner.engine = lambda slots: int("no number")  # type: ignore[assignment]
             return captioner
 
-    worker, plan, _ = _worker(tmp_path, Failing(), clips, 2)
+    worker, plan, _ = make_worker(tmp_path, Failing(), clips, 2)
     with pytest.raises(RunError, match="failed before it accepted a clip: ValueError"):
         worker.run(plan)
 
 
 def test_an_error_of_the_journal_ends_the_run(tmp_path: Path, clips: list[str]) -> None:
-    worker, plan, _ = _worker(tmp_path, SlotSource(), clips, 2)
+    worker, plan, _ = make_worker(tmp_path, SlotSource(), clips, 2)
     worker.journal.start = lambda rows, retry: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore
     with pytest.raises(OSError, match="No space left"):
         worker.run(plan)
@@ -175,7 +178,7 @@ def test_after_a_signal_captions_in_flight_are_finished(
             interruption._on_signal(signal.SIGTERM, None)
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 3)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 3)
     with pytest.raises(KeyboardInterrupt):
         worker.run(plan)
     assert len(_results(journal)[0]) == 1 + 3
@@ -195,7 +198,7 @@ def test_a_second_signal_ends_immediately_unless_it_is_an_echo_of_the_first(
             interruption._on_signal(signal.SIGTERM, None)
 
     source = SlotSource(on_step=on_step)
-    worker, plan, journal = _worker(tmp_path, source, clips, 3)
+    worker, plan, journal = make_worker(tmp_path, source, clips, 3)
     with pytest.raises(KeyboardInterrupt):
         worker.run(plan)
     assert len(_results(journal)[0]) == captioned
@@ -204,7 +207,7 @@ def test_a_second_signal_ends_immediately_unless_it_is_an_echo_of_the_first(
 
 def test_auto_uses_the_number_of_slots_of_the_captioner(tmp_path: Path, clips: list[str]) -> None:
     source = SlotSource()
-    worker, plan, journal = _worker(tmp_path, source, clips, None)
+    worker, plan, journal = make_worker(tmp_path, source, clips, None)
     assert worker.run(replace(plan)).slots == 4
     assert source.slots == [4] and len(_results(journal)[0]) == 9
 
@@ -217,8 +220,8 @@ class _RefillingEngine:
 
     def __init__(self, slots: int, errors: dict[int, End]) -> None:
         self._slots, self._errors = slots, errors
-        self._waiting: list[int] = []
-        self._begun: list[int] = []
+        self._waiting: list[tuple[int, int]] = []
+        self._begun: list[tuple[int, int]] = []
 
     @property
     def free(self) -> int:
@@ -251,14 +254,14 @@ class _RefillingEngine:
             self._begun.append(self._waiting.pop(0))
             return []
         key = self._begun.pop(0)
-        return [self._errors.get(key, End(key, [1, 2], EndReason.STOP))]
+        return [self._errors.get(key[0], End(key, [1, 2], EndReason.STOP))]
 
 
 def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, clips: list[str]) -> None:
     """Rows whose requests end with an error fail; all other rows are captioned once."""
     errors = {
-        2: End(2, [], EndReason.TOO_LONG, "4000 tokens of the prompt …"),
-        5: End(5, [1], EndReason.NOT_A_NUMBER, "not a number"),
+        2: End((2, 0), [], EndReason.TOO_LONG, "4000 tokens of the prompt …"),
+        5: End((5, 0), [1], EndReason.NOT_A_NUMBER, "not a number"),
     }
 
     class Refilling(SlotSource):
@@ -268,7 +271,7 @@ def test_an_engine_that_refills_while_captions_are_in_flight(tmp_path: Path, cli
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, Refilling(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
+    worker, plan, journal = make_worker(tmp_path, Refilling(), [*clips[:7], "/nowhere.mp4", clips[8]], 4)
     stats = worker.run(plan)
     captions, failures = _results(journal)
     assert captions == {row: f"clip {row}" for row in (0, 1, 3, 4, 6, 8)}
@@ -281,11 +284,11 @@ def test_prompts_that_are_too_long_do_not_count_as_device_failures(tmp_path: Pat
     class TooLong(SlotSource):
         def load(self, backend: Backend) -> Captioner:
             captioner = super().load(backend)
-            errors = {row: End(row, [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
+            errors = {row: End((row, 0), [], EndReason.TOO_LONG, "too long") for row in range(1, 20)}
             captioner.engine = lambda slots: _RefillingEngine(slots, errors)  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, TooLong(), clips * 2, 4)
+    worker, plan, journal = make_worker(tmp_path, TooLong(), clips * 2, 4)
     worker.run(plan)
     assert [len(results) for results in _results(journal)] == [1, 17]
 
@@ -304,7 +307,7 @@ def test_out_of_memory_while_the_engine_is_made_halves_the_slots(tmp_path: Path,
             captioner.engine = engine  # type: ignore[method-assign]
             return captioner
 
-    worker, plan, journal = _worker(tmp_path, SmallMemory(), clips, 8)
+    worker, plan, journal = make_worker(tmp_path, SmallMemory(), clips, 8)
     assert worker.run(plan).slots == 2 and len(_results(journal)[0]) == 9
 
 
@@ -334,6 +337,6 @@ def test_large_clips_are_not_decoded_far_ahead(
 
     monkeypatch.setattr(work, "PREFETCH_BYTES", limit)
     source = SlotSource(on_step=on_step, frame_transform=_Recorded(folder))
-    worker, plan, journal = _worker(tmp_path, source, clips, None)
+    worker, plan, journal = make_worker(tmp_path, source, clips, None)
     worker.run(plan)
     assert seen == [decoded] and len(_results(journal)[0]) == 9

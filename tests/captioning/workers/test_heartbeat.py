@@ -14,7 +14,7 @@ from pipeline.captioning.process.errors import RunError
 from pipeline.captioning.process.watchdog import Watchdog
 from pipeline.captioning.workers.heartbeat import Heartbeat, beat_interval
 from pipeline.captioning.workers.heartbeat_server import HeartbeatServer, RemoteRunState
-from pipeline.captioning.workers.leases import PENDING, RowPool
+from pipeline.captioning.workers.leases import PENDING, RowPool, RowTask
 from pipeline.captioning.workers.run_state import STALL_GRACE_SECONDS, RankStatus, RunState
 
 
@@ -164,16 +164,16 @@ def test_a_connection_with_a_wrong_token_is_closed() -> None:
 
 def test_a_rank_connects_again_after_a_lost_connection_and_loses_no_row() -> None:
     state = RunState(1)
-    state.offer(RowPool(["a", "b", "c"], {PENDING: [0, 1, 2]}, 2))
+    state.offer(RowPool(lambda row: RowTask(row, "abc"[row]), {PENDING: [0, 1, 2]}, 2))
     with _served(state) as server:
         remote = _remote(server)
         with _heartbeat(0, remote, interval=60.0) as heartbeat:
-            assert heartbeat.lease(PENDING).rows == [(0, "a")]
+            assert heartbeat.lease(PENDING).rows == [RowTask(0, "a")]
             # The answer to this request is lost, so the next request gets the same rows.
-            assert state.lease(0, 2, PENDING).rows == [(1, "b")]
+            assert state.lease(0, 2, PENDING).rows == [RowTask(1, "b")]
             remote._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
-            assert heartbeat.lease(PENDING).rows == [(1, "b")]
-            assert heartbeat.lease(PENDING).rows == [(2, "c")]
+            assert heartbeat.lease(PENDING).rows == [RowTask(1, "b")]
+            assert heartbeat.lease(PENDING).rows == [RowTask(2, "c")]
             assert heartbeat.lease(PENDING).rows == []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...process.errors import UsageError
+from ..images.tiles import DEFAULT_PINPOINTS, ONEVISION_PINPOINTS
 
 _TEXT: Mapping[str, Mapping[str, Any]] = {
     "llama": {"hidden_size": 4096},
@@ -55,12 +56,22 @@ _VISION: Mapping[str, Mapping[str, Any]] = {
 """By the type of the vision tower."""
 
 _LLAVA = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
-_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+_PINPOINTS = list(map(list, DEFAULT_PINPOINTS))
 _ENTRIES: Mapping[str, Mapping[str, Any]] = {
     "llava": _LLAVA,
     "llava_next": {**_LLAVA, "image_grid_pinpoints": _PINPOINTS},
-    "llava_next_video": {**_LLAVA, "spatial_pool_mode": "average", "spatial_pool_stride": 2},
-    "llava_onevision": {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+    "llava_next_video": {
+        **_LLAVA,
+        "spatial_pool_mode": "average",
+        "spatial_pool_stride": 2,
+        "image_grid_pinpoints": _PINPOINTS,
+    },
+    "llava_onevision": {
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_9",
+        "image_grid_pinpoints": list(map(list, ONEVISION_PINPOINTS)),
+    },
     "qwen2_vl": {},
     "qwen2_5_vl": {},
     "blip-2": {"num_query_tokens": 32},

@@ -24,11 +24,13 @@ class HubFamily(ABC):
     """One checkpoint's family.
 
     The prompt of a clip is text around visual blocks. A block is a sequence of visual tokens: those of one frame, or of
-    the whole video. `HubPrompt` has the text, `blocks` gives the tokens.
+    the whole video. `HubPrompt` has the text, `blocks` gives the tokens. A still image (`Clip.is_image`) is a clip of
+    one frame, and has one block.
 
     config: config.json, completed.
     frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes. The device rescales and
         normalises the arrays, with the values of this transform.
+    image_transform: the same for still images, with the same normalisation; None if they are frames like others.
     prompts_each_block: whether each block has a prompt and an answer of its own. The prompts of a clip have the same
         text, and its blocks the same length. The caption is the answers, joined.
     needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
@@ -37,6 +39,7 @@ class HubFamily(ABC):
 
     config: Mapping[str, Any]
     frame_transform: ImageTransform
+    image_transform: ImageTransform | None = None
     prompts_each_block: bool = False
     needs_generate: bool = False
 
@@ -88,6 +91,10 @@ class HubFamily(ABC):
     def features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
         """Features of units in the width of the text model: (units, tokens, width). units: on the model's device."""
 
+    def image_features(self, model: Any, units: torch.Tensor) -> torch.Tensor:
+        """The same for units of still images; those of frames, unless a family says otherwise."""
+        return self.features(model, units)
+
     @abstractmethod
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         """The visual blocks of a clip, each (tokens, width). features: of the clip's units."""
@@ -95,6 +102,10 @@ class HubFamily(ABC):
     @abstractmethod
     def unit_bytes(self, itemsize: int) -> int:
         """Bytes of the intermediate values of one unit in tower and projector: the largest set within one layer."""
+
+    def image_unit_bytes(self, itemsize: int) -> int:
+        """The same for a unit of a still image; that of a frame, unless a family says otherwise."""
+        return self.unit_bytes(itemsize)
 
     def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
         """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.

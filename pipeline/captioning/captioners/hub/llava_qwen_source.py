@@ -14,17 +14,18 @@ from typing import Any
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
+from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
-from ..family_prompts import PromptText, prompt_text
+from ..clip_prompts import ClipPrompts, check_questions
+from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images.square import Square
 from ..prompt_formats import time_instruction
-from ..prompts import DEFAULT_QUESTION
 from ..safetensors_files import stored_tensors
 from ..tokenizer import PromptTokenizer
 from .config_defaults import naming
 from .llava_qwen import LlavaQwen, is_of_tower, onevision_config
-from .prompts import ClipPrompts, HubPrompt
+from .prompts import HubPrompt
 from .source import HubSource, source_from_flags
 
 _HALF = (0.5, 0.5, 0.5)
@@ -42,7 +43,7 @@ def default_sampling(name: str) -> FrameSampling:
 
 
 def make_source(
-    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
+    name: str, flags: argparse.Namespace, asks: Asks, sampling: FrameSampling, generation: GenerationOptions
 ) -> HubSource:
     """The source of a checkpoint.
 
@@ -64,7 +65,7 @@ def make_source(
         _check_has_tower(folder, family, published.get("mm_vision_tower"))
 
     def prompt(longest: Clip) -> HubPrompt:
-        return _prompt(name, published, sampling, tokenizer, flags, longest)
+        return _prompt(name, published, sampling, tokenizer, flags, asks, longest)
 
     return source_from_flags(family, prompt, flags, sampling, generation, tower_folder)
 
@@ -84,26 +85,30 @@ def _prompt(
     sampling: FrameSampling,
     tokenizer: PromptTokenizer,
     flags: argparse.Namespace,
+    asks: Asks,
     longest: Clip,
 ) -> HubPrompt:
-    question = DEFAULT_QUESTION if flags.question is None else flags.question
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
     has_times = bool(published.get("add_time_instruction", True))
 
-    def text(time: str) -> PromptText:
-        folder = flags.pretrained_model_name_or_path
-        return prompt_text(folder, name, question, flags.system or "", ["video"], time=time)
+    family_prompt = FamilyPrompt.of(flags.pretrained_model_name_or_path, name)
 
-    def clip_text(clip: Clip) -> str:
+    def text(time: str, question: str) -> PromptText:
+        return family_prompt.text(question, flags.system or "", ["video"], time=time)
+
+    def clip_text(clip: Clip, question: str) -> str:
         # Without a frame rate the times are unknown.
         is_timed = has_times and clip.rate > 0
-        return text(time_instruction(clip.duration, prompt_times(clip, sampling)) if is_timed else "").text
+        time = time_instruction(clip.duration, prompt_times(clip, sampling)) if is_timed else ""
+        return text(time, question).text
 
     def pieces(prompt: str) -> list[list[int]]:
-        return tokenizer.split_parts(prompt, shown.placeholder, 1)
+        return tokenizer.split_parts(prompt, shown[0].placeholder, 1)
 
-    shown = text(_SOME_TIMES if has_times else "")
-    prompts = ClipPrompts(pieces, clip_text, [longest])
-    return HubPrompt(prompts, f"{shown.source}: {shown.text!r}", tokenizer, counts_prompt=False)
+    shown = [text(_SOME_TIMES if has_times else "", question) for question in asks.texts]
+    prompts = ClipPrompts(pieces, clip_text, [longest], asks, tokenizer.special_token_in)
+    descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
+    return HubPrompt(prompts, descriptions, tokenizer, counts_prompt=False)
 
 
 def prompt_times(clip: Clip, sampling: FrameSampling) -> list[float]:

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: videos of any resolution, frames in pairs, positions on three axes.
+"""Qwen2-VL and Qwen2.5-VL: any resolution, frames in pairs, positions on three axes. An image is a pair of itself.
 
 Sources: Qwen2-VL (Wang et al., 2024, arXiv:2409.12191) and Qwen2.5-VL (Bai et al., 2025, arXiv:2502.13923) as
 transformers implements them.
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MIN_PIXELS, MAX_PIXELS = 128 * 28 * 28, 256 * 28 * 28
 """Default bounds of the pixels of a frame. The published ones allow 16,384 visual tokens for a frame."""
+IMAGE_MIN_PIXELS, IMAGE_MAX_PIXELS = 256 * 28 * 28, 1280 * 28 * 28
+"""Default bounds of the pixels of a still image: those that the model cards recommend."""
 _PREFIXES = (
     ("visual.", "model.visual."),
     ("model.language_model.", "model.language_model."),
@@ -42,6 +44,7 @@ class Qwen2Vl(HubFamily):
     """
 
     frame_transform: PatchesOfTwo
+    image_transform: PatchesOfTwo | None = None
 
     def __init__(self, config: Mapping[str, Any], frame_transform: PatchesOfTwo) -> None:
         self.config, self.frame_transform = config, frame_transform
@@ -136,6 +139,12 @@ class Qwen2Vl(HubFamily):
         return self._pair * clip.duration / frames if clip.duration > 0 else 1.0
 
     def unit_bytes(self, itemsize: int) -> int:
+        return self._bytes(self.frame_transform, itemsize)
+
+    def image_unit_bytes(self, itemsize: int) -> int:
+        return self._bytes(self.image_transform or self.frame_transform, itemsize)
+
+    def _bytes(self, transform: PatchesOfTwo, itemsize: int) -> int:
         float32, width = 4, self._width
         pixels = 3 * self._pair * self._patch**2
         # Rows are normalised in float32 and rounded to the computing type.
@@ -143,5 +152,5 @@ class Qwen2Vl(HubFamily):
         # The input, queries, keys and values; and five sets of queries and keys in float32 while these are rotated.
         attention = 4 * width * itemsize + 5 * (2 * width) * float32
         mlp = (2 * width + self._mlp_values) * itemsize  # the input, its norm and the inner layer
-        patches = max(self._merge**2, self.frame_transform.max_pixels // self._patch**2)
+        patches = max(self._merge**2, transform.max_pixels // self._patch**2)
         return patches * max(embedding, attention, mlp)

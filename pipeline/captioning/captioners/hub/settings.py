@@ -14,8 +14,8 @@ from .prompts import HubPrompt
 class HubSettings:
     """What a captioner needs besides its model.
 
-    longest: a clip without content, with the longest prompt of all clips of common sizes; for arithmetic and
-        rehearsals.
+    longest: a clip without content, with the longest prompt of all clips and still images of common sizes; for
+        arithmetic and rehearsals.
     """
 
     family: HubFamily

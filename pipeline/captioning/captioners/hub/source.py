@@ -6,8 +6,7 @@ Knows nothing about families but what `HubFamily` provides.
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,10 @@ from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
-from ..base import CaptionerSource
-from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
+from ..checkpoint_source import CheckpointSource, digest
 from ..weights import CheckpointWeights
 from .family import HubFamily
-from .frames import HubFrames, frames_of, frames_that_fit, length_problem
+from .frames import HubFrames, first_frame, frames_of, frames_that_fit, largest_clip, length_problem
 from .prompts import HubPrompt
 from .settings import HubSettings
 
@@ -45,10 +43,10 @@ class HubOptions:
     tower_folder: Path | None = None
 
 
-class HubSource(CaptionerSource):
+class HubSource(CheckpointSource["HubCaptioner"]):
     """A checked checkpoint. Only `check_weights` and `load` import the framework.
 
-    Its attribute `prompts` makes the prompts of clips; `longest` is a clip without content, see `HubFrames`.
+    Its attribute `longest` is a clip without content, see `HubFrames`.
 
     Raises:
         UsageError: the checkpoint is incomplete, or an option does not fit it.
@@ -62,13 +60,11 @@ class HubSource(CaptionerSource):
         generation: GenerationOptions,
         frames: HubFrames,
     ) -> None:
+        super().__init__(options.checkpoint, prompt.prompts, prompt.tokenizer, generation)
         self._family, self._options, self._prompt = family, options, prompt
-        self.prompts = prompt.prompts
         self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self.longest, self._frames_note = frames.longest, frames.note
-        self._given_generation = generation
-        self.generation = with_checkpoint_defaults(generation, options.checkpoint)
-        self.frame_transform = family.frame_transform
+        self.frame_transform, self.image_transform = family.frame_transform, family.image_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
         problem = length_problem(family, prompt, frames.longest, self.generation)
         if problem:
@@ -82,60 +78,56 @@ class HubSource(CaptionerSource):
             options.tower_folder,
         )
 
-    def fingerprint(self) -> Mapping[str, str]:
-        config = (self._options.checkpoint / "config.json").read_bytes()
+    def _prompt_texts(self) -> Sequence[str]:
+        return self._prompt.descriptions
+
+    def _own_fingerprint(self) -> Mapping[str, str]:
         tower = self._options.tower_folder
+        pieces = self._pieces(self.longest)
         return {
             "family": str(self._family.config["model_type"]),
-            "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
-            **({"vision tower": f"config {_digest((tower / 'config.json').read_bytes())}"} if tower else {}),
-            "tokenizer": _digest(self._prompt.tokenizer.file.read_bytes()),
-            "lora alpha": str(self.weights.lora_alpha),
-            "prompt": self._prompt.description,
-            "prompt tokens": _digest(repr(self.prompts.pieces(self.longest)).encode()),
+            **({"vision tower": f"config {digest((tower / 'config.json').read_bytes())}"} if tower else {}),
+            "prompt tokens": digest(repr(pieces[0] if len(pieces) == 1 else pieces).encode()),
             "stop ids": str(sorted(self._stop_ids)),
-            "frames": str(self.sampling),  # the gallery reads it
             "short side": str(self.short_side or "as decoded"),
-            "preprocessing": str(self.frame_transform),
-            "generation": self.generation.fingerprint(),
         }
 
-    def describe(self) -> list[str]:
+    def image_fingerprint(self) -> Mapping[str, str]:
+        image = first_frame(self.longest)
+        return {
+            "image preprocessing": str(self.image_transform or self.frame_transform),
+            "image prompt tokens": digest(repr(self._pieces(image)).encode()),
+        }
+
+    def _pieces(self, clip: Clip) -> list[list[list[int]]]:
+        """The token ids of the prompts about a clip, by name of column: captions do not depend on the order of asks."""
+        questions = sorted(zip(self.asks.columns, self.asks.texts, strict=True))
+        return [self.prompts.pieces(clip, question) for _, question in questions]
+
+    def _own_lines(self) -> list[str]:
         scaled = f", scaled down to a shorter side of {self.short_side}" if self.short_side else ""
         lines = [
-            f"checkpoint {self._options.checkpoint}, frames: {self.sampling}{scaled}"
+            f"checkpoint {self.folder}, frames: {self.sampling}{scaled}"
             + (f" ({self._frames_note})" if self._frames_note else ""),
-            f"prompt: {self._prompt.description}",
-            f"stop tokens: {', '.join(map(self._prompt.tokenizer.token, sorted(self._stop_ids)))}",
+            *self._lines_of_prompts(),
+            f"stop tokens: {', '.join(map(self.tokenizer.token, sorted(self._stop_ids)))}",
         ]
         if self._options.tower_folder is not None:
             lines.append(f"vision tower: {self._options.tower_folder}, where the checkpoint has no weights of its own")
         if self.weights.lora_alpha is not None:
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
-        return lines + describe_penalties(self._given_generation, self.generation)
+        return lines
 
     def check_dtype(self, dtype_name: str) -> None:
         problem = self._family.dtype_problem(dtype_name)
         if problem:
-            raise UsageError(f"{self._options.checkpoint}: {problem}")
+            raise UsageError(f"{self.folder}: {problem}")
 
-    def check_weights(self) -> None:
-        from ..loading import check_weights
-
-        check_weights(self._empty_model(), self.weights)
-
-    def load(self, backend: Backend) -> HubCaptioner:
-        """Load the model onto the backend's device.
-
-        Raises:
-            UsageError: as `check_weights`; or the model can't compute in the backend's type.
-            RunError: a weight is not finite, or overflows in the backend's type.
-        """
-        from ..loading import load_weights
+    def _captioner(self, model: Any, backend: Backend) -> HubCaptioner:
         from .captioner import HubCaptioner
 
-        model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
-        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, self.longest)
+        largest = largest_clip(self._family, self._prompt, self.generation, self.longest, self.short_side)
+        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, largest)
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:
@@ -151,7 +143,7 @@ class HubSource(CaptionerSource):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Entries that only transformers reads are checked here.
             raise UsageError(
-                f"{self._options.checkpoint / 'config.json'}: transformers can't build {model_class.__name__} from it: "
+                f"{self.folder / 'config.json'}: transformers can't build {model_class.__name__} from it: "
                 f"{error!r}; compare it with the config.json of the published checkpoint"
             ) from error
 
@@ -178,7 +170,3 @@ def source_from_flags(
     folder = flags.pretrained_model_name_or_path
     options = HubOptions(folder, flags.weight_dir, flags.use_lora, flags.lora_alpha, tower_folder)
     return HubSource(family, options, prompt, generation, frames)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

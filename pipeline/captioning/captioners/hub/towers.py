@@ -77,6 +77,21 @@ def pool_windows(features: torch.Tensor, size: int, window: int, mode: str) -> t
     return pooled.reshape(frames, count * count, width)
 
 
+def resized_grid(grid: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A grid of features (h, w, width) at another size by bilinear interpolation without aligned corners.
+
+    Returns (rows, columns, width). Two products with a matrix, as in `pool_bilinear`.
+    """
+    height, width, features = grid.shape
+    vertical, horizontal = (
+        torch.from_numpy(bilinear_matrix(*sizes)).to(device=grid.device, dtype=grid.dtype)
+        for sizes in ((height, rows), (width, columns))
+    )
+    by_row = (vertical @ grid.reshape(height, -1)).reshape(rows, width, features)
+    by_column = horizontal @ by_row.permute(1, 0, 2).reshape(width, -1)
+    return by_column.reshape(columns, rows, features).permute(1, 0, 2)
+
+
 def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
     """Matrix (new_size, size) of bilinear interpolation along one axis without aligned corners, float32."""
     matrix = np.zeros((new_size, size), np.float32)

@@ -16,12 +16,13 @@ from .internvl import InternVL
 from .padded_square import PaddedSquare
 from .patches_of_two import PatchesOfTwo
 from .square import Square
-from .tiles import Tiles
+from .tiles import OnevisionTiles, Tiles
 
 KINDS: dict[str, type[ImageTransform]] = {
     "crop": Crop,
     "square": Square,
     "tiles": Tiles,
+    "onevision_tiles": OnevisionTiles,
     "patches_of_two": PatchesOfTwo,
     "internvl": InternVL,
     "padded_square": PaddedSquare,

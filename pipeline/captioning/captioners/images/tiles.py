@@ -1,8 +1,8 @@
-"""Tiles by aspect ratio for LLaVA-1.6 (llava_next), and the arithmetic of its visual tokens on the host.
+"""Tiles by aspect ratio for LLaVA-1.6 (llava_next) and still images of its successors, and their arithmetic.
 
-The transform is equal to transformers' LlavaNextImageProcessor, except for frames of more than 100:1: where one is
-resized to 1 or 3 rows, that class takes the rows for channels. `best_resolution`, `grid_shape` and `kept_patches`
-give the numbers that its model uses to remove the padding from the features.
+The transforms are equal to transformers' LlavaNextImageProcessor and LlavaOnevisionImageProcessor, except for frames of
+more than 100:1: where one is resized to 1 or 3 rows, these classes take the rows for channels. `best_resolution`,
+`grid_shape` and `kept_patches` give the numbers that the models use to remove the padding from the features.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .resizing import resized
 Resolutions = tuple[tuple[int, int], ...]
 
 DEFAULT_PINPOINTS: Resolutions = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+ONEVISION_PINPOINTS: Resolutions = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,20 @@ class Tiles(ImageTransform):
         top, left = (height - inner.height) // 2, (width - inner.width) // 2
         padded[top : top + inner.height, left : left + inner.width] = np.asarray(inner)
         return np.concatenate([whole[np.newaxis], divided(padded, self.size, self.size)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnevisionTiles(Tiles):
+    """The tiles of LLaVA-OneVision: without the entries of a crop, and with more resolutions by default."""
+
+    image_grid_pinpoints: Resolutions = ONEVISION_PINPOINTS
+
+    @classmethod
+    def _read(cls, file: PreprocessorFile) -> dict[str, Any]:
+        return {
+            "size": file.square("size"),
+            "image_grid_pinpoints": file.resolutions("image_grid_pinpoints", cls.image_grid_pinpoints),
+        }
 
 
 def best_resolution(height: int, width: int, pinpoints: Resolutions) -> tuple[int, int]:

@@ -6,8 +6,10 @@ import argparse
 
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
+from ...meta.asks import Asks
 from ...process.errors import UsageError
-from ..prompts import DEFAULT_QUESTION, DEFAULT_SYSTEM, check_prompt_part
+from ..clip_prompts import check_questions
+from ..prompts import DEFAULT_SYSTEM, IMAGE_PLACEHOLDER, check_prompt_part
 from .source import PllavaOptions, PllavaSource
 
 DEFAULT_FRAMES = 4
@@ -19,7 +21,7 @@ def default_sampling(name: str) -> FrameSampling:
 
 
 def make_source(
-    name: str, flags: argparse.Namespace, sampling: FrameSampling, generation: GenerationOptions
+    name: str, flags: argparse.Namespace, asks: Asks, sampling: FrameSampling, generation: GenerationOptions
 ) -> PllavaSource:
     """The source of a PLLaVA checkpoint, for the command of all families.
 
@@ -32,24 +34,25 @@ def make_source(
         raise UsageError(f"{given}: {fix}")
     if flags.short_side is not None:
         raise UsageError(f"--short_side {flags.short_side}: {fix}")
-    return pllava_source(flags, sampling.num_frames, generation)
+    return pllava_source(flags, asks, sampling.num_frames, generation)
 
 
-def pllava_source(flags: argparse.Namespace, num_frames: int, generation: GenerationOptions) -> PllavaSource:
+def pllava_source(
+    flags: argparse.Namespace, asks: Asks, num_frames: int, generation: GenerationOptions
+) -> PllavaSource:
     """The source of a PLLaVA checkpoint.
 
     Raises:
         UsageError: the checkpoint or an option is not usable.
     """
-    question = DEFAULT_QUESTION if flags.question is None else flags.question
     system = DEFAULT_SYSTEM if flags.system is None else flags.system
-    check_prompt_part("--question", question)
+    check_questions(asks, [IMAGE_PLACEHOLDER])
     check_prompt_part("--system", system)
     return PllavaSource(
         PllavaOptions(
             checkpoint=flags.pretrained_model_name_or_path,
             num_frames=num_frames,
-            question=question,
+            asks=asks,
             system=system,
             pooling_shape=flags.pooling_shape,
             weight_folder=flags.weight_dir,

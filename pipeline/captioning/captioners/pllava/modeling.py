@@ -98,23 +98,6 @@ class PllavaForConditionalGeneration(nn.Module):
         temporal = _like(pooling_matrix(len(frame_index), time) @ select, pooled)  # (time, frames)
         return torch.matmul(temporal, pooled.reshape(len(pooled), -1)).reshape(-1, pooled.shape[-1])
 
-    def prompt_embeddings(
-        self, visual_tokens: torch.Tensor, before: Sequence[int], after: Sequence[int]
-    ) -> torch.Tensor:
-        """Input embeddings of the text model: those of `before`, the visual tokens, those of `after`.
-
-        visual_tokens: (clips, tokens, width). Returns (clips, len(before) + tokens + len(after), width).
-        """
-        clips = visual_tokens.shape[0]
-        parts = [self.embed(ids).expand(clips, -1, -1) if ids else None for ids in (before, after)]
-        return torch.cat([part for part in (parts[0], visual_tokens, parts[1]) if part is not None], 1)
-
-    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """Embeddings of text tokens, (1, tokens, width)."""
-        embedding = self.language_model.get_input_embeddings()
-        ids = torch.tensor([list(token_ids)], dtype=torch.int64, device=embedding.weight.device)
-        return embedding(ids)
-
 
 def _like(matrix: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(matrix).to(device=tensor.device, dtype=tensor.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...backends import Backend
+from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
 from ...generation.options import GenerationOptions
+from ...meta.asks import Asks
 from ...process.errors import UsageError
-from ..base import CaptionerSource
-from ..checkpoint_config import describe_penalties, with_checkpoint_defaults
-from ..tokenizer import CheckpointTokenizer, Prompt
+from ..checkpoint_source import CheckpointSource
+from ..clip_prompts import ClipPrompts
+from ..prompts import check_prompt_part
+from ..tokenizer import CheckpointTokenizer
 from ..weights import CheckpointWeights
 from .configuration import PllavaConfig
 from .processing import FrameProcessor
@@ -24,6 +26,7 @@ from .weight_names import weight_names
 
 if TYPE_CHECKING:
     from .captioner import PllavaCaptioner
+    from .modeling import PllavaForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class PllavaOptions:
 
     checkpoint: folder of the checkpoint.
     num_frames: number of frames to sample from each clip.
-    question: the question in the prompt.
+    asks: what is asked about every clip.
     system: the system prompt; empty for none.
     pooling_shape: visual tokens as (time, rows, columns); None for the checkpoint's own.
     weight_folder: a folder with LoRA or other trained weights, which replace those of the checkpoint (`--weight_dir`).
@@ -43,7 +46,7 @@ class PllavaOptions:
 
     checkpoint: Path
     num_frames: int
-    question: str
+    asks: Asks
     system: str
     pooling_shape: tuple[int, int, int] | None = None
     weight_folder: Path | None = None
@@ -52,7 +55,7 @@ class PllavaOptions:
     conv_mode: str | None = None
 
 
-class PllavaSource(CaptionerSource):
+class PllavaSource(CheckpointSource["PllavaCaptioner"]):
     """A checked PLLaVA checkpoint. Only `check_weights` and `load` import the framework.
 
     generation: the user's options; values of None are read from the checkpoint's generation_config.json.
@@ -69,27 +72,32 @@ class PllavaSource(CaptionerSource):
                 "or copy the checkpoint there (nothing is downloaded)"
             )
         self.options = options
-        self.generation = with_checkpoint_defaults(generation, folder)
-        self._given_generation = generation
         self.config = PllavaConfig.from_folder(folder)
         self.pooling_shape = options.pooling_shape or self.config.pooling_shape
         self.sampling = FrameSampling("segments", options.num_frames)
         self.frame_processor = FrameProcessor.from_folder(folder, self.config.image_size)
         self.frame_transform = self.frame_processor
-        self.tokenizer = CheckpointTokenizer(folder, self.config.image_token_id)
-        self._template_name, template, self._template_reason = self.tokenizer.template(options.conv_mode)
-        text = template.prompt(options.question, options.system)
-        before, after = self.tokenizer.split_prompt(text)
-        self.prompt = Prompt(text, tuple(before), tuple(after), tuple(self.tokenizer.stop_ids(template)))
+        self.longest = empty_clip(self.sampling, self.frame_processor)
+        tokenizer = CheckpointTokenizer(folder, self.config.image_token_id)
+        self._template_name, template, self._template_reason = tokenizer.template(options.conv_mode)
+
+        def text(clip: Clip, question: str) -> str:
+            check_prompt_part("the question", question)
+            return template.prompt(question, options.system)
+
+        prompts = ClipPrompts(
+            lambda prompt: list(tokenizer.split_prompt(prompt)),
+            text,
+            [self.longest],
+            options.asks,
+            tokenizer.special_token_in,
+        )
+        super().__init__(folder, prompts, tokenizer, generation)
+        self.stop_ids = frozenset(tokenizer.stop_ids(template))
         self._check_length()
         self.weights = CheckpointWeights(
             folder, weight_names(self.config), options.weight_folder, options.lora_alpha, options.use_lora
         )
-
-    @property
-    def prompt_length(self) -> int:
-        """Tokens in the prompt of one clip, visual tokens included."""
-        return self.prompt.length + int(np.prod(self.pooling_shape))
 
     def _check_length(self) -> None:
         grid = self.config.patch_grid
@@ -97,64 +105,52 @@ class PllavaSource(CaptionerSource):
             raise UsageError(
                 f"pooling shape {_dashed(self.pooling_shape)} is finer than the {grid}x{grid} patches of a frame"
             )
-        visual_tokens = int(np.prod(self.pooling_shape))
-        length = self.prompt_length + self.generation.max_new_tokens
+        text, visual_tokens = self.prompts.most_tokens(self.longest), int(np.prod(self.pooling_shape))
+        length = text + visual_tokens + self.generation.max_new_tokens
         if length > self.config.max_positions:
             raise UsageError(
-                f"{self.prompt.length} prompt tokens, {visual_tokens} visual tokens (pooling shape "
+                f"{text} prompt tokens, {visual_tokens} visual tokens (pooling shape "
                 f"{_dashed(self.pooling_shape)}) and --max_new_tokens {self.generation.max_new_tokens} make {length}; "
                 f"the model was made for {self.config.max_positions}: lower one of these"
             )
 
-    def fingerprint(self) -> Mapping[str, str]:
-        config = (self.options.checkpoint / "config.json").read_bytes()
-        return {
-            "checkpoint": f"config {_digest(config)} weights {self.weights.digest()}",
-            "tokenizer": _digest(self.tokenizer.file.read_bytes()),
-            "lora alpha": str(self.weights.lora_alpha),
-            "prompt": self.prompt.text,
-            "stop ids": str(self.prompt.stop_ids),
-            "frames": str(self.sampling),
-            "preprocessing": str(self.frame_processor),
-            "pooling shape": _dashed(self.pooling_shape),
-            "generation": self.generation.fingerprint(),
-        }
+    def _prompt_texts(self) -> Sequence[str]:
+        return [self.prompts.text(self.longest, question) for question in self.asks.texts]
 
-    def describe(self) -> list[str]:
+    def _own_fingerprint(self) -> Mapping[str, str]:
+        return {"stop ids": str(tuple(sorted(self.stop_ids))), "pooling shape": _dashed(self.pooling_shape)}
+
+    def _own_lines(self) -> list[str]:
         in_config = "the checkpoint's config" if self.config.has_pooling_shape else "the default"
         chosen = "--pooling_shape" if self.options.pooling_shape else in_config
         lines = [
-            f"checkpoint {self.options.checkpoint}, {self.sampling.num_frames} frames, pooling shape "
+            f"checkpoint {self.folder}, {self.sampling.num_frames} frames, pooling shape "
             f"{_dashed(self.pooling_shape)} ({chosen})",
             f"conversation template {self._template_name}: {self._template_reason}",
         ]
+        if len(self.asks.asks) > 1:
+            lines += self._lines_of_prompts()
         if self.weights.lora_alpha is not None:
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights with alpha {self.weights.lora_alpha:g}")
-        return lines + describe_penalties(self._given_generation, self.generation)
+        return lines
 
-    def check_weights(self) -> None:
-        from ..loading import meta_model, weight_shapes
+    def _empty_model(self) -> PllavaForConditionalGeneration:
+        from ..loading import meta_model
         from .modeling import PllavaForConditionalGeneration
 
-        self.weights.check(weight_shapes(meta_model(PllavaForConditionalGeneration, self.config)))
+        return meta_model(PllavaForConditionalGeneration, self.config)
 
-    def load(self, backend: Backend) -> PllavaCaptioner:
-        """Load the model onto the backend's device.
-
-        Raises:
-            UsageError: see `check_weights`.
-            RunError: a weight is not finite, or overflows in the backend's dtype.
-        """
-        from ..loading import load_weights, meta_model
+    def _captioner(self, model: PllavaForConditionalGeneration, backend: Backend) -> PllavaCaptioner:
         from .captioner import PllavaCaptioner
-        from .modeling import PllavaForConditionalGeneration
 
-        empty = meta_model(PllavaForConditionalGeneration, self.config)
-        return PllavaCaptioner(self, load_weights(empty, self.weights, backend.device, backend.dtype), backend)
+        return PllavaCaptioner(self, model, backend)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def empty_clip(sampling: FrameSampling, processor: FrameProcessor) -> Clip:
+    """A clip of black frames, with the largest number of frames; its frames take no memory."""
+    frames, size = sampling.most_frames, processor.crop_size
+    pixels = np.broadcast_to(np.zeros(1, np.uint8), (frames, size, size, 3))
+    return Clip(0, "", pixels, tuple(range(frames)))
 
 
 def _dashed(shape: Sequence[int]) -> str:

@@ -72,17 +72,24 @@ function appendHighlighted(parent, text) {
     if (part) parent.append(i % 2 ? element("mark", "", part) : part);
   });
 }
-function appendBadges(parent, row) {
-  for (const mark of row.marks) {
-    const text = mark === "repeated" ? `${row.times} times` : mark === "failed" && row.stage ? `failed at ${row.stage}` : mark;
+function makeBadges(caption) {
+  const badges = element("p", "badges");
+  for (const mark of caption.marks) {
+    const failure = caption.stage ? `failed at ${caption.stage}` : mark;
+    const text = mark === "repeated" ? `${caption.times} times` : mark === "failed" ? failure : mark;
     const badge = element("span", `badge ${mark}`, text);
     badge.title = data.marks[mark];
-    parent.append(badge);
+    badges.append(badge);
   }
+  return badges;
 }
-function failureText(row) {
-  return row.message || "no caption, and no message in the failures file";
+function makeText(caption, className) {
+  const text = element("p", caption.text ? className : `${className} message`);
+  appendHighlighted(text, caption.text || caption.message || "no caption, and no message in the failures file");
+  return text;
 }
+// The name of the column of a caption; nothing if there is only one column of captions.
+const makeNames = (index) => (hasSeveralCaptions ? [element("h3", "line", data.captions[index])] : []);
 function makeCard(row, index) {
   const card = element("article", "card");
   card.tabIndex = 0;
@@ -113,16 +120,13 @@ function makeCard(row, index) {
     selectFrame(card, 0);
   }
   const text = element("div", "words");
-  const caption = element("p", row.text ? "caption" : "caption message");
-  appendHighlighted(caption, row.text || failureText(row));
-  const labels = element("p", "badges");
-  appendBadges(labels, row);
+  row.captions.forEach((caption, i) => text.append(...makeNames(i), makeText(caption, "caption"), makeBadges(caption)));
   const about = element("p", "about");
   const name = element("span", "line");
   appendHighlighted(name, `row ${row.row} · ${row.path.split("/").pop()}`);
   about.append(name);
   for (const i of shownColumns) about.append(element("span", "line", `${data.columns[i]}: ${row.cells[i]}`));
-  text.append(caption, labels, about);
+  text.append(about);
   card.append(text);
   card.addEventListener("click", () => showDialog(card.index));
   return card;
@@ -161,12 +165,16 @@ function showMatches() {
 }
 function summary() {
   const number = (count) => count.toLocaleString("en");
-  const all = data.captioned + data.failed;
   const shown = matches.length < rows.length ? `showing ${number(matches.length)} of ` : "";
   const sampled = rows.length < data.chosen ? `, drawn at random from ${number(data.chosen)}` : "";
-  const table = data.chosen < all ? `table of ${number(all)} rows: ` : "";
-  const outcome = `${number(data.captioned)} captioned, ${number(data.failed)} failed`;
-  return `${shown}${number(rows.length)} row${rows.length === 1 ? "" : "s"}${sampled} · ${table}${outcome}`;
+  const table = data.chosen < data.total ? `table of ${number(data.total)} rows: ` : "";
+  const outcomes = data.captions.map((column, i) => {
+    const captioned = data.captioned[i];
+    const name = hasSeveralCaptions ? `${column}: ` : "";
+    return `${name}${number(captioned)} captioned, ${number(data.total - captioned)} failed`;
+  });
+  const count = `${number(rows.length)} row${rows.length === 1 ? "" : "s"}`;
+  return `${shown}${count}${sampled} · ${table}${outcomes.join("; ")}`;
 }
 function addCards() {
   const added = matches.slice(cards.length, cards.length + CARDS_PER_STEP).map((row, i) => makeCard(row, cards.length + i));

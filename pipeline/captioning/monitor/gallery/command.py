@@ -15,14 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD, DownloadLimits
 from ...clips.killable import DecoderLimits
 from ...clips.loader import default_decode_workers
 from ...clips.sampling import FrameSampling
+from ...meta.marks import SHORT_WORDS
 from ...meta.names import gallery_path
-from ...process.arguments import CommandParser, number, positive_int, whole_number
+from ...process.arguments import CommandParser, byte_size, number, positive_int, whole_number
 from ...process.errors import EXIT_FAILED, UsageError, exit_code_of
-from .entries import MARKS, Entries, Entry, read_entries, read_report
+from .entries import MARKS, Entries, Entry, read_entries
 from .filmstrips import MAX_FRAMES, make_filmstrips
+from .outputs import read_report
 from .page import write_page
 
 PICTURES_BYTES = 60 * 10**6
@@ -31,7 +34,7 @@ _FILMSTRIP_BYTES = 200_000
 """Maximum size of one filmstrip."""
 _DEFAULT_SAMPLING = FrameSampling("segments", 4)
 _LARGE_PAGE_BYTES = 100 * 10**6
-_STAGES_WITHOUT_FRAMES = {"path", "decode", "prepare"}
+_STAGES_WITHOUT_FRAMES = {"path", "download", "decode", "prepare"}
 """Rows that failed in these stages have no frames."""
 
 
@@ -57,19 +60,29 @@ def _make_parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="the page to write; default: <table>_gallery.html next to the table"
     )
     parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        help="a column of captions; give it once for each; default: the columns that the run wrote, else text",
+    )
+    parser.add_argument(
         "--only",
         choices=list(MARKS),
         nargs="+",
         default=[],
         metavar="MARK",
-        help=f"show only rows with one of these marks: {', '.join(f'{mark} ({why})' for mark, why in MARKS.items())}",
+        help="show only rows of which a caption has one of these marks: "
+        f"{', '.join(f'{mark} ({why})' for mark, why in MARKS.items())}",
     )
     parser.add_argument(
         "--sample", type=positive_int, default=2000, help="show at most this many rows, drawn at random (default: 2000)"
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed of --sample (default: 0)")
     parser.add_argument(
-        "--short_words", type=positive_int, default=5, help="a caption with fewer words than this is short (default: 5)"
+        "--short_words",
+        type=positive_int,
+        default=SHORT_WORDS,
+        help=f"a caption with fewer words than this is short (default: {SHORT_WORDS})",
     )
     parser.add_argument(
         "--num_frames",
@@ -88,6 +101,19 @@ def _make_parser() -> argparse.ArgumentParser:
         type=positive_int,
         help="number of decoding processes; default: from the number of CPU cores",
     )
+    size = f"{MAX_DOWNLOAD // 2**30}G"
+    parser.add_argument(
+        "--max_download",
+        type=byte_size,
+        default=size,
+        help=f"largest file that is downloaded for a row whose path is a URL, for example 500M (default: {size})",
+    )
+    parser.add_argument(
+        "--download_timeout",
+        type=number(minimum=0, above=True),
+        default=DOWNLOAD_TIMEOUT,
+        help=f"maximum seconds for downloading one clip (default: {DOWNLOAD_TIMEOUT:g})",
+    )
     return parser
 
 
@@ -98,14 +124,14 @@ def _run(flags: argparse.Namespace) -> None:
         raise UsageError(f"--output {output} must end in .html")
     if not output.parent.is_dir():
         raise UsageError(f"the folder of --output, {output.parent}, does not exist")
-    entries = read_entries(table, flags.only, flags.sample, flags.seed, flags.short_words)
+    entries = read_entries(table, flags.only, flags.sample, flags.seed, flags.short_words, flags.column)
     report = read_report(table)
     paths = list(dict.fromkeys(entry.path for entry in entries.entries if _may_have_frames(entry)))
     strips, problems = make_filmstrips(
         paths,
         FrameSampling("segments", flags.num_frames) if flags.num_frames else _sampling_of(report),
         min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(paths))),
-        DecoderLimits(flags.decode_timeout),
+        DecoderLimits(flags.decode_timeout, download=DownloadLimits(flags.max_download, flags.download_timeout)),
         flags.decode_workers or default_decode_workers(host_workers=1),
     )
     write_page(output, table, entries, strips, problems, report)
@@ -116,7 +142,7 @@ def _run(flags: argparse.Namespace) -> None:
 
 
 def _may_have_frames(entry: Entry) -> bool:
-    return entry.stage not in _STAGES_WITHOUT_FRAMES
+    return not any(caption.stage in _STAGES_WITHOUT_FRAMES for caption in entry.captions)
 
 
 def _sampling_of(report: Mapping[str, Any]) -> FrameSampling:

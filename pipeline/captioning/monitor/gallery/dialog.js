@@ -19,12 +19,12 @@ function showDialog(index) {
       $("frames").append(box);
     }
   }
-  $("dialog-marks").replaceChildren();
-  appendBadges($("dialog-marks"), row);
-  $("dialog-text").className = row.text ? "" : "message";
-  $("dialog-text").replaceChildren();
-  appendHighlighted($("dialog-text"), row.text || failureText(row));
-  const facts = [["path", row.path], ["words", row.words], ...data.columns.map((name, i) => [name, row.cells[i]])];
+  $("dialog-captions").replaceChildren();
+  row.captions.forEach((caption, i) =>
+    $("dialog-captions").append(...makeNames(i), makeBadges(caption), makeText(caption, "full")),
+  );
+  const words = data.captions.map((name, i) => [hasSeveralCaptions ? `words (${name})` : "words", row.captions[i].words]);
+  const facts = [["path", row.path], ...words, ...data.columns.map((name, i) => [name, row.cells[i]])];
   $("facts").replaceChildren(...listItems(facts));
   if (row.link) {
     const link = element("a", "", "open the clip");

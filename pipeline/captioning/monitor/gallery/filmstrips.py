@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ...clips.clip import LoadFailure
 from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader
+from ...clips.preparation import FramePreparation
 from ...clips.sampling import FrameSampling
 
 _BITS_PER_PIXEL = 1.2
@@ -100,7 +101,7 @@ def make_filmstrips(
     encoder = FilmstripEncoder(max_bytes)
     with (
         tqdm(total=len(clips), unit="clip", desc="frames", disable=None) as bar,
-        ClipLoader(clips, sampling, encoder, limits, prefetch=4 * workers, workers=workers) as loader,
+        ClipLoader(clips, FramePreparation(sampling, encoder), limits, prefetch=4 * workers, workers=workers) as loader,
     ):
         for clip in loader:
             if isinstance(clip, LoadFailure):

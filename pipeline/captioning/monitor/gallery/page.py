@@ -7,6 +7,7 @@ security policy allows only the page's own script to run, and forbids all networ
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ...clips.downloads.urls import is_url, without_credentials
 from ...meta.files import atomic_write
 from ..progress_log import duration
 from .entries import MARKS, Entries, Entry
@@ -44,10 +46,11 @@ def write_page(
     """
     strip_numbers = {path: number for number, path in enumerate(strips)}
     data = {
+        "captions": entries.captions,
         "columns": entries.columns,
         "marks": MARKS,
+        "total": entries.rows,
         "captioned": entries.captioned,
-        "failed": entries.failed,
         "chosen": entries.chosen,
         "run": list(_run_facts(report)),
         "strips": [[strip.frames, strip.width, strip.height] for strip in strips.values()],
@@ -89,24 +92,24 @@ def embedded_json(data: Any) -> str:
 def _row(entry: Entry, strip_numbers: Mapping[str, int], problems: Mapping[str, str], output: Path) -> dict[str, Any]:
     row = {
         "row": entry.row,
-        "path": entry.path,
-        "text": entry.caption,
-        "stage": entry.stage,
-        "message": entry.message,
-        "marks": entry.marks,
-        "words": entry.words,
-        "times": entry.times,
+        "path": without_credentials(entry.path),
+        "captions": [dataclasses.asdict(caption) for caption in entry.captions],
         "cells": entry.cells,
         "strip": strip_numbers.get(entry.path),
         "problem": problems.get(entry.path, ""),
     }
-    if entry.path in strip_numbers:
-        row["link"] = _link(entry.path, output)
+    if entry.path in strip_numbers and (link := _link(entry.path, output)):
+        row["link"] = link
     return row
 
 
 def _link(path: str, output: Path) -> str:
-    """A relative link to the clip. It stays valid if page and clip are moved together."""
+    """A link to the clip; '' if a browser can't open it, or the link would contain credentials.
+
+    To a local file it is relative, and stays valid if page and clip are moved together.
+    """
+    if is_url(path):
+        return path if path == without_credentials(path) and not path.lower().startswith("s3:") else ""
     relative = os.path.relpath(path, output.parent)
     return "./" + quote(relative.encode("utf-8", "surrogateescape"))
 
@@ -121,8 +124,11 @@ def _run_facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "cut off by --max_new_tokens", f"{report['truncated']:,}"
     if "partial" in report:  # missing in reports of earlier versions
         yield "partial videos (decoded in part only)", f"{report['partial']:,}"
+    if report.get("images"):
+        yield "still images", f"{report['images']:,}, and {report['videos']:,} videos"
     yield "workers", f"{report['workers']}, {', '.join(report['backends'])}"
-    for name in ("checkpoint", "prompt", "frames", "short side", "pooling shape", "generation"):
+    prompts = [name for name in fingerprint if name.split(" ")[0] == "prompt"]  # "prompt", or "prompt <column>"
+    for name in ("checkpoint", *prompts, "frames", "short side", "pooling shape", "generation"):
         if name in fingerprint:
             yield name, fingerprint[name]
     if "meta_path" in options:

@@ -2,24 +2,32 @@
 // its data.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+// A row has the marks of all its captions, and is found by the words of any of them.
 const rows = data.rows.map((row) => ({
   ...row,
-  searchText: [row.text, row.path, row.stage, row.message].join("\n").toLowerCase(),
+  marks: Object.keys(data.marks).filter((mark) => row.captions.some((caption) => caption.marks.includes(mark))),
+  searchText: [row.path, ...row.captions.flatMap((caption) => [caption.text, caption.stage, caption.message])]
+    .join("\n")
+    .toLowerCase(),
 }));
+const hasSeveralCaptions = data.captions.length > 1;
 
 // Fields by which rows can be sorted and filtered: the name, and a function from a row to its value.
-const fields = [
-  ["row", (row) => row.row],
-  ["path", (row) => row.path],
-  ["caption", (row) => row.text],
-  ["words", (row) => row.words],
-  ["times repeated", (row) => row.times],
-  ["failed at", (row) => row.stage],
-];
-data.columns.forEach((name, index) => {
+const fields = [];
+function addField(name, valueOf) {
   while (fields.some(([field]) => field === name)) name += " (column)"; // field names must be unique: the page address refers to fields by name
-  fields.push([name, (row) => row.cells[index]]);
+  fields.push([name, valueOf]);
+}
+addField("row", (row) => row.row);
+addField("path", (row) => row.path);
+data.captions.forEach((column, index) => {
+  const ofColumn = hasSeveralCaptions ? ` (${column})` : "";
+  addField(hasSeveralCaptions ? column : "caption", (row) => row.captions[index].text);
+  addField(`words${ofColumn}`, (row) => row.captions[index].words);
+  addField(`times repeated${ofColumn}`, (row) => row.captions[index].times);
+  addField(`failed at${ofColumn}`, (row) => row.captions[index].stage);
 });
+data.columns.forEach((name, index) => addField(name, (row) => row.cells[index]));
 
 const state = { query: "", marks: new Set(), column: -1, operator: "has", value: "", sort: 0, isDescending: false };
 

@@ -13,6 +13,7 @@ from pipeline.captioning.captioners.hub.family import HubFamily
 from pipeline.captioning.captioners.images.square import Square
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.meta.asks import Asks
 
 TRANSFORM = Square(size=(56, 56), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """Has the values of the normalisation; the frames of the tests are not made by it."""
@@ -71,20 +72,21 @@ def captioner(family: HubFamily, model: Any, backend: Backend, options: Generati
 
     If each block has a prompt of its own, the block comes first.
     """
+    from pipeline.captioning.captioners.clip_prompts import ClipPrompts
     from pipeline.captioning.captioners.hub.captioner import HubCaptioner, HubSettings
-    from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
+    from pipeline.captioning.captioners.hub.prompts import HubPrompt
 
     def tokens(text: str) -> list[list[int]]:
         if family.prompts_each_block:
             return [[], BEFORE + AFTER]
         return [BEFORE, *[BETWEEN] * (int(text) - 1), AFTER]
 
-    def text(clip: Clip) -> str:
+    def text(clip: Clip, question: str) -> str:
         return str(len(family.block_lengths(clip)))
 
-    prompts = ClipPrompts(tokens, text, [typical, typical])
+    prompts = ClipPrompts(tokens, text, [typical, typical], Asks.single(""))
     tokenizer: Any = Numbers()
-    settings = HubSettings(family, HubPrompt(prompts, "", tokenizer, False), options, frozenset({STOP}), typical)
+    settings = HubSettings(family, HubPrompt(prompts, ("",), tokenizer, False), options, frozenset({STOP}), typical)
     return HubCaptioner(settings, model, backend)
 
 

@@ -35,6 +35,7 @@ from .reference_cases import (
     checkpoint_of,
     digest,
     generation_stop_ids,
+    images,
     videos,
 )
 
@@ -53,6 +54,11 @@ _PROMPTS = {
     "<|im_start|>assistant\n",
     "blip2_opt": f"Question: {QUESTION} Answer:",
     "blip2_t5": f"Question: {QUESTION} Answer:",
+}
+
+_IMAGE_PROMPTS = {
+    "llava_next": _PROMPTS["llava_next"].replace("<image>\n" * 3, "<image>\n"),
+    "qwen2_vl": _PROMPTS["qwen2_vl"].replace("video_pad", "image_pad"),
 }
 
 
@@ -85,6 +91,8 @@ class _Reference:
             sizes = {"size": {"height": SIDE, "width": SIDE}, "resample": self.processor.resample}
             normalisation = {"image_mean": self.processor.image_mean, "image_std": self.processor.image_std}
             self.processor = transformers.SiglipImageProcessor(**sizes, **normalisation)
+        image_class = {"llava_next_video": "LlavaNextImageProcessor"}.get(name, tiny.image_processor)
+        self.image_processor = getattr(transformers, image_class).from_pretrained(folder)
 
     def prompts(self, video: SampledFrames) -> list[_Prompt]:
         """One prompt, or for BLIP-2 one for each distinct frame of three."""
@@ -96,6 +104,35 @@ class _Reference:
             return [self._prompt(frames, video.rate)]
         distinct = {id(frame): frame for frame in frames}.values()
         return [self._prompt([frame], video.rate) for frame in distinct]
+
+    def image_prompts(self, image: Image.Image) -> list[_Prompt]:
+        """The prompt of a still image."""
+        if self.name.startswith("blip2"):
+            return [self._prompt([image], 0.0)]
+        vision, count, placeholder = self._image_vision(image)
+        text = _IMAGE_PROMPTS.get(self.name) or self._from_template("image", 1)
+        before, after = text.split(placeholder)
+        ids = self.tokenizer(before + self._written(placeholder * count) + after)["input_ids"]
+        return [_Prompt(ids, vision)]
+
+    def _image_vision(self, image: Image.Image) -> tuple[dict[str, Any], int, str]:
+        """The visual arguments of `generate`, the number of visual tokens, and their placeholder."""
+        name = self.name
+        options: dict[str, Any] = {}
+        if name.startswith("internvl"):  # InternVLProcessor makes tiles with the limits of the file
+            options = {"crop_to_patches": True, **({"max_patches": 4} if name == "internvl_tiles" else {})}
+        if name.startswith("qwen"):
+            options = {"min_pixels": 3136, "max_pixels": 12544}
+        values = dict(self.image_processor(images=[image], return_tensors="pt", **options))
+        if name.startswith("qwen"):
+            return values, int(values["image_grid_thw"].prod()) // 4, "<|image_pad|>"
+        if name.startswith(("llava_next", "llava_onevision")):
+            vision = {key: values[key] for key in ("pixel_values", "image_sizes")}
+            return vision, len(self.model.get_image_features(**vision)[0]), "<image>"
+        vision = {"pixel_values": values["pixel_values"]}
+        if name.startswith("internvl"):
+            return vision, _PATCHES // 4 * len(values["pixel_values"]), "<IMG_CONTEXT>"
+        return vision, _PATCHES, "<image_placeholder>" if name == "janus" else "<image>"
 
     def _prompt(self, frames: Sequence[Image.Image], rate: float) -> _Prompt:
         vision, counts, placeholder = self._vision(list(frames), rate)
@@ -189,24 +226,27 @@ def _recorded(name: str, parent: Path) -> dict[str, Any]:
     written = FAMILIES[checkpoint_of(name)](parent / name)
     reference = _Reference(name, checkpoint(written, name, parent / f"{name}-copy", []))
     clips = [reference.prompts(video) for video in videos()]
-    prompts = [prompt for clip in clips for prompt in clip]
+    stills = [reference.image_prompts(image) for image in images()]
+    prompts = [prompt for clip in clips + stills for prompt in clip]
     endless = [reference.answer(prompt, [_NO_ID]) for prompt in prompts]
     margin = min(answer.margin for answer in endless)
-    stop = _stop_id([answer.ids for answer in endless])
+    stop = _stop_id([answer.ids for answer in endless[: sum(map(len, clips))]])  # as before there were images
     stop_ids = generation_stop_ids(checkpoint(written, name, parent / f"{name}-stop", [stop]))
 
-    def answers(rows: Iterable[int], **options: Any) -> list[list[int]]:
+    def answers(chosen: Iterable[list[_Prompt]], **options: Any) -> list[list[int]]:
         """The answers of clips, those of all prompts of a clip one after the other."""
-        found = [[reference.answer(prompt, stop_ids, **options).ids for prompt in clips[row]] for row in rows]
+        found = [[reference.answer(prompt, stop_ids, **options).ids for prompt in clip] for clip in chosen]
         return [list(itertools.chain(*ids)) for ids in found]
 
-    record = {"digest": digest(written), "stop ids": [stop], "greedy": answers(range(len(clips)))}
+    record = {"digest": digest(written), "stop ids": [stop], "greedy": answers(clips)}
     if CASES[name].beams:
-        record["beams"] = answers(BEAM_ROWS, max_new_tokens=BEAM_TOKENS, num_beams=BEAMS)
+        record["beams"] = answers([clips[row] for row in BEAM_ROWS], max_new_tokens=BEAM_TOKENS, num_beams=BEAMS)
+    record["images"] = answers(stills)
     lengths = [len(ids) for ids in record["greedy"]]
     print(f"{name}: smallest margin {margin:.4f}, tokens {lengths}")
     assert margin > _CLOSE, f"{name}: two logits differ by {margin} only"
     assert len(set(map(tuple, record["greedy"]))) == len(clips), f"{name}: two clips have the same answer"
+    assert len(set(map(tuple, record["images"]))) > 3, f"{name}: most images have the same answer"
     assert len(set(lengths)) > 1, f"{name}: no answer ends early"
     return record
 

@@ -89,12 +89,19 @@ _SHAPES = (
     (58, 200, 9, 2.0),
     (57, 56, 6, 0.5),
 )
+# Width and height of the still images: landscape, portrait, tiny, square, large, and narrower than any grid of tiles.
+_IMAGE_SHAPES = ((200, 120), (70, 180), (9, 7), (56, 56), (640, 460), (12, 300))
 _SEED = 60
 
 
 def videos() -> list[SampledFrames]:
     """All frames of the eight clips: coloured rectangles that move over a background with noise."""
     return [_video(row, *shape) for row, shape in enumerate(_SHAPES)]
+
+
+def images() -> list[Image.Image]:
+    """The still images, drawn as the frames of the clips are."""
+    return [_video(100 + number, *size, 1, 1.0).images[0] for number, size in enumerate(_IMAGE_SHAPES)]
 
 
 def _video(row: int, width: int, height: int, count: int, rate: float) -> SampledFrames:
@@ -156,7 +163,19 @@ def _clip(made: HubSource, row: int, video: SampledFrames) -> Clip:
     return Clip(row, "", pixels, sampled.index, False, sampled.seconds, sampled.duration, sampled.size)
 
 
+def image_clips(made: HubSource) -> list[Clip]:
+    """The still images as the decoding processes give them to the captioner; their rows follow those of the clips."""
+    return [_image_clip(made, len(_SHAPES) + number, image) for number, image in enumerate(images())]
+
+
+def _image_clip(made: HubSource, row: int, image: Image.Image) -> Clip:
+    pixels = (made.image_transform or made.frame_transform)([image])
+    return Clip(row, "", pixels, (0,), seconds=(0.0,), size=(image.height, image.width), is_image=True)
+
+
 def recorded() -> dict[str, Any]:
-    """By checkpoint: its `digest`, `stop ids`, and the token ids of each clip: `greedy` and, for some, `beams`."""
+    """By checkpoint: its `digest`, `stop ids`, and token ids: of each clip `greedy` and, for some, `beams`, and of each
+    still image `images`.
+    """
     answers: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
     return answers

@@ -37,6 +37,24 @@ def test_greedy_answers(families: dict[str, Family], backend: Backend, name: str
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("name", cases.CASES)
+def test_still_images_among_videos(families: dict[str, Family], backend: Backend, name: str, tmp_path: Path) -> None:
+    """Images of six sizes and videos take turns. Each image has one block, and the tokens of transformers' `generate`
+    with the image processor and the placeholder of images.
+    """
+    source, expected = _source(families, name, tmp_path)
+    images, videos = cases.image_clips(source), cases.clips(source)[:3]
+    assert len(images) == len(expected["images"]) and all(
+        len(source.prompts.pieces(image, "?")) == 2 for image in images
+    )
+    mixed = [images[0], videos[0], images[1], videos[1], images[2], *images[3:5], videos[2], images[5]]
+    found = token_ids(source.load(backend), mixed, cases.SLOTS)
+    by_row = dict(zip([clip.row for clip in mixed], found, strict=True))
+    assert [by_row[image.row] for image in images] == expected["images"]
+    assert [by_row[video.row] for video in videos] == expected["greedy"][:3]
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("name", _WITH_BEAMS)
 def test_beams(families: dict[str, Family], backend: Backend, name: str, tmp_path: Path) -> None:
     flags = f"--num_beams={cases.BEAMS}", f"--max_new_tokens={cases.BEAM_TOKENS}"

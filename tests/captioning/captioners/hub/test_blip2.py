@@ -131,8 +131,8 @@ def test_the_middle_frame_alone_is_captioned_like_the_same_frame_among_others(ba
     captioner = small.captioner(_family("opt"), _ours("opt"), backend, GREEDY, CLIPS[3])
     alone = Clip(9, "", CLIPS[3].frames[2:3], (0,))
     both = small.ends(captioner.engine(2), captioner.prepare([CLIPS[3], alone]))
-    assert both[9].ids == both[3].parts[2].ids != both[3].parts[0].ids
-    assert captioner.caption(both[9]).text == " ".join(map(str, both[9].ids))
+    assert both[9, 0].ids == both[3, 0].parts[2].ids != both[3, 0].parts[0].ids
+    assert captioner.caption(both[9, 0]).text == " ".join(map(str, both[9, 0].ids))
 
 
 def test_empty_answers_are_left_out_of_the_caption(backend: Backend) -> None:

@@ -123,6 +123,6 @@ def test_the_prompt_of_a_typical_clip_is_counted_with_its_blocks(backend: Backen
     captioner = small.captioner(_family(), _ours(backend), backend, GREEDY, CLIPS[3])
     (request,) = captioner.prepare([dataclasses.replace(CLIPS[3], row=7)])
     prefix = len(small.BEFORE)
-    assert request.key == 7 and request.has_prefix
+    assert request.key == (7, 0) and request.has_prefix
     assert request.next_position == prefix + 4 * 4 + 3 * len(small.BETWEEN) + len(small.AFTER)
     assert request.length == request.next_position - prefix == len(request.embeddings)

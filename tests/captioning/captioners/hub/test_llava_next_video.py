@@ -20,6 +20,7 @@ def _config(**changes: Any) -> dict[str, Any]:
         "text_config": tiny.TEXT, "vision_config": tiny.CLIP, "image_token_index": tiny.IMAGE,
         "video_token_index": tiny.VIDEO, "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
         "spatial_pool_mode": "average", "spatial_pool_stride": 2,
+        "image_grid_pinpoints": [[70, 140], [140, 70], [140, 140], [210, 70], [70, 210]],
     }  # fmt: skip
     return config | changes
 

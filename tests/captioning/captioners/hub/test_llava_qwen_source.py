@@ -103,7 +103,7 @@ def test_frames_and_prompts_of_the_model_card_by_default(llava_video: Checkpoint
     assert source.sampling == FrameSampling("uniform", 64)
     assert any("<image>[time instruction]\\nDescribe the video in details." in line for line in source.describe())
     clip = Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), (0, 0), seconds=(0.0, 1.96), duration=2.0, rate=25.0)
-    assert source.prompts.text(clip) == (
+    assert source.prompts.text(clip, *source.asks.texts) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>The video lasts for 2.00 "
         "seconds, and 2 frames are uniformly sampled from it. These frames are located at 0.00s,1.96s.Please answer "
         "the following questions related to this video.\nDescribe the video in details.<|im_end|>\n"
@@ -120,10 +120,10 @@ def test_the_flag_replaces_the_penalty_of_the_checkpoint(llava_video: Checkpoint
 def test_no_times_without_a_frame_rate_or_if_the_config_wants_none(llava_video: Checkpoints, tmp_path: Path) -> None:
     clip = Clip(0, "", np.zeros((1, 1, 1, 3), np.uint8), (0, 0), seconds=(0.0, 0.0))
     source = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip")
-    assert "<|im_start|>user\n<image>\nDescribe" in source.prompts.text(clip)
+    assert "<|im_start|>user\n<image>\nDescribe" in source.prompts.text(clip, *source.asks.texts)
     folder = checkpoint(tmp_path, llava_video.folder / "checkpoint", {"add_time_instruction": False})
     timed = Clip(0, "", clip.frames, (0, 0), seconds=(0.0, 1.0), duration=2.0, rate=1.0)
-    assert "<image>\nDescribe" in _source(folder, llava_video.folder / "siglip").prompts.text(timed)
+    assert "<image>\nDescribe" in _source(folder, llava_video.folder / "siglip").prompts.text(timed, "Describe")
 
 
 # The step branch of the public program writes index / step; the uniform branch writes index / rate.

@@ -54,7 +54,7 @@ def test_a_slot_of_blip_2_has_the_scores_of_eager_attention(
     slots: list[int] = []
     monkeypatch.setattr(capacity, "max_slots", lambda backend, estimate, *_: slots.append(estimate.slot))
     captioner.max_slots()
-    monkeypatch.setattr("pipeline.captioning.captioners.hub.captioner.makes_own_masks", lambda config: False)
+    monkeypatch.setattr("pipeline.captioning.captioners.model_captioner.makes_own_masks", lambda config: False)
     captioner.max_slots()
     length = captioner.prepare(cases.clips(source)[:1])[0].length
     assert attention.makes_own_masks(captioner._text.config)

@@ -12,6 +12,7 @@ from pipeline.captioning import caption
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.base import Captioner, CaptionerSource
 from pipeline.captioning.clips.clip import Clip
+from scripts.worker_loop import LoadedClips, generated_ids
 from tests import tiny_families
 from tests.golden import token_ids
 from tests.npu_emulation import emulated_npu
@@ -21,7 +22,8 @@ from tests.tiny_llava_qwen import Checkpoints
 pytestmark = [pytest.mark.model, pytest.mark.mindspore_only]
 
 _FRAMES = 3  # odd, so that Qwen repeats the last one
-_FLAGS = ("--question", "What is it?", "--num_frames", str(_FRAMES), "--max_new_tokens", "4")
+_FLAGS = ("--num_frames", str(_FRAMES), "--max_new_tokens", "4")
+_QUESTION = ("--question", "What is it?")
 _SHAPES = ((60, 90, 3), (90, 60, 2), (60, 90, 1))
 """Height, width and number of distinct frames of each clip."""
 _FAMILY_FLAGS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), ("--min_pixels", "3136", "--max_pixels", "19600"))
@@ -46,12 +48,30 @@ def _clips(source: CaptionerSource) -> list[Clip]:
 
 @pytest.mark.parametrize("name", tiny_families.FAMILIES)
 def test_captions_mix_no_devices_and_lack_no_operator(name: str, families: dict[str, Family], backend: Backend) -> None:
-    _check(_source(families[name].folder, *_FAMILY_FLAGS.get(name, ())), backend)
+    _check(_source(families[name].folder, *_QUESTION, *_FAMILY_FLAGS.get(name, ())), backend)
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl"])
+def test_questions_that_follow_each_other_and_still_images(
+    name: str, families: dict[str, Family], backend: Backend
+) -> None:
+    asks = ("--ask", "a=What is it?", "--ask", "b=Which colours does it have, and which shapes?")
+    source = _source(families[name].folder, *asks, *_FAMILY_FLAGS.get(name, ()))
+    assert source.image_transform is not None
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (70, 50, 3), np.uint8))
+    still = Clip(3, "", source.image_transform([image]), (0,), size=(70, 50), seconds=(0.0,), is_image=True)
+    clips = [*_clips(source), still]
+    expected = generated_ids(source.load(backend), LoadedClips(clips), backend, 2, asks=source.asks)
+    assert len(expected) == 2 * len(clips)
+    with emulated_npu() as npu:
+        captioner: Captioner = source.load(npu)
+        assert generated_ids(captioner, LoadedClips(clips), npu, 2, asks=source.asks) == expected
+        captioner.max_slots()
 
 
 def test_llava_video(llava_video: Checkpoints, backend: Backend) -> None:
     folder = llava_video.folder
-    _check(_source(folder / "checkpoint", "--vision_tower", str(folder / "siglip")), backend)
+    _check(_source(folder / "checkpoint", "--vision_tower", str(folder / "siglip"), *_QUESTION), backend)
 
 
 def _check(source: CaptionerSource, backend: Backend) -> None:

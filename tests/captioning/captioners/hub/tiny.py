@@ -17,12 +17,14 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from pipeline.captioning.backends import Backend
+from pipeline.captioning.captioners.clip_prompts import ClipPrompts
 from pipeline.captioning.captioners.hub.family import HubFamily
-from pipeline.captioning.captioners.hub.prompts import ClipPrompts, HubPrompt
+from pipeline.captioning.captioners.hub.prompts import HubPrompt
 from pipeline.captioning.captioners.images.square import Square
 from pipeline.captioning.captioners.weights import CheckpointWeights
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.meta.asks import Asks
 
 if TYPE_CHECKING:
     from pipeline.captioning.captioners.hub.captioner import HubCaptioner
@@ -114,10 +116,17 @@ class Tiny:
         names = family.weight_names()
         model = meta_model(family.model_class(), config)
         model = load_weights(model, CheckpointWeights(folder, names), backend.device, backend.dtype)
-        prompts = ClipPrompts(lambda text: self.pieces(int(text)), lambda clip: _blocks(family, clip), self.clips)
+        prompts = ClipPrompts(
+            lambda text: self.pieces(int(text)),
+            lambda clip, question: _blocks(family, clip),
+            self.clips,
+            Asks.single(""),
+        )
         tokenizer: Any = None  # not used: tests compare token ids
         options = GenerationOptions(max_new_tokens=16)
-        settings = HubSettings(family, HubPrompt(prompts, "", tokenizer, False), options, frozenset(), self.clips[-1])
+        settings = HubSettings(
+            family, HubPrompt(prompts, ("",), tokenizer, False), options, frozenset(), self.clips[-1]
+        )
         return HubCaptioner(settings, model, backend)
 
     def write(self, folder: Path) -> Path:
@@ -138,7 +147,7 @@ class Tiny:
         return model
 
 
-def assert_features(tiny: Tiny, backend: Backend, folder: Path) -> None:
+def assert_features(tiny: Tiny, backend: Backend, folder: Path, tolerance: float = TOLERANCE) -> None:
     """The visual tokens of each clip are those of transformers' own model."""
     import torch
 
@@ -152,7 +161,7 @@ def assert_features(tiny: Tiny, backend: Backend, folder: Path) -> None:
         for own, clip in zip(blocks, tiny.clips, strict=True):
             assert [len(block) for block in own] == family.block_lengths(clip)
             expected = tiny.features(reference, tiny.inputs(family, clip))
-            np.testing.assert_allclose(torch.cat(own).numpy(), expected.numpy(), atol=TOLERANCE)
+            np.testing.assert_allclose(torch.cat(own).numpy(), expected.numpy(), atol=tolerance)
 
 
 def assert_published_names(tiny: Tiny, folder: Path) -> None:

@@ -30,6 +30,8 @@ PIXELS = [
     ("blip2-opt-2.7b", "square", "BlipImageProcessor"),
     ("llava-v1.6-vicuna-7b-hf", "tiles", "LlavaNextImageProcessor"),
     ("llava-v1.6-mistral-7b-hf", "tiles", "LlavaNextImageProcessor"),
+    ("LLaVA-NeXT-Video-7B-hf", "tiles", "LlavaNextImageProcessor"),
+    ("llava-onevision-qwen2-7b-ov-hf", "onevision_tiles", "LlavaOnevisionImageProcessor"),
     ("Janus-Pro-1B-hf", "padded_square", "JanusImageProcessor"),
     ("InternVL3-1B-hf", "internvl", "GotOcr2ImageProcessor"),
 ]
@@ -56,7 +58,7 @@ def _check(ours: np.ndarray, slow: np.ndarray) -> None:
 
 
 @each_size
-@pytest.mark.parametrize(("checkpoint", "kind", "slow"), PIXELS, ids=[case[0] for case in PIXELS])
+@pytest.mark.parametrize(("checkpoint", "kind", "slow"), PIXELS, ids=[f"{case[0]}-{case[1]}" for case in PIXELS])
 def test_published_checkpoints(tmp_path: Path, checkpoint: str, kind: str, slow: str, size: tuple[int, int]) -> None:
     folder = write_folder(tmp_path, checkpoint)
     transform, processor, images = from_folder(folder, kind), _processor(slow).from_pretrained(folder), frames(size)

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.prompts import TEMPLATES
-from tests.golden import DATA, SHARED, GoldenSet, golden_clip, golden_source, token_ids
+from tests.golden import DATA, SHARED, GoldenSet, golden_clip, golden_source, token_ids, whole_prompts
 
 pytestmark = pytest.mark.model
 
@@ -41,10 +41,11 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
         captioner.visual_tokens = lambda batch, known=features: torch.stack([known[clip.row] for clip in batch])
         # With fewer slots than clips, some clips wait until the captions of others end.
         ids = token_ids(captioner, clips, slots=2)
+        prompts = whole_prompts(captioner, clips)
         with torch.no_grad():
-            logits = captioner._model.language_model(
-                inputs_embeds=captioner.prompt_embeddings(clips), logits_to_keep=1, use_cache=False
-            ).logits[:, -1]
+            logits = captioner._model.language_model(inputs_embeds=prompts, logits_to_keep=1, use_cache=False).logits[
+                :, -1
+            ]
         for row, case in enumerate(cases):
             name = case["name"]
             assert ids[row] == case["greedy_ids"], name

@@ -13,7 +13,8 @@ from pipeline.captioning.captioners.pllava.configuration import PllavaConfig
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
-from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids
+from pipeline.captioning.meta.asks import Asks
+from tests.golden import DATA, LORA_ALPHA, QUESTION, token_ids, whole_prompts
 from tests.npu_emulation import missing_on_npu
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.model
 
 
 def _captioner(backend: Backend, pooling: tuple[int, int, int], **generation: float) -> PllavaCaptioner:
-    options = PllavaOptions(DATA / "mini-a", 4, QUESTION, "", pooling, lora_alpha=LORA_ALPHA)
+    options = PllavaOptions(DATA / "mini-a", 4, Asks.single(QUESTION), "", pooling, lora_alpha=LORA_ALPHA)
     source = PllavaSource(options, GenerationOptions(max_new_tokens=12, **generation))  # type: ignore[arg-type]
     return source.load(backend)
 
@@ -92,7 +93,7 @@ def test_the_vision_tower_runs_on_chunks_of_frames(backend: Backend, monkeypatch
         return original(pixel_values)
 
     monkeypatch.setattr(captioner._model, "frame_features", counting)
-    monkeypatch.setattr(captioner, "_frames_together", 3)
+    monkeypatch.setattr(captioner, "_units_together", 3)
     np.testing.assert_allclose(captioner.visual_tokens(clips).numpy(), expected, atol=1e-4)
     assert chunk_sizes == [3, 3, 2]
 
@@ -120,7 +121,7 @@ def test_penalties_have_the_same_effect_as_in_transformers(backend: Backend, num
     rules = {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2}
     captioner = _captioner(backend, (1, 4, 4), num_beams=num_beams, **rules)
     clip = _clip(1, 2, (0, 0, 1, 1))
-    embeddings = captioner.prompt_embeddings([clip])
+    embeddings = whole_prompts(captioner, [clip])
     with torch.no_grad():
         expected = captioner._model.language_model.generate(
             inputs_embeds=embeddings,
@@ -128,7 +129,7 @@ def test_penalties_have_the_same_effect_as_in_transformers(backend: Backend, num
             max_new_tokens=12,
             num_beams=num_beams,
             do_sample=False,
-            eos_token_id=list(captioner._source.prompt.stop_ids),
+            eos_token_id=list(captioner._source.stop_ids),
             pad_token_id=0,
             **rules,
         )
@@ -168,7 +169,7 @@ def test_models_with_grouped_queries_and_a_tied_head_generate(tmp_path: Path, ba
         {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()},
         tmp_path / "grouped" / "model.safetensors",
     )
-    options = PllavaOptions(tmp_path / "grouped", 2, QUESTION, "", (2, 4, 4))
+    options = PllavaOptions(tmp_path / "grouped", 2, Asks.single(QUESTION), "", (2, 4, 4))
     captioner = PllavaSource(options, GenerationOptions(max_new_tokens=5)).load(backend)
     clips = [_clip(0, 2, (0, 1)), _clip(1, 2, (0, 1))]
     assert token_ids(captioner, clips)[1] == token_ids(captioner, clips[1:])[0]

@@ -15,6 +15,7 @@ from pipeline.captioning.backends import Backend
 from pipeline.captioning.captioners.pllava.source import PllavaOptions, PllavaSource
 from pipeline.captioning.captioners.safetensors_files import StoredTensor
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.meta.asks import Asks
 from pipeline.captioning.process.errors import UsageError
 from tests.golden import DATA, LORA_ALPHA, QUESTION
 
@@ -22,7 +23,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def _source(folder: Path, **generation: float) -> PllavaSource:
-    options = PllavaOptions(folder, 4, QUESTION, "", lora_alpha=LORA_ALPHA if folder.name == "mini-a" else None)
+    options = PllavaOptions(
+        folder, 4, Asks.single(QUESTION), "", lora_alpha=LORA_ALPHA if folder.name == "mini-a" else None
+    )
     return PllavaSource(options, GenerationOptions(**generation))  # type: ignore[arg-type]
 
 
@@ -55,7 +58,7 @@ def test_penalties_of_the_checkpoint_apply_unless_a_flag_overrides_them(folder: 
     assert source.generation.penalty == 1.05
     assert source.fingerprint()["generation"] == "max_new_tokens=200 num_beams=1 repetition_penalty=1.05"
     assert source.describe()[-1] == "repetition penalty 1.05 (generation_config.json)"
-    assert source.prompt == plain.prompt
+    assert source.prompts.pieces(source.longest, QUESTION) == plain.prompts.pieces(plain.longest, QUESTION)
     overridden = _source(folder, repetition_penalty=1.0)
     assert overridden.fingerprint() == plain.fingerprint()
     assert overridden.describe() == plain.describe()

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.captioning.monitor.gallery import command as gallery
 from pipeline.captioning.monitor.gallery.page import embedded_json
+from tests.captioning.clips.downloads.servers import content, web_server
 from tests.fakes import render_clip
 
 
@@ -61,6 +62,24 @@ def test_the_page_shows_the_frames_of_any_sampling(table: Path) -> None:
         assert [strip[0] for strip in _data(page)["strips"]] == [shown] * 3
 
 
+def test_clips_from_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    data = render_clip(tmp_path / "a.mp4").read_bytes()
+    with web_server() as web:
+        urls = [web.url("/a.mp4?x=s3cret", content(data), user="me:pa55@"), web.url("/b.mp4", content(b"x" * 10**6))]
+        urls.append(web.url("/c.mp4", content(data)))
+        table = tmp_path / "meta_caption.csv"
+        table.write_text("path,text\n" + "".join(f"{url},A square moves.\n" for url in urls))
+        assert gallery.main([str(table), "--max_download", "500K", "--download_timeout", "20"]) == 0
+    page = table.with_name("meta_caption_gallery.html")
+    data = _data(page)
+    assert [row["strip"] for row in data["rows"]] == [0, None, 1]
+    assert data["rows"][0]["path"] == f"http://127.0.0.1:{web.server_address[1]}/a.mp4?…"
+    assert [row.get("link") for row in data["rows"]] == [None, None, urls[2]]
+    assert "s3cret" not in page.read_text() and "pa55" not in page.read_text()
+    assert data["rows"][1]["problem"].startswith("download: the file has 1,000,000 bytes, more than --max_download")
+
+
 def test_random_sample(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = table.with_name("few.html")
     flags = ["--output", str(page), "--only", "repeated", "--sample", "2", "--num_frames", "3"]
@@ -68,7 +87,7 @@ def test_random_sample(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 of 3 rows, drawn at random" in capsys.readouterr().out
     data = _data(page)
     assert len(data["rows"]) == 2 and {strip[0] for strip in data["strips"]} == {3}
-    assert (data["captioned"], data["failed"], data["chosen"]) == (3, 1, 3)
+    assert (data["total"], data["captioned"], data["chosen"]) == (4, [3], 3)
 
 
 def test_embedded_json_cannot_end_its_element() -> None:

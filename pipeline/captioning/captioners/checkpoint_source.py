@@ -1,0 +1,120 @@
+"""A checked checkpoint: what the sources of all families share. Only `check_weights` and `load` import the framework.
+
+Knows nothing about templates, frames and the layout of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..backends import Backend
+from ..generation.options import GenerationOptions
+from ..meta.names import TEXT_COLUMN
+from .base import Captioner, CaptionerSource
+from .checkpoint_config import describe_penalties, with_checkpoint_defaults
+from .clip_prompts import ClipPrompts
+from .tokenizer import CheckpointTokenizer
+from .weights import CheckpointWeights
+
+if TYPE_CHECKING:
+    import torch
+
+Loaded = TypeVar("Loaded", bound=Captioner)
+
+
+class CheckpointSource(CaptionerSource, Generic[Loaded]):
+    """A checked checkpoint.
+
+    A subclass sets `weights`, and the attributes of `CaptionerSource`.
+
+    folder: of the checkpoint.
+    prompts: of the run. tokenizer: of the checkpoint.
+    generation: the user's options; values of None are read from the checkpoint's generation_config.json.
+
+    Raises:
+        UsageError: the penalties in generation_config.json are not usable.
+    """
+
+    weights: CheckpointWeights
+
+    def __init__(
+        self, folder: Path, prompts: ClipPrompts, tokenizer: CheckpointTokenizer, generation: GenerationOptions
+    ) -> None:
+        self.folder, self.prompts, self.tokenizer, self.asks = folder, prompts, tokenizer, prompts.asks
+        self.generation = with_checkpoint_defaults(generation, folder)
+        self._given_generation = generation
+
+    def fingerprint(self) -> Mapping[str, str]:
+        config = (self.folder / "config.json").read_bytes()
+        return {
+            "checkpoint": f"config {digest(config)} weights {self.weights.digest()}",
+            "tokenizer": digest(self.tokenizer.file.read_bytes()),
+            "lora alpha": str(self.weights.lora_alpha),
+            **dict(zip(self._prompt_entries(), self._prompt_texts(), strict=True)),
+            "frames": str(self.sampling),  # the gallery reads it
+            "preprocessing": str(self.frame_transform),
+            "generation": self.generation.fingerprint(),
+            **self._own_fingerprint(),
+        }
+
+    def describe(self) -> list[str]:
+        return [*self._own_lines(), *describe_penalties(self._given_generation, self.generation)]
+
+    def check_weights(self) -> None:
+        from .loading import check_weights
+
+        check_weights(self._empty_model(), self.weights)
+
+    def load(self, backend: Backend) -> Loaded:
+        """Load the model onto the backend's device.
+
+        Raises:
+            UsageError: as `check_weights`; or the model can't compute in the backend's type.
+            RunError: a weight is not finite, or overflows in the backend's type.
+        """
+        from .loading import load_weights
+
+        model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
+        return self._captioner(model, backend)
+
+    def _prompt_entries(self) -> list[str]:
+        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
+        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
+            return ["prompt"]
+        return [f"prompt {column}" for column in self.asks.columns]
+
+    def _lines_of_prompts(self) -> list[str]:
+        """The prompt of each question, for the log."""
+        texts = self._prompt_texts()
+        if len(texts) == 1:
+            return [f"prompt: {texts[0]}"]
+        return [f"prompt of {column}: {text}" for column, text in zip(self.asks.columns, texts, strict=True)]
+
+    @abstractmethod
+    def _prompt_texts(self) -> Sequence[str]:
+        """The prompt of each question as text."""
+
+    @abstractmethod
+    def _own_fingerprint(self) -> Mapping[str, str]:
+        """Entries of the fingerprint that only this kind of source has."""
+
+    @abstractmethod
+    def _own_lines(self) -> list[str]:
+        """Lines for the log, without those about penalties."""
+
+    @abstractmethod
+    def _empty_model(self) -> torch.nn.Module:
+        """The model on the meta device, see `loading.meta_model`."""
+
+    @abstractmethod
+    def _captioner(self, model: Any, backend: Backend) -> Loaded:
+        """The captioner with a loaded model."""
+
+
+def digest(data: bytes) -> str:
+    """The beginning of the SHA-256 digest."""
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,268 @@
+"""A captioner with a model: prompts and visual tokens to requests, generated tokens to captions, and slots by memory.
+
+Knows nothing about checkpoints and vision towers: a family's captioner provides the visual tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..backends import Backend
+from ..clips.clip import Clip
+from ..generation import capacity
+from ..generation.attention import makes_own_masks
+from ..generation.engine import EngineSettings, EngineStats, SlotEngine
+from ..generation.joined import JoinedEnd, JoinedEngine
+from ..generation.options import GenerationOptions
+from ..generation.requests import End, EndReason, Engine, FollowUp, Request
+from ..generation.text_model import TextModel
+from ..generation.whole_batch import BatchEngine
+from ..meta.names import column_list
+from ..process.errors import UsageError
+from .base import Caption, Captioner, Refused
+from .clip_prompts import ClipPrompts
+from .question_groups import QuestionPrompt, grouped, shared_text
+from .tokenizer import CheckpointTokenizer
+
+
+@dataclass(frozen=True)
+class CaptionerSettings:
+    """What a captioner needs besides its model.
+
+    longest: a clip without content, with the longest prompts of all clips of common sizes; for arithmetic and
+        rehearsals. units: what the vision tower processes of it, in units such as frames.
+    unit_bytes: bytes of the intermediate values of one unit in the vision stage.
+    prompts_each_block: number of prompts of the longest clip if each block has a prompt of its own, else 0.
+    needs_generate: whether only transformers' `generate` can run the text model.
+    shares_prefix: compute keys and values of the text before the visual tokens once, not for every clip.
+    """
+
+    prompts: ClipPrompts
+    tokenizer: CheckpointTokenizer
+    generation: GenerationOptions
+    stop_ids: frozenset[int]
+    longest: Clip
+    units: int
+    unit_bytes: int
+    prompts_each_block: int = 0
+    needs_generate: bool = False
+    shares_prefix: bool = True
+
+
+class ModelCaptioner(Captioner):
+    """A captioner with a model.
+
+    generating: the part of the model whose `generate` transformers calls with embeddings of a whole prompt.
+    """
+
+    def __init__(self, settings: CaptionerSettings, generating: Any, backend: Backend) -> None:
+        self._common, self._generating, self._backend = settings, generating, backend
+        self._text = TextModel.of(generating)
+        self._stats = EngineStats()
+        self._vision_seconds = 0.0
+        self._in_batches = settings.generation.num_beams > 1 or settings.needs_generate
+        has_prefix = settings.shares_prefix and not self._in_batches
+        self._prefix = settings.prompts.shared_prefix if has_prefix else ()
+        self._units_together = capacity.frames_together(backend, settings.unit_bytes)
+        prefill_clips = backend.prefill_tokens // max(1, self._longest_prompt - len(self._prefix))
+        self.clips_together = max(1, min(prefill_clips, self._units_together // max(1, settings.units)))
+
+    @abstractmethod
+    def _blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
+        """The visual blocks of each clip, each (tokens, width). The vision stage, on chunks of `_units_together`."""
+
+    @abstractmethod
+    def _prompt_lengths(self, clip: Clip) -> list[int]:
+        """Visual tokens in each block of one prompt of a clip."""
+
+    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
+        """The prompt of a question about a clip. Positions count all tokens unless a family says otherwise."""
+        length = sum(map(len, pieces)) + sum(self._prompt_lengths(clip))
+        return QuestionPrompt(number, pieces, np.arange(length), length)
+
+    def engine(self, slots: int) -> Engine:
+        if self._common.prompts_each_block:
+            # With one clip in flight, only smaller batches of its prompts take less memory.
+            prompts = slots * self._common.prompts_each_block
+            return JoinedEngine(self._engine(prompts, smaller_batches=slots == 1), slots)
+        return self._engine(slots)
+
+    def _engine(self, slots: int, smaller_batches: bool = False) -> Engine:
+        if self._in_batches:
+            return BatchEngine(self._generating, slots, self._stats, self._backend if smaller_batches else None)
+        settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
+        with torch.no_grad():
+            prefix = self._embed(self._prefix)[None] if self._prefix else None
+        return SlotEngine(self._text, self._backend, settings, prefix, self._stats)
+
+    def prepare(
+        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+    ) -> list[Request | Refused]:
+        asked = [self._common.prompts.asks.texts] * len(clips) if questions is None else questions
+        refused: list[Request | Refused] = []
+        shown: list[tuple[Clip, list[QuestionPrompt]]] = []
+        for clip, texts in zip(clips, asked, strict=True):
+            made = [self._prompt_or_refused(number, text, clip) for number, text in enumerate(texts)]
+            refused += [one for one in made if isinstance(one, Refused)]
+            prompts = [one for one in made if isinstance(one, QuestionPrompt)]
+            if prompts:
+                shown.append((clip, prompts))
+        return [*refused, *self._requests(shown)]
+
+    def _requests(self, shown: Sequence[tuple[Clip, list[QuestionPrompt]]]) -> list[Request]:
+        """The requests about clips, with the prompts of their questions."""
+        if not shown:
+            return []
+        requests = []
+        with torch.no_grad():
+            for (clip, prompts), blocks in zip(shown, self._timed_blocks([clip for clip, _ in shown]), strict=True):
+                groups = [[prompt] for prompt in prompts] if self._in_batches else grouped(prompts)
+                requests += [self._request(clip, blocks, group) for group in groups]
+        return requests
+
+    def _prompt_or_refused(self, number: int, question: str, clip: Clip) -> QuestionPrompt | Refused:
+        try:
+            pieces = self._common.prompts.pieces(clip, question)
+        except UsageError as error:  # the questions of the flags were checked, so a cell of the table is the cause
+            columns = self._common.prompts.asks.cell_columns
+            fix = f"; change the row's cell in {column_list(columns)}" if columns else ""
+            return Refused(clip.row, number, f"{error}{fix}")
+        return self._prompt(number, pieces, clip)
+
+    def _timed_blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
+        begin = time.monotonic()
+        blocks = self._blocks(clips)
+        self._backend.synchronize()
+        self._vision_seconds += time.monotonic() - begin
+        return blocks
+
+    def _request(self, clip: Clip, blocks: Sequence[torch.Tensor], group: Sequence[QuestionPrompt]) -> Request:
+        """The request of questions that follow each other in a slot.
+
+        blocks: all visual blocks of the clip.
+        """
+        first, *others = group
+        pieces = first.pieces
+        has_prefix = len(self._prefix) > 0 and tuple(pieces[0][: len(self._prefix)]) == tuple(self._prefix)
+        skipped = len(self._prefix) if has_prefix else 0
+        texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
+        prompts = [_interleaved(texts, own) for own in self._blocks_of_prompts(clip, blocks)]
+        own_text = shared_text(group)
+        shared = first.positions.shape[-1] - len(pieces[-1]) + own_text
+        return Request(
+            key=(clip.row, first.number),
+            embeddings=torch.stack(prompts) if self._common.prompts_each_block else prompts[0],
+            positions=first.positions[..., skipped:],
+            next_position=first.next_position,
+            options=self._common.generation,
+            stop_ids=self._common.stop_ids,
+            has_prefix=has_prefix,
+            history_ids=first.history_ids,
+            stream=clip.row,
+            question=first.number,
+            shared=shared - skipped if others else 0,
+            follow_ups=tuple(
+                FollowUp(
+                    prompt.number,
+                    self._embed(prompt.pieces[-1][own_text:]),
+                    prompt.positions[..., shared:],
+                    prompt.next_position,
+                    prompt.history_ids,
+                )
+                for prompt in others
+            ),
+        )
+
+    def _blocks_of_prompts(self, clip: Clip, blocks: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+        """The blocks of each prompt of one question."""
+        prompts = [[block] for block in blocks] if self._common.prompts_each_block else [list(blocks)]
+        lengths = self._prompt_lengths(clip)
+        for own in prompts:
+            assert [len(block) for block in own] == lengths, "visual blocks must have the length that was promised"
+        return prompts
+
+    def _embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Embeddings of text tokens, (tokens, width)."""
+        embedding = self._generating.get_input_embeddings()
+        ids = torch.tensor(list(token_ids), dtype=torch.int64, device=embedding.weight.device)
+        return embedding(ids)
+
+    def caption(self, end: End) -> Caption:
+        answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]
+        text = _joined([self._text_of(ids) for ids in answers])
+        return Caption(text, len(end.ids), end.reason is EndReason.LENGTH)
+
+    def _text_of(self, ids: Sequence[int]) -> str:
+        # Not every tokenizer marks its stop tokens as special, so they could become text.
+        is_stopped = len(ids) > 0 and ids[-1] in self._common.stop_ids
+        return self._common.tokenizer.decode(ids[:-1] if is_stopped else ids)
+
+    @property
+    def _longest_prompt(self) -> int:
+        """Tokens in the longest of the questions about the longest clip."""
+        longest = self._common.longest
+        return self._common.prompts.most_tokens(longest) + sum(self._prompt_lengths(longest))
+
+    def max_slots(self) -> int:
+        common, config, itemsize = self._common, self._text.config, self._backend.dtype.itemsize
+        length = self._longest_prompt
+        units = min(self._units_together, self.clips_together * max(1, common.units))
+        prompt = capacity.slot_memory(config, length, common.generation, itemsize)
+        work = units * common.unit_bytes
+        if self._in_batches:  # all prompts of a batch are prefilled together
+            eager_length = length if makes_own_masks(config) else 0
+            prompt += capacity.prefill_memory(config, length, itemsize, eager_length)
+        else:
+            work += capacity.prefill_memory(config, max(self._backend.prefill_tokens, length), itemsize)
+        estimate = capacity.MemoryEstimate(slot=prompt * max(1, common.prompts_each_block), work=work)
+        beams = common.generation.num_beams
+        return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
+
+    def stages(self) -> Mapping[str, float]:
+        return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._stats)}
+
+    def _rehearse(self, clips: int) -> None:
+        """Run the vision stage, a prefill and the first decoding steps for `clips` clips without content.
+
+        If further questions follow in a slot, their text is prefilled too.
+        """
+        stats, vision_seconds = self._stats, self._vision_seconds
+        self._stats = EngineStats()
+        longest = self._common.longest
+        prepared = self.prepare([dataclasses.replace(longest, row=row) for row in range(clips)])
+        requests = [one for one in prepared if isinstance(one, Request)]
+        no_token = frozenset({self._text.vocabulary})  # an id beyond the logits: captions reach their full length
+        self._run_two_steps(clips, requests, no_token)  # a prefill, and decoding steps
+        if any(request.follow_ups for request in requests):
+            # Every answer ends with its first token, so that the next question follows.
+            self._run_two_steps(clips, requests, frozenset(range(self._text.vocabulary)))
+        self._stats, self._vision_seconds = stats, vision_seconds
+
+    def _run_two_steps(self, slots: int, requests: Sequence[Request], stop_ids: frozenset[int]) -> None:
+        engine = self.engine(slots)
+        for request in requests:
+            engine.add(dataclasses.replace(request, stop_ids=stop_ids))
+        for _ in range(2):
+            engine.step()
+
+
+def _interleaved(texts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Embeddings of a prompt, (tokens, width): the blocks with the texts before, between and after them."""
+    parts = [texts[0]]
+    for block, text in zip(blocks, texts[1:], strict=True):
+        parts += [block, text]
+    return torch.cat([part for part in parts if len(part)])
+
+
+def _joined(answers: Sequence[str]) -> str:
+    """The text of all answers of a clip. An answer that repeats the one before it appears once."""
+    return "; ".join(answer for answer, _ in itertools.groupby(filter(None, answers)))

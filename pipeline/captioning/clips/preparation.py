@@ -1,0 +1,36 @@
+"""How the frames of a clip are chosen and prepared: what a decoding process has to know besides the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .sampling import FrameSampling
+
+FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
+"""Converts distinct frames to the captioner's input array, whose first axis is the frame.
+
+The result for a frame must not depend on the other frames: a decoding process (`decode_server.py`) passes each frame
+of a clip as soon as it is decoded. A transform with the attribute `takes_all_frames` gets all frames at once. Runs in
+the decoding process, so it must be picklable and must not import the framework.
+"""
+
+
+@dataclass(frozen=True)
+class FramePreparation:
+    """How the frames of every clip of a run are chosen and prepared. Picklable.
+
+    sampling: which frames of each clip are sampled.
+    transform: prepares the frames of a video.
+    short_side: larger frames are scaled before the transform so that their shorter side has this many pixels; 0 for no
+        scaling.
+    image_transform: prepares a still image; None for `transform`, as a clip of one frame.
+    """
+
+    sampling: FrameSampling
+    transform: FrameTransform
+    short_side: int = 0
+    image_transform: FrameTransform | None = None

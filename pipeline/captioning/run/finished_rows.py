@@ -1,0 +1,93 @@
+"""The finished rows of one rank: into its journal, into its counts, and an end of the run if too many of them fail."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+
+from ..clips.downloads.urls import without_credentials
+from ..journal.journal import Journal
+from ..meta.names import failures_path
+from ..meta.results import RowResult
+from ..process.errors import RunError
+from ..process.limited_log import LimitedLog
+from ..workers.world import World
+from .options import JobOptions
+from .rank_stats import RankStats
+
+logger = logging.getLogger(__name__)
+
+FAILURE_WINDOW = 1000
+"""Number of last rows to which `--max_failure_rate` applies."""
+DEVICE_FAILURES = 8
+"""If this many clips in a row failed in the captioner, each captioned alone, the device is the cause, not the clips."""
+
+
+class MassFailure(RunError):
+    """Too many rows failed: the clips are not the cause."""
+
+
+_HINTS = dict.fromkeys(("path", "decode"), "check that the disks of the clips are mounted")
+"""What to do if most rows fail, by the stage at which they fail."""
+
+
+class FinishedRows:
+    """Records the results of rows. For the end of a run because of failures, a row counts if it has no caption."""
+
+    def __init__(self, options: JobOptions, journal: Journal, world: World, stats: RankStats) -> None:
+        self._max_failure_rate = options.max_failure_rate
+        self._journal, self._world, self._stats = journal, world, stats
+        self._recent: deque[str] = deque(maxlen=FAILURE_WINDOW)  # the stage at which a row failed; empty if none
+        self._device_failures = 0
+        place = f"the journal until the run ends, then in {failures_path(options.output).name}"
+        self._warnings = LimitedLog(logger, place)
+
+    def close(self) -> None:
+        self._warnings.close()
+
+    def add(self, result: RowResult, path: str) -> None:
+        """Record the result of a row.
+
+        Raises:
+            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows have no caption, or
+                DEVICE_FAILURES clips in a row have none because of errors in the captioner.
+            RunError: the journal can't be written.
+        """
+        self._journal.finish([result])
+        failures = result.failures
+        for failure, columns in failures.items():
+            column = "" if len(columns) == len(result.columns) else f", {', '.join(columns)}"
+            self._warnings.warning("row %d (%s%s): %s", result.row, without_credentials(path), column, failure)
+        stages = [] if result.has_caption else [failure.stage for failure in failures]
+        self._recent.append(stages[0] if stages else "")
+        self._device_failures = self._device_failures + 1 if "caption" in stages else 0
+        failed = sum(map(len, failures.values()))
+        self._stats.failed += failed
+        self._stats.captioned += len(result.columns) - failed
+        self._stats.failed_rows += bool(failures)
+        self._stats.captioned_rows += result.has_caption
+        self._stats.tokens += result.tokens
+        self._world.watchdog.progress()
+        self.report_counts()
+        self._check_failure_rate()
+
+    def report_counts(self) -> None:
+        """Report this rank's counts to rank 0; a row counts when its result is durable."""
+        self._world.report_counts(self._journal.durable, self._stats.failed_rows, 1)
+
+    def _check_failure_rate(self) -> None:
+        if self._device_failures >= DEVICE_FAILURES:
+            raise MassFailure(
+                f"{self._device_failures} clips in a row failed in the captioner, each captioned alone: the device or "
+                "the framework is at fault, see the messages above. The next run captions these clips again"
+            )
+        if len(self._recent) < FAILURE_WINDOW:
+            return
+        failed = FAILURE_WINDOW - self._recent.count("")
+        if failed > self._max_failure_rate * FAILURE_WINDOW:
+            stage = Counter(filter(None, self._recent)).most_common(1)[0][0]
+            raise MassFailure(
+                f"{failed} of the last {FAILURE_WINDOW} rows failed, most of them at stage {stage}, more than "
+                f"--max_failure_rate {self._max_failure_rate:g}: {_HINTS.get(stage, 'see the messages above')}. The "
+                "next run captions the failed rows again"
+            )

@@ -1,0 +1,222 @@
+"""Export to text files: the captions of each clip beside it, or in one folder.
+
+Two passes over the table. The first computes the names of all files and writes nothing: it finds files that exist
+already, and files that two rows would write with different captions.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import secrets
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.captioning.clips.downloads.urls import is_url
+from pipeline.captioning.process.errors import RunError, UsageError
+
+from ..urls import file_part
+from .failures import FailedRows
+from .rows import CaptionedTable, Row
+
+_SUFFIX = ".txt"
+_MAX_EXAMPLES = 3
+
+
+class NoNameError(Exception):
+    """There is no name for the caption file of a row; the message says why."""
+
+
+@dataclass(frozen=True)
+class SidecarNames:
+    """Where the captions of a clip are written.
+
+    folder: the folder of all files; None for the folder of each clip.
+    root: the files in `folder` have the path of their clip relative to this folder or URL; None for its name only.
+    keep_suffix: `a.mp4.txt` instead of `a.txt`.
+    columns: the caption columns. If there are several, their names become part of the file name: `a.text_short.txt`.
+    """
+
+    folder: Path | None
+    root: str | None
+    keep_suffix: bool
+    columns: Sequence[str]
+
+    def of(self, path: str) -> list[str]:
+        """The file for each column, for the clip at `path`.
+
+        Raises:
+            NoNameError: the clip is a URL, but has no folder; it is not below `root`; or `path` does not name a file.
+        """
+        stem = self._with_folder(path)
+        if os.path.basename(stem) in ("", ".", "..") or "\0" in stem:  # a URL may contain %00
+            raise NoNameError("the path does not name a file")
+        if not self.keep_suffix:
+            stem = os.path.splitext(stem)[0]
+        files = [stem + _SUFFIX] if len(self.columns) == 1 else [f"{stem}.{name}{_SUFFIX}" for name in self.columns]
+        if path in files:
+            raise NoNameError(f"its caption file would replace the clip itself, which ends in {_SUFFIX}")
+        return files
+
+    def _with_folder(self, path: str) -> str:
+        if self.folder is None:
+            if is_url(path):
+                raise NoNameError("it is a URL, so there is no folder beside it; give --output FOLDER")
+            return path
+        if self.root is None:
+            return os.path.join(self.folder, os.path.basename(file_part(path)))
+        relative = _below(path, self.root)
+        if relative is None:
+            raise NoNameError(f"it is not below --root {self.root}")
+        return os.path.join(self.folder, relative)
+
+
+def _below(path: str, root: str) -> str | None:
+    """`path` relative to `root`; None if it is not below it. Both may be URLs."""
+    if is_url(path) or is_url(root):
+        if not path.startswith(root.rstrip("/") + "/"):
+            return None
+        relative = file_part(path)[len(file_part(root).rstrip("/")) :].lstrip("/")
+        return None if ".." in relative.split("/") else relative
+    relative = os.path.relpath(path, root) if path else ".."
+    return None if relative.split("/")[0] == ".." else relative
+
+
+def check_sidecars(table: CaptionedTable, names: SidecarNames, overwrite: bool) -> None:
+    """The first pass: check that no file is lost.
+
+    Memory: 16 bytes for each file.
+
+    Raises:
+        UsageError: the table can't be read; two rows would write different captions to one file; or, unless
+            `overwrite`, a file exists with another content.
+    """
+    files, captions = array("Q"), array("Q")
+    existing: list[str] = []
+    exist = 0
+    for _, file, caption in _captions(table, names):
+        files.append(_hash(_identity(file)))
+        captions.append(_hash(caption))
+        if not overwrite and os.path.lexists(file) and not _contains(file, caption):
+            exist += 1
+            if len(existing) < _MAX_EXAMPLES:
+                existing.append(file)
+    conflicts = _conflicts(np.frombuffer(files, np.uint64), np.frombuffer(captions, np.uint64))
+    if conflicts:
+        raise UsageError(_conflict_message(table, names, conflicts))
+    if exist:
+        raise UsageError(
+            f"{exist:,} files exist already with another content, for example {', '.join(map(repr, existing))}; "
+            "remove them, or allow it to replace them with --overwrite"
+        )
+
+
+def write_sidecars(table: CaptionedTable, names: SidecarNames, overwrite: bool, failed: FailedRows) -> int:
+    """The second pass: write the files; returns the number of files. Each one is whole or does not exist.
+
+    Memory: 8 bytes for each caption.
+
+    Raises:
+        RunError: the disk is full, or no row can be exported.
+    """
+    written, last_failed = array("Q"), -1
+    for row, file, caption in _captions(table, names, failed):
+        if row.number == last_failed:
+            continue
+        try:
+            if overwrite or not os.path.lexists(file):
+                _write(file, caption, make_folder=names.folder is not None)
+            written.append(_hash(_identity(file)))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise RunError(f"can't write {file}: {error.strerror}; the same command continues") from error
+            failed.add(row, f"can't write {file}: {error.strerror}")
+            last_failed = row.number
+    files = len(np.unique(np.frombuffer(written, np.uint64)))  # rows with equal captions may have one file
+    table.check_exported(files, failed.summary)
+    return files
+
+
+def _captions(
+    table: CaptionedTable, names: SidecarNames, failed: FailedRows | None = None
+) -> Iterator[tuple[Row, str, str]]:
+    """Row, file and caption of each caption that has a file. Rows without a name are given to `failed`."""
+    for row in table.captioned_rows():
+        try:
+            files = names.of(row.path)
+        except NoNameError as error:
+            if failed is not None:
+                failed.add(row, str(error))
+            continue
+        for file, caption in zip(files, row.captions, strict=True):
+            if caption.strip():
+                yield row, file, caption
+
+
+def _write(file: str, caption: str, make_folder: bool) -> None:
+    folder = os.path.dirname(file)
+    if make_folder:
+        os.makedirs(folder, exist_ok=True)
+    # The name of the clip may have the greatest length that a name can have, so it is not part of the temporary name.
+    # The folder may belong to others: the name can't be guessed, and `x` neither opens a file nor follows a link.
+    temporary = os.path.join(folder, f".export-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as content:
+            content.write(caption.encode())
+        os.replace(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _contains(file: str, caption: str) -> bool:
+    try:
+        return Path(file).read_bytes() == caption.encode()
+    except OSError:
+        return False
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _identity(file: str) -> str:
+    """The same for two names of one file."""
+    folder, name = os.path.split(file)
+    return os.path.join(_real_folder(os.path.join(os.getcwd(), folder)), name)
+
+
+@functools.lru_cache(4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _conflicts(files: np.ndarray, captions: np.ndarray) -> set[int]:
+    """Some of the hashes of files that get different captions."""
+    order = np.lexsort((captions, files))
+    files, captions = files[order], captions[order]
+    different = (files[1:] == files[:-1]) & (captions[1:] != captions[:-1])
+    return set(files[1:][different][:_MAX_EXAMPLES].tolist())
+
+
+def _conflict_message(table: CaptionedTable, names: SidecarNames, conflicts: set[int]) -> str:
+    rows: dict[int, list[str]] = {}
+    files: dict[int, str] = {}
+    for row, file, _ in _captions(table, names):
+        identity = _hash(_identity(file))
+        if identity in conflicts:
+            files[identity] = file
+            rows.setdefault(identity, []).append(f"{row.number} ({row.path!r})")
+    examples = "; ".join(
+        f"{files[identity]!r} is the file of rows {', '.join(found[:_MAX_EXAMPLES])}"
+        for identity, found in rows.items()
+    )
+    return (
+        f"different captions would be written to one file: {examples}; use --keep_suffix (a.mp4.txt), --root (folders "
+        "of the clips below --output), or keep one row of each clip (datautil --remove-path-duplication)"
+    )
