@@ -6,6 +6,7 @@ import warnings
 
 from PIL import Image
 
+from pipeline.captioning.clips.decode_pil import is_animation
 from pipeline.captioning.clips.media import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (
@@ -26,6 +27,6 @@ def is_animated(path: str) -> bool:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")
             with Image.open(path, formats=("PNG", "WEBP", "GIF")) as image:
-                return image.format == "GIF" or getattr(image, "n_frames", 1) > 1
+                return is_animation(image)
     except Exception:  # Pillow raises errors of many types
         return False

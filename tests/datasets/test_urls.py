@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips.media import file_name
 from pipeline.datasets import datautil, export
-from pipeline.datasets.urls import file_part, stem
+from pipeline.datasets.urls import stem
 from tests.datasets.meta_tables import read, write
 
 PATHS = {
@@ -65,4 +66,4 @@ def test_all_callers_agree_on_what_a_path_names(tmp_path: Path, path: str, monke
 
 
 def test_a_path_without_a_file_has_no_name() -> None:
-    assert [file_part(path) for path in ("https://host", "https://[x/a.mp4", "s3://b/k?versionId=1")] == ["", "", "b/k"]
+    assert [file_name(path) for path in ("https://host", "https://[x/a.mp4", "s3://b/k?versionId=1")] == ["", "", "b/k"]

@@ -44,6 +44,7 @@ class ClipPrompts:
         special_token: Callable[[str], str] = lambda text: "",
     ) -> None:
         self._tokenize, self.text, self.asks, self._special_token = tokenize, text, asks, special_token
+        self._common_questions = frozenset(asks.texts)
         self._known: dict[str, list[list[int]]] = {}
         beginnings = [self.pieces(clip, question)[0] for clip in samples for question in asks.texts]
         for clip in samples:
@@ -61,7 +62,7 @@ class ClipPrompts:
                 from the table and is blank or contains a special token.
         """
         text = self.text(clip, question)  # refuses the placeholder of the clip
-        if question not in self.asks.texts:
+        if question not in self._common_questions:
             self._check_of_table(question)
         if text not in self._known:
             if len(self._known) > _MOST_KNOWN:

@@ -11,10 +11,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..clips.media import IMAGE, VIDEO
 from ..clips.sampling import FrameSampling
 from ..meta.asks import Asks
-
-IMAGE, VIDEO = "image", "video"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ image token, or the placeholder of images and videos.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,12 @@ class CheckpointTokenizer:
 
     def special_token_in(self, text: str) -> str:
         """A special token whose text occurs in `text`; '' if there is none."""
+        return next((token for token in self._special_tokens if token in text), "")
+
+    @functools.cached_property
+    def _special_tokens(self) -> tuple[str, ...]:
         added = self._tokenizer.get_added_tokens_decoder().values()
-        return next((token.content for token in added if token.special and token.content in text), "")
+        return tuple(token.content for token in added if token.special)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token; None if the vocabulary does not have it."""

@@ -82,22 +82,20 @@ class DecodeClient(KillableProcess):
             StartError: no process can be started.
         """
         if not is_url(path):
-            return self._decode(path, available_decoders(path), stopping)
+            return self._decode(path, stopping)
         problem = url_problem(path) or self._download(path, stopping)
         if problem:
             self.recycle()
             return None, DecodeReply(stage="download", messages=(problem,))
         assert self._file is not None
-        frames, reply = self._decode(path, available_decoders(path), stopping)
+        frames, reply = self._decode(path, stopping)
         self._file.clear()
         messages = tuple(map(DownloadFile.without_path, reply.messages))
         return frames, replace(reply, messages=messages)
 
-    def _decode(
-        self, path: str, decoders: Sequence[str], stopping: threading.Event
-    ) -> tuple[np.ndarray | None, DecodeReply]:
+    def _decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
         messages: list[str] = []
-        for decoder in decoders:
+        for decoder in available_decoders(path):
             reply, problem = self.ask(DecodeRequest(path, decoder), stopping)
             if stopping.is_set():
                 break

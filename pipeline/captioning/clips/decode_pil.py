@@ -64,10 +64,15 @@ def decode_pil(
         ValueError: the image is too large. Exception: any error of Pillow.
     """
     with _opened(path) as image:
-        if image.format == "GIF" or (image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1):
+        if is_animation(image):
             return _animation(image, sampling, short_side, collect)
         frames = collect_image([scaled_down(upright_rgb(image), short_side)])
         return SampledFrames(frames, (0,), rate=0.0, total_frames=1, is_image=True)
+
+
+def is_animation(image: ImageFile.ImageFile) -> bool:
+    """Whether an opened image is a clip, not a still image."""
+    return image.format == "GIF" or (image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1)
 
 
 @contextmanager

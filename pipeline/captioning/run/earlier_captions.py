@@ -20,6 +20,11 @@ Redo: TypeAlias = Callable[[MetaTable, Path, str], Collection[int]]
 _ASKED = re.compile(rf"{TEXT_COLUMN}(_.+)?", re.DOTALL)
 
 
+def nothing_marked(table: MetaTable, path: Path, column: str) -> Collection[int]:
+    """A `Redo` that keeps all captions."""
+    return ()
+
+
 @dataclass(frozen=True)
 class EarlierCaptions:
     """The captions of the earlier output and the texts of the meta table: for each column, by row of the meta table.

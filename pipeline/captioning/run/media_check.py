@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from ..captioners.named_prompts import IMAGE, VIDEO
 from ..clips.downloads.urls import without_credentials
-from ..clips.media import names_image
+from ..clips.media import IMAGE, VIDEO, medium_of
 from ..meta.asks import Ask, Asks
 from ..workers.leases import RowTask
 
@@ -56,8 +55,3 @@ def medium_problem(ask: Ask, is_image: bool) -> str | None:
         f"{ask.flag}: the prompt {ask.prompt} is for {ask.medium}s, but the content of the file is "
         f"{'a still image' if is_image else 'a video'}; give --any_media to ask it all the same"
     )
-
-
-def medium_of(path: str) -> str:
-    """IMAGE or VIDEO, by the suffix of a path, or of the path of a URL."""
-    return IMAGE if names_image(path) else VIDEO

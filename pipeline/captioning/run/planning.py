@@ -20,7 +20,7 @@ from ..meta.table import MetaTable
 from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
-from .earlier_captions import EarlierCaptions, Redo
+from .earlier_captions import EarlierCaptions, Redo, nothing_marked
 from .fingerprints import COMPUTING_TYPE, check_journals, table_fingerprint
 from .media_check import media_problem
 from .options import JobOptions
@@ -95,7 +95,7 @@ def plan_run(
     options: JobOptions,
     asks: Asks,
     captioner_fingerprint: Mapping[str, str],
-    redo: Redo = lambda table, path, column: (),
+    redo: Redo = nothing_marked,
 ) -> RankPlan:
     """Make the plan on rank 0 and send each rank its part. Collective: every rank must call it.
 
@@ -177,7 +177,7 @@ def leader_plan(
     plan = make_plan(len(table.paths), tuple(earlier.captions), kept, finished, deaths, retried, options.limit)
     if options.redo and plan.excluded:
         # A marked caption that is not made again, because its row is beyond `--limit`, is not lost.
-        everything = _without(earlier.kept(lambda table, path, column: ()), contents.captions)
+        everything = _without(earlier.kept(nothing_marked), contents.captions)
         kept = {
             column: {**kept[column], **{row: captions[row] for row in plan.excluded if row in captions}}
             for column, captions in everything.items()

@@ -188,11 +188,11 @@ class RankWorker:
                 if events:
                     self.world.watchdog.progress()
                 for asked in list(in_flight.values()):
-                    if asked.is_answered or asked.may_ask_next:
-                        del in_flight[asked.clip.row]
                     if asked.is_answered:
+                        del in_flight[asked.clip.row]
                         self._finished.add(asked.result(), asked.clip.path)
                     elif asked.may_ask_next:
+                        del in_flight[asked.clip.row]
                         group.clips.append(asked)
         self.stats.decode_wait_seconds += loader.wait_seconds
         self.stats.decode_seconds += loader.decode_seconds

@@ -6,14 +6,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.captioning.clips.media import names_image
+from pipeline.captioning.clips.media import IMAGE, VIDEO, medium_of
 from pipeline.captioning.meta.outcomes import read_outcomes
 
 from .rows import Row
 
 logger = logging.getLogger(__name__)
-
-_MEDIA = ("image", "video")
 
 
 class KnownMedia:
@@ -33,14 +31,14 @@ class KnownMedia:
             self._latest = next(self._recorded, None)
         if self._latest is not None and self._latest[:2] == (row.number, row.path):
             return self._latest[2]
-        return "image" if names_image(row.path) else "video"
+        return medium_of(row.path)
 
 
 def _recorded_media(outcomes: Path) -> Iterator[tuple[int, str, str]]:
     """Row, path and medium of each outcome that has a medium, in the order of the file."""
     try:
         for record in read_outcomes(outcomes):
-            if isinstance(record["row"], int) and record.get("media") in _MEDIA:
+            if isinstance(record["row"], int) and record.get("media") in (IMAGE, VIDEO):
                 yield record["row"], record["path"], record["media"]
     except FileNotFoundError:
         return

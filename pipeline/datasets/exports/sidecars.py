@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.captioning.clips.downloads.urls import is_url
+from pipeline.captioning.clips.media import file_name
 from pipeline.captioning.process.errors import RunError, UsageError
 
-from ..urls import file_part
 from .failures import FailedRows
 from .rows import CaptionedTable, Row
 
@@ -70,7 +70,7 @@ class SidecarNames:
                 raise NoNameError("it is a URL, so there is no folder beside it; give --output FOLDER")
             return path
         if self.root is None:
-            return os.path.join(self.folder, os.path.basename(file_part(path)))
+            return os.path.join(self.folder, os.path.basename(file_name(path)))
         relative = _below(path, self.root)
         if relative is None:
             raise NoNameError(f"it is not below --root {self.root}")
@@ -82,7 +82,7 @@ def _below(path: str, root: str) -> str | None:
     if is_url(path) or is_url(root):
         if not path.startswith(root.rstrip("/") + "/"):
             return None
-        relative = file_part(path)[len(file_part(root).rstrip("/")) :].lstrip("/")
+        relative = file_name(path)[len(file_name(root).rstrip("/")) :].lstrip("/")
         return None if ".." in relative.split("/") else relative
     relative = os.path.relpath(path, root) if path else ".."
     return None if relative.split("/")[0] == ".." else relative

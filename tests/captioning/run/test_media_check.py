@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.captioning.clips.media import medium_of
 from pipeline.captioning.meta.asks import Ask, Asks, Question
-from pipeline.captioning.run.media_check import media_problem, medium_of
+from pipeline.captioning.run.media_check import media_problem
 from pipeline.captioning.workers.leases import RowTask
 
 IMAGE = Ask("text_i", Question("x"), "--ask i", "image-3ex", "image")
