@@ -34,16 +34,14 @@ _SENTENCE_END = re.compile(r"""[.!?…。！？।؟][\s"'”’»」』)\]]*$""
 class MarkedCaptions:
     """The captions of one column, and their marks.
 
-    texts: the captions of all rows, without white space at their ends; '' for none.
+    cells: of all rows.
+    truncated: whether the caption of a row was cut off, for the rows for which this is known.
+    short_words: a caption with fewer words is short.
     """
 
     def __init__(self, cells: Sequence[str], truncated: Mapping[int, bool], short_words: int = SHORT_WORDS) -> None:
-        """
-        cells: of all rows.
-        truncated: whether the caption of a row was cut off, for the rows for which this is known.
-        short_words: a caption with fewer words is short.
-        """
         self.texts = [cell.strip() for cell in cells]
+        """The captions of all rows, without white space at their ends; '' for none."""
         self._truncated = truncated
         self._short_words = short_words
         self._times = Counter(filter(None, self.texts))

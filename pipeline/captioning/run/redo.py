@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 class MarkedRows:
     """Finds the rows of a table whose captions have one of the marks of `--redo`. An `earlier_captions.Redo`.
 
-    The answer depends only on the table and the outcomes file next to it. A run replaces both at its end, so an
-    interrupted run that is started again finds the same rows.
+    The answer depends only on the table and the outcomes file next to it. A run replaces both at its end. If it is
+    killed before, the next run finds the same rows; if it is killed between the two, its captions are in the journals,
+    which take precedence (`planning.leader_plan`).
     """
 
     def __init__(self, options: JobOptions) -> None:
