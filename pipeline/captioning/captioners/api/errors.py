@@ -1,0 +1,37 @@
+"""What can go wrong with a request, and what follows from it. Knows nothing about the library of the service."""
+
+from __future__ import annotations
+
+from ...process.errors import RunError
+
+BLOCKED, REFUSED, EMPTY, INVALID, SERVICE = "blocked", "refused", "empty", "invalid", "service"
+"""Stages of failures: a filter of the service blocked it; the model refused; there is no text; the answer does not fit
+the schema; the service gave no answer."""
+
+
+class TryAgain(Exception):
+    """A request that may succeed later: connection, time-out, 408, 409, 429, 5xx, an answer that can't be read.
+
+    pauses_all: 429: no request is sent until the pause is over.
+    retry_after: seconds that the service asks for; None if it does not say.
+    """
+
+    def __init__(self, message: str, pauses_all: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.pauses_all, self.retry_after = pauses_all, retry_after
+
+
+class RequestFailed(Exception):
+    """A request that the service does not accept, or did not answer in `max_tries`. stage: BLOCKED or SERVICE."""
+
+    def __init__(self, message: str, stage: str = SERVICE) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class ServiceStop(RunError):
+    """No request can succeed any more: key, model, quota, `--max_cost`. Nothing that was paid for is lost."""
+
+
+class NotSent(Exception):
+    """The request was not sent, because the run ends."""
