@@ -1,4 +1,4 @@
-"""The settings of a service and of the requests to it, checked, as frozen dataclasses. Imports no library of a service."""
+"""The settings of a service and of the requests to it, as frozen dataclasses. Imports no library of a service."""
 
 from __future__ import annotations
 
