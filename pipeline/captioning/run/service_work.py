@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
+import logging
+import resource
+from collections.abc import Iterable, Iterator
+
+from ..captioners.api.asker import Asker
 from ..captioners.api.options import ServiceOptions
+from ..captioners.api.pace import Pace
+from ..captioners.api.sender import Sender
 from ..captioners.api.source import ServiceSource
+from ..captioners.api.store import AnswerStore
+from ..captioners.api.usage import Usage
+from ..clips.downloads.limits import DownloadLimits
+from ..clips.killable import DecoderLimits
+from ..clips.loader import ClipLoader, default_decode_workers
 from ..journal.journal import Journal
+from ..process.signals import interruption
 from ..process.watchdog import Watchdog
 from ..workers.launch import Launch
+from ..workers.leases import PENDING, RETRIES, LeasedRows, RowTask
 from ..workers.world import World, solo_world
+from . import dry_run
+from .finished_rows import FinishedRows
 from .options import JobOptions
 from .planning import RankPlan
 from .rank_stats import RankStats
 from .rank_work import RankWork
+from .service_rows import ServiceRows
+from .service_worker import ServiceWorker
+
+logger = logging.getLogger(__name__)
 
 COMPUTING_TYPE_OF_SERVICES = "service"
+GRACE_SECONDS = 60.0
+"""Time for the answers in flight after Ctrl-C or SIGTERM: they are paid for."""
+PREFETCH_BYTES = 256 * 2**20
+"""Bytes of encoded frames that wait for their requests."""
+_DECODER_START_SECONDS = 300.0
 
 
 class ServiceWork(RankWork):
     """Captions the rows through a service.
 
-    options: of the service.
+    options: of the service. job: of the run.
     """
 
     source: ServiceSource
 
-    def __init__(self, source: ServiceSource, options: ServiceOptions) -> None:
-        self.source, self.options = source, options
+    def __init__(self, source: ServiceSource, options: ServiceOptions, job: JobOptions) -> None:
+        self.source, self.options, self._job = source, options, job
         self.only_reports = options.dry_run
+        self._store: AnswerStore | None = None
+        self._usage = Usage(options.prices)
 
     def warnings(self, launch: Launch) -> list[str]:
         return []
@@ -35,10 +65,109 @@ class ServiceWork(RankWork):
         return solo_world(watchdog=watchdog)
 
     def prepare(self) -> str:
+        self._opened_store()
         return COMPUTING_TYPE_OF_SERVICES
 
     def describe(self) -> list[str]:
         return self.source.describe()
 
+    def progress_note(self) -> str:
+        return self._usage.text()
+
     def run(self, options: JobOptions, plan: RankPlan, journal: Journal, world: World, stats: RankStats) -> None:
-        raise NotImplementedError
+        store, service = self._opened_store(), self.options
+        self._usage.spent_before = store.spent()
+        journal.loaded()
+        world.watchdog.progress()
+        finished = FinishedRows(options, journal, world, stats)
+        tasks = _tasks(plan, world, journal)
+        try:
+            with contextlib.closing(finished), interruption.postponed(min(GRACE_SECONDS, service.limits.timeout)):
+                asyncio.run(self._caption(plan, journal, world, stats, finished, tasks))
+        except BaseException:
+            self._store = None
+            store.close()  # answers that have arrived are stored
+            raise
+        finally:
+            stats.backend = f"{service.generation.model} at {service.base_url}"
+            stats.slots = service.limits.concurrency
+            stats.service = {
+                "base_url": service.base_url,
+                "model": service.generation.model,
+                "send": service.visuals.send,
+                "concurrency": service.limits.concurrency,
+                **self._usage.report(),
+            }
+            stats.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    async def _caption(
+        self,
+        plan: RankPlan,
+        journal: Journal,
+        world: World,
+        stats: RankStats,
+        finished: FinishedRows,
+        tasks: Iterable[RowTask],
+    ) -> None:
+        from ..captioners.api.service import Service  # imports the library, which a usage error does not need
+
+        options, limits = self.options, self.options.limits
+        service = Service(options.base_url, options.api_key, limits.timeout, limits.concurrency)
+        rows, store = ServiceRows(self.source), self._opened_store()
+        try:
+            sender = Sender(service, Pace(limits), limits, self._usage)
+            worker = ServiceWorker(
+                rows,
+                Asker(store, sender, options.generation, self._usage),
+                sender,
+                self._usage,
+                finished,
+                journal,
+                world.watchdog,
+                functools.partial(self._loader, plan),
+                limits.concurrency,
+                questions=plan.total_rows * len(self.source.asks.asks),
+                clip_seconds=_DECODER_START_SECONDS + 2 * self._job.decode_timeout + self._job.download_timeout,
+            )
+            try:
+                await worker.run(tasks)
+            finally:
+                stats.decode_wait_seconds += worker.wait_seconds
+                stats.decode_seconds += worker.decode_seconds
+        finally:
+            await service.close()
+
+    def _loader(self, plan: RankPlan, rows: Iterable[tuple[int, str]]) -> ClipLoader:
+        job = self._job
+        return ClipLoader(
+            rows,
+            self.source.preparation,
+            DecoderLimits(job.decode_timeout, download=DownloadLimits(job.max_download, job.download_timeout)),
+            prefetch=self.options.limits.concurrency,
+            workers=job.decode_workers or default_decode_workers(plan.host_workers),
+            prefetch_bytes=PREFETCH_BYTES,
+        )
+
+    def report_plan(self, options: JobOptions, plan: RankPlan) -> None:
+        for line in dry_run.report(options, plan, self.source, self.options):
+            logger.info("%s", line)
+
+    def delivered(self) -> None:
+        if self._store is None and not self.options.answers.exists():
+            return
+        store = self._opened_store()
+        store.end_job()
+        store.close()
+
+    def _opened_store(self) -> AnswerStore:
+        if self._store is None:
+            options, job = self.options, self._job
+            self._store = AnswerStore(options.answers, job.output, options.pay_again, job.restart)
+        return self._store
+
+
+def _tasks(plan: RankPlan, world: World, journal: Journal) -> Iterator[RowTask]:
+    """All rows to caption. A row can't be the cause of a death of this process, so none is captioned separately."""
+    for kind in (PENDING, RETRIES):
+        yield from LeasedRows(functools.partial(world.lease, kind), journal.lease)
+    yield from plan.isolated
