@@ -35,3 +35,8 @@ class AnsweredClip:
 
 NO_CLIP = AnsweredClip()
 """Of a question about text alone."""
+
+
+def well_formed(text: str) -> str:
+    """The text without NUL and lone surrogates: JSON can contain them, but neither SQLite nor a UTF-8 file can."""
+    return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

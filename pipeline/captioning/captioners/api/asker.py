@@ -5,18 +5,26 @@ Used for clips, and for text alone. Two questions with the same key are sent onc
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from ...meta.results import ColumnResult
+from ...meta.results import CaptionResult, ColumnResult, Failure
 from .answer import Answer, AnsweredClip
+from .errors import RequestFailed
 from .options import Generation
-from .requests import ServiceRequest
+from .outcomes import Outcome, outcome_of
+from .requests import ServiceRequest, body
 from .sender import Sender
 from .store import AnswerStore
 from .usage import Usage
 
 MAX_ATTEMPTS = 2
 """Answers to one question at most: the second one only if the first is empty, refused, or does not fit the schema."""
+_NO_TEXT = "(no text)"
+"""Sent for an empty answer: many services accept neither an empty message nor two messages of the user in a row."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,95 @@ class Asker:
     """sender: None if nothing is sent (a batch, or a dry run)."""
 
     def __init__(self, store: AnswerStore, sender: Sender | None, generation: Generation, usage: Usage) -> None:
-        raise NotImplementedError
+        self._store, self._sender, self._generation, self._usage = store, sender, generation, usage
+        self._asking: dict[str, asyncio.Task[StoredResult]] = {}
 
     def next(self, key: str) -> Attempt | StoredResult:
         """What the store says about a question: its result, or what has to be asked next. Thread-safe."""
-        raise NotImplementedError
+        answers = self._store.answers(key)[:MAX_ATTEMPTS]
+        outcomes: list[Outcome] = []
+        for answer, clip in answers:
+            outcome = outcome_of(answer, self._generation.schema)
+            if isinstance(outcome.result, CaptionResult):
+                return StoredResult(outcome.result, outcome.name, clip)
+            outcomes.append(outcome)
+        if not outcomes:
+            return Attempt(0)
+        previous, clip = answers[-1]
+        last = outcomes[-1]
+        if last.note and len(outcomes) < MAX_ATTEMPTS:
+            return Attempt(len(outcomes), previous, last.note)
+        return StoredResult(Failure(last.name, tuple(_messages(outcomes))), last.name, clip)
+
+    def body(self, request: ServiceRequest, attempt: Attempt) -> dict[str, Any]:
+        """The body of an attempt: the question; the second time also what was answered, and the note about it."""
+        content = request.content()
+        if attempt.previous is None:
+            return body(self._generation, content)
+        answered = attempt.previous.text.strip() or attempt.previous.refusal.strip() or _NO_TEXT
+        turns = [{"role": "assistant", "content": answered}, {"role": "user", "content": attempt.note}]
+        return body(self._generation, content, turns)
 
     async def ask(self, request: ServiceRequest) -> StoredResult:
         """The result of a question.
 
+        If the caller is cancelled, a request that was sent is still answered and stored: it is paid.
+
         Raises:
             ServiceStop, NotSent: see `Sender.send`. A `RequestFailed` becomes a failure.
+            RunError: an answer could not be stored.
         """
-        raise NotImplementedError
+        asked = self._asking.get(request.key)
+        if asked is not None:
+            await asyncio.shield(asked)
+        known = self.next(request.key)
+        if isinstance(known, StoredResult):
+            return self.count_stored(known)
+        if asked is None:
+            asked = asyncio.create_task(self._answered(request, known))
+            self._asking[request.key] = asked
+            asked.add_done_callback(lambda task: self._forget(request.key, task))
+        result = await asyncio.shield(asked)
+        self._usage.outcomes[result.outcome] += 1
+        return result
+
+    def count_stored(self, result: StoredResult) -> StoredResult:
+        """Count a result for which nothing was sent, and return it; for results of `next` that are used directly."""
+        self._usage.stored += 1
+        self._usage.outcomes[result.outcome] += 1
+        return result
+
+    async def _answered(self, request: ServiceRequest, attempt: Attempt) -> StoredResult:
+        assert self._sender is not None, "nothing is sent"
+        while True:
+            try:
+                answer = await self._sender.send(partial(self.body, request, attempt))
+            except RequestFailed as error:
+                return self._without_answer(request, attempt, error)
+            await asyncio.wrap_future(self._store.add(request.key, attempt.number, answer, request.clip))
+            self._usage.add(answer)
+            known = self.next(request.key)
+            if isinstance(known, StoredResult):
+                return known
+            attempt = known
+
+    def _without_answer(self, request: ServiceRequest, attempt: Attempt, error: RequestFailed) -> StoredResult:
+        """A failure that is not stored, so that the next run asks again."""
+        earlier = [] if attempt.previous is None else [outcome_of(attempt.previous, self._generation.schema)]
+        messages = _messages(earlier)
+        messages.append(f"asked once more: {error}" if earlier else str(error))
+        return StoredResult(Failure(error.stage, tuple(messages)), error.stage, request.clip)
+
+    def _forget(self, key: str, task: asyncio.Task[StoredResult]) -> None:
+        del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # all callers may be cancelled; then asyncio would log that nobody took the error
+
+
+def _messages(outcomes: Sequence[Outcome]) -> list[str]:
+    """The messages of failures, in order of attempts."""
+    messages: list[str] = []
+    for attempt, outcome in enumerate(outcomes):
+        assert isinstance(outcome.result, Failure)
+        messages += [f"asked once more: {text}" if attempt else text for text in outcome.result.messages]
+    return messages

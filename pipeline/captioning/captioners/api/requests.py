@@ -5,15 +5,22 @@ Knows nothing about the network. A body is made anew for each try, so that no re
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .answer import NO_CLIP, AnsweredClip
-from .options import Generation, Visuals
+from .options import VIDEO, Generation, Visuals
+from .schema import fits_strict
 
 Content: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 """The content of a user's message: a text, or parts (`text`, `image_url`, `video_url`)."""
+
+_KEY_VERSION = 1
+"""To be increased when answers to requests with the same key are not the same any more."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,15 @@ def request_key(identity: Mapping[str, Any], question: str, generation: Generati
 
     identity: of what is sent besides the text: of the file, and how it is sent (`clip_identity`); empty for text alone.
     """
-    raise NotImplementedError
+    parts = {
+        "version": _KEY_VERSION,
+        "identity": identity,
+        "system": generation.system or "",
+        "question": question,
+        "parameters": _parameters(generation),
+    }
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:40]
 
 
 def body(generation: Generation, content: Content, extra: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -43,7 +58,11 @@ def body(generation: Generation, content: Content, extra: Sequence[Mapping[str, 
 
     extra: messages after the user's, for a question that is asked once more.
     """
-    raise NotImplementedError
+    messages: list[Mapping[str, Any]] = []
+    if generation.system:
+        messages.append({"role": "system", "content": generation.system})
+    messages.append({"role": "user", "content": content})
+    return {"messages": [*messages, *extra], **_parameters(generation)}
 
 
 def clip_content(question: str, frames: Sequence[bytes], visuals: Visuals, mime_type: str = "") -> Content:
@@ -53,9 +72,35 @@ def clip_content(question: str, frames: Sequence[bytes], visuals: Visuals, mime_
 
     mime_type: of the file, if `frames` is one video file; empty for JPEG frames.
     """
-    raise NotImplementedError
+    return [*(_part(frame, visuals, mime_type) for frame in frames), {"type": "text", "text": question}]
 
 
 def video_fields(visuals: Visuals) -> dict[str, Any]:
     """Fields of a body that tell the service how to sample a video file (`media_io_kwargs`); empty for none."""
-    raise NotImplementedError
+    if visuals.send != VIDEO or not visuals.video_options:
+        return {}
+    return {"media_io_kwargs": {"video": dict(visuals.video_options)}}
+
+
+def _parameters(generation: Generation) -> dict[str, Any]:
+    """The fields of a body besides the messages. All of them are part of the key."""
+    fields: dict[str, Any] = {"model": generation.model}
+    if "max_completion_tokens" not in generation.extra_body:  # services refuse a request with both
+        fields["max_tokens"] = generation.max_new_tokens
+    if generation.temperature is not None:
+        fields["temperature"] = float(generation.temperature)
+    if generation.top_p is not None:
+        fields["top_p"] = float(generation.top_p)
+    if generation.seed is not None:
+        fields["seed"] = generation.seed
+    if generation.schema is not None:
+        schema = {"name": "caption", "schema": generation.schema, "strict": fits_strict(generation.schema)}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return {**fields, **generation.extra_body}
+
+
+def _part(data: bytes, visuals: Visuals, mime_type: str) -> dict[str, Any]:
+    url = f"data:{mime_type or 'image/jpeg'};base64,{base64.b64encode(data).decode('ascii')}"
+    if mime_type:
+        return {"type": "video_url", "video_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": url, **({"detail": visuals.detail} if visuals.detail else {})}}
