@@ -162,7 +162,9 @@ class ServiceWork(RankWork):
     def _opened_store(self) -> AnswerStore:
         if self._store is None:
             options, job = self.options, self._job
-            self._store = AnswerStore(options.answers, job.output, options.pay_again, job.restart)
+            self._store = AnswerStore(
+                options.answers, job.output, options.pay_again, job.restart, options.generation.model
+            )
         return self._store
 
 

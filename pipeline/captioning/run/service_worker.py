@@ -11,8 +11,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from ..captioners.api.answer import AnsweredClip
 from ..captioners.api.asker import Asker, StoredResult
@@ -39,6 +40,15 @@ _MAX_STORED_AHEAD = 1000
 """Rows that were answered before and wait for the journal."""
 
 MakeLoader = Callable[[Iterable[tuple[int, str]]], ClipLoader]
+
+
+@dataclass(frozen=True)
+class _StoredRow:
+    """A row whose questions are all answered in the store. used: the results that were found there."""
+
+    result: RowResult
+    path: str
+    used: Sequence[StoredResult]
 
 
 class ServiceWorker:
@@ -70,7 +80,7 @@ class ServiceWorker:
         self._questions, self._clip_seconds = questions, clip_seconds
         self.wait_seconds = self.decode_seconds = 0.0
         self._tasks: dict[int, tuple[RowTask, dict[int, str]]] = {}  # rows whose clips are being loaded
-        self._stored: queue.Queue[tuple[RowResult, str]] = queue.Queue(_MAX_STORED_AHEAD)
+        self._stored: queue.Queue[_StoredRow] = queue.Queue(_MAX_STORED_AHEAD)
         self._closing = threading.Event()
         self._rows_in_flight: set[asyncio.Task[None]] = set()
         self._open_questions = 0
@@ -139,19 +149,19 @@ class ServiceWorker:
                 keys = self._rows.keys(task)
             except (OSError, ValueError):  # the decoding process says what is wrong with the file
                 keys = {}
-            result = self._stored_result(task, keys) if keys else None
-            if result is None:
+            stored = self._stored_row(task, keys) if keys else None
+            if stored is None:
                 self._tasks[task.row] = task, keys
                 yield task.row, task.path
                 continue
             while not self._closing.is_set():
                 try:
-                    self._stored.put((result, task.path), timeout=_POLL_SECONDS)
+                    self._stored.put(stored, timeout=_POLL_SECONDS)
                     break
                 except queue.Full:
                     continue
 
-    def _stored_result(self, task: RowTask, keys: dict[int, str]) -> RowResult | None:
+    def _stored_row(self, task: RowTask, keys: dict[int, str]) -> _StoredRow | None:
         """The result of a row whose questions are all answered in the store; None for other rows."""
         found: dict[int, StoredResult] = {}
         for number, key in keys.items():
@@ -162,16 +172,18 @@ class ServiceWorker:
         clip = next(iter(found.values())).clip
         results: dict[int, ColumnResult] = {number: step.result for number, step in found.items()}
         refused = self._rows.refused(task, clip.is_image)
-        self._asker.use(step for number, step in found.items() if number not in refused)
-        return self._rows.result(task, {**results, **refused}, clip)
+        used = [step for number, step in found.items() if number not in refused]
+        return _StoredRow(self._rows.result(task, {**results, **refused}, clip), task.path, used)
 
     def _finish_stored(self) -> None:
         for _ in range(_MAX_STORED_AHEAD):
             try:
-                result, path = self._stored.get_nowait()
+                stored = self._stored.get_nowait()
             except queue.Empty:
                 return
-            self._finish(result, path)
+            for step in stored.used:
+                self._asker.count_stored(step)
+            self._finish(stored.result, stored.path)
 
     def _finish(self, result: RowResult, path: str) -> None:
         if self._problem is None:
