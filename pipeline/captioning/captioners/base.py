@@ -16,6 +16,7 @@ from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
 from ..meta.asks import Asks
+from ..meta.names import TEXT_COLUMN
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ class Source(ABC):
     @abstractmethod
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions depend on, except the clips, as text. Journals store it."""
+
+    def _prompt_entries(self) -> list[str]:
+        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
+        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
+            return ["prompt"]
+        return [f"prompt {column}" for column in self.asks.columns]
 
     def image_fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions of still images depend on besides `fingerprint`, as text.

@@ -10,7 +10,6 @@ from typing import Any
 from ...clips.preparation import FramePreparation
 from ...clips.sampling import FrameSampling
 from ...meta.asks import Asks
-from ...meta.names import TEXT_COLUMN
 from ..base import Source
 from ..clip_prompts import check_questions
 from .frames import JpegFrames
@@ -40,7 +39,7 @@ class ServiceSource(Source):
         return {
             "model": generation.model,
             "system": generation.system or "",
-            **self._prompts(),
+            **dict(zip(self._prompt_entries(), self.asks.texts, strict=True)),
             "frames": str(self.sampling),  # the gallery reads it
             "short side": str(self.short_side or "as decoded"),
             "visuals": _visuals_text(self.options.visuals),
@@ -52,7 +51,7 @@ class ServiceSource(Source):
         lines = [f"model {generation.model} at {options.base_url}"]
         if generation.system:
             lines.append(f"system prompt: {generation.system}")
-        lines += [f"{name}: {text}" for name, text in self._prompts("prompt of ").items()]
+        lines += [f"prompt of {ask.column}: {text}" for ask, text in zip(self.asks.asks, self.asks.texts, strict=True)]
         lines += [f"generation: {_generation_text(generation)}", self._sent()]
         if options.dry_run:
             lines.append("dry run: nothing is sent")
@@ -63,12 +62,6 @@ class ServiceSource(Source):
         lines.append(_prices(options.prices))
         use = "those of earlier runs are not used (--pay_again)" if options.pay_again else "those in it are used"
         return [*lines, f"answers are stored in {options.answers}; {use}"]
-
-    def _prompts(self, of_column: str = "prompt ") -> dict[str, str]:
-        """The text of each question; of one constant question by the name `prompt`, as for checkpoints."""
-        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
-            return {"prompt": self.asks.texts[0]}
-        return {f"{of_column}{ask}": text for ask, text in zip(self.asks.columns, self.asks.texts, strict=True)}
 
     def _sent(self) -> str:
         visuals = self.options.visuals

@@ -145,5 +145,5 @@ def test_the_log_of_other_ways() -> None:
     assert 'the file of each video with {"num_frames": 3}; images as JPEG, scaled down to a shorter side of 9' in text
     assert "detail low" in text and "Batch API, asked for its state every 60 s" in text
     assert "those of earlier runs are not used (--pay_again)" in text and "prices are unknown" in text
-    assert "prompt: What happens?" in text
+    assert "prompt of text: What happens?" in text
     assert "dry run: nothing is sent" in _source(replace(_OPTIONS, dry_run=True)).describe()
