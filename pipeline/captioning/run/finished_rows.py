@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 
+from ..captioners.api.errors import BLOCKED, EMPTY, INVALID, REFUSED, SERVICE
 from ..clips.downloads.urls import without_credentials
 from ..journal.journal import Journal
 from ..meta.names import failures_path
@@ -21,24 +22,43 @@ FAILURE_WINDOW = 1000
 """Number of last rows to which `--max_failure_rate` applies."""
 DEVICE_FAILURES = 8
 """If this many clips in a row failed in the captioner, each captioned alone, the device is the cause, not the clips."""
+SERVICE_FAILURES = 32
+"""If this many rows in a row have no caption because the service did not answer, the service is the cause."""
 
 
 class MassFailure(RunError):
     """Too many rows failed: the clips are not the cause."""
 
 
-_HINTS = dict.fromkeys(("path", "decode"), "check that the disks of the clips are mounted")
+_ANSWERED = (BLOCKED, REFUSED, EMPTY, INVALID)
+"""Stages of failures that are answers of a service."""
+_HINTS = {
+    **dict.fromkeys(("path", "decode"), "check that the disks of the clips are mounted"),
+    **dict.fromkeys(_ANSWERED, "see the messages above, and change the question or the model"),
+    SERVICE: "check that the service works and accepts the requests, see the messages above",
+}
 """What to do if most rows fail, by the stage at which they fail."""
 
 
 class FinishedRows:
-    """Records the results of rows. For the end of a run because of failures, a row counts if it has no caption."""
+    """Records the results of rows. For the end of a run because of failures, a row counts if it has no caption.
 
-    def __init__(self, options: JobOptions, journal: Journal, world: World, stats: RankStats) -> None:
+    max_service_failures: as SERVICE_FAILURES; more if requests fail together, as those of an expired batch do.
+    """
+
+    def __init__(
+        self,
+        options: JobOptions,
+        journal: Journal,
+        world: World,
+        stats: RankStats,
+        max_service_failures: float = SERVICE_FAILURES,
+    ) -> None:
+        self._max_service_failures = max_service_failures
         self._max_failure_rate = options.max_failure_rate
         self._journal, self._world, self._stats = journal, world, stats
         self._recent: deque[str] = deque(maxlen=FAILURE_WINDOW)  # the stage at which a row failed; empty if none
-        self._device_failures = 0
+        self._device_failures = self._service_failures = 0
         place = f"the journal until the run ends, then in {failures_path(options.output).name}"
         self._warnings = LimitedLog(logger, place)
 
@@ -49,8 +69,9 @@ class FinishedRows:
         """Record the result of a row.
 
         Raises:
-            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows have no caption, or
-                DEVICE_FAILURES clips in a row have none because of errors in the captioner.
+            MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows have no caption,
+                DEVICE_FAILURES clips in a row have none because of errors in the captioner, or
+                `max_service_failures` rows in a row have none because the service did not answer.
             RunError: the journal can't be written.
         """
         self._journal.finish([result])
@@ -61,6 +82,10 @@ class FinishedRows:
         stages = [] if result.has_caption else [failure.stage for failure in failures]
         self._recent.append(stages[0] if stages else "")
         self._device_failures = self._device_failures + 1 if "caption" in stages else 0
+        if result.has_caption or any(stage in _ANSWERED for stage in stages):
+            self._service_failures = 0
+        else:  # a row that was not sent, because its clip could not be loaded, says nothing about the service
+            self._service_failures += SERVICE in stages
         failed = sum(map(len, failures.values()))
         self._stats.failed += failed
         self._stats.captioned += len(result.columns) - failed
@@ -80,6 +105,11 @@ class FinishedRows:
             raise MassFailure(
                 f"{self._device_failures} clips in a row failed in the captioner, each captioned alone: the device or "
                 "the framework is at fault, see the messages above. The next run captions these clips again"
+            )
+        if self._service_failures >= self._max_service_failures:
+            raise MassFailure(
+                f"the service did not answer the requests of {self._service_failures} rows in a row, or did not accept "
+                "them, see the messages above. The next run asks again"
             )
         if len(self._recent) < FAILURE_WINDOW:
             return

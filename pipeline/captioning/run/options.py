@@ -215,9 +215,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return run
 
 
-def add_frame_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose the frames of a clip. If a flag is not given, its value is None."""
-    frames = parser.add_argument_group("frames", "if not given, the default of the model family")
+def add_frame_flags(
+    parser: argparse.ArgumentParser, description: str = "if not given, the default of the model family"
+) -> None:
+    """Add the flags that choose the frames of a clip. If a flag is not given, its value is None.
+
+    description: of the group, for the help.
+    """
+    frames = parser.add_argument_group("frames", description)
     frames.add_argument(
         "--sampling",
         choices=SAMPLING_RULES,
