@@ -37,7 +37,7 @@ def make_work(flags: argparse.Namespace, job_options: JobOptions, launch: Launch
     service = service_flags.service_options(flags, job_options)
     asks = prompt_flags.asks_from_flags(flags, DEFAULT_QUESTION)
     source = ServiceSource(service, asks, service_flags.service_sampling(flags), flags.short_side or 0)
-    return ServiceWork(source, service)
+    return ServiceWork(source, service, job_options)
 
 
 if __name__ == "__main__":

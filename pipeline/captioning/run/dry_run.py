@@ -15,9 +15,7 @@ from PIL import Image
 
 from ..captioners.api.asker import Asker, StoredResult
 from ..captioners.api.frames import jpegs
-from ..captioners.api.identity import clip_identity
 from ..captioners.api.options import VIDEO, ServiceOptions, Visuals
-from ..captioners.api.requests import request_key
 from ..captioners.api.source import ServiceSource
 from ..clips.clip import Clip, LoadFailure
 from ..clips.downloads.limits import DownloadLimits
@@ -27,6 +25,7 @@ from ..clips.loader import ClipLoader, default_decode_workers
 from ..monitor.service_usage import cost_text
 from .options import JobOptions
 from .planning import LeaderPlan, RankPlan
+from .service_rows import ServiceRows
 
 MAX_SAMPLES = 20
 """Clips that are decoded for the estimate."""
@@ -97,19 +96,18 @@ def report(
 
 def _questions(leader: LeaderPlan, source: ServiceSource, service: ServiceOptions, asker: Asker) -> _Questions:
     """Look for the answer to every question in the store. Nothing is decoded."""
-    found, sent, generation = _Questions(), set[str](), service.generation
+    found, sent, rows, generation = _Questions(), set[str](), ServiceRows(source), service.generation
     schema = json.dumps(generation.schema) if generation.schema is not None else ""
     constant = (generation.system or "") + schema
     for row in leader.plan.in_order():
         task = leader.task_of(row)
         texts = source.asks.questions(task.cells)
         try:
-            identity = clip_identity(task.path, service.visuals, source.sampling, source.short_side)
+            keys = rows.keys(task)
         except (OSError, ValueError) as error:
             found.unreadable[row] = str(error)
             continue
-        for number in task.wanted or range(len(source.asks.asks)):
-            key = request_key(identity, texts[number], generation)
+        for number, key in keys.items():
             if key in sent:
                 found.repeated += 1
             elif isinstance(asker.next(key), StoredResult):

@@ -7,7 +7,9 @@ import contextlib
 import functools
 import logging
 import resource
+import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from ..captioners.api.asker import Asker
 from ..captioners.api.options import ServiceOptions
@@ -149,8 +151,14 @@ class ServiceWork(RankWork):
         )
 
     def report_plan(self, options: JobOptions, plan: RankPlan) -> None:
-        for line in dry_run.report(options, plan, self.source, self.options):
-            logger.info("%s", line)
+        with tempfile.TemporaryDirectory() as folder:
+            is_there = self.options.answers.exists()
+            # Opening a store creates its file.
+            store = self._opened_store() if is_there else AnswerStore(Path(folder) / "answers.sqlite", self._job.output)
+            asker = Asker(store, None, self.options.generation, self._usage)
+            for line in dry_run.report(options, plan, self.source, self.options, asker):
+                logger.info("%s", line)
+            store.close()
 
     def delivered(self) -> None:
         if self._store is None and not self.options.answers.exists():

@@ -245,4 +245,4 @@ class ServiceWorker:
 
     def _record_usage(self) -> None:
         self._usage_recorded = time.monotonic()
-        self._journal.record_usage(self._usage.report())
+        self._journal.record_usage(self._usage.of_session())

@@ -31,7 +31,7 @@ def checked(text: str, schema: Mapping[str, Any]) -> Any:
         RunError: the schema refers to something that is not in it.
     """
     value = _parsed(text)
-    import jsonschema  # type: ignore[import-untyped]
+    import jsonschema
     import referencing
 
     # With a registry of its own, the validator does not fetch schemas from the network.
