@@ -245,4 +245,11 @@ class ServiceWorker:
 
     def _record_usage(self) -> None:
         self._usage_recorded = time.monotonic()
-        self._journal.record_usage(self._usage.of_session())
+        usage, prices = self._usage, self._usage.prices
+        figures = {
+            "answers": usage.answers,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        cost = {"cost": prices.cost(usage.prompt_tokens, usage.completion_tokens)} if prices else {}
+        self._journal.record_usage({**figures, **cost})

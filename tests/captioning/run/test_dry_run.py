@@ -21,7 +21,7 @@ from pipeline.captioning.journal.reader import JournalContents
 from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.results import CaptionResult
 from pipeline.captioning.meta.table import MetaTable
-from pipeline.captioning.run import dry_run
+from pipeline.captioning.run import dry_run, service_rows
 from pipeline.captioning.run.earlier_captions import nothing_marked
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.planning import RankPlan, plan_run
@@ -50,8 +50,8 @@ def _jpegs(frames: np.ndarray) -> list[bytes]:
 
 
 class FramesSource(Source):
-    def __init__(self, asks: Asks, sampling: FrameSampling) -> None:
-        self.asks, self.sampling, self.frame_transform = asks, sampling, _pixels
+    def __init__(self, asks: Asks, sampling: FrameSampling, options: ServiceOptions) -> None:
+        self.asks, self.sampling, self.frame_transform, self.options = asks, sampling, _pixels, options
 
     def fingerprint(self) -> Mapping[str, str]:
         return {}
@@ -82,8 +82,8 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
             raise FileNotFoundError(f"no file {path}")
         return {"file": Path(path).name}
 
-    monkeypatch.setattr(dry_run, "clip_identity", identity)
-    monkeypatch.setattr(dry_run, "request_key", lambda identity, question, _: f"{identity['file']}: {question}")
+    monkeypatch.setattr(service_rows, "clip_identity", identity)
+    monkeypatch.setattr(service_rows, "request_key", lambda identity, question, _: f"{identity['file']}: {question}")
     monkeypatch.setattr(dry_run, "jpegs", _jpegs)
 
 
@@ -105,7 +105,7 @@ def _report(
 ) -> list[str]:
     options, plan = _plan(folder, paths, asks)
     before = sorted(folder.iterdir())
-    lines = dry_run.report(options, plan, FramesSource(asks, segments(2)), service, asker)  # type: ignore[arg-type]
+    lines = dry_run.report(options, plan, FramesSource(asks, segments(2), service), service, asker)  # type: ignore[arg-type]
     assert sorted(folder.iterdir()) == before
     return lines
 
