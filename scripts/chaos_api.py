@@ -13,6 +13,7 @@ second one gets SIGKILL at random moments, some of them during its start, and is
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import logging
 import random
@@ -20,11 +21,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 from scripts import launched, service_runs
 from scripts.service_runs import FAILURES, OUTPUT, Log, RunningService
@@ -37,6 +38,7 @@ QUESTIONS = 10
 STARTING = 0.2
 """Share of the kills that come during the start of the command."""
 START_SECONDS = 3.0
+ANSWER_SECONDS = 0.3
 LEAVE_SECONDS = 10
 TIMEOUT = 5
 """Seconds after which the client gives up a request that hangs."""
@@ -57,6 +59,10 @@ FAULTS: dict[str, Any] = {
 }
 PAUSES = ("429_seconds", "429_date", "429")
 REQUESTS_BETWEEN_PAUSES = 200
+
+
+Moment: TypeAlias = Callable[[subprocess.Popen[bytes]], None]
+"""Returns when the process is to be killed."""
 
 
 class CheckFailed(AssertionError):
@@ -92,37 +98,39 @@ class Chaos:
         with service_runs.running_service(self.folder / f"{name}-service", **config) as service:
             for number, wait in enumerate(self._moments(service, rng, kills)):
                 killed = self._caption(service, folder, wait)
-                self._expect(killed.exit_code == -9, f"it ended before kill {number + 1}", killed)
+                _expect(killed.exit_code == -9, f"it ended before kill {number + 1}", killed)
                 logger.info("kill %d of %d after %d answers", number + 1, kills, len(service.log().answered()))
             done = self._caption(service, folder)
-            self._expect(done.exit_code == 0, f"exit code {done.exit_code}", done)
+            _expect(done.exit_code == 0, f"exit code {done.exit_code}", done)
             deadline = time.monotonic() + LEAVE_SECONDS
             while (left := launched.processes(folder)) and time.monotonic() < deadline:
                 time.sleep(0.2)
-            self._expect(not left, f"processes remain: {left}", done)
+            _expect(not left, f"processes remain: {left}", done)
             return folder, service.log()
 
-    def _moments(self, service: RunningService, rng: random.Random, kills: int) -> Iterator[Any]:
-        """For each kill, a function that waits for its moment."""
+    def _moments(self, service: RunningService, rng: random.Random, kills: int) -> Iterator[Moment]:
+        """The moments of the kills, in order."""
         for answers in sorted(rng.sample(range(1, int(0.95 * self.rows)), kills)):
-            is_start, seconds = rng.random() < STARTING, rng.uniform(0, START_SECONDS)
+            if rng.random() < STARTING:
+                yield functools.partial(_wait, service, 0, rng.uniform(0, START_SECONDS))
+            else:
+                yield functools.partial(_wait, service, answers, rng.uniform(0, ANSWER_SECONDS))
 
-            def wait(process: subprocess.Popen[bytes], early: bool = is_start, answers: int = answers) -> None:
-                if not early:
-                    service.wait(answers, process)
-                else:
-                    time.sleep(seconds)
-
-            yield wait
-
-    def _caption(self, service: RunningService, folder: Path, until: Any = None) -> service_runs.Done:
+    def _caption(self, service: RunningService, folder: Path, until: Moment | None = None) -> service_runs.Done:
         flags = ["--model", "fake-vl", "--question", "{ask}", "--timeout", str(TIMEOUT)]
         flags += ["--concurrency", str(self.concurrency)]
         return service_runs.caption(service, folder, *flags, key=KEY, until=until, timeout=1800)
 
-    def _expect(self, holds: bool, problem: str, done: service_runs.Done) -> None:
-        if not holds:
-            raise CheckFailed(f"{problem}\n{done.stderr[-5000:]}")
+
+def _wait(service: RunningService, answers: int, seconds: float, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the service has given this many answers, then for `seconds`."""
+    service.wait(answers, process)
+    time.sleep(seconds)
+
+
+def _expect(holds: bool, problem: str, done: service_runs.Done) -> None:
+    if not holds:
+        raise CheckFailed(f"{problem}\n{done.stderr[-5000:]}")
 
 
 def compare(found: Path, wanted: Path) -> None:

@@ -99,7 +99,9 @@ def test_every_row_is_captioned_or_fails_with_its_reason(clips: tuple[Path, list
     assert any(REFUSAL in failure["message"] for failure in failed.values() if failure["stage"] == "refused")
 
     assert log.answered_twice() == 0, "nothing that was answered is asked again"
-    assert stats["max_in_flight"] <= 32 and stats["in_flight"] == 0
+    assert stats["in_flight"] == 0
+    hangs = sum(fault == "hang" for fault in SCHEDULE.values())  # the service notices late that nobody waits any more
+    assert stats["max_in_flight"] <= 32 + hangs
     assert set(TRANSIENT) <= log.by_status().keys(), "every fault has occurred"
     report = service_runs.service_report(tmp_path / "run")
     answers = log.answered()
@@ -122,8 +124,8 @@ def _assert_no_key(folder: Path, done: service_runs.Done) -> None:
 
 
 def test_a_pause_that_the_service_asks_for_stops_all_requests(clips: tuple[Path, list[Row]], tmp_path: Path) -> None:
-    rows = _first_rows(clips, tmp_path / "run", 60)
-    config = {"schedule": {"10": "429_seconds"}, "retry_after": 4, "latency": 0.25}
+    rows = _first_rows(clips, tmp_path / "run", 48)
+    config = {"schedule": {"10": "429_seconds"}, "retry_after": 3, "latency": 0.25}
     with service_runs.running_service(tmp_path / "service", **config) as service:
         done = service_runs.caption(service, tmp_path / "run", *MODEL, *ASK, "--concurrency", "4")
         log, stats = service.log(), service.stats()
@@ -131,8 +133,8 @@ def test_a_pause_that_the_service_asks_for_stops_all_requests(clips: tuple[Path,
     assert [row["text"] for row in service_runs.read_table(tmp_path / "run" / OUTPUT)] == list(map(_expected, rows))
     begin = next(one["time"] for one in log.requests if one["status"] == "429_seconds")
     times = [one["time"] - begin for one in log.requests]
-    assert [seconds for seconds in times if 1 < seconds < 3.9] == [], "one second for requests that were on their way"
-    assert sum(seconds >= 3.9 for seconds in times) >= 40, "most of the rows were still to be sent"
+    assert [seconds for seconds in times if 1 < seconds < 2.9] == [], "one second for requests that were on their way"
+    assert sum(seconds >= 2.9 for seconds in times) >= 30, "most of the rows were still to be sent"
     assert stats["max_in_flight"] <= 4
 
 
