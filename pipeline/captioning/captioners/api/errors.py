@@ -13,7 +13,7 @@ class TryAgain(Exception):
     """A request that may succeed later: connection, time-out, 408, 409, 429, 5xx, an answer that can't be read.
 
     pauses_all: 429: no request is sent until the pause is over.
-    retry_after: seconds that the service asks for; None if it does not say.
+    retry_after: seconds that the service asks for, without a limit; None if it does not say.
     """
 
     def __init__(self, message: str, pauses_all: bool = False, retry_after: float | None = None) -> None:

@@ -18,8 +18,9 @@ class Usage:
     """The figures of this run.
 
     prices: None if unknown.
-    spent_before: prompt and completion tokens of answers of the same, interrupted run.
+    spent_before: prompt and completion tokens of answers of the same, interrupted run. They count toward `max_cost`.
     answers: paid in this run. stored: answers of the store that were used. requests: sent. retries: sent again.
+    without_usage: answers of this run for which the service reported no usage; they add nothing to tokens and cost.
     outcomes: number of results by outcome: `success`, `truncated`, and the stages of `errors`.
     """
 
@@ -36,28 +37,91 @@ class Usage:
 
     def add(self, answer: Answer) -> None:
         """Count a paid answer."""
-        raise NotImplementedError
+        self.answers += 1
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += answer.completion_tokens
+        self.without_usage += not answer.has_usage
 
     def cost(self) -> float | None:
         """The cost of this run and of the interrupted run that it resumes; None without prices."""
-        raise NotImplementedError
+        return self._cost_of(*self._tokens())
 
     def expected_tokens(self, default: float) -> tuple[float, float]:
-        """Prompt and completion tokens that one answer takes, by the answers so far."""
-        raise NotImplementedError
+        """Prompt and completion tokens that one answer takes, by the answers so far.
+
+        default: prompt tokens, as long as no answer has a usage.
+        """
+        counted = self.answers - self.without_usage
+        return (self.prompt_tokens / counted, self.completion_tokens / counted) if counted else (default, 0.0)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether there is a `max_cost`."""
+        return self.prices is not None and self.prices.max_cost is not None
+
+    @property
+    def is_never_reported(self) -> bool:
+        """Whether none of many answers has a usage, so that nobody knows the cost."""
+        return self.answers >= ESTIMATE_AFTER and self.without_usage == self.answers
 
     def may_send(self, in_flight: int) -> bool:
-        """Whether another request is within `max_cost`, if those in flight cost as much as the mean."""
-        raise NotImplementedError
+        """Whether another request is within `max_cost`, if those in flight cost as much as the mean.
+
+        So do answers without a usage. The first answer has no mean before it: it may exceed `max_cost`.
+        """
+        if self.prices is None or self.prices.max_cost is None:
+            return True
+        if self.is_never_reported:
+            return False
+        mean = self.prices.cost(*self.expected_tokens(0.0))
+        spent = self.prices.cost(*self._tokens())
+        expected = spent + (self.without_usage + in_flight + 1) * mean
+        return spent < self.prices.max_cost and expected <= self.prices.max_cost
 
     def estimate(self, remaining: int) -> str:
         """Tokens and cost of the whole run, as text, if `remaining` more answers are like those so far."""
-        raise NotImplementedError
+        if self.answers == self.without_usage:
+            return "tokens unknown: the service reports no usage"
+        prompt, completion = self._tokens()
+        mean_prompt, mean_completion = self.expected_tokens(0.0)
+        more = remaining + self.without_usage
+        return "about " + self._text(prompt + more * mean_prompt, completion + more * mean_completion)
 
     def text(self) -> str:
-        """Tokens and cost so far, for a line of progress."""
-        raise NotImplementedError
+        """Tokens and cost so far, for a line of progress: of this run and of the interrupted run that it resumes."""
+        return self._text(*self._tokens())
 
     def report(self) -> dict[str, Any]:
-        """The figures for the report of the run."""
-        raise NotImplementedError
+        """The figures for the report of the run: plain JSON values. `cost` is that of this run alone."""
+        figures: dict[str, Any] = {
+            "requests": self.requests,
+            "retries": self.retries,
+            "answers_paid": self.answers,
+            "answers_from_store": self.stored,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "answers_without_usage": self.without_usage,
+            "outcomes": dict(sorted(self.outcomes.items())),
+        }
+        if self.prices is not None:
+            figures["cost"] = self._cost_of(self.prompt_tokens, self.completion_tokens)
+            if any(self.spent_before):
+                figures["cost_with_interrupted_runs"] = self.cost()
+            figures["price_in"], figures["price_out"] = self.prices.price_in, self.prices.price_out
+        return figures
+
+    def _tokens(self) -> tuple[int, int]:
+        return self.spent_before[0] + self.prompt_tokens, self.spent_before[1] + self.completion_tokens
+
+    def _cost_of(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+        return None if self.prices is None else round(self.prices.cost(prompt_tokens, completion_tokens), 6)
+
+    def _text(self, prompt_tokens: float, completion_tokens: float) -> str:
+        text = f"{prompt_tokens:,.0f} tokens in, {completion_tokens:,.0f} out"
+        cost = self._cost_of(prompt_tokens, completion_tokens)
+        return text if cost is None else f"{text}, cost {money(cost)}"
+
+
+def money(amount: float) -> str:
+    """An amount as text: `1,234.50`; below 1 with four decimals, because a caption costs much less than a cent."""
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.4f}"
