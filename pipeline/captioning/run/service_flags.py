@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..captioners.api.options import IMAGES, VIDEO, Generation, Limits, Prices, ServiceOptions, Visuals
+from ..captioners.api.requests import video_fields
 from ..clips.sampling import FrameSampling
 from ..meta.files import backup_of
 from ..meta.names import failures_path, gallery_path, outcomes_path, report_path, stem_of
@@ -212,7 +213,7 @@ def service_options(flags: argparse.Namespace, options: JobOptions) -> ServiceOp
             top_p=flags.top_p,
             seed=flags.seed,
             schema=flags.json_schema,
-            extra_body=flags.extra_body or {},
+            extra_body={**video_fields(visuals), **(flags.extra_body or {})},
         ),
         answers=answers,
         api_key=api_key,

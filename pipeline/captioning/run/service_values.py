@@ -89,7 +89,8 @@ def jpeg_quality(text: str) -> int:
 
 def extra_body(text: str) -> dict[str, Any]:
     """An argparse type: a JSON object, or `@` and the name of a file with one; without OWN_FIELDS."""
-    fields = _json_object(_text_of(Path(text[1:])) if text.startswith("@") else utf8(text))
+    is_file = text.startswith("@")
+    fields = _json_object(_text_of(Path(text[1:])) if is_file else utf8(text), text[1:] if is_file else "the value")
     for field in OWN_FIELDS:
         if field in fields:
             raise argparse.ArgumentTypeError(f"the field {field!r} is set by the command itself; leave it out")
@@ -100,7 +101,7 @@ def json_schema(text: str) -> dict[str, Any]:
     """An argparse type: the name of a file with a JSON schema whose references stay within the file."""
     import jsonschema  # slow to import, and most runs have no schema
 
-    schema = _json_object(_text_of(Path(text)))
+    schema = _json_object(_text_of(Path(text)), text)
     if not isinstance(schema.get("$schema", ""), str):
         raise argparse.ArgumentTypeError(f"{text}: $schema is not a text; leave it out")
     try:
@@ -171,13 +172,14 @@ def _text_of(path: Path) -> str:
         raise argparse.ArgumentTypeError(f"{path} is not UTF-8 (byte {error.start + 1}); save it as UTF-8") from error
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str, what: str) -> dict[str, Any]:
+    """The JSON object that a text is. what: names it in messages."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f'not JSON: {error}; write an object, as in {{"a": 1}}') from error
+        raise argparse.ArgumentTypeError(f'{what} is not JSON: {error}; write an object, as in {{"a": 1}}') from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"not a JSON object but {json.dumps(value)[:_MAX_SHOWN]}; write {{…}}")
+        raise argparse.ArgumentTypeError(f"{what} is not a JSON object but {json.dumps(value)[:_MAX_SHOWN]}; write {{…}}")
     return value
 
 
