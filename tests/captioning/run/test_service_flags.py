@@ -153,7 +153,7 @@ USAGE_ERRORS = [
     ("--json_schema none.json", "none.json can't be read: No such file or directory"),
     ("--json_schema folder", "folder is not a file"),
     ("--json_schema latin.json", "latin.json is not UTF-8 (byte 8)"),
-    ("--json_schema broken.json", "not JSON: Expecting ',' delimiter"),
+    ("--json_schema broken.json", "the value is not JSON: Expecting ',' delimiter"),
     ("--json_schema list.json", "not a JSON object but [1]"),
     ("--json_schema wrong.json", "wrong.json is not a valid JSON schema at $.type: 'objct' is not valid"),
     ("--json_schema pattern.json", "pattern.json is not a valid JSON schema at $.properties.a.pattern: '[' is not a"),
