@@ -1,0 +1,112 @@
+"""A client that sends questions in batches until all are answered, in this process or in one that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from pipeline.captioning.captioners.api.answer import AnsweredClip
+from pipeline.captioning.captioners.api.batch.batch_service import BatchService
+from pipeline.captioning.captioners.api.batch.batches import Batches
+from pipeline.captioning.captioners.api.batch.records import BatchRecords, custom_id, job_of
+from pipeline.captioning.captioners.api.batch.request_files import RequestFile, line_of
+
+from .answers import SqliteStore, problem_of, read_answer
+
+POLL_SECONDS = 0.02
+
+
+def key_of(number: int) -> str:
+    return f"{number:040x}"
+
+
+async def short_sleep(seconds: float) -> None:
+    await asyncio.sleep(min(seconds, POLL_SECONDS))
+
+
+@dataclass
+class Client:
+    """Sends `questions` questions, in files of `in_file`. folder: of the answer store."""
+
+    folder: Path
+    url: str
+    questions: int = 5
+    in_file: int = 2
+    max_open: int = 20
+    key: str = "secret-key"
+    restart: bool = False
+    max_tries: int = 3
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.job = job_of(self.folder / "output.csv")
+        self.requests_folder = self.folder / "requests"
+        self.counted: list[str] = []
+
+    def start(self) -> ForkProcess:
+        """Run in a process that can be killed. It has the modules of this one, so it starts at once."""
+        process = multiprocessing.get_context("fork").Process(target=self.run)
+        process.start()
+        return process
+
+    def run(self) -> None:
+        asyncio.run(self.run_in_loop())
+
+    async def run_in_loop(self) -> None:
+        store = SqliteStore(self.folder / "answers.sqlite")
+        records = BatchRecords(store, self.job)
+        async with DefaultAioHttpClient() as http:
+            openai = AsyncOpenAI(api_key=self.key, base_url=self.url, max_retries=0, http_client=http)
+            api = BatchService(openai, problem_of, short_sleep, max_tries=self.max_tries, patience=0.0)
+            batches = Batches(
+                api,
+                store,
+                records,
+                self.requests_folder,
+                read_answer,
+                lambda key, answer: self.counted.append(key),
+                asyncio.sleep,
+                POLL_SECONDS,
+                self.max_open,
+                self.in_file,
+                restart=self.restart,
+            )
+            await batches.resume()
+            for _ in range(20):
+                await self._send_new(store, records, batches)
+                await batches.wait_for_all()
+                if not self._new(store, records):
+                    batches.close()
+                    return
+            raise AssertionError("questions are still without an answer")
+
+    async def _send_new(self, store: SqliteStore, records: BatchRecords, batches: Batches) -> None:
+        while new := self._new(store, records):
+            file = RequestFile(self.requests_folder, self.job)
+            for number in new[: batches.max_requests]:
+                body = {"messages": [{"role": "user", "content": f"question {number}"}]}
+                request = custom_id(key_of(number), 0)
+                file.add(request, line_of(request, body), AnsweredClip(f"{number}.mp4", number == 1, number == 2))
+            await batches.submit(file)
+
+    def _new(self, store: SqliteStore, records: BatchRecords) -> Sequence[int]:
+        def is_new(number: int) -> bool:
+            request = custom_id(key_of(number), 0)
+            known = store.answers(key_of(number)) or records.is_waiting(request) or records.failure(request)
+            return not known
+
+        return [number for number in range(self.questions) if is_new(number)]
+
+    def texts(self) -> list[tuple[str, int, str]]:
+        return SqliteStore(self.folder / "answers.sqlite").texts()
+
+    def failures(self) -> dict[int, str]:
+        records = BatchRecords(SqliteStore(self.folder / "answers.sqlite"), self.job)
+        found = {number: records.failure(custom_id(key_of(number), 0)) for number in range(self.questions)}
+        return {number: failure.message for number, failure in found.items() if failure is not None}

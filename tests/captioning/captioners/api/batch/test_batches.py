@@ -1,0 +1,242 @@
+"""Batches against a service in another process: killed at every step, and with everything that services do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from pipeline.captioning.captioners.api.answer import NO_CLIP
+from pipeline.captioning.captioners.api.batch.batch_service import BatchService
+from pipeline.captioning.captioners.api.batch.request_files import RequestFile, line_of
+from pipeline.captioning.captioners.api.errors import ServiceStop
+from tests.fake_batch_service import (
+    AFTER,
+    BEFORE,
+    CONTENT,
+    CREATE,
+    LIST,
+    STATE,
+    UPLOAD,
+    Config,
+    FakeBatchService,
+    answer_to,
+    serving,
+)
+
+from .answers import SqliteStore, problem_of
+from .client import Client, key_of
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[FakeBatchService]:
+    with serving(tmp_path / "service") as started:
+        yield started
+
+
+def client_of(service: FakeBatchService) -> Client:
+    return Client(service.folder.parent / "client", service.url)
+
+
+def right_texts(numbers: range | list[int]) -> list[tuple[str, int, str]]:
+    bodies = {number: {"messages": [{"role": "user", "content": f"question {number}"}]} for number in numbers}
+    return [(key_of(number), 0, answer_to(body)) for number, body in bodies.items()]
+
+
+def test_every_question_is_answered_once_and_no_file_is_left(service: FakeBatchService) -> None:
+    client = client_of(service)
+    client.run()
+    assert client.texts() == right_texts(range(5))
+    assert sorted(client.counted) == [key_of(number) for number in range(5)]
+    assert len(service.paid()) == 5 and len(service.calls(CREATE)) == 3, "at most two requests in a file"
+    assert not client.requests_folder.exists()
+    stored = SqliteStore(client.folder / "answers.sqlite")
+    assert [clip.path for _, clip in stored.answers(key_of(1))] == ["1.mp4"]
+    assert [(clip.partial, clip.is_image) for _, clip in stored.answers(key_of(2))] == [(False, True)]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(UPLOAD, BEFORE), (UPLOAD, AFTER)],
+        [(CREATE, BEFORE), (CREATE, AFTER)],
+        [(STATE, BEFORE), (STATE, AFTER)],
+        [(CONTENT, BEFORE), (CONTENT, AFTER)],
+        [(CREATE, AFTER), (CREATE, AFTER), (CREATE, AFTER), (CONTENT, AFTER)],
+    ],
+    ids=["upload", "create", "state", "content", "every create"],
+)
+def test_killed_at_a_step(service: FakeBatchService, steps: list[tuple[str, str]]) -> None:
+    client = client_of(service)
+    for hang in steps:
+        service.configure(Config(hang=hang))
+        process = client.start()
+        service.wait_until_it_hangs()
+        process.kill()
+        process.join()
+    service.configure(Config())
+    client.run()
+    assert client.texts() == right_texts(range(5))
+    assert len(service.paid()) == len(set(service.paid())) == 5, "nothing is submitted twice"
+    assert not client.requests_folder.exists()
+
+
+def test_killed_while_a_file_is_written(service: FakeBatchService) -> None:
+    client = client_of(service)
+    file = RequestFile(client.requests_folder, client.job)
+    file.add("x-0", line_of("x-0", {}), NO_CLIP)
+    client.run()
+    assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
+    assert not client.requests_folder.exists()
+
+
+def test_killed_between_fetching_and_the_note_about_it(service: FakeBatchService) -> None:
+    client = client_of(service)
+    client.run()
+    store = SqliteStore(client.folder / "answers.sqlite")
+    # As if the last steps of the first batch had not been noted.
+    store.write("UPDATE batches SET state = 'submitted' WHERE rowid = 1", ())
+    for number in (0, 1):
+        store.write(
+            "INSERT INTO batch_requests SELECT job, ?, name, '', 0, 0 FROM batches WHERE rowid = 1",
+            (f"{key_of(number)}-0",),
+        )
+    client.counted.clear()
+    client.run()
+    assert client.texts() == right_texts(range(5)), "an answer that is stored is not stored twice"
+    assert client.counted == [] and len(service.paid()) == 5
+
+
+def test_calls_that_fail_or_take_effect_without_an_answer(service: FakeBatchService) -> None:
+    fail = {UPLOAD: [500, 200, 0], CREATE: [503, 0, 0, 200], LIST: [200], STATE: [0, 200], CONTENT: [0, 502]}
+    service.configure(Config(fail=fail))
+    client = replace(client_of(service), max_tries=4)
+    client.run()
+    assert client.texts() == right_texts(range(5))
+    assert len(service.paid()) == 5, "a batch whose creation was not answered is found, and not created again"
+
+
+def test_service_that_fails_always_stops_the_run_which_resumes(service: FakeBatchService) -> None:
+    service.configure(Config(fail={STATE: [500] * 9}))
+    client = client_of(service)
+    with pytest.raises(ServiceStop, match=r"no answer in 3 tries: .*500.*\(3 times\)"):
+        client.run()
+    service.configure(Config())
+    client.run()
+    assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
+
+
+def test_key_that_stops_working(service: FakeBatchService) -> None:
+    service.configure(Config(key="other-key"))
+    client = client_of(service)
+    with pytest.raises(ServiceStop) as raised:
+        client.run()
+    assert "secret-key" not in str(raised.value)
+    client.key = "other-key"
+    client.run()
+    assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
+
+
+def test_damaged_and_unknown_lines_are_skipped_and_counted(
+    service: FakeBatchService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.configure(Config(damaged=4))
+    client = client_of(service)
+    client.run()
+    assert client.texts() == right_texts(range(5))
+    assert "3 lines of its results are damaged" in caplog.text
+
+
+def test_errors_of_requests_and_missing_results_are_noted(service: FakeBatchService) -> None:
+    service.configure(Config(unanswered=1, ends={"1": "expired"}))
+    client = client_of(service)
+    client.run()
+    # Batch 0: questions 0 and 1; batch 1 has expired and an error for its second request; batch 2 has one request.
+    assert client.texts() == right_texts([1])
+    failures = client.failures()
+    assert failures[0] == failures[4].replace("batch-2", "batch-0") == "batch batch-0 has no result for the request"
+    assert failures[2] == "batch batch-1 expired: the service did not process the request in time"
+    assert failures[3] == "batch_expired: This request could not be executed in time."
+
+
+def test_error_of_a_request(service: FakeBatchService) -> None:
+    service.configure(Config(error_share=1))
+    client = client_of(service)
+    client.run()
+    assert client.texts() == []
+    assert client.failures() == dict.fromkeys(range(5), "status 400: invalid_image: bad image")
+
+
+@pytest.mark.parametrize("end", ["failed:invalid_json_line", "cancelled"])
+def test_batch_that_fails_or_is_cancelled(service: FakeBatchService, end: str) -> None:
+    service.configure(Config(ends={"0": end}, unanswered=0))
+    client = client_of(service)
+    client.run()
+    failures = client.failures()
+    assert 1 in failures and set(failures) <= {0, 1}
+    if end.startswith("failed"):
+        assert failures[0] == "batch batch-0 failed: invalid_json_line: because of invalid_json_line"
+    assert {key for key, _, _ in client.texts()} >= {key_of(number) for number in (2, 3, 4)}
+
+
+def test_token_limit_batches_wait_for_each_other(service: FakeBatchService) -> None:
+    service.configure(Config(token_limit=2))
+    client = client_of(service)
+    client.run()
+    assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
+
+
+def test_token_limit_smaller_than_a_file_makes_smaller_files(service: FakeBatchService) -> None:
+    service.configure(Config(token_limit=1))
+    client = client_of(service)
+    client.run()
+    assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
+    service.configure(Config(token_limit=0))
+    client = replace(client, folder=client.folder.parent / "other")
+    client.run()
+    assert set(client.failures()) == set(range(5)), "one request is over the limit: that is a failure"
+
+
+def test_at_most_so_many_batches_are_open(service: FakeBatchService) -> None:
+    client = replace(client_of(service), max_open=1)
+    client.run()
+    assert client.texts() == right_texts(range(5))
+    calls = (service.folder / "calls.jsonl").read_text().splitlines()
+    created = [number for number, line in enumerate(calls) if re.search('"create"', line)]
+    for earlier, later in pairwise(created):
+        assert any('"completed"' in line for line in calls[earlier:later]), "the next one begins after an end"
+
+
+def test_unknown_batch_stops_the_run_until_restart(service: FakeBatchService) -> None:
+    service.configure(Config(hang=(STATE, BEFORE)))
+    client = client_of(service)
+    process = client.start()
+    service.wait_until_it_hangs()
+    process.kill()
+    process.join()
+    service.configure(Config())
+    (service.folder / "batches.json").write_text("[]")
+    with pytest.raises(ServiceStop, match=r"does not know the batch batch-0.*--restart"):
+        client.run()
+    replace(client, restart=True).run()
+    assert client.texts() == right_texts(range(5))
+
+
+def test_full_disk_is_an_error_and_no_reason_to_try_again(service: FakeBatchService, tmp_path: Path) -> None:
+    (service.folder / "files" / "results").write_bytes(b"x" * 10**6)
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+
+    async def download() -> None:
+        async with DefaultAioHttpClient() as http:
+            openai = AsyncOpenAI(api_key="key", base_url=service.url, max_retries=0, http_client=http)
+            await BatchService(openai, problem_of).download("results", full)
+
+    with pytest.raises(OSError):
+        asyncio.run(download())
