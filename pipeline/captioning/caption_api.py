@@ -14,9 +14,10 @@ if __package__ in (None, ""):  # started by its path: make the packages importab
 
 from pipeline.captioning.captioners.api.source import ServiceSource
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
-from pipeline.captioning.run import command, options, prompt_flags, service_flags
+from pipeline.captioning.run import command, options, prompt_flags
 from pipeline.captioning.run.options import JobOptions
-from pipeline.captioning.run.service_work import ServiceWork
+from pipeline.captioning.run.service import flags as service_flags
+from pipeline.captioning.run.service.work import ServiceWork
 from pipeline.captioning.workers.launch import Launch
 
 

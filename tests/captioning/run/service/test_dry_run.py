@@ -21,10 +21,11 @@ from pipeline.captioning.journal.reader import JournalContents
 from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.results import CaptionResult
 from pipeline.captioning.meta.table import MetaTable
-from pipeline.captioning.run import dry_run, service_rows
 from pipeline.captioning.run.earlier_captions import nothing_marked
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.planning import RankPlan, plan_run
+from pipeline.captioning.run.service import dry_run
+from pipeline.captioning.run.service import rows as service_rows
 from pipeline.captioning.workers.world import solo_world
 from tests.fakes import render_clip, segments
 from tests.runs import write_meta

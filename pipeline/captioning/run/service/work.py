@@ -6,35 +6,42 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import resource
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..captioners.api.asker import Asker
-from ..captioners.api.options import ServiceOptions
-from ..captioners.api.pace import Pace
-from ..captioners.api.sender import Sender
-from ..captioners.api.source import ServiceSource
-from ..captioners.api.store import AnswerStore
-from ..captioners.api.usage import Usage
-from ..clips.downloads.limits import DownloadLimits
-from ..clips.killable import DecoderLimits
-from ..clips.loader import ClipLoader, default_decode_workers
-from ..journal.journal import Journal
-from ..process.signals import interruption
-from ..process.watchdog import Watchdog
-from ..workers.launch import Launch
-from ..workers.leases import PENDING, RETRIES, LeasedRows, RowTask
-from ..workers.world import World, solo_world
+from ...captioners.api.asker import Asker
+from ...captioners.api.options import ServiceOptions
+from ...captioners.api.pace import Pace
+from ...captioners.api.responses import answer_of
+from ...captioners.api.sender import Sender
+from ...captioners.api.source import ServiceSource
+from ...captioners.api.store import AnswerStore
+from ...captioners.api.usage import Usage
+from ...clips.downloads.limits import DownloadLimits
+from ...clips.killable import DecoderLimits
+from ...clips.loader import ClipLoader, default_decode_workers
+from ...journal.journal import Journal
+from ...process.signals import interruption
+from ...process.watchdog import Watchdog
+from ...workers.launch import Launch
+from ...workers.leases import PENDING, RETRIES, LeasedRows, RowTask
+from ...workers.world import World, solo_world
+from ..finished_rows import SERVICE_FAILURES, FinishedRows
+from ..options import JobOptions
+from ..planning import RankPlan
+from ..rank_stats import RankStats
+from ..rank_work import RankWork
 from . import dry_run
-from .finished_rows import FinishedRows
-from .options import JobOptions
-from .planning import RankPlan
-from .rank_stats import RankStats
-from .rank_work import RankWork
-from .service_rows import ServiceRows
-from .service_worker import ServiceWorker
+from .rows import ServiceRows
+from .usage_records import UsageRecords
+from .worker import ServiceWorker
+
+if TYPE_CHECKING:
+    from ...captioners.api.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +88,9 @@ class ServiceWork(RankWork):
         self._usage.spent_before = store.spent()
         journal.loaded()
         world.watchdog.progress()
-        finished = FinishedRows(options, journal, world, stats)
+        # A batch fails as a whole, so many failures in a row say nothing about the next one.
+        most = math.inf if service.batch else SERVICE_FAILURES
+        finished = FinishedRows(options, journal, world, stats, most)
         tasks = _tasks(plan, world, journal)
         try:
             with contextlib.closing(finished), interruption.postponed(min(GRACE_SECONDS, service.limits.timeout)):
@@ -111,12 +120,16 @@ class ServiceWork(RankWork):
         finished: FinishedRows,
         tasks: Iterable[RowTask],
     ) -> None:
-        from ..captioners.api.service import Service  # imports the library, which a usage error does not need
+        from ...captioners.api.service import Service  # imports the library, which a usage error does not need
 
         options, limits = self.options, self.options.limits
         service = Service(options.base_url, options.api_key, limits.timeout, limits.concurrency)
         rows, store = ServiceRows(self.source), self._opened_store()
+        records = UsageRecords(self._usage, journal)
         try:
+            if options.batch:
+                await self._caption_in_batches(service, plan, world, rows, finished, records, tasks)
+                return
             sender = Sender(service, Pace(limits), limits, self._usage)
             worker = ServiceWorker(
                 rows,
@@ -124,7 +137,7 @@ class ServiceWork(RankWork):
                 sender,
                 self._usage,
                 finished,
-                journal,
+                records,
                 world.watchdog,
                 functools.partial(self._loader, plan),
                 limits.concurrency,
@@ -138,6 +151,43 @@ class ServiceWork(RankWork):
                 stats.decode_seconds += worker.decode_seconds
         finally:
             await service.close()
+
+    async def _caption_in_batches(
+        self,
+        service: Service,
+        plan: RankPlan,
+        world: World,
+        rows: ServiceRows,
+        finished: FinishedRows,
+        records: UsageRecords,
+        tasks: Iterable[RowTask],
+    ) -> None:
+        from ...captioners.api.batch.batch_service import BatchService
+        from .batch_worker import BatchWorker
+
+        def progress() -> None:
+            world.watchdog.progress()
+            records.add_if_due()
+
+        options, store = self.options, self._opened_store()
+        problem = functools.partial(service.problem, model=options.generation.model)
+        worker = BatchWorker(
+            self._job,
+            options,
+            functools.partial(self._loader, plan),
+            rows,
+            Asker(store, None, options.generation, self._usage),
+            store,
+            self._usage,
+            finished.add,
+            BatchService(service.client, problem, max_tries=options.limits.max_tries),
+            answer_of,
+            progress,
+        )
+        try:
+            await worker.run(tasks)
+        finally:
+            records.add()
 
     def _loader(self, plan: RankPlan, rows: Iterable[tuple[int, str]]) -> ClipLoader:
         job = self._job

@@ -1,6 +1,6 @@
 """The flags of a service: protocol, answers, what is sent of a clip, money, the Batch API; checked, then frozen.
 
-The types of the values are in `service_values`, the key and the list of models in `service_access`. Imports no library
+The types of the values are in `values`, the key and the list of models in `access`. Imports no library
 of a service, except to ask the service for its models if `--model` is missing.
 """
 
@@ -11,18 +11,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..captioners.api.options import IMAGES, VIDEO, Generation, Limits, Prices, ServiceOptions, Visuals
-from ..captioners.api.requests import video_fields
-from ..clips.sampling import FrameSampling
-from ..meta.files import backup_of
-from ..meta.names import failures_path, gallery_path, outcomes_path, report_path, stem_of
-from ..process.arguments import number, positive_int, whole_number
-from ..process.errors import UsageError
-from ..workers.launch import Launch
-from . import service_values as values
-from .options import JobOptions, frame_sampling
-from .prompt_flags import utf8
-from .service_access import KEY_VARIABLE, api_key_of, only_model
+from ...captioners.api.options import IMAGES, VIDEO, Generation, Limits, Prices, ServiceOptions, Visuals
+from ...captioners.api.requests import video_fields
+from ...clips.sampling import FrameSampling
+from ...meta.files import backup_of
+from ...meta.names import failures_path, gallery_path, outcomes_path, report_path, stem_of
+from ...process.arguments import number, positive_int, whole_number
+from ...process.errors import UsageError
+from ...workers.launch import Launch
+from ..options import JobOptions, frame_sampling
+from ..prompt_flags import utf8
+from . import values
+from .access import KEY_VARIABLE, api_key_of, only_model
 
 DEFAULT_SAMPLING = FrameSampling("segments", 4)
 """Which frames are sampled unless flags say otherwise: those of PLLaVA."""
@@ -270,10 +270,12 @@ def _prices(flags: argparse.Namespace) -> Prices | None:
 def _limits(flags: argparse.Namespace) -> Limits:
     """The pace of requests; refuses flags that have no effect on the way in which the requests are sent."""
     if flags.batch:
-        for flag in ("concurrency", "requests_per_minute", "tokens_per_minute", "max_cost"):
+        for flag in ("concurrency", "requests_per_minute", "tokens_per_minute"):
             if getattr(flags, flag) is not None:
-                what = "costs are known only after a batch" if flag == "max_cost" else "the service sets the pace"
-                raise UsageError(f"--{flag} {getattr(flags, flag):g} has no effect with --batch: {what}; leave it out")
+                raise UsageError(
+                    f"--{flag} {getattr(flags, flag):g} has no effect with --batch: the service sets the pace; leave "
+                    "it out"
+                )
     elif flags.poll_seconds is not None:
         raise UsageError(f"--poll_seconds {flags.poll_seconds:g} has an effect only with --batch; give it, too")
     return Limits(

@@ -14,25 +14,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..captioners.api.answer import Answer
-from ..captioners.api.asker import Attempt
-from ..captioners.api.batch.batch_service import BatchService
-from ..captioners.api.batch.batches import MAX_OPEN, Batches
-from ..captioners.api.batch.records import BatchRecords, BatchStore, custom_id, job_of
-from ..captioners.api.batch.request_files import MAX_BYTES, MAX_REQUESTS, RequestFile, line_of
-from ..captioners.api.batch.result_files import ReadAnswer
-from ..captioners.api.errors import SERVICE, ServiceStop
-from ..captioners.api.options import ServiceOptions
-from ..captioners.api.usage import Usage
-from ..clips.clip import Clip, LoadFailure
-from ..clips.loader import ClipLoader
-from ..meta.results import Failure, RowResult
-from ..process.errors import RunError
-from ..process.signals import interruption
-from ..workers.leases import RowTask
+from ...captioners.api.answer import Answer
+from ...captioners.api.asker import Attempt
+from ...captioners.api.batch.batch_service import BatchService
+from ...captioners.api.batch.batches import MAX_OPEN, Batches
+from ...captioners.api.batch.records import BatchRecords, BatchStore, custom_id, job_of
+from ...captioners.api.batch.request_files import MAX_BYTES, MAX_REQUESTS, RequestFile, line_of
+from ...captioners.api.batch.result_files import ReadAnswer
+from ...captioners.api.errors import SERVICE, ServiceStop
+from ...captioners.api.options import ServiceOptions
+from ...captioners.api.usage import Usage
+from ...clips.clip import Clip, LoadFailure
+from ...clips.loader import ClipLoader
+from ...meta.results import Failure, RowResult
+from ...process.errors import RunError
+from ...process.signals import interruption
+from ...workers.leases import RowTask
+from ..finished_rows import MassFailure
+from ..options import JobOptions
 from .batch_questions import BatchAsker, BatchQuestions, BatchRows, KnownAnswers
-from .finished_rows import MassFailure
-from .options import JobOptions
 
 logger = logging.getLogger(__name__)
 

@@ -10,32 +10,29 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..captioners.api.answer import AnsweredClip
-from ..captioners.api.asker import Asker, StoredResult
-from ..captioners.api.errors import NotSent, ServiceStop
-from ..captioners.api.sender import Sender
-from ..captioners.api.usage import ESTIMATE_AFTER, Usage
-from ..clips.clip import Clip, LoadFailure
-from ..clips.loader import ClipLoader
-from ..journal.journal import Journal
-from ..meta.results import ColumnResult, RowResult
-from ..process.signals import interruption
-from ..process.watchdog import Watchdog
-from ..workers.leases import RowTask
-from .finished_rows import FinishedRows
-from .service_rows import ServiceRows
+from ...captioners.api.answer import AnsweredClip
+from ...captioners.api.asker import Asker, StoredResult
+from ...captioners.api.errors import NotSent, ServiceStop
+from ...captioners.api.sender import Sender
+from ...captioners.api.usage import ESTIMATE_AFTER, Usage
+from ...clips.clip import Clip, LoadFailure
+from ...clips.loader import ClipLoader
+from ...meta.results import ColumnResult, RowResult
+from ...process.signals import interruption
+from ...process.watchdog import Watchdog
+from ...workers.leases import RowTask
+from ..finished_rows import FinishedRows
+from .rows import ServiceRows
+from .usage_records import UsageRecords
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 """Time between two checks whether the run has been interrupted."""
-_USAGE_SECONDS = 10.0
-"""Time between two records of tokens and cost in the journal."""
 _MAX_STORED_AHEAD = 1000
 """Rows that were answered before and wait for the journal."""
 
@@ -67,7 +64,7 @@ class ServiceWorker:
         sender: Sender,
         usage: Usage,
         finished: FinishedRows,
-        journal: Journal,
+        records: UsageRecords,
         watchdog: Watchdog,
         make_loader: MakeLoader,
         concurrency: int,
@@ -75,7 +72,7 @@ class ServiceWorker:
         clip_seconds: float,
     ) -> None:
         self._rows, self._asker, self._sender, self._usage = rows, asker, sender, usage
-        self._finished, self._journal, self._watchdog = finished, journal, watchdog
+        self._finished, self._records, self._watchdog = finished, records, watchdog
         self._make_loader, self._concurrency = make_loader, concurrency
         self._questions, self._clip_seconds = questions, clip_seconds
         self.wait_seconds = self.decode_seconds = 0.0
@@ -85,7 +82,6 @@ class ServiceWorker:
         self._rows_in_flight: set[asyncio.Task[None]] = set()
         self._open_questions = 0
         self._problem: BaseException | None = None
-        self._usage_recorded = time.monotonic()
         self._has_estimate = False
 
     async def run(self, tasks: Iterable[RowTask]) -> None:
@@ -104,7 +100,7 @@ class ServiceWorker:
                     self._closing.set()
                     self.wait_seconds, self.decode_seconds = loader.wait_seconds, loader.decode_seconds
         finally:
-            self._record_usage()
+            self._records.add()
         if self._problem is not None:
             raise self._problem
 
@@ -240,16 +236,4 @@ class ServiceWorker:
         if self._usage.answers >= ESTIMATE_AFTER and not self._has_estimate:
             self._has_estimate = True
             logger.info("%s", self._usage.estimate(self._questions - self._usage.stored - self._usage.answers))
-        if time.monotonic() - self._usage_recorded >= _USAGE_SECONDS:
-            self._record_usage()
-
-    def _record_usage(self) -> None:
-        self._usage_recorded = time.monotonic()
-        usage, prices = self._usage, self._usage.prices
-        figures = {
-            "answers": usage.answers,
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-        }
-        cost = {"cost": prices.cost(usage.prompt_tokens, usage.completion_tokens)} if prices else {}
-        self._journal.record_usage({**figures, **cost})
+        self._records.add_if_due()

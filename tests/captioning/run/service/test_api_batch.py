@@ -29,9 +29,9 @@ from pipeline.captioning.clips.preparation import FramePreparation
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.meta.results import CaptionResult, ColumnResult, Failure, RowResult
 from pipeline.captioning.process.signals import interruption
-from pipeline.captioning.run import batch_worker
-from pipeline.captioning.run.batch_worker import BatchWorker
 from pipeline.captioning.run.finished_rows import MassFailure
+from pipeline.captioning.run.service import batch_worker
+from pipeline.captioning.run.service.batch_worker import BatchWorker
 from pipeline.captioning.workers.leases import RowTask
 from tests.captioning.captioners.api.batch.answers import SqliteStore, problem_of, read_answer
 from tests.fake_batch_service import CONTENT, CREATE, UPLOAD, Config, FakeBatchService, answer_to, serving

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from ..clips.downloads.urls import is_url, scheme_of, url_problem
-from ..process.arguments import number, positive_int
-from .prompt_flags import utf8
+from ...clips.downloads.urls import is_url, scheme_of, url_problem
+from ...process.arguments import number, positive_int
+from ..prompt_flags import utf8
 
 MAX_ANSWER_TOKENS = 1 << 17
 """More than any model generates in one answer."""
@@ -179,7 +179,9 @@ def _json_object(text: str, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f'{what} is not JSON: {error}; write an object, as in {{"a": 1}}') from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{what} is not a JSON object but {json.dumps(value)[:_MAX_SHOWN]}; write {{…}}")
+        raise argparse.ArgumentTypeError(
+            f"{what} is not a JSON object but {json.dumps(value)[:_MAX_SHOWN]}; write {{…}}"
+        )
     return value
 
 

@@ -9,8 +9,8 @@ import asyncio
 import re
 from collections.abc import Mapping
 
-from ..captioners.api.errors import ServiceStop
-from ..process.errors import UsageError
+from ...captioners.api.errors import ServiceStop
+from ...process.errors import UsageError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _LOOKS_LIKE_A_VARIABLE = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
@@ -58,7 +58,7 @@ def only_model(base_url: str, api_key: str, timeout: float) -> str:
 
 
 async def _listed_models(base_url: str, api_key: str, timeout: float) -> list[str]:
-    from ..captioners.api.service import Service  # imports the library of the service
+    from ...captioners.api.service import Service  # imports the library of the service
 
     service = Service(base_url, api_key, timeout, 1)
     try:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..captioners.api.answer import NO_CLIP, AnsweredClip
-from ..captioners.api.asker import Attempt, StoredResult
-from ..captioners.api.batch.records import BatchRecords, custom_id
-from ..captioners.api.requests import ServiceRequest
-from ..captioners.api.usage import Usage
-from ..clips.clip import Clip, LoadFailure
-from ..meta.results import ColumnResult, Failure, RowResult
-from ..workers.leases import RowTask
+from ...captioners.api.answer import NO_CLIP, AnsweredClip
+from ...captioners.api.asker import Attempt, StoredResult
+from ...captioners.api.batch.records import BatchRecords, custom_id
+from ...captioners.api.requests import ServiceRequest
+from ...captioners.api.usage import Usage
+from ...clips.clip import Clip, LoadFailure
+from ...meta.results import ColumnResult, Failure, RowResult
+from ...workers.leases import RowTask
 
 
 class BatchAsker(Protocol):

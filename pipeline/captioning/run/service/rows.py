@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..captioners.api.answer import AnsweredClip
-from ..captioners.api.frames import jpegs
-from ..captioners.api.identity import clip_identity
-from ..captioners.api.options import Generation
-from ..captioners.api.requests import Content, ServiceRequest, clip_content, request_key
-from ..captioners.api.source import ServiceSource
-from ..clips.clip import Clip, LoadFailure
-from ..meta.results import ColumnResult, Failure, RowResult
-from ..workers.leases import RowTask
-from .media_check import medium_problem
+from ...captioners.api.answer import AnsweredClip
+from ...captioners.api.frames import jpegs
+from ...captioners.api.identity import clip_identity
+from ...captioners.api.options import Generation
+from ...captioners.api.requests import Content, ServiceRequest, clip_content, request_key
+from ...captioners.api.source import ServiceSource
+from ...clips.clip import Clip, LoadFailure
+from ...meta.results import ColumnResult, Failure, RowResult
+from ...workers.leases import RowTask
+from ..media_check import medium_problem
 
 
 class ServiceRows:

@@ -13,19 +13,19 @@ from io import BytesIO
 
 from PIL import Image
 
-from ..captioners.api.asker import Asker, StoredResult
-from ..captioners.api.frames import jpegs
-from ..captioners.api.options import VIDEO, ServiceOptions, Visuals
-from ..captioners.api.source import ServiceSource
-from ..clips.clip import Clip, LoadFailure
-from ..clips.downloads.limits import DownloadLimits
-from ..clips.downloads.urls import without_credentials
-from ..clips.killable import DecoderLimits
-from ..clips.loader import ClipLoader, default_decode_workers
-from ..monitor.service_usage import cost_text
-from .options import JobOptions
-from .planning import LeaderPlan, RankPlan
-from .service_rows import ServiceRows
+from ...captioners.api.asker import Asker, StoredResult
+from ...captioners.api.frames import jpegs
+from ...captioners.api.options import VIDEO, ServiceOptions, Visuals
+from ...captioners.api.source import ServiceSource
+from ...clips.clip import Clip, LoadFailure
+from ...clips.downloads.limits import DownloadLimits
+from ...clips.downloads.urls import without_credentials
+from ...clips.killable import DecoderLimits
+from ...clips.loader import ClipLoader, default_decode_workers
+from ...monitor.service_usage import cost_text
+from ..options import JobOptions
+from ..planning import LeaderPlan, RankPlan
+from .rows import ServiceRows
 
 MAX_SAMPLES = 20
 """Clips that are decoded for the estimate."""

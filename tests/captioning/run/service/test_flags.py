@@ -16,8 +16,8 @@ from pipeline.captioning.captioners.api.errors import ServiceStop
 from pipeline.captioning.captioners.api.options import Generation, Limits, Prices, ServiceOptions, Visuals
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.process.errors import UsageError
-from pipeline.captioning.run import service_flags
 from pipeline.captioning.run.options import job_options
+from pipeline.captioning.run.service import flags as service_flags
 from pipeline.captioning.workers.launch import Launch
 
 COMMAND = Path(caption_api.__file__)
@@ -153,13 +153,13 @@ USAGE_ERRORS = [
     ("--json_schema none.json", "none.json can't be read: No such file or directory"),
     ("--json_schema folder", "folder is not a file"),
     ("--json_schema latin.json", "latin.json is not UTF-8 (byte 8)"),
-    ("--json_schema broken.json", "the value is not JSON: Expecting ',' delimiter"),
+    ("--json_schema broken.json", "broken.json is not JSON: Expecting ',' delimiter"),
     ("--json_schema list.json", "not a JSON object but [1]"),
     ("--json_schema wrong.json", "wrong.json is not a valid JSON schema at $.type: 'objct' is not valid"),
     ("--json_schema pattern.json", "pattern.json is not a valid JSON schema at $.properties.a.pattern: '[' is not a"),
     ("--json_schema remote.json", "'https://example.org/people.json' leads out of the file; define the part under"),
     ("--json_schema nowhere.json", "the reference '#/$defs/people' leads nowhere"),
-    ("--extra_body top_k=5", "--extra_body: not JSON"),
+    ("--extra_body top_k=5", "--extra_body: the value is not JSON"),
     ("--extra_body [5]", "not a JSON object but [5]"),
     ('--extra_body {"top_k":NaN}', "NaN is no number of JSON"),
     ('--extra_body {"stream":true}', "the field 'stream' is set by the command itself"),
@@ -180,10 +180,7 @@ USAGE_ERRORS = [
     ("--send video --short_side 336", "--short_side 336 has no effect with --send video"),
     ("--batch --concurrency 8", "--concurrency 8 has no effect with --batch: the service sets the pace"),
     ("--batch --tokens_per_minute 8", "--tokens_per_minute 8 has no effect with --batch"),
-    (
-        "--batch --price_in 1 --price_out 1 --max_cost 2",
-        "--max_cost 2 has no effect with --batch: costs are known",
-    ),
+    ("--max_cost 2 has no effect with --batch: costs are known",),
     ("--poll_seconds 5", "--poll_seconds 5 has an effect only with --batch"),
     ("--answers none/a.sqlite", "folder of --answers, none, does not exist"),
     ("--answers folder", "--answers folder is not a file; give --answers another file"),
