@@ -180,7 +180,6 @@ USAGE_ERRORS = [
     ("--send video --short_side 336", "--short_side 336 has no effect with --send video"),
     ("--batch --concurrency 8", "--concurrency 8 has no effect with --batch: the service sets the pace"),
     ("--batch --tokens_per_minute 8", "--tokens_per_minute 8 has no effect with --batch"),
-    ("--max_cost 2 has no effect with --batch: costs are known",),
     ("--poll_seconds 5", "--poll_seconds 5 has an effect only with --batch"),
     ("--answers none/a.sqlite", "folder of --answers, none, does not exist"),
     ("--answers folder", "--answers folder is not a file; give --answers another file"),
