@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import service_runs
 from tests import api_installation
 from tests.api_installation import FRAMEWORKS, ROOT
 from tests.fakes import render_clip
@@ -51,6 +52,16 @@ def test_usage_errors_need_no_framework(
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "ModuleNotFoundError" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_whole_run_needs_no_framework(environment: Mapping[str, str], tmp_path: Path) -> None:
+    render_clip(tmp_path / "a.mp4")
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+    with service_runs.running_service(tmp_path / "service") as service:
+        done = _run(environment, tmp_path, COMMAND, "meta.csv", "--base_url", service.url, "--num_frames", "2")
+    assert done.returncode == 0, done.stderr
+    (row,) = service_runs.read_table(tmp_path / "meta_caption.csv")
+    assert row["text"].startswith("2 shown: 96x64")
 
 
 def test_every_module_of_a_run_can_be_imported(environment: Mapping[str, str], tmp_path: Path) -> None:
