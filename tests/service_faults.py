@@ -43,7 +43,7 @@ STAGES = {
     "invalid_always": "invalid",
     "filter": "blocked",
     "filter_400": "blocked",
-    "bad_request": "service",
+    "bad_request": "rejected",
 }
 """The stage of the failure that a row with such an answer becomes."""
 GOOD, LENGTH = "good", "length"

@@ -102,7 +102,7 @@ class _Job:
         return exit_code
 
     def _prepare(self, plan: RankPlan) -> str | None:
-        """Do all remaining checks; then remove earlier journals if `--restart` is given.
+        """Do all remaining checks; then remove earlier journals that are not used.
 
         Returns the computing type; None if this rank has nothing to caption.
 
@@ -117,7 +117,7 @@ class _Job:
         except UsageError:
             self.journals.remove_unused()
             raise
-        if self.options.restart:
+        if self.options.restart or plan.discards_journals:
             self.journals.remove_earlier()
             self.world.barrier()
         return computing_type
@@ -168,7 +168,7 @@ def _run(options: JobOptions, work: RankWork, world: World) -> int:
         world.barrier()  # no rank may remove a folder that another rank still reads
         if exit_code == EXIT_DONE:
             journals.remove()
-            work.delivered()
+        work.ended()
     return exit_code
 
 

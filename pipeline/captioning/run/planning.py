@@ -21,7 +21,7 @@ from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
 from .earlier_captions import EarlierCaptions, Redo, nothing_marked
-from .fingerprints import COMPUTING_TYPE, check_journals, table_fingerprint
+from .fingerprints import COMPUTING_TYPE, check_journals, is_other_run, table_fingerprint
 from .media_check import media_problem
 from .options import JobOptions
 from .plan import Plan, make_plan
@@ -67,6 +67,7 @@ class RankPlan:
     total_rows: rows to caption on all ranks together.
     ranks: number of ranks that may get rows to caption.
     has_isolated: whether there are isolated rows, which are on rank 0.
+    discards_journals: the journals found have no caption and belong to a run with other settings.
     is_done: there is nothing to caption and nothing to write on any rank.
     has_work: whether this rank may get rows to caption.
     isolated: rows to caption after all other rows, one at a time. All are on rank 0: if a worker dies then, the only
@@ -81,6 +82,7 @@ class RankPlan:
     total_rows: int
     ranks: int
     has_isolated: bool
+    discards_journals: bool
     is_done: bool
     has_work: bool
     isolated: Sequence[RowTask]
@@ -112,6 +114,9 @@ def plan_run(
     if table is not None:
         cells = table.cells(asks.cell_columns)
         fingerprint = {**captioner_fingerprint, **table_fingerprint(table, asks, cells)}
+        discards = not any(contents.captions.values()) and is_other_run(contents.fingerprints, fingerprint)
+        if discards:  # a run that a wrong setting ended at once
+            contents = JournalContents()
         check_journals(contents.fingerprints, fingerprint, journals.folder)
         earlier_output = _earlier_output(options, asks)
         earlier = EarlierCaptions.of(table, options.meta_path, earlier_output, options.output, asks.columns)
@@ -131,6 +136,7 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
+                "discards_journals": discards,
                 "is_done": leader.plan.is_done and earlier.is_output_of(leader.plan.kept),
             }
         ).encode("ascii")

@@ -64,6 +64,6 @@ class RankWork(ABC):
         """Log what the run would do, if `only_reports`."""
         raise NotImplementedError
 
-    def delivered(self) -> None:
-        """The output has been written."""
+    def ended(self) -> None:
+        """All rows of the run have a result. The next run is a new one, and does not resume this one."""
         return None

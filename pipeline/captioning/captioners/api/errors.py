@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ...process.errors import RunError
 
-BLOCKED, REFUSED, EMPTY, INVALID, SERVICE = "blocked", "refused", "empty", "invalid", "service"
+BLOCKED, REFUSED, EMPTY, INVALID = "blocked", "refused", "empty", "invalid"
+REJECTED, SERVICE = "rejected", "service"
 """Stages of failures: a filter of the service blocked it; the model refused; there is no text; the answer does not fit
-the schema; the service gave no answer."""
+the schema; the service does not accept the request; the service gave no answer."""
 
 
 class TryAgain(Exception):
@@ -22,9 +23,12 @@ class TryAgain(Exception):
 
 
 class RequestFailed(Exception):
-    """A request that the service does not accept, or did not answer in `max_tries`. stage: BLOCKED or SERVICE."""
+    """A request that the service does not accept, or did not answer in `max_tries`.
 
-    def __init__(self, message: str, stage: str = SERVICE) -> None:
+    stage: BLOCKED, REJECTED or SERVICE.
+    """
+
+    def __init__(self, message: str, stage: str = REJECTED) -> None:
         super().__init__(message)
         self.stage = stage
 

@@ -23,17 +23,18 @@ from .options import VIDEO, Visuals
 _WHOLE_BYTES = 2**20
 _PIECES, _PIECE_BYTES = 16, 2**16
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-_SIGNATURES = {
-    *("access_token", "auth", "auth_token", "security-token", "token"),
-    *("accesskeyid", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid"),
-    *("expires", "key-pair-id", "policy", "sig", "signature"),
-}
-"""Parameters of signed URLs, in lower case: they change whenever a URL is signed again, and they are secret."""
-_AZURE_SIGNATURES = {
-    *("se", "sip", "sks", "skoid", "sktid", "skt", "ske", "skv"),
-    *("sp", "spr", "sr", "srt", "ss", "st", "sv"),
-}
-"""Further parameters where Azure has signed, which `sig` and `sv` show; elsewhere they may have any meaning."""
+_SIGNATURES = (
+    ({"awsaccesskeyid", "signature"}, {"expires"}),
+    ({"googleaccessid", "signature"}, {"expires"}),
+    ({"ossaccesskeyid", "signature"}, {"expires", "security-token"}),
+    ({"key-pair-id", "signature"}, {"expires", "policy"}),
+    (
+        {"sig", "sv"},  # Azure
+        {"se", "sip", "sks", "skoid", "sktid", "skt", "ske", "skv", "sp", "spr", "sr", "srt", "ss", "st"},
+    ),
+)
+"""Parameters of signed URLs, in lower case, which change whenever a URL is signed again: those by which a kind of
+signature is recognised, and further ones. Elsewhere parameters of these names may name the clip."""
 _HEAD_BYTES = 2**16
 _WEBP_ANIMATION = 0x02
 """In the flags of an extended WebP file."""
@@ -142,6 +143,9 @@ def _unsigned(url: str) -> str:
     host = parts.netloc.rpartition("@")[2].lower()
     assignments = [(unquote(part.partition("=")[0]).lower(), part) for part in parts.query.split("&") if part]
     names = {name for name, _ in assignments}
-    signatures = _SIGNATURES | (_AZURE_SIGNATURES if {"sig", "sv"} <= names else set())
+    signatures: set[str] = set()
+    for certain, further in _SIGNATURES:
+        if certain <= names:
+            signatures |= certain | further
     kept = [part for name, part in assignments if name not in signatures and not name.startswith(_SIGNATURE_PREFIXES)]
     return f"{parts.scheme}://{host}{parts.path}?{'&'.join(kept)}"

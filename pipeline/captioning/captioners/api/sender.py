@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .answer import Answer
-from .errors import NotSent, RequestFailed, ServiceStop, TryAgain
+from .errors import SERVICE, NotSent, RequestFailed, ServiceStop, TryAgain
 from .options import Limits
 from .pace import Pace
 from .responses import one_line
@@ -88,7 +88,7 @@ class Sender:
                 self.stop()
                 raise
         times = f"{self._max_tries} tries" if self._max_tries > 1 else "1 try"
-        raise RequestFailed(one_line(f"not answered in {times}: {_joined(messages)}"))
+        raise RequestFailed(one_line(f"not answered in {times}: {_joined(messages)}"), SERVICE)
 
     def stop(self) -> None:
         """Send nothing any more. Requests in flight are not affected."""

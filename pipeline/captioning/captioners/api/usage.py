@@ -35,6 +35,11 @@ class Usage:
     without_usage: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether an answer has been paid in this run, or in an interrupted one that it resumes."""
+        return self.answers > 0 or any(self.spent_before)
+
     def add(self, answer: Answer) -> None:
         """Count a paid answer."""
         self.answers += 1

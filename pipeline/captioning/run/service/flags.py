@@ -110,7 +110,8 @@ def _add_flags_of_the_service(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"environment variable with the key; if not given, {KEY_VARIABLE}, and no key if that is not set",
     )
-    service.add_argument("--api_key", type=values.no_key, help=argparse.SUPPRESS)
+    names = ("--api_key", "--api-key", "--key", "--openai_api_key", "--openai-api-key")
+    service.add_argument(*names, type=values.no_key, help=argparse.SUPPRESS)
     service.add_argument(
         "--concurrency",
         type=positive_int,
@@ -200,6 +201,11 @@ def service_options(flags: argparse.Namespace, options: JobOptions) -> ServiceOp
     Raises:
         UsageError: values that do not go together, no key, a file that can't be used, or no model.
     """
+    if flags.redo and not flags.pay_again:
+        raise UsageError(
+            f"--redo {','.join(flags.redo)}: the service has answered these questions, and the stored answers would be "
+            "used again; give --pay_again, too"
+        )
     visuals, prices, limits = _visuals(flags), _prices(flags), _limits(flags)
     answers, api_key = _answers(flags, options), api_key_of(flags.api_key_env, os.environ)
     model = flags.model or only_model(flags.base_url, api_key, limits.timeout)

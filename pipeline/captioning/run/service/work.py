@@ -90,7 +90,9 @@ class ServiceWork(RankWork):
         world.watchdog.progress()
         # A batch fails as a whole, so many failures in a row say nothing about the next one.
         most = math.inf if service.batch else SERVICE_FAILURES
-        finished = FinishedRows(options, journal, world, stats, most)
+        # Rejections arrive before the first answers, at most so many if half of the rows are accepted.
+        rejections = math.inf if service.batch else max(SERVICE_FAILURES, 2 * service.limits.concurrency)
+        finished = FinishedRows(options, journal, world, stats, most, rejections)
         tasks = _tasks(plan, world, journal)
         try:
             with contextlib.closing(finished), interruption.postponed(min(GRACE_SECONDS, service.limits.timeout)):
@@ -106,7 +108,11 @@ class ServiceWork(RankWork):
                 "base_url": service.base_url,
                 "model": service.generation.model,
                 "send": service.visuals.send,
-                "concurrency": service.limits.concurrency,
+                "concurrency": None if service.batch else service.limits.concurrency,
+                "batch": service.batch,
+                "answers": str(service.answers),
+                "pay_again": service.pay_again,
+                "max_cost": service.prices.max_cost if service.prices else None,
                 **self._usage.report(),
             }
             stats.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -210,7 +216,7 @@ class ServiceWork(RankWork):
                 logger.info("%s", line)
             store.close()
 
-    def delivered(self) -> None:
+    def ended(self) -> None:
         if self._store is None and not self.options.answers.exists():
             return
         store = self._opened_store()

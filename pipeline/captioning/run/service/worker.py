@@ -10,8 +10,9 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...captioners.api.answer import AnsweredClip
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 """Time between two checks whether the run has been interrupted."""
+_KEY_THREADS = 8
+"""Files are read by this many threads for the keys of their rows: on a network disk, a read may take milliseconds."""
 _MAX_STORED_AHEAD = 1000
 """Rows that were answered before and wait for the journal."""
 
@@ -138,13 +141,9 @@ class ServiceWorker:
 
     def _rows_to_load(self, tasks: Iterable[RowTask]) -> Iterator[tuple[int, str]]:
         """The rows whose clips have to be loaded; the others go to `_stored`. Runs in the threads of the loader."""
-        for task in tasks:
+        for task, keys in self._with_keys(tasks):
             if self._closing.is_set():
                 return
-            try:
-                keys = self._rows.keys(task)
-            except (OSError, ValueError):  # the decoding process says what is wrong with the file
-                keys = {}
             stored = self._stored_row(task, keys) if keys else None
             if stored is None:
                 self._tasks[task.row] = task, keys
@@ -156,6 +155,29 @@ class ServiceWorker:
                     break
                 except queue.Full:
                     continue
+
+    def _with_keys(self, tasks: Iterable[RowTask]) -> Iterator[tuple[RowTask, dict[int, str]]]:
+        """The tasks with the keys of their questions, in order. The files are read ahead by several threads."""
+        waiting: deque[tuple[RowTask, Future[dict[int, str]]]] = deque()
+        threads = ThreadPoolExecutor(_KEY_THREADS, "keys")
+        try:
+            for task in tasks:
+                waiting.append((task, threads.submit(self._keys, task)))
+                if len(waiting) >= 4 * _KEY_THREADS:
+                    first, keys = waiting.popleft()
+                    yield first, keys.result()
+            while waiting:
+                first, keys = waiting.popleft()
+                yield first, keys.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _keys(self, task: RowTask) -> dict[int, str]:
+        """The keys of a row's questions; none if its file can't be read: the decoding process says why."""
+        try:
+            return self._rows.keys(task)
+        except (OSError, ValueError):
+            return {}
 
     def _stored_row(self, task: RowTask, keys: dict[int, str]) -> _StoredRow | None:
         """The result of a row whose questions are all answered in the store; None for other rows."""
@@ -184,6 +206,7 @@ class ServiceWorker:
     def _finish(self, result: RowResult, path: str) -> None:
         if self._problem is None:
             try:
+                self._finished.service_has_answered = self._usage.has_answers
                 self._finished.add(result, path)
             except Exception as error:
                 self._stop(error)
@@ -205,7 +228,10 @@ class ServiceWorker:
             results = self._rows.refused(task, clip.is_image)
             numbers = [number for number in self._rows.wanted(task) if number not in results]
             if numbers and not keys:
-                keys = self._rows.keys(task)
+                keys = self._keys(task)
+            if numbers and not keys:  # its file could be read in between only
+                self._finish(self._rows.failed(task, _unreadable(clip)), task.path)
+                return
             requests = [self._rows.request(clip, task, number, keys[number]) for number in numbers]
             steps = await asyncio.gather(*map(self._asker.ask, requests), return_exceptions=True)
             for error in steps:
@@ -235,5 +261,13 @@ class ServiceWorker:
             self._watchdog.allow(self._clip_seconds)
         if self._usage.answers >= ESTIMATE_AFTER and not self._has_estimate:
             self._has_estimate = True
-            logger.info("%s", self._usage.estimate(self._questions - self._usage.stored - self._usage.answers))
+            logger.info(
+                "estimate for the whole run: %s",
+                self._usage.estimate(self._questions - self._usage.stored - self._usage.answers),
+            )
         self._records.add_if_due()
+        self._finished.report_counts()
+
+
+def _unreadable(clip: Clip) -> LoadFailure:
+    return LoadFailure(clip.row, clip.path, "path", ("the file can't be read any more",))

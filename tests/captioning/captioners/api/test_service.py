@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pipeline.captioning.captioners.api.answer import Answer
-from pipeline.captioning.captioners.api.errors import BLOCKED, SERVICE, RequestFailed, ServiceStop, TryAgain
+from pipeline.captioning.captioners.api.errors import BLOCKED, REJECTED, RequestFailed, ServiceStop, TryAgain
 from pipeline.captioning.captioners.api.retry_after import duration
 from pipeline.captioning.captioners.api.service import Service
 
@@ -352,13 +352,13 @@ def test_a_redirection_is_not_followed(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "stage", "named"),
     [
-        (400, error("image too large"), SERVICE, "HTTP 400: image too large"),
-        (400, {"object": "error", "message": "too long", "code": 400}, SERVICE, "HTTP 400: too long"),
-        (400, {"error": "bad image"}, SERVICE, "HTTP 400: bad image"),
-        (400, error("the image was not found by the model"), SERVICE, "not found"),
-        (413, b"<html>413 Request Entity Too Large</html>", SERVICE, "HTTP 413: 413 Request Entity Too Large"),
-        (422, {"detail": [{"loc": ["body", "seed"], "msg": "no int"}]}, SERVICE, "no int"),
-        (418, b"", SERVICE, "HTTP 418"),
+        (400, error("image too large"), REJECTED, "HTTP 400: image too large"),
+        (400, {"object": "error", "message": "too long", "code": 400}, REJECTED, "HTTP 400: too long"),
+        (400, {"error": "bad image"}, REJECTED, "HTTP 400: bad image"),
+        (400, error("the image was not found by the model"), REJECTED, "not found"),
+        (413, b"<html>413 Request Entity Too Large</html>", REJECTED, "HTTP 413: 413 Request Entity Too Large"),
+        (422, {"detail": [{"loc": ["body", "seed"], "msg": "no int"}]}, REJECTED, "no int"),
+        (418, b"", REJECTED, "HTTP 418"),
         (400, error("filtered", code="content_filter"), BLOCKED, "filtered"),
         (400, error("policy", code="content_policy_violation"), BLOCKED, "policy"),
         (400, error("azure", innererror={"code": "ResponsibleAIPolicyViolation"}), BLOCKED, "azure"),

@@ -136,7 +136,7 @@ USAGE_ERRORS = [
     (f"--base_url user:{SECRET}@host/v1", "the value is not an http"),
     (f"--base_url https://host/v1?key={SECRET}", "has a query or a fragment"),
     (f"--base_url {URL}/chat/completions/", f"is a full endpoint; leave /chat/completions out: {URL}"),
-    (f"--api_key {SECRET}", "--api_key: a key is not given on the command line"),
+    (f"--api_key {SECRET}", ": a key is not given on the command line"),
     ("--api_key_env NO_KEY", "the environment variable NO_KEY is not set or is empty; export it"),
     ("--api_key_env EMPTY_KEY", "the environment variable EMPTY_KEY is not set or is empty"),
     (f"--api_key_env {SECRET}", "the environment variable that --api_key_env names is not set"),
