@@ -1,9 +1,10 @@
 """A service with files and batches, in a process of its own: its files and batches survive the death of a client.
 
-    python -m tests.fake_batch_service FOLDER
+    python -m tests.fake_batch_service ROOT
 
-prints its URL. `FOLDER/config.json` is read again at every call, see `Config`. `FOLDER/calls.jsonl` has a line for
-every call that took effect. Use `serving` in tests.
+prints its URL. It has any number of separate accounts: `URL/NAME/v1` is the base URL of the one whose folder is
+`ROOT/NAME/service`. There `config.json` is read again at every call, see `Config`, and `calls.jsonl` has a
+line for every call that took effect. Use `serving` in tests.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 UPLOAD, CREATE, STATE, CONTENT, LIST = "upload", "create", "state", "content", "list"
 BEFORE, AFTER = "before", "after"
 MAX_UPLOAD = 300 * 10**6
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass
@@ -65,27 +69,13 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class _Server:
+class _Account:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        (folder / "files").mkdir(exist_ok=True)
 
     @property
     def config(self) -> Config:
         return Config(**json.loads((self._folder / "config.json").read_text()))
-
-    def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_UPLOAD)
-        app.add_routes(
-            [
-                web.post("/v1/files", self._upload),
-                web.get("/v1/files/{id}/content", self._content),
-                web.post("/v1/batches", self._create),
-                web.get("/v1/batches", self._list),
-                web.get("/v1/batches/{id}", self._state),
-            ]
-        )
-        return app
 
     async def _before(self, request: web.Request, call: str) -> None:
         config = self.config
@@ -123,7 +113,7 @@ class _Server:
     def _save(self, batches: list[dict[str, Any]]) -> None:
         (self._folder / "batches.json").write_text(json.dumps(batches))
 
-    async def _upload(self, request: web.Request) -> web.Response:
+    async def upload(self, request: web.Request) -> web.Response:
         await self._before(request, UPLOAD)
         form = await request.post()
         assert form["purpose"] == "batch"
@@ -133,19 +123,10 @@ class _Server:
         file_id = f"file-{len(list((self._folder / 'files').iterdir()))}"
         (self._folder / "files" / file_id).write_bytes(content)
         await self._after(request, UPLOAD, id=file_id, bytes=len(content))
-        return web.json_response(
-            {
-                "id": file_id,
-                "bytes": len(content),
-                "created_at": 1,
-                "filename": uploaded.filename,
-                "object": "file",
-                "purpose": "batch",
-                "status": "processed",
-            }
-        )
+        about = {"bytes": len(content), "created_at": 1, "filename": uploaded.filename, "purpose": "batch"}
+        return web.json_response({"id": file_id, "object": "file", "status": "processed", **about})
 
-    async def _create(self, request: web.Request) -> web.Response:
+    async def create(self, request: web.Request) -> web.Response:
         await self._before(request, CREATE)
         wanted = await request.json()
         batches = self._batches()
@@ -169,23 +150,18 @@ class _Server:
         await self._after(request, CREATE, id=batch["id"], requests=ids, over=batch["over"])
         return web.json_response(batch)
 
-    async def _list(self, request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> web.Response:
         await self._before(request, LIST)
         batches = self._batches()[::-1]
         after = request.query.get("after")
         if after:
             batches = batches[[batch["id"] for batch in batches].index(after) + 1 :]
         page = batches[:2]  # small, so that clients have to ask for the next one
-        return web.json_response(
-            {
-                "object": "list",
-                "data": page,
-                "has_more": len(batches) > len(page),
-                "last_id": page[-1]["id"] if page else None,
-            }
-        )
+        last = page[-1]["id"] if page else None
+        has_more = len(batches) > len(page)
+        return web.json_response({"object": "list", "data": page, "has_more": has_more, "last_id": last})
 
-    async def _state(self, request: web.Request) -> web.Response:
+    async def state(self, request: web.Request) -> web.Response:
         await self._before(request, STATE)
         batches = self._batches()
         batch = next((batch for batch in batches if batch["id"] == request.match_info["id"]), None)
@@ -220,7 +196,7 @@ class _Server:
                 record = {"custom_id": request["custom_id"], "response": None, "error": error}
                 results["error"].append(json.dumps(record))
             elif config.error_share and int(_digest(request["body"]), 16) % config.error_share == 0:
-                error = {"error": {"code": "invalid_image", "message": "bad\nimage"}}
+                error = {"error": {"code": "invalid_image", "message": "bad\nimage\ud800"}}
                 response = {"status_code": 400, "request_id": "r", "body": error}
                 record = {"custom_id": request["custom_id"], "response": response, "error": None}
                 results["error"].append(json.dumps(record))
@@ -237,7 +213,7 @@ class _Server:
                 (self._folder / "files" / file_id).write_text("\n".join(texts) + "\n")
                 batch[f"{kind}_file_id"] = file_id
 
-    async def _content(self, request: web.Request) -> web.StreamResponse:
+    async def content(self, request: web.Request) -> web.StreamResponse:
         await self._before(request, CONTENT)
         path = self._folder / "files" / request.match_info["id"]
         if not path.exists():
@@ -252,6 +228,26 @@ class _Server:
             return response
         await self._after(request, CONTENT, id=path.name)
         return web.Response(body=content)
+
+
+def _app(root: Path) -> web.Application:
+    def of_account(handle: Callable[[_Account, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        async def handled(request: web.Request) -> web.StreamResponse:
+            return await handle(_Account(root / request.match_info["account"] / "service"), request)
+
+        return handled
+
+    app = web.Application(client_max_size=MAX_UPLOAD)
+    app.add_routes(
+        [
+            web.post("/{account}/v1/files", of_account(_Account.upload)),
+            web.get("/{account}/v1/files/{id}/content", of_account(_Account.content)),
+            web.post("/{account}/v1/batches", of_account(_Account.create)),
+            web.get("/{account}/v1/batches", of_account(_Account.list)),
+            web.get("/{account}/v1/batches/{id}", of_account(_Account.state)),
+        ]
+    )
+    return app
 
 
 def _completion(body: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -282,7 +278,7 @@ def _cut(request: web.Request) -> None:
 
 @dataclass(frozen=True)
 class FakeBatchService:
-    """The service from a test's side. url: its base URL."""
+    """An account of the service from a test's side. url: its base URL. folder: other files may be beside it."""
 
     folder: Path
     url: str
@@ -303,32 +299,46 @@ class FakeBatchService:
         lines = path.read_text().splitlines() if path.exists() else []
         return [record for record in map(json.loads, lines) if record["call"] == call]
 
+    def uploaded(self, file_id: str) -> list[bytes]:
+        """The lines of a file."""
+        return (self.folder / "files" / file_id).read_bytes().splitlines()
+
     def paid(self) -> list[str]:
         """The custom ids of all requests of batches that the service accepted."""
         return [request for call in self.calls(CREATE) if not call["over"] for request in call["requests"]]
 
 
 @contextlib.contextmanager
-def serving(folder: Path, config: Config | None = None) -> Iterator[FakeBatchService]:
-    """A service in a process of its own."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config or Config())))
-    command = [sys.executable, "-m", "tests.fake_batch_service", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def serving(root: Path) -> Iterator[Callable[[], FakeBatchService]]:
+    """A service in a process of its own; gives a function that makes a new account."""
+    command = [sys.executable, "-m", "tests.fake_batch_service", str(root)]
+    names = itertools.count()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, "the test service has not started"
+
+        def new_account() -> FakeBatchService:
+            name = str(next(names))
+            folder = root / name / "service"
+            (folder / "files").mkdir(parents=True)
+            account = FakeBatchService(folder, f"{url}/{name}/v1")
+            account.configure(Config())
+            return account
+
         try:
-            assert process.stdout is not None
-            yield FakeBatchService(folder, process.stdout.readline().strip())
+            yield new_account
         finally:
             process.kill()
 
 
-async def _main(folder: Path) -> None:
-    runner = web.AppRunner(_Server(folder).app(), handle_signals=False)
+async def _main(root: Path) -> None:
+    runner = web.AppRunner(_app(root), handle_signals=False)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     assert runner.addresses
-    print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await asyncio.sleep(3600)
 
 

@@ -103,7 +103,7 @@ def has_error(value: object) -> bool:
 
 def error_status(value: object) -> int:
     """The HTTP status in an error that came with status 200; 502 if it states none: the request may succeed later."""
-    error = _error_object(value)
+    error = error_object(value)
     code = error.get("code")
     return code if isinstance(code, int) and 400 <= code < 600 else 502
 
@@ -121,14 +121,14 @@ def problem_of(
     redacted: removes the key from a text of the service.
     """
     status = response.status
-    error = _error_object(_json_or_text(response.body))
-    codes = {str(error.get(name)).lower() for name in ("code", "type", "status") if error.get(name) is not None}
-    said = one_line(redacted(_message(error)), 300)
+    error = error_object(_json_or_text(response.body))
+    codes = _codes(error)
+    said = one_line(redacted(error_message(error)), 300)
     text = f"HTTP {status}" + (f": {said}" if said else "")
 
     if status == 402 or codes & _QUOTA:
         return ServiceStop(one_line(f"{base_url}: the quota or the credit of the key is used up. {text}"))
-    if _is_filtered(error, codes):
+    if is_filtered(error):
         return RequestFailed(one_line(f"blocked by a filter of the service. {text}"), BLOCKED)
     # Without the query: it may contain a token.
     target = one_line(redacted(response.headers.get("location", "").split("?")[0]), 200)
@@ -159,12 +159,13 @@ def _stop(status: int, target: str, base_url: str, model: str, codes: set[str], 
     return ""
 
 
-def _is_filtered(error: Mapping[str, Any], codes: set[str]) -> bool:
+def is_filtered(error: Mapping[str, Any]) -> bool:
+    """Whether a filter of the service blocked the request. error: of `error_object`."""
     inner = error.get("innererror")
     if isinstance(inner, dict) and str(inner.get("code", "")).lower() in _FILTERS:
         return True
     metadata = error.get("metadata")  # OpenRouter: status 403 with the reasons of the moderation
-    return bool(codes & _FILTERS) or (isinstance(metadata, dict) and "flagged_input" in metadata)
+    return bool(_codes(error) & _FILTERS) or (isinstance(metadata, dict) and "flagged_input" in metadata)
 
 
 def _json_or_text(body: bytes) -> object:
@@ -175,8 +176,8 @@ def _json_or_text(body: bytes) -> object:
         return re.sub(r"<[^<>]*>", " ", body.decode("utf-8", "replace"))
 
 
-def _error_object(value: object) -> dict[str, Any]:
-    """The object that describes the error; services put it at different places."""
+def error_object(value: object) -> dict[str, Any]:
+    """The object that describes the error in the JSON value of a response; services put it at different places."""
     if isinstance(value, list) and value:
         value = value[0]
     error = value.get("error", value) if isinstance(value, dict) else value
@@ -185,12 +186,17 @@ def _error_object(value: object) -> dict[str, Any]:
     return {"message": error if isinstance(error, str) else ""}
 
 
-def _message(error: Mapping[str, Any]) -> str:
+def error_message(error: Mapping[str, Any]) -> str:
+    """What an error says; empty if it says nothing. error: of `error_object`."""
     for name in ("message", "detail", "error", "msg"):
         value = error.get(name)
         if isinstance(value, str) and value:
             return value
     return json.dumps(error, ensure_ascii=False) if any(name != "message" for name in error) else ""
+
+
+def _codes(error: Mapping[str, Any]) -> set[str]:
+    return {str(error.get(name)).lower() for name in ("code", "type", "status") if error.get(name) is not None}
 
 
 def _content(content: object) -> tuple[str, str]:

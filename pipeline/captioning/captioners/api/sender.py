@@ -15,7 +15,7 @@ from .errors import SERVICE, NotSent, RequestFailed, ServiceStop, TryAgain
 from .options import Limits
 from .pace import Pace
 from .responses import one_line
-from .usage import Usage, money
+from .usage import Usage
 
 if TYPE_CHECKING:  # It imports the library, which takes half a second.
     from .service import Service
@@ -126,17 +126,7 @@ class Sender:
         open_answers = max(0, self._received - self._usage.answers)
         if self._usage.may_send(self._pace.in_flight - 1 + open_answers):
             return
-        prices, cost = self._usage.prices, self._usage.cost()
-        assert prices is not None and prices.max_cost is not None and cost is not None
-        if self._usage.is_never_reported:
-            raise ServiceStop(
-                f"--max_cost {prices.max_cost:g} can't be kept: the answers of the service have no usage. "
-                "To go on, run the same command without --max_cost"
-            )
-        raise ServiceStop(
-            f"--max_cost {prices.max_cost:g} is reached: {money(cost)} is spent, and one more request could exceed it. "
-            "To go on, run the same command with a larger --max_cost"
-        )
+        raise ServiceStop(self._usage.why_not_sent())
 
     def _pause(self, error: TryAgain, sent_at: float) -> None:
         was_paused = self._pace.paused_for > 0

@@ -83,6 +83,21 @@ class Usage:
         expected = spent + (self.without_usage + in_flight + 1) * mean
         return spent < self.prices.max_cost and expected <= self.prices.max_cost
 
+    def why_not_sent(self) -> str:
+        """Why `may_send` is false, and what to do."""
+        assert self.prices is not None and self.prices.max_cost is not None
+        limit = f"--max_cost {self.prices.max_cost:g}"
+        if self.is_never_reported:
+            return (
+                f"{limit} can't be kept: the answers of the service have no usage. To go on, run the same command "
+                "without --max_cost"
+            )
+        spent = money(self.prices.cost(*self._tokens()))
+        return (
+            f"{limit} is reached: {spent} is spent, and one more request could exceed it. To go on, run the same "
+            "command with a larger --max_cost"
+        )
+
     def estimate(self, remaining: int) -> str:
         """Tokens and cost of the whole run, as text, if `remaining` more answers are like those so far."""
         if self.answers == self.without_usage:

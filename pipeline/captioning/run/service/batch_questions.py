@@ -7,40 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from ...captioners.api.answer import NO_CLIP, AnsweredClip
-from ...captioners.api.asker import Attempt, StoredResult
+from ...captioners.api.asker import Asker, Attempt, StoredResult
 from ...captioners.api.batch.records import BatchRecords, custom_id
-from ...captioners.api.requests import ServiceRequest
 from ...captioners.api.usage import Usage
-from ...clips.clip import Clip, LoadFailure
+from ...clips.clip import Clip
 from ...meta.results import ColumnResult, Failure, RowResult
 from ...workers.leases import RowTask
-
-
-class BatchAsker(Protocol):
-    """The part of `Asker` that batches need."""
-
-    def next(self, key: str) -> Attempt | StoredResult: ...
-
-    def body(self, request: ServiceRequest, attempt: Attempt) -> dict[str, Any]: ...
-
-    def count_stored(self, result: StoredResult) -> StoredResult: ...
-
-
-class BatchRows(Protocol):
-    """The part of `ServiceRows` that batches need."""
-
-    def keys(self, task: RowTask) -> Mapping[int, str]: ...
-
-    def request(self, clip: Clip, task: RowTask, number: int, key: str) -> ServiceRequest: ...
-
-    def refused(self, task: RowTask, is_image: bool) -> Mapping[int, ColumnResult]: ...
-
-    def result(self, task: RowTask, results: Mapping[int, ColumnResult], clip: AnsweredClip) -> RowResult: ...
-
-    def failed(self, task: RowTask, failure: LoadFailure) -> RowResult: ...
+from .rows import ServiceRows
 
 
 @dataclass
@@ -68,8 +43,8 @@ class BatchQuestions:
 
     def __init__(
         self,
-        rows: BatchRows,
-        asker: BatchAsker,
+        rows: ServiceRows,
+        asker: Asker,
         records: BatchRecords,
         is_written: Callable[[str], bool],
         usage: Usage,

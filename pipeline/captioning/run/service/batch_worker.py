@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...captioners.api.answer import Answer
-from ...captioners.api.asker import Attempt
+from ...captioners.api.asker import Asker, Attempt
 from ...captioners.api.batch.batch_service import BatchService
 from ...captioners.api.batch.batches import MAX_OPEN, Batches
-from ...captioners.api.batch.records import BatchRecords, BatchStore, custom_id, job_of
+from ...captioners.api.batch.records import BatchRecords, custom_id, job_of
 from ...captioners.api.batch.request_files import MAX_BYTES, MAX_REQUESTS, RequestFile, line_of
-from ...captioners.api.batch.result_files import ReadAnswer
 from ...captioners.api.errors import SERVICE, ServiceStop
 from ...captioners.api.options import ServiceOptions
+from ...captioners.api.store import AnswerStore
 from ...captioners.api.usage import Usage
 from ...clips.clip import Clip, LoadFailure
 from ...clips.loader import ClipLoader
@@ -32,7 +32,8 @@ from ...process.signals import interruption
 from ...workers.leases import RowTask
 from ..finished_rows import MassFailure
 from ..options import JobOptions
-from .batch_questions import BatchAsker, BatchQuestions, BatchRows, KnownAnswers
+from .batch_questions import BatchQuestions, KnownAnswers
+from .rows import ServiceRows
 
 logger = logging.getLogger(__name__)
 
@@ -55,20 +56,18 @@ class BatchWorker:
     finish: receives the result of each row, and its path.
     progress: called often, also while the run waits for the service.
     api: its `sleep` is set to `wait`, so that `progress` is called during its calls.
-    read_answer: the answer in the body of a completion.
     max_open, max_requests, max_bytes: see `Batches`.
     """
 
     options: JobOptions
     service: ServiceOptions
     make_loader: Callable[[Iterable[tuple[int, str]]], ClipLoader]
-    rows: BatchRows
-    asker: BatchAsker
-    store: BatchStore
+    rows: ServiceRows
+    asker: Asker
+    store: AnswerStore
     usage: Usage
     finish: Callable[[RowResult, str], None]
     api: BatchService
-    read_answer: ReadAnswer
     progress: Callable[[], None] = lambda: None
     max_open: int = MAX_OPEN
     max_requests: int = MAX_REQUESTS
@@ -86,8 +85,8 @@ class BatchWorker:
             self.store,
             self._records,
             self._folder,
-            self.read_answer,
             self._on_answer,
+            self._on_fetched,
             self.wait,
             self.service.poll_seconds,
             self.max_open,
@@ -100,6 +99,9 @@ class BatchWorker:
         self._later: list[RowTask] = []
         self._results: queue.Queue[tuple[RowTask, KnownAnswers]] = queue.Queue(_WAITING_RESULTS)
         self._is_stopping = False
+        # Questions of all rows, and of those that were looked at. The threads of the loader count for themselves.
+        self._all_questions = self._seen_by_threads = self._seen = 0
+        self._has_estimate = False
 
     async def run(self, tasks: Iterable[RowTask]) -> None:
         """Caption all rows. When this returns, `finish` has received each of them.
@@ -110,6 +112,7 @@ class BatchWorker:
             KeyboardInterrupt: a signal interrupted the run.
         """
         remaining = list(tasks)
+        self._all_questions = sum(len(self.rows.wanted(task)) for task in remaining)
         try:
             await self._batches.resume()
             for _ in range(MAX_ROUNDS):
@@ -159,7 +162,9 @@ class BatchWorker:
                 await self.wait(0)
                 self._finish_waiting()
                 if loaded is not None:
-                    await self._take(loaded)
+                    task, keys = self._loading.pop(loaded.row)
+                    await self._take(task, keys, loaded)
+                    self._seen += len(self.rows.wanted(task))
                 await self._batches.poll_if_due()
         self._finish_waiting()
         await self._submit()
@@ -173,10 +178,12 @@ class BatchWorker:
             if known is None or known.new:
                 self._loading[task.row] = task, keys
                 yield task.row, task.path
-            elif known.asked:
+                continue
+            if known.asked:
                 self._later.append(task)
             else:
                 self._put(task, known)
+            self._seen_by_threads += len(self.rows.wanted(task))
 
     def _put(self, task: RowTask, known: KnownAnswers) -> None:
         while not self._is_stopping:
@@ -199,9 +206,8 @@ class BatchWorker:
         file = self._file
         return file is not None and request in file.requests
 
-    async def _take(self, loaded: Clip | LoadFailure) -> None:
+    async def _take(self, task: RowTask, keys: Mapping[int, str] | None, loaded: Clip | LoadFailure) -> None:
         """Write the requests of a loaded clip."""
-        task, keys = self._loading.pop(loaded.row)
         if keys is None:
             keys = self._questions.keys(task)
         if keys is None:
@@ -230,9 +236,10 @@ class BatchWorker:
         request = self.rows.request(clip, task, number, key)
         line = line_of(request_id, self.asker.body(request, attempt))
         if len(line) > self.max_bytes:
+            smaller = "use --send images" if clip.mime_type else "send fewer or smaller frames"
             message = (
-                f"the request has {len(line) / 1e6:.1f} MB, a request file may have {self.max_bytes / 1e6:g} MB: send "
-                "fewer or smaller frames"
+                f"the request has {len(line):,} bytes, but a request file of the Batch API may have "
+                f"{self.max_bytes:,}: {smaller}"
             )
             self._questions.failed(task, number, Failure("prepare", (message,)))
             return
@@ -250,20 +257,14 @@ class BatchWorker:
         Raises:
             ServiceStop: it is not, and no batch is open.
         """
-        prices = self.service.prices
-        if prices is None or prices.max_cost is None:
-            return
-        while True:
+        while self.usage.has_budget:
             expected = len(self._file.requests) if self._file else 0
             submitted = self._batches.open_requests
             is_first = self.usage.answers == 0 and expected + submitted >= FIRST_REQUESTS
             if not is_first and self.usage.may_send(submitted + expected):
                 return
             if not submitted and not expected:
-                raise ServiceStop(
-                    f"--max_cost {prices.max_cost:g} is reached: {self.usage.text()}. Give a larger --max_cost to "
-                    "resume the run"
-                )
+                raise ServiceStop(self.usage.why_not_sent())
             await self._submit()
             await self._batches.wait_for_all()
 
@@ -276,6 +277,16 @@ class BatchWorker:
     def _on_answer(self, key: str, answer: Answer) -> None:
         self.usage.add(answer)
         self._questions.paid(key)
+
+    def _on_fetched(self) -> None:
+        """Log what the whole run takes, as soon as there are answers."""
+        if self._has_estimate or not self.usage.answers:
+            return
+        self._has_estimate = True
+        in_file = len(self._file.requests) if self._file else 0
+        unseen = max(0, self._all_questions - self._seen_by_threads - self._seen)  # later rounds look at rows again
+        estimate = self.usage.estimate(self._batches.open_requests + in_file + unseen)
+        logger.info("estimate for the whole run: %s", estimate)
 
     def _finish(self, task: RowTask, known: KnownAnswers) -> None:
         self.finish(self._questions.result(task, known), task.path)

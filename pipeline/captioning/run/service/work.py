@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ...captioners.api.asker import Asker
 from ...captioners.api.options import ServiceOptions
 from ...captioners.api.pace import Pace
-from ...captioners.api.responses import answer_of
 from ...captioners.api.sender import Sender
 from ...captioners.api.source import ServiceSource
 from ...captioners.api.store import AnswerStore
@@ -176,7 +175,6 @@ class ServiceWork(RankWork):
             records.add_if_due()
 
         options, store = self.options, self._opened_store()
-        problem = functools.partial(service.problem, model=options.generation.model)
         worker = BatchWorker(
             self._job,
             options,
@@ -186,8 +184,7 @@ class ServiceWork(RankWork):
             store,
             self._usage,
             finished.add,
-            BatchService(service.client, problem, max_tries=options.limits.max_tries),
-            answer_of,
+            BatchService(service, options.generation.model, max_tries=options.limits.max_tries),
             progress,
         )
         try:

@@ -1,128 +1,52 @@
-"""Rows captioned through the Batch API: results, second questions, limits of files, budget, kills."""
+"""Rows captioned through the Batch API: results, second questions, limits of files, budget, an interruption."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from pipeline.captioning.captioners.api.answer import Answer, AnsweredClip
-from pipeline.captioning.captioners.api.asker import Attempt, StoredResult
+from pipeline.captioning.captioners.api.asker import Asker
 from pipeline.captioning.captioners.api.batch.batch_service import BatchService
 from pipeline.captioning.captioners.api.errors import ServiceStop
-from pipeline.captioning.captioners.api.options import Generation, Prices, ServiceOptions
-from pipeline.captioning.captioners.api.requests import ServiceRequest
+from pipeline.captioning.captioners.api.options import VIDEO, Generation, Prices, ServiceOptions, Visuals
+from pipeline.captioning.captioners.api.service import Service
+from pipeline.captioning.captioners.api.source import ServiceSource
+from pipeline.captioning.captioners.api.store import AnswerStore
 from pipeline.captioning.captioners.api.usage import Usage
-from pipeline.captioning.clips.clip import Clip, LoadFailure
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
-from pipeline.captioning.clips.preparation import FramePreparation
 from pipeline.captioning.clips.sampling import FrameSampling
-from pipeline.captioning.meta.results import CaptionResult, ColumnResult, Failure, RowResult
+from pipeline.captioning.meta.asks import Ask, Asks, Question
+from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.process.signals import interruption
 from pipeline.captioning.run.finished_rows import MassFailure
 from pipeline.captioning.run.service import batch_worker
 from pipeline.captioning.run.service.batch_worker import BatchWorker
+from pipeline.captioning.run.service.rows import ServiceRows
 from pipeline.captioning.workers.leases import RowTask
-from tests.captioning.captioners.api.batch.answers import SqliteStore, problem_of, read_answer
-from tests.fake_batch_service import CONTENT, CREATE, UPLOAD, Config, FakeBatchService, answer_to, serving
-from tests.fakes import mean_colour, render_clip
+from tests.fake_batch_service import CREATE, UPLOAD, Config, FakeBatchService, answer_to, serving
+from tests.fakes import render_clip
 from tests.runs import write_meta
 
 POLL_SECONDS = 0.02
-COLUMNS = ("text", "short")
 
 
-@dataclass
-class CountedUsage(Usage):
-    """The counts that batches need."""
-
-    affordable: int = 10**9
-
-    def add(self, answer: Answer) -> None:
-        self.answers += 1
-
-    def may_send(self, in_flight: int) -> bool:
-        return self.answers + in_flight < self.affordable
-
-    def text(self) -> str:
-        return "105 tokens"
-
-
-@dataclass
-class StoreAsker:
-    """Judges the answers of a store: an empty text is asked once more."""
-
-    store: SqliteStore
-    usage: Usage
-
-    def next(self, key: str) -> Attempt | StoredResult:
-        answers = self.store.answers(key)
-        if not answers:
-            return Attempt(0)
-        answer, clip = answers[-1]
-        if answer.text:
-            return StoredResult(CaptionResult(answer.text, 5), "success", clip)
-        if len(answers) == 1:
-            return Attempt(1, answer, "it was empty")
-        return StoredResult(Failure("empty", ("empty twice",)), "empty", clip)
-
-    def body(self, request: ServiceRequest, attempt: Attempt) -> dict[str, Any]:
-        messages = [{"role": "user", "content": request.content()}]
-        if attempt.note:
-            messages.append({"role": "user", "content": attempt.note})
-        return {"messages": messages}
-
-    def count_stored(self, result: StoredResult) -> StoredResult:
-        self.usage.stored += 1
-        return result
-
-
-@dataclass
-class QuestionRows:
-    """Rows whose cells are their questions, for COLUMNS; the question "video only" is refused for all clips."""
-
-    loaded: list[int] = field(default_factory=list)
-
-    def wanted(self, task: RowTask) -> tuple[int, ...]:
-        return task.wanted or tuple(range(len(task.cells)))
-
-    def keys(self, task: RowTask) -> dict[int, str]:
-        identity = Path(task.path).read_bytes()
-        return {
-            number: hashlib.sha1(identity + task.cells[number].encode()).hexdigest() for number in self.wanted(task)
-        }
-
-    def request(self, clip: Clip, task: RowTask, number: int, key: str) -> ServiceRequest:
-        self.loaded.append(task.row)
-        text = f"{task.cells[number]} {clip.frames.tolist()}"
-        return ServiceRequest(key, lambda: text, AnsweredClip(task.path, clip.partial, clip.is_image))
-
-    def refused(self, task: RowTask, is_image: bool) -> dict[int, ColumnResult]:
-        refused = [number for number in self.wanted(task) if task.cells[number] == "video only"]
-        return dict.fromkeys(refused, Failure("prompt", ("not about this",)))
-
-    def result(self, task: RowTask, results: Mapping[int, ColumnResult], clip: AnsweredClip) -> RowResult:
-        columns = {COLUMNS[number]: results[number] for number in self.wanted(task)}
-        return RowResult(task.row, columns, clip.partial, clip.is_image)
-
-    def failed(self, task: RowTask, failure: LoadFailure) -> RowResult:
-        columns = [COLUMNS[number] for number in self.wanted(task)]
-        return RowResult.failed(task.row, columns, failure.stage, failure.messages)
-
-
-def load(rows: Iterable[tuple[int, str]]) -> ClipLoader:
-    preparation = FramePreparation(FrameSampling("segments", 2), mean_colour)
-    return ClipLoader(rows, preparation, DecoderLimits(30), prefetch=4)
+def source_of(url: str, answers: Path, prices: Prices | None, visuals: Visuals) -> ServiceSource:
+    """The first cell of a row is its question for the column `text`, the second one that for `short`."""
+    options = ServiceOptions(
+        url, Generation("model"), answers, visuals=visuals, prices=prices, batch=True, poll_seconds=POLL_SECONDS
+    )
+    asks = Asks((Ask("text", Question("{first}")), Ask("short", Question("{second}"))))
+    return ServiceSource(options, asks, FrameSampling("segments", 2), 0)
 
 
 @dataclass
@@ -133,16 +57,17 @@ class BatchRun:
     url: str
     tasks: list[RowTask]
     settings: dict[str, Any] = field(default_factory=dict)
-    affordable: int = 10**9
     prices: Prices | None = None
+    visuals: Visuals = field(default_factory=Visuals)
     fail_on: Callable[[RowResult], None] = lambda result: None
     finished: dict[int, RowResult] = field(default_factory=dict)
-    rows: QuestionRows = field(default_factory=QuestionRows)
     progress: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        self.usage = CountedUsage(self.prices, affordable=self.affordable)
+        self.source = source_of(self.url, self.folder / "answers.sqlite", self.prices, self.visuals)
+        self.rows = ServiceRows(self.source)
+        self.usage = Usage(self.prices)
 
     def run(self) -> dict[int, dict[str, str]]:
         """Run, and return the captions and failures by row and column."""
@@ -156,28 +81,29 @@ class BatchRun:
         }
 
     async def _run(self) -> None:
-        answers = self.folder / "answers.sqlite"
-        store = SqliteStore(answers)
-        service = ServiceOptions(
-            self.url, Generation("model"), answers, prices=self.prices, batch=True, poll_seconds=POLL_SECONDS
-        )
-        async with DefaultAioHttpClient() as http:
-            client = AsyncOpenAI(api_key="key", base_url=self.url, max_retries=0, http_client=http)
+        options, job = self.source.options, write_meta(self.folder, [])
+        service = Service(self.url, "key", 60, 4)
+        with closing(AnswerStore(options.answers, job.output)) as store:
             worker = BatchWorker(
-                write_meta(self.folder, []),
-                service,
-                load,
+                job,
+                options,
+                self._loader,
                 self.rows,
-                StoreAsker(store, self.usage),
+                Asker(store, None, options.generation, self.usage),
                 store,
                 self.usage,
                 self._finish,
-                BatchService(client, problem_of, max_tries=2, patience=0.0),
-                read_answer,
+                BatchService(service, "model", max_tries=2, patience=0.0),
                 partial(self.progress.append, 1),
                 **self.settings,
             )
-            await worker.run(self.tasks)
+            try:
+                await worker.run(self.tasks)
+            finally:
+                await service.close()
+
+    def _loader(self, rows: Iterable[tuple[int, str]]) -> ClipLoader:
+        return ClipLoader(rows, self.source.preparation, DecoderLimits(30), prefetch=4)
 
     def _finish(self, result: RowResult, path: str) -> None:
         assert result.row not in self.finished
@@ -191,10 +117,15 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(render_clip(folder / f"{number}.mp4", number)) for number in range(4)]
 
 
+@pytest.fixture(scope="module")
+def new_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], FakeBatchService]]:
+    with serving(tmp_path_factory.mktemp("services")) as new_account:
+        yield new_account
+
+
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[FakeBatchService]:
-    with serving(tmp_path / "service") as started:
-        yield started
+def service(new_account: Callable[[], FakeBatchService]) -> FakeBatchService:
+    return new_account()
 
 
 def run_of(service: FakeBatchService, tasks: list[RowTask], **changes: Any) -> BatchRun:
@@ -202,33 +133,29 @@ def run_of(service: FakeBatchService, tasks: list[RowTask], **changes: Any) -> B
 
 
 def rows_about(clips: list[str], count: int) -> list[RowTask]:
-    return [RowTask(row, clips[row % len(clips)], (f"what is {row}?",)) for row in range(count)]
+    return [RowTask(row, clips[row % len(clips)], (f"what is {row}?", ""), (0,)) for row in range(count)]
 
 
 def right_answers(service: FakeBatchService) -> dict[str, str]:
     """The right answer to every uploaded request, by custom id."""
-    lines = [
-        json.loads(line)
-        for call in service.calls(UPLOAD)
-        for line in (service.folder / "files" / call["id"]).read_text().splitlines()
-    ]
-    return {line["custom_id"]: answer_to(line["body"]) for line in lines}
+    requests = [json.loads(line) for call in service.calls(UPLOAD) for line in service.uploaded(call["id"])]
+    return {request["custom_id"]: answer_to(request["body"]) for request in requests}
 
 
 def test_rows_get_the_answers_to_their_own_questions(service: FakeBatchService, clips: list[str]) -> None:
     tasks = rows_about(clips, 6)
     tasks.append(RowTask(6, clips[0], ("what is 0?", "who?")))  # the first question is that of row 0
-    tasks.append(RowTask(7, clips[1], ("what is 7?", "video only"), wanted=(1,)))
-    tasks.append(RowTask(8, clips[1], ("what is 8?", "video only")))
-    tasks.append(RowTask(9, clips[0] + ".missing", ("what?",)))
+    tasks.append(RowTask(7, clips[1], ("what is 7?", " "), wanted=(1,)))
+    tasks.append(RowTask(8, clips[1], ("what is 8?", " ")))
+    tasks.append(RowTask(9, clips[0] + ".missing", ("what?", ""), wanted=(0,)))
     run = run_of(service, tasks)
     captions = run.run()
     right = right_answers(service)
     for task in tasks[:6]:
         assert captions[task.row] == {"text": right[f"{run.rows.keys(task)[0]}-0"]}
     assert captions[6]["text"] == captions[0]["text"] != captions[6]["short"]
-    assert captions[7] == {"short": "prompt: not about this"}
-    assert captions[8]["short"] == "prompt: not about this" and captions[8]["text"].startswith("seen ")
+    assert captions[7]["short"] == captions[8]["short"] == "prompt: the question is blank, because its cells are"
+    assert captions[8]["text"].startswith("seen ")
     assert captions[9]["text"].startswith("path: ")
     assert len(service.paid()) == len(set(service.paid())) == 8
     assert run.usage.answers == run.usage.requests == 8 and run.usage.stored == 1
@@ -252,20 +179,34 @@ def test_empty_answers_are_asked_once_more(service: FakeBatchService, clips: lis
     assert 0 < len(second) < 8 and len(service.calls(CREATE)) == 2, "all second questions are in one file"
 
 
-def test_files_are_divided_by_requests_and_by_bytes(service: FakeBatchService, clips: list[str]) -> None:
+def test_files_are_divided_by_requests_and_by_bytes(
+    service: FakeBatchService, clips: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     tasks = rows_about(clips, 7)
-    run_of(service, tasks, settings={"max_requests": 3}).run()
+    run_of(service, tasks, settings={"max_requests": 3}, prices=Prices(10_000, 0)).run()
+    (estimate,) = [message for message in caplog.messages if "estimate" in message]
+    assert estimate == "estimate for the whole run: about 700 tokens in, 35 out, cost 7.00", "after the first three"
     assert [len(call["requests"]) for call in service.calls(CREATE)] == [3, 3, 1]
-    size = max(call["bytes"] for call in service.calls(UPLOAD)) // 3 * 2 + 50
+    lines = [line for call in service.calls(UPLOAD) for line in service.uploaded(call["id"])]
+    size = 2 * max(map(len, lines)) + 2  # room for two, but not for three
     captions = BatchRun(service.folder.parent / "other", service.url, tasks, {"max_bytes": size}).run()
     assert len(captions) == 7 and all(call["bytes"] <= size for call in service.calls(UPLOAD)[3:])
     assert [len(call["requests"]) for call in service.calls(CREATE)[3:]] == [2, 2, 2, 1]
 
 
-def test_request_larger_than_a_file_may_be(service: FakeBatchService, clips: list[str]) -> None:
-    tasks = [RowTask(0, clips[0], ("x" * 2000,)), RowTask(1, clips[1], ("short",))]
-    captions = run_of(service, tasks, settings={"max_bytes": 1000}).run()
-    assert captions[0]["text"].startswith("prepare: the request has 0.0 MB")
+@pytest.mark.parametrize(
+    ("visuals", "advice"),
+    [(Visuals(), "send fewer or smaller frames"), (Visuals(VIDEO), "use --send images")],
+    ids=["frames", "video"],
+)
+def test_request_larger_than_a_file_may_be(
+    service: FakeBatchService, clips: list[str], visuals: Visuals, advice: str
+) -> None:
+    tasks = [RowTask(0, clips[0], ("x" * 40_000, ""), (0,)), RowTask(1, clips[1], ("short", ""), (0,))]
+    captions = run_of(service, tasks, visuals=visuals, settings={"max_bytes": 40_000}).run()
+    message = rf"prepare: the request has 4\d,\d{{3}} bytes, but a request file .* may have 40,000: {advice}"
+    assert re.fullmatch(message, captions[0]["text"])
     assert captions[1]["text"].startswith("seen")
 
 
@@ -300,33 +241,13 @@ def test_budget_ends_the_run_which_resumes_with_a_larger_one(
     service: FakeBatchService, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_worker, "FIRST_REQUESTS", 2)
-    prices = Prices(1, 1, max_cost=5.0)
-    run = run_of(service, rows_about(clips, 8), prices=prices, affordable=5)
-    with pytest.raises(ServiceStop, match=r"--max_cost 5 is reached: 105 tokens"):
+    prices = Prices(10_000, 0, max_cost=5.0)  # an answer costs 1
+    run = run_of(service, rows_about(clips, 8), prices=prices)
+    with pytest.raises(ServiceStop, match=r"--max_cost 5 is reached: 5\.00 is spent"):
         run.run()
     assert [len(call["requests"]) for call in service.calls(CREATE)] == [2, 3], "the first file shows the price"
     assert len(run_of(service, rows_about(clips, 8)).run()) == 8
     assert len(service.paid()) == len(set(service.paid())) == 8
-
-
-@pytest.mark.parametrize("hang", [(UPLOAD, "after"), (CREATE, "after"), (CONTENT, "before")])
-def test_killed_and_resumed_with_the_same_output(
-    service: FakeBatchService, clips: list[str], hang: tuple[str, str]
-) -> None:
-    tasks = rows_about(clips, 7)
-    settings = {"max_requests": 3}
-    service.configure(Config(hang=hang, ends={"1": "expired"}))
-    process = multiprocessing.get_context("fork").Process(target=run_of(service, tasks, settings=settings).run)
-    process.start()
-    service.wait_until_it_hangs()
-    process.kill()
-    process.join()
-    service.configure(Config(ends={"1": "expired"}))
-    run = run_of(service, tasks, settings=settings)
-    captions = run.run()
-    assert len(service.paid()) == len(set(service.paid())) == 7
-    assert [row for row, columns in captions.items() if not columns["text"].startswith("seen")] == [4]
-    assert captions[6]["text"] == right_answers(service)[f"{run.rows.keys(tasks[6])[0]}-0"]
 
 
 def test_interrupted_while_it_waits(

@@ -12,15 +12,17 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 import aiohttp
 import httpx2
-from openai import APIError, AsyncOpenAI
+from openai import APIError
 
 from ..errors import RequestFailed, ServiceStop, TryAgain
+from ..responses import one_line
+from ..service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -86,21 +88,20 @@ class BatchState:
 class BatchService:
     """The Batch API of a service. Every method raises ServiceStop if no call can succeed any more.
 
-    client: its own retries are off.
-    problem_of: what an exception of the library means: TryAgain, RequestFailed, or ServiceStop.
+    model: is named if the key may not use it.
     sleep: waits between two tries of a call; it is also called, with 0, at least every second of a call.
     max_tries, patience: a call is repeated until both are used up.
     """
 
     def __init__(
         self,
-        client: AsyncOpenAI,
-        problem_of: Callable[[Exception], Exception],
+        service: Service,
+        model: str,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         max_tries: int = 10,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._client, self._problem_of, self.sleep = client, problem_of, sleep
+        self._service, self._model, self._client, self.sleep = service, model, service.client, sleep
         self._max_tries, self._patience = max_tries, patience
 
     async def upload(self, path: Path) -> str:
@@ -159,7 +160,8 @@ class BatchService:
         """
 
         async def ask() -> BatchState:
-            return _state(await self._client.batches.retrieve(batch_id))
+            state = _state(await self._client.batches.retrieve(batch_id))
+            return replace(state, error=self.said(state.error))
 
         try:
             return await self._repeated(f"state of the batch {batch_id}", ask)
@@ -190,6 +192,10 @@ class BatchService:
             except _LocalError as error:
                 assert error.__cause__ is not None
                 raise error.__cause__ from None
+
+    def said(self, text: str) -> str:
+        """A text of the service as a message: without the key, in one line."""
+        return one_line(self._service.redacted(text))
 
     async def _find(self, input_file_id: str, name: str) -> str:
         """The id of a batch that has this name or file and has not failed; empty if there is none."""
@@ -224,7 +230,7 @@ class BatchService:
             except _LIBRARY_ERRORS as error:
                 if getattr(error, "status_code", None) == _NOT_FOUND:
                     raise NotFound(f"{what}: not found") from None
-                problem = self._problem_of(error)
+                problem = self._service.problem(error, self._model)
             if not isinstance(problem, TryAgain):
                 raise problem from None
             tries += 1
@@ -294,7 +300,7 @@ def _state(batch: object) -> BatchState:
         _text(batch, "error_file_id"),
         _count(counts, "completed"),
         _count(counts, "failed"),
-        "; ".join(" ".join(f"{code or 'error'}: {message}".split()) for code, message in errors[:_MAX_ERRORS]),
+        "; ".join(f"{code or 'error'}: {message}" for code, message in errors[:_MAX_ERRORS]),
         frozenset(code for code, _ in errors if code),
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..answer import Answer, AnsweredClip
 from ..errors import SERVICE, RequestFailed, ServiceStop
+from ..store import AnswerStore
 from .batch_service import COMPLETED, EXPIRED, FAILED, TOKEN_LIMIT, BatchService, BatchState, NotFound
 from .records import (
     SUBMITTED,
@@ -21,14 +22,13 @@ from .records import (
     WRITTEN,
     BatchRecord,
     BatchRecords,
-    BatchStore,
     RequestFailure,
     custom_id,
     key_and_attempt,
     open_requests,
 )
 from .request_files import MAX_BYTES, MAX_REQUESTS, RequestFile
-from .result_files import ReadAnswer, result_lines
+from .result_files import result_lines
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class Batches:
     """The batches of a job.
 
     folder: for request files and results, which are deleted as soon as they are not needed; of this job only.
-    read_answer: see `result_files`.
     on_answer: called with the key and each answer that has been stored.
+    on_fetched: called when all answers of a batch have been stored.
     wait: waits this many seconds. It is also called often, with 0, during long work.
     max_requests, max_bytes: of a request file. The service may make the first one smaller.
     restart: forget batches that the service does not know, and ask their requests again.
@@ -54,11 +54,11 @@ class Batches:
     def __init__(
         self,
         service: BatchService,
-        store: BatchStore,
+        store: AnswerStore,
         records: BatchRecords,
         folder: Path,
-        read_answer: ReadAnswer,
         on_answer: Callable[[str, Answer], None],
+        on_fetched: Callable[[], None],
         wait: Callable[[float], Awaitable[None]],
         poll_seconds: float,
         max_open: int = MAX_OPEN,
@@ -68,7 +68,7 @@ class Batches:
     ) -> None:
         self.max_requests, self.max_bytes = max_requests, max_bytes
         self._service, self._store, self._records = service, store, records
-        self._folder, self._read_answer, self._on_answer = folder, read_answer, on_answer
+        self._folder, self._on_answer, self._on_fetched = folder, on_answer, on_fetched
         self._wait, self._poll_seconds, self._max_open, self._restart = wait, poll_seconds, max_open, restart
         self._next_poll = 0.0
         self._alone = ""  # the name of the last batch, if no other was open when it was submitted
@@ -230,13 +230,14 @@ class Batches:
                 problems.append(str(error))
                 continue
             waiting: list[tuple[str, int, Answer]] = []
-            for line in result_lines(path, self._read_answer):
+            for line in result_lines(path):
                 if line is None:
                     damaged += 1
                 elif line.custom_id not in requests or line.custom_id in answered:
                     continue
                 elif line.answer is None:
-                    failures[line.custom_id] = RequestFailure(line.stage, line.message, requests[line.custom_id])
+                    message = self._service.said(line.message)
+                    failures[line.custom_id] = RequestFailure(line.stage, message, requests[line.custom_id])
                 else:
                     answered.add(line.custom_id)
                     waiting.append((*key_and_attempt(line.custom_id), line.answer))
@@ -263,6 +264,7 @@ class Batches:
             len(failures),
             f" ({message})" if problems or state.status != COMPLETED else "",
         )
+        self._on_fetched()
 
     async def _add(self, waiting: list[tuple[str, int, Answer]], requests: dict[str, AnsweredClip]) -> None:
         """Store answers; those that are stored already, because a run was killed while it fetched, are not again."""

@@ -9,13 +9,13 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..answer import Answer, AnsweredClip
+from ..answer import AnsweredClip, well_formed
+from ..store import AnswerStore
 
 WRITTEN, UPLOADED, SUBMITTED, FETCHED = "written", "uploaded", "submitted", "fetched"
 """States of a batch: its request file is complete; the service has the file; it has the batch; the results are stored.
@@ -31,18 +31,6 @@ _TABLES = (
     "path TEXT NOT NULL, partial INTEGER NOT NULL, is_image INTEGER NOT NULL, "
     "PRIMARY KEY (job, custom_id)) WITHOUT ROWID",
 )
-
-
-class BatchStore(Protocol):
-    """The part of `AnswerStore` that batches need."""
-
-    def answers(self, key: str) -> list[tuple[Answer, AnsweredClip]]: ...
-
-    def add(self, key: str, attempt: int, answer: Answer, clip: AnsweredClip) -> Future[None]: ...
-
-    def write(self, statement: str, parameters: Sequence[Any]) -> Future[None]: ...
-
-    def read(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +83,7 @@ class BatchRecords:
     job: of `job_of`.
     """
 
-    def __init__(self, store: BatchStore, job: str) -> None:
+    def __init__(self, store: AnswerStore, job: str) -> None:
         self._store, self._job = store, job
 
     async def open(self) -> None:
@@ -146,7 +134,7 @@ class BatchRecords:
 
     async def written(self, name: str, file: Path, requests: Mapping[str, AnsweredClip]) -> None:
         """Note a complete request file. The batch is noted last: requests without a batch do not count."""
-        values = [[request, clip.path, clip.partial, clip.is_image] for request, clip in requests.items()]
+        values = [[request, well_formed(clip.path), clip.partial, clip.is_image] for request, clip in requests.items()]
         await self._write(
             "INSERT OR REPLACE INTO batch_requests SELECT ?, json_extract(value, '$[0]'), ?, "
             "json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]') FROM json_each(?)",
@@ -179,8 +167,9 @@ class BatchRecords:
     async def failed(self, failures: Mapping[str, RequestFailure]) -> None:
         """Note failures of requests by custom id."""
         values = [
-            [request, failure.stage, failure.message, failure.clip.path, failure.clip.partial, failure.clip.is_image]
+            [request, failure.stage, well_formed(failure.message), well_formed(clip.path), clip.partial, clip.is_image]
             for request, failure in failures.items()
+            for clip in (failure.clip,)
         ]
         fields = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(6))
         await self._write(

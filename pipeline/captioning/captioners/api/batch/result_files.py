@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..answer import Answer
-from ..errors import BLOCKED, SERVICE, RequestFailed, TryAgain
+from ..errors import BLOCKED, SERVICE, TryAgain
+from ..responses import answer_of, error_message, error_object, has_error, is_filtered, read_json
 
-ReadAnswer: TypeAlias = Callable[[Any], Answer]
-"""The answer in the body of a completion; raises TryAgain or RequestFailed if it has none that can be used."""
-
-_BLOCKED_CODES = frozenset(("content_filter", "content_policy_violation"))
-_LONGEST_MESSAGE = 500
 _OK = 200
 
 
 @dataclass(frozen=True)
 class ResultLine:
-    """What became of a request: an answer; or no answer, the stage of the failure, and a message."""
+    """What became of a request: an answer; or no answer, the stage of the failure, and what the service said."""
 
     custom_id: str
     answer: Answer | None = None
@@ -29,7 +24,7 @@ class ResultLine:
     message: str = ""
 
 
-def result_lines(path: Path, read_answer: ReadAnswer) -> Iterator[ResultLine | None]:
+def result_lines(path: Path) -> Iterator[ResultLine | None]:
     """The lines of a file, in any order; None for a damaged one.
 
     Raises:
@@ -38,32 +33,29 @@ def result_lines(path: Path, read_answer: ReadAnswer) -> Iterator[ResultLine | N
     with path.open("rb") as file:
         for line in file:
             if line.strip():
-                yield _result_line(line, read_answer)
+                yield _result_line(line)
 
 
-def _result_line(line: bytes, read_answer: ReadAnswer) -> ResultLine | None:
+def _result_line(line: bytes) -> ResultLine | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = _mapping(read_json(line))
+    except ValueError:
         return None
-    custom_id = record.get("custom_id") if isinstance(record, dict) else None
+    custom_id = record.get("custom_id")
     if not isinstance(custom_id, str):
         return None
     response = _mapping(record.get("response"))
-    body = _mapping(response.get("body"))
-    error = _mapping(record.get("error")) or _mapping(body.get("error"))
-    status = response.get("status_code", _OK)
-    if status == _OK and response and not error:
+    status, body = response.get("status_code", _OK), response.get("body")
+    if response and status == _OK and not record.get("error") and not has_error(body):
         try:
-            return ResultLine(custom_id, read_answer(body))
-        except RequestFailed as problem:
-            return ResultLine(custom_id, None, problem.stage, str(problem))
+            return ResultLine(custom_id, answer_of(body))
         except TryAgain as problem:
             return ResultLine(custom_id, None, SERVICE, str(problem))
-    stage = BLOCKED if error.get("code") in _BLOCKED_CODES else SERVICE
-    parts = (f"status {status}" if status != _OK else "", error.get("code"), error.get("message"))
-    message = ": ".join(" ".join(str(part).split()) for part in parts if part)
-    return ResultLine(custom_id, None, stage, message[:_LONGEST_MESSAGE] or "an error without a message")
+    error = error_object(record.get("error") or body)
+    said, code = error_message(error), str(error.get("code") or "")
+    parts = (f"status {status}" if status != _OK else "", "" if code in said else code, said)
+    message = ": ".join(filter(None, parts)) or "an error without a message"
+    return ResultLine(custom_id, None, BLOCKED if is_filtered(error) else SERVICE, message)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
-from openai import AsyncOpenAI, DefaultAioHttpClient
-
 from pipeline.captioning.captioners.api.answer import AnsweredClip
 from pipeline.captioning.captioners.api.batch.batch_service import BatchService
 from pipeline.captioning.captioners.api.batch.batches import Batches
 from pipeline.captioning.captioners.api.batch.records import BatchRecords, custom_id, job_of
 from pipeline.captioning.captioners.api.batch.request_files import RequestFile, line_of
-
-from .answers import SqliteStore, problem_of, read_answer
+from pipeline.captioning.captioners.api.service import Service
+from pipeline.captioning.captioners.api.store import AnswerStore
 
 POLL_SECONDS = 0.02
 
@@ -45,9 +44,11 @@ class Client:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        self.job = job_of(self.folder / "output.csv")
+        self.output = self.folder / "output.csv"
+        self.job = job_of(self.output)
         self.requests_folder = self.folder / "requests"
         self.counted: list[str] = []
+        self.fetched: list[int] = []  # answers that were counted when a batch was fetched
 
     def start(self) -> ForkProcess:
         """Run in a process that can be killed. It has the modules of this one, so it starts at once."""
@@ -59,34 +60,41 @@ class Client:
         asyncio.run(self.run_in_loop())
 
     async def run_in_loop(self) -> None:
-        store = SqliteStore(self.folder / "answers.sqlite")
-        records = BatchRecords(store, self.job)
-        async with DefaultAioHttpClient() as http:
-            openai = AsyncOpenAI(api_key=self.key, base_url=self.url, max_retries=0, http_client=http)
-            api = BatchService(openai, problem_of, short_sleep, max_tries=self.max_tries, patience=0.0)
+        service = Service(self.url, self.key, 60, 4)
+        with contextlib.closing(self.store()) as store:
+            records = BatchRecords(store, self.job)
             batches = Batches(
-                api,
+                BatchService(service, "model", short_sleep, max_tries=self.max_tries, patience=0.0),
                 store,
                 records,
                 self.requests_folder,
-                read_answer,
                 lambda key, answer: self.counted.append(key),
+                self._note_fetched,
                 asyncio.sleep,
                 POLL_SECONDS,
                 self.max_open,
                 self.in_file,
                 restart=self.restart,
             )
-            await batches.resume()
-            for _ in range(20):
-                await self._send_new(store, records, batches)
-                await batches.wait_for_all()
-                if not self._new(store, records):
-                    batches.close()
-                    return
-            raise AssertionError("questions are still without an answer")
+            try:
+                await batches.resume()
+                for _ in range(20):
+                    await self._send_new(store, records, batches)
+                    await batches.wait_for_all()
+                    if not self._new(store, records):
+                        batches.close()
+                        return
+                raise AssertionError("questions are still without an answer")
+            finally:
+                await service.close()
 
-    async def _send_new(self, store: SqliteStore, records: BatchRecords, batches: Batches) -> None:
+    def store(self) -> AnswerStore:
+        return AnswerStore(self.folder / "answers.sqlite", self.output)
+
+    def _note_fetched(self) -> None:
+        self.fetched.append(len(self.counted))
+
+    async def _send_new(self, store: AnswerStore, records: BatchRecords, batches: Batches) -> None:
         while new := self._new(store, records):
             file = RequestFile(self.requests_folder, self.job)
             for number in new[: batches.max_requests]:
@@ -95,7 +103,7 @@ class Client:
                 file.add(request, line_of(request, body), AnsweredClip(f"{number}.mp4", number == 1, number == 2))
             await batches.submit(file)
 
-    def _new(self, store: SqliteStore, records: BatchRecords) -> Sequence[int]:
+    def _new(self, store: AnswerStore, records: BatchRecords) -> Sequence[int]:
         def is_new(number: int) -> bool:
             request = custom_id(key_of(number), 0)
             known = store.answers(key_of(number)) or records.is_waiting(request) or records.failure(request)
@@ -104,9 +112,13 @@ class Client:
         return [number for number in range(self.questions) if is_new(number)]
 
     def texts(self) -> list[tuple[str, int, str]]:
-        return SqliteStore(self.folder / "answers.sqlite").texts()
+        """Every stored answer: key, attempt and text, in order."""
+        with contextlib.closing(self.store()) as store:
+            rows = store.read("SELECT key, attempt, text FROM answers ORDER BY key, attempt")
+        return [(key, attempt, text) for key, attempt, text in rows]
 
     def failures(self) -> dict[int, str]:
-        records = BatchRecords(SqliteStore(self.folder / "answers.sqlite"), self.job)
-        found = {number: records.failure(custom_id(key_of(number), 0)) for number in range(self.questions)}
+        with contextlib.closing(self.store()) as store:
+            records = BatchRecords(store, self.job)
+            found = {number: records.failure(custom_id(key_of(number), 0)) for number in range(self.questions)}
         return {number: failure.message for number, failure in found.items() if failure is not None}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from pipeline.captioning.captioners.api.answer import NO_CLIP
+from pipeline.captioning.captioners.api.answer import NO_CLIP, AnsweredClip
 from pipeline.captioning.captioners.api.batch.batch_service import BatchService
 from pipeline.captioning.captioners.api.batch.request_files import RequestFile, line_of
 from pipeline.captioning.captioners.api.errors import ServiceStop
+from pipeline.captioning.captioners.api.service import Service
 from tests.fake_batch_service import (
     AFTER,
     BEFORE,
@@ -30,14 +31,18 @@ from tests.fake_batch_service import (
     serving,
 )
 
-from .answers import SqliteStore, problem_of
 from .client import Client, key_of
 
 
+@pytest.fixture(scope="module")
+def new_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], FakeBatchService]]:
+    with serving(tmp_path_factory.mktemp("services")) as new_account:
+        yield new_account
+
+
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[FakeBatchService]:
-    with serving(tmp_path / "service") as started:
-        yield started
+def service(new_account: Callable[[], FakeBatchService]) -> FakeBatchService:
+    return new_account()
 
 
 def client_of(service: FakeBatchService) -> Client:
@@ -56,23 +61,22 @@ def test_every_question_is_answered_once_and_no_file_is_left(service: FakeBatchS
     assert sorted(client.counted) == [key_of(number) for number in range(5)]
     assert len(service.paid()) == 5 and len(service.calls(CREATE)) == 3, "at most two requests in a file"
     assert not client.requests_folder.exists()
-    stored = SqliteStore(client.folder / "answers.sqlite")
-    assert [clip.path for _, clip in stored.answers(key_of(1))] == ["1.mp4"]
-    assert [(clip.partial, clip.is_image) for _, clip in stored.answers(key_of(2))] == [(False, True)]
+    assert client.fetched == [2, 4, 5]
+    with closing(client.store()) as store:
+        (one,), (other,) = store.answers(key_of(1)), store.answers(key_of(2))
+    assert one[0].prompt_tokens == 100 and one[1] == AnsweredClip("1.mp4", partial=True)
+    assert other[1] == AnsweredClip("2.mp4", is_image=True)
 
 
 @pytest.mark.parametrize(
     "steps",
     [
-        [(UPLOAD, BEFORE), (UPLOAD, AFTER)],
-        [(CREATE, BEFORE), (CREATE, AFTER)],
-        [(STATE, BEFORE), (STATE, AFTER)],
-        [(CONTENT, BEFORE), (CONTENT, AFTER)],
+        [(UPLOAD, BEFORE), (CREATE, BEFORE), (STATE, BEFORE), (CONTENT, BEFORE)],
         [(CREATE, AFTER), (CREATE, AFTER), (CREATE, AFTER), (CONTENT, AFTER)],
     ],
-    ids=["upload", "create", "state", "content", "every create"],
+    ids=["every step", "every create"],
 )
-def test_killed_at_a_step(service: FakeBatchService, steps: list[tuple[str, str]]) -> None:
+def test_killed_at_steps(service: FakeBatchService, steps: list[tuple[str, str]]) -> None:
     client = client_of(service)
     for hang in steps:
         service.configure(Config(hang=hang))
@@ -99,14 +103,14 @@ def test_killed_while_a_file_is_written(service: FakeBatchService) -> None:
 def test_killed_between_fetching_and_the_note_about_it(service: FakeBatchService) -> None:
     client = client_of(service)
     client.run()
-    store = SqliteStore(client.folder / "answers.sqlite")
-    # As if the last steps of the first batch had not been noted.
-    store.write("UPDATE batches SET state = 'submitted' WHERE rowid = 1", ())
-    for number in (0, 1):
-        store.write(
-            "INSERT INTO batch_requests SELECT job, ?, name, '', 0, 0 FROM batches WHERE rowid = 1",
-            (f"{key_of(number)}-0",),
-        )
+    with closing(client.store()) as store:
+        # As if the last steps of the first batch had not been noted.
+        store.write("UPDATE batches SET state = 'submitted' WHERE rowid = 1")
+        for number in (0, 1):
+            store.write(
+                "INSERT INTO batch_requests SELECT job, ?, name, '', 0, 0 FROM batches WHERE rowid = 1",
+                (f"{key_of(number)}-0",),
+            )
     client.counted.clear()
     client.run()
     assert client.texts() == right_texts(range(5)), "an answer that is stored is not stored twice"
@@ -170,7 +174,7 @@ def test_error_of_a_request(service: FakeBatchService) -> None:
     client = client_of(service)
     client.run()
     assert client.texts() == []
-    assert client.failures() == dict.fromkeys(range(5), "status 400: invalid_image: bad image")
+    assert client.failures() == dict.fromkeys(range(5), "status 400: invalid_image: bad image\ufffd")
 
 
 @pytest.mark.parametrize("end", ["failed:invalid_json_line", "cancelled"])
@@ -183,6 +187,14 @@ def test_batch_that_fails_or_is_cancelled(service: FakeBatchService, end: str) -
     if end.startswith("failed"):
         assert failures[0] == "batch batch-0 failed: invalid_json_line: because of invalid_json_line"
     assert {key for key, _, _ in client.texts()} >= {key_of(number) for number in (2, 3, 4)}
+
+
+def test_key_that_the_service_repeats_is_not_stored(service: FakeBatchService) -> None:
+    service.configure(Config(ends={"0": "failed:wrong-secret-key"}))
+    client = client_of(service)
+    client.run()
+    assert client.failures()[0].startswith("batch batch-0 failed: wrong-[key]")
+    assert all(b"secret-key" not in path.read_bytes() for path in client.folder.iterdir())
 
 
 def test_token_limit_batches_wait_for_each_other(service: FakeBatchService) -> None:
@@ -234,9 +246,11 @@ def test_full_disk_is_an_error_and_no_reason_to_try_again(service: FakeBatchServ
     full.symlink_to("/dev/full")
 
     async def download() -> None:
-        async with DefaultAioHttpClient() as http:
-            openai = AsyncOpenAI(api_key="key", base_url=service.url, max_retries=0, http_client=http)
-            await BatchService(openai, problem_of).download("results", full)
+        client = Service(service.url, "key", 60, 4)
+        try:
+            await BatchService(client, "model").download("results", full)
+        finally:
+            await client.close()
 
     with pytest.raises(OSError):
         asyncio.run(download())
