@@ -255,6 +255,13 @@ def measure_memory(flags: argparse.Namespace, folder: Path) -> Result:
         return run_command(service, meta, count, flags.command_flags)
 
 
+MAX_START_SECONDS = 2.0
+IDEAL_CONCURRENCY, LEAST_SHARE_OF_IDEAL = 64, 0.95
+LEAST_SHARE_OF_LOOP = 0.9
+MAX_MEMORY = 2**30
+"""The limits of `shortfalls`; the share of the ideal is limited with IDEAL_CONCURRENCY requests in flight only."""
+
+
 def markdown_tables(result: Result) -> str:
     """The measurements as Markdown tables."""
     lines = []
@@ -286,7 +293,28 @@ def _cells(one: Result) -> list[str]:
     return [str(one["requests"]), f"{size:.0f}", f"{one['answers_per_second']:.1f}", share, f"{cpu:.1f}", *memory]
 
 
-def main() -> None:
+def shortfalls(result: Result) -> list[str]:
+    """The figures that are worse than their limits, as text."""
+    found = [
+        f"{name}: started in {one['seconds']:.2f} s, more than {MAX_START_SECONDS:g} s"
+        for name, one in result.get("start", {}).items()
+        if one["seconds"] > MAX_START_SECONDS
+    ]
+    least = {str(IDEAL_CONCURRENCY): LEAST_SHARE_OF_IDEAL}
+    found += [
+        f"{count} in flight: {one['share_of_ideal']:.1%} of the ideal, less than {least[count]:.0%}"
+        for count, one in result.get("command", {}).items()
+        if one["share_of_ideal"] < least.get(count, 0)
+    ]
+    if result.get("share_of_bare_loop", 1.0) < LEAST_SHARE_OF_LOOP:
+        found.append(f"{result['share_of_bare_loop']:.1%} of the bare loop, less than {LEAST_SHARE_OF_LOOP:.0%}")
+    memory = result.get("memory", {}).get("peak_memory", 0)
+    if memory > MAX_MEMORY:
+        found.append(f"memory: {memory / 2**20:.0f} MiB, more than {MAX_MEMORY // 2**20} MiB")
+    return found
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency", type=float, help="seconds until an answer (default: 2; with --memory 0.1)")
     parser.add_argument("--concurrency", default="64,256", help="requests in flight (default: %(default)s)")
@@ -312,7 +340,11 @@ def main() -> None:
     print(markdown_tables(result))
     if flags.json:
         flags.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    problems = shortfalls(result)
+    for problem in problems:
+        print(f"below the limit: {problem}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

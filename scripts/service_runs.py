@@ -157,13 +157,15 @@ def caption(
     table: str = "meta.csv",
     until: Callable[[subprocess.Popen[bytes]], None] | None = None,
     timeout: float = 300,
+    frames: Sequence[str] = FRAMES_FLAGS,
 ) -> Done:
     """Caption a table of `folder` through the service.
 
     key: the API key; empty for none.
     until: returns when the command is to be killed; None to wait for its end.
+    frames: the flags of the sampled frames.
     """
-    command = [sys.executable, str(COMMAND), table, "--base_url", service.url, *FRAMES_FLAGS, *flags]
+    command = [sys.executable, str(COMMAND), table, "--base_url", service.url, *frames, *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
     if key:
         command += ["--api_key_env", KEY_VARIABLE]

@@ -6,11 +6,12 @@ import asyncio
 import csv
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scripts.bare_openai_loop import ready_bodies, send_all
-from scripts.benchmark_api import DISTINCT_CLIPS, markdown_tables, run_bare_loop, steady_state, write_table
+from scripts.benchmark_api import DISTINCT_CLIPS, markdown_tables, run_bare_loop, shortfalls, steady_state, write_table
 from scripts.waiting_service import Figures, running
 
 
@@ -76,3 +77,19 @@ def test_every_row_asks_another_question_about_few_clips(tmp_path: Path) -> None
     assert len({row["number"] for row in rows}) == 40
     assert len({row["path"] for row in rows}) == DISTINCT_CLIPS
     assert all(Path(row["path"]).stat().st_size > 1000 for row in rows)
+
+
+def test_figures_below_their_limits_are_named() -> None:
+    good: dict[str, Any] = {
+        "start": {"--help": {"seconds": 0.6}},
+        "command": {"64": {"share_of_ideal": 0.96}, "256": {"share_of_ideal": 0.5}},
+        "share_of_bare_loop": 0.91,
+    }
+    assert shortfalls(good) == []
+    bad = {
+        "start": {"--help": {"seconds": 2.5}},
+        "command": {"64": {"share_of_ideal": 0.94}},
+        "share_of_bare_loop": 0.89,
+        "memory": {"peak_memory": 2**30 + 1},
+    }
+    assert len(shortfalls(bad)) == 4

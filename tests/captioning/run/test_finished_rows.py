@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.captioning.captioners.api.errors import BLOCKED, EMPTY, INVALID, REFUSED, SERVICE
+from pipeline.captioning.captioners.api.errors import BLOCKED, EMPTY, INVALID, REFUSED, REJECTED, SERVICE
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.results import CaptionResult, Failure, RowResult
 from pipeline.captioning.run.finished_rows import SERVICE_FAILURES, FinishedRows, MassFailure
@@ -64,3 +64,15 @@ def test_requests_that_fail_together_do_not_end_the_run(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal", 0, {}) as journal:
         rows = FinishedRows(write_meta(tmp_path, []), journal, solo_world(), RankStats(), math.inf)
         _add(rows, NO_ANSWER, times=2 * SERVICE_FAILURES)
+
+
+def test_requests_that_are_not_accepted_end_the_run_only_before_the_first_answer(rows: FinishedRows) -> None:
+    rejected = Failure(REJECTED, ("HTTP 400: the image is too small",))
+    _add(rows, NO_ANSWER, times=SERVICE_FAILURES - 1)
+    _add(rows, rejected, times=SERVICE_FAILURES - 1)
+    rows.service_has_answered = True
+    _add(rows, rejected, times=5 * SERVICE_FAILURES)
+    _add(rows, NO_ANSWER, times=SERVICE_FAILURES - 1)
+    rows.service_has_answered = False
+    with pytest.raises(MassFailure, match="has not accepted any request"):
+        _add(rows, rejected, times=SERVICE_FAILURES)
