@@ -15,7 +15,7 @@ from .errors import NotSent, RequestFailed, ServiceStop, TryAgain
 from .options import Limits
 from .pace import Pace
 from .responses import one_line
-from .usage import Usage, money
+from .usage import Usage, cost_text
 
 if TYPE_CHECKING:  # It imports the library, which takes half a second.
     from .service import Service
@@ -134,8 +134,8 @@ class Sender:
                 "To go on, run the same command without --max_cost"
             )
         raise ServiceStop(
-            f"--max_cost {prices.max_cost:g} is reached: {money(cost)} is spent, and one more request could exceed it. "
-            "To go on, run the same command with a larger --max_cost"
+            f"--max_cost {prices.max_cost:g} is reached: {cost_text(cost)} is spent, and one more request could exceed "
+            "it. To go on, run the same command with a larger --max_cost"
         )
 
     def _pause(self, error: TryAgain, sent_at: float) -> None:
