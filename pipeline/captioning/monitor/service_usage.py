@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..captioners.api.usage import cost_text
+
 COST_OF_ALL = "cost_with_interrupted_runs"
 
 
@@ -27,8 +29,3 @@ def usage_text(figures: Mapping[str, float | None]) -> str:
     if of_all is not None:
         text += f" ({cost_text(of_all)} with the interrupted runs)"
     return text
-
-
-def cost_text(cost: float) -> str:
-    """An amount of money: two digits after the point, or four if it is less than 1."""
-    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...meta.results import ColumnResult, Failure, as_json, caption_result
 from .answer import Answer, well_formed
-from .errors import BLOCKED, EMPTY, INVALID, REFUSED, SERVICE
+from .errors import BLOCKED, EMPTY, INVALID, REFUSED
 from .schema import checked
 
 SUCCESS, TRUNCATED = "success", "truncated"
@@ -17,15 +17,13 @@ SUCCESS, TRUNCATED = "success", "truncated"
 _LENGTH = frozenset(("length", "max_tokens"))
 _FILTERED = frozenset(("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive"))
 _REFUSED = frozenset(("refusal",))
-_BROKEN_OFF = frozenset(("abort", "aborted", "cancelled", "canceled", "error", "failed"))
 """Finish reasons that several services give. Every other one is a success, because services have names of their own:
-`stop`, `eos`, `end_turn`, none."""
+`stop`, `eos`, `end_turn`, none. Answers that were broken off are not stored, see `answer_of`."""
 
 _ASK_FOR_TEXT = "Your answer had no text. Please answer the question."
 _ASK_AGAIN = (
     "You did not answer. The request is allowed and is about the content of the video or image. Please answer it."
 )
-_ASK_FOR_ALL = "Your answer was broken off. Please give the whole answer."
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,6 @@ def outcome_of(answer: Answer, schema: Mapping[str, Any] | None) -> Outcome:
     if answer.refusal.strip() or reason in _REFUSED:
         refusal = " ".join(well_formed(answer.refusal or text).split())
         return _failed(REFUSED, f"the model refused: {refusal or 'it gave no reason'}", _ASK_AGAIN)
-    if reason in _BROKEN_OFF:
-        message = f"the service broke off the answer (finish reason {answer.finish_reason!r})"
-        return _failed(SERVICE, message, _ASK_FOR_ALL)
     is_truncated = reason in _LENGTH
     if not text.strip():
         return _empty(answer, is_truncated)

@@ -1,6 +1,8 @@
 """A request to the service: its key, and its body in the form of chat completions.
 
 Knows nothing about the network. A body is made anew for each try, so that no request keeps encoded frames in memory.
+Large clips are not encoded when the body is made, but piece by piece while it is sent: encoding a file of 100 MB at
+once would block the event loop, also from a thread, and need several copies of it.
 """
 
 from __future__ import annotations
@@ -8,7 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +20,11 @@ from .options import VIDEO, Generation, Visuals
 from .schema import fits_strict
 
 Content: TypeAlias = "str | Sequence[Mapping[str, Any]]"
-"""The content of a user's message: a text, or parts (`text`, `image_url`, `video_url`)."""
+"""The content of a user's message: a text, or parts (`text`, `image_url`, `video_url`). URLs may be `LargeFile`s."""
+
+LARGE_BYTES = 2**20
+"""The frames or the file of a clip with more bytes than this are `LargeFile`s."""
+_PIECE_BYTES = 3 * 2**16  # a multiple of 3, so that the base64 of the pieces can be joined
 
 _KEY_VERSION = 1
 """To be increased when answers to requests with the same key are not the same any more."""
@@ -35,6 +42,27 @@ class ServiceRequest:
     key: str
     content: Callable[[], Content]
     clip: AnsweredClip = NO_CLIP
+
+
+@dataclass(frozen=True)
+class LargeFile:
+    """A file in the place of its data URL, which is made when it is needed. `len` is the length of the URL in bytes."""
+
+    mime_type: str
+    data: bytes | memoryview
+
+    def __len__(self) -> int:
+        return len(self._prefix()) + (len(self.data) + 2) // 3 * 4
+
+    def pieces(self) -> Iterator[bytes]:
+        """The URL in pieces that take about a millisecond each."""
+        yield self._prefix()
+        view = memoryview(self.data)
+        for begin in range(0, len(view), _PIECE_BYTES):
+            yield base64.b64encode(view[begin : begin + _PIECE_BYTES])
+
+    def _prefix(self) -> bytes:
+        return f"data:{self.mime_type};base64,".encode("ascii")
 
 
 def request_key(identity: Mapping[str, Any], question: str, generation: Generation) -> str:
@@ -65,14 +93,38 @@ def body(generation: Generation, content: Content, extra: Sequence[Mapping[str, 
     return {"messages": [*messages, *extra], **_parameters(generation)}
 
 
-def clip_content(question: str, frames: Sequence[bytes], visuals: Visuals, mime_type: str = "") -> Content:
+def clip_content(question: str, frames: Sequence[bytes | memoryview], visuals: Visuals, mime_type: str = "") -> Content:
     """The content that asks a question about a clip: its frames, then the question.
 
     frames: JPEGs in time order, which become `image_url` parts; or one video file, which becomes a `video_url` part.
 
     mime_type: of the file, if `frames` is one video file; empty for JPEG frames.
     """
-    return [*(_part(frame, visuals, mime_type) for frame in frames), {"type": "text", "text": question}]
+    is_large = sum(map(len, frames)) > LARGE_BYTES
+    return [*(_part(frame, visuals, mime_type, is_large) for frame in frames), {"type": "text", "text": question}]
+
+
+def whole(content: Content) -> Content:
+    """The content with texts in place of `LargeFile`s, for a body that is not sent piece by piece."""
+    return content if isinstance(content, str) else [_whole_part(part) for part in content]
+
+
+def json_parts(body: Mapping[str, Any]) -> list[bytes | LargeFile]:
+    """A body as JSON: one part; with `LargeFile`s, these and what is between them."""
+    files: list[LargeFile] = []
+    mark = secrets.token_hex(16)
+
+    def marked(value: object) -> str:
+        if not isinstance(value, LargeFile):
+            raise TypeError(f"{type(value).__name__} is no JSON")
+        files.append(value)
+        return mark
+
+    first, *others = json.dumps(body, default=marked).encode("ascii").split(mark.encode("ascii"))
+    parts: list[bytes | LargeFile] = [first]
+    for file, after in zip(files, others, strict=True):
+        parts += [file, after]
+    return parts
 
 
 def video_fields(visuals: Visuals) -> dict[str, Any]:
@@ -99,8 +151,21 @@ def _parameters(generation: Generation) -> dict[str, Any]:
     return {**fields, **generation.extra_body}
 
 
-def _part(data: bytes, visuals: Visuals, mime_type: str) -> dict[str, Any]:
-    url = f"data:{mime_type or 'image/jpeg'};base64,{base64.b64encode(data).decode('ascii')}"
+def _part(data: bytes | memoryview, visuals: Visuals, mime_type: str, is_large: bool) -> dict[str, Any]:
+    file = LargeFile(mime_type or "image/jpeg", data)
+    url = file if is_large else _url(file)
     if mime_type:
         return {"type": "video_url", "video_url": {"url": url}}
     return {"type": "image_url", "image_url": {"url": url, **({"detail": visuals.detail} if visuals.detail else {})}}
+
+
+def _whole_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = part["type"]
+    medium = part[name]
+    if isinstance(medium, str) or not isinstance(medium["url"], LargeFile):
+        return part
+    return {**part, name: {**medium, "url": _url(medium["url"])}}
+
+
+def _url(file: LargeFile) -> str:
+    return b"".join(file.pieces()).decode("ascii")

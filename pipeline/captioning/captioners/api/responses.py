@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .answer import Answer
+from .answer import Answer, well_formed
 from .errors import BLOCKED, RequestFailed, ServiceStop, TryAgain
 from .retry_after import reset_hint, retry_after
 
@@ -30,10 +30,22 @@ _QUOTA = {
 }
 _FILTERS = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
 _UNKNOWN_MODEL_CODES = {"model_not_found", "deployment_not_found", "deploymentnotfound"}
-# At most one word, the model's name, is between: "image not found" is not about the model.
-_UNKNOWN_MODEL = re.compile(
-    r"\bmodel\b\W*(?:\S+\s+)?(?:does |was |is )?not (?:exist|found)|\b(?:unknown|invalid) model\b", re.IGNORECASE
+# Only in a message that has the model's name: others may be about one input.
+_UNKNOWN = re.compile(
+    r"\bnot (?:be )?(?:exist|found)\b|\bunknown model\b(?! error)|\bis unknown\b|\binvalid model (?:name|id)\b"
+    r"|\bno such model\b|\bnot a valid model\b",
+    re.IGNORECASE,
 )
+_NAMELESS_UNKNOWN_MODEL = re.compile(r"(?:the )?model (?:does )?not (?:exist|found)\W*", re.IGNORECASE)
+"""The whole message of services that do not repeat the name."""
+_INPUT = re.compile(r"\b(?:image|video|picture|frame|media)(?:s|_urls?)?\b", re.IGNORECASE)
+_NOT_READ = re.compile(r"\bnot (?:be )?found\b|fetch|download|load|open|decod|retriev|access|\bread\b", re.IGNORECASE)
+
+_BROKEN_OFF = frozenset(("abort", "aborted", "cancelled", "canceled", "error", "failed"))
+"""Finish reasons of an answer that the service has not finished; a server that stops gives them, too."""
+_MAX_SAID = 300
+"""Characters of a service's own message at most: there is room for what follows from it."""
+_MAX_TARGET = 200
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ def answer_of(value: object) -> Answer:
     """The answer in the JSON value of a response with status 200.
 
     Raises:
-        TryAgain: there is no usable answer in it.
+        TryAgain: there is no usable answer in it, or only a part of one. The service may have charged it.
     """
     if not isinstance(value, dict):
         raise TryAgain(f"unusable answer: the JSON is {_kind(value)}, not an object")
@@ -85,11 +97,14 @@ def answer_of(value: object) -> Answer:
     if isinstance(stated_refusal, str) and stated_refusal:
         refusal = stated_refusal
     reason = choices[0].get("finish_reason")
+    reason = well_formed(reason) if isinstance(reason, str) else ""
+    if reason.strip().lower() in _BROKEN_OFF:
+        raise TryAgain(one_line(f"the service broke off the answer (finish reason {reason!r})"))
     usage = _usage(value.get("usage"))
     return Answer(
-        text=_storable(text),
-        finish_reason=_storable(reason) if isinstance(reason, str) else "",
-        refusal=_storable(refusal),
+        text=well_formed(text),
+        finish_reason=reason,
+        refusal=well_formed(refusal),
         prompt_tokens=usage[0] if usage else 0,
         completion_tokens=usage[1] if usage else 0,
         has_usage=usage is not None,
@@ -123,7 +138,7 @@ def problem_of(
     status = response.status
     error = error_object(_json_or_text(response.body))
     codes = _codes(error)
-    said = one_line(redacted(error_message(error)), 300)
+    said = one_line(redacted(error_message(error)), _MAX_SAID)
     text = f"HTTP {status}" + (f": {said}" if said else "")
 
     if status == 402 or codes & _QUOTA:
@@ -131,7 +146,7 @@ def problem_of(
     if is_filtered(error):
         return RequestFailed(one_line(f"blocked by a filter of the service. {text}"), BLOCKED)
     # Without the query: it may contain a token.
-    target = one_line(redacted(response.headers.get("location", "").split("?")[0]), 200)
+    target = one_line(redacted(response.headers.get("location", "").split("?")[0]), _MAX_TARGET)
     stop = _stop(status, target, base_url, model, codes, said)
     if stop:
         return ServiceStop(one_line(f"{stop} {text}"))
@@ -151,12 +166,30 @@ def _stop(status: int, target: str, base_url: str, model: str, codes: set[str], 
         return f"{base_url} does not accept the key: check the environment variable that --api_key_env names."
     if status == 403:
         return f"{base_url} does not allow the key to use model {model!r}: check --model and --api_key_env."
-    unknown_model = bool(codes & _UNKNOWN_MODEL_CODES or _UNKNOWN_MODEL.search(said))
+    is_about_input = _is_about_input(said, model)
+    unknown_model = codes & _UNKNOWN_MODEL_CODES or (not is_about_input and _says_unknown_model(said, model))
     if unknown_model and status in (400, 404, 422):
         return f"{base_url} does not know model {model!r}: check --model."
-    if status == 404:
+    if status == 404 and not is_about_input:
         return f"{base_url}/chat/completions is not found, or model {model!r} is unknown: check --base_url, --model."
     return ""
+
+
+def _says_unknown_model(said: str, model: str) -> bool:
+    if _NAMELESS_UNKNOWN_MODEL.fullmatch(said):
+        return True
+    return bool(model and _name(model).search(said) and _UNKNOWN.search(said))
+
+
+def _is_about_input(said: str, model: str) -> bool:
+    """Whether a message is about an image or a video that could not be read, so that other requests may succeed."""
+    without_name = _name(model).sub("", said) if model else said  # the name may be "video-llava"
+    return bool(_INPUT.search(without_name) and _NOT_READ.search(without_name))
+
+
+def _name(model: str) -> re.Pattern[str]:
+    """Finds the name of the model, not as a part of a longer name."""
+    return re.compile(rf"(?<![\w/-]){re.escape(model)}(?![\w/-]|\.\w)", re.IGNORECASE)
 
 
 def is_filtered(error: Mapping[str, Any]) -> bool:
@@ -226,11 +259,6 @@ def _usage(usage: object) -> tuple[int, int] | None:
 def _count(value: object) -> int | None:
     # `True` is an int, too.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
-
-
-def _storable(text: str) -> str:
-    """The text without lone surrogates, which JSON can express and UTF-8 can't."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _kind(value: object) -> str:

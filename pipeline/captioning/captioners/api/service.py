@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ import openai
 
 from .answer import Answer
 from .errors import RequestFailed, ServiceStop, TryAgain
+from .requests import LargeFile, json_parts
 from .responses import (
     ErrorResponse,
     answer_of,
@@ -43,7 +43,8 @@ _MODELS_TIMEOUT = 30.0
 # Below the 5 s after which uvicorn, the server of vLLM and SGLang, closes a connection: a request that is sent at the
 # same moment would be lost.
 _KEEPALIVE = 4.0
-_NETWORK_ERRORS = (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError)
+NETWORK_ERRORS = (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError)
+"""Errors of a call that got no response. The library does not convert all errors of its transports."""
 
 
 class Service:
@@ -89,7 +90,7 @@ class Service:
             )
 
     async def complete(self, body: dict[str, Any]) -> Answer:
-        """Ask for one completion. body: of `requests.body`.
+        """Ask for one completion. body: of `requests.body`; its large files are encoded while they are sent.
 
         A model that takes `max_completion_tokens` instead of `max_tokens` is asked again at once, and all later
         requests are sent with the other name.
@@ -123,7 +124,7 @@ class Service:
             if error.status_code in (401, 402):
                 raise ServiceStop(str(self.problem(error))) from None
             reason = f"HTTP {error.status_code}"
-        except (TryAgain, *_NETWORK_ERRORS) as error:
+        except (TryAgain, *NETWORK_ERRORS) as error:
             reason = self._said(error)
         except ValueError:
             reason = "the answer is not JSON"
@@ -150,12 +151,17 @@ class Service:
 
     async def _complete(self, body: dict[str, Any]) -> Answer:
         model = str(body.get("model", ""))
+        parts = json_parts(body)
+        headers = {"Content-Type": "application/json"}
+        if len(parts) > 1:
+            # Otherwise it would be sent in chunks without a length, which many proxies do not accept.
+            headers["Content-Length"] = str(sum(map(len, parts)))
         # The cheapest way through the library: `chat.completions.create` walks over the body and builds objects.
         post = self.client.post(
             "/chat/completions",
             cast_to=httpx2.Response,
-            content=json.dumps(body).encode(),
-            options={"headers": {"Content-Type": "application/json"}},
+            content=_pieces(parts) if len(parts) > 1 else b"".join(_pieces_of(parts[0])),
+            options={"headers": headers},
         )
         try:
             response = await self._within(post, self._timeout)
@@ -164,7 +170,7 @@ class Service:
             if says_max_completion_tokens(refused) and "max_tokens" in body:
                 raise _OtherMaxTokensField from None
             raise self.problem(error, model) from None
-        except _NETWORK_ERRORS as error:
+        except NETWORK_ERRORS as error:
             raise self.problem(error, model) from None
         return self._answer(response, model)
 
@@ -208,6 +214,17 @@ def _with_max_tokens_field(body: dict[str, Any], field: str) -> dict[str, Any]:
     renamed = {name: value for name, value in body.items() if name != "max_tokens"}
     renamed.setdefault(field, body["max_tokens"])
     return renamed
+
+
+async def _pieces(parts: Iterable[bytes | LargeFile]) -> AsyncIterator[bytes]:
+    for part in parts:
+        for piece in _pieces_of(part):
+            yield piece
+            await asyncio.sleep(0)  # a fast connection takes all pieces without a wait
+
+
+def _pieces_of(part: bytes | LargeFile) -> Iterable[bytes]:
+    return part.pieces() if isinstance(part, LargeFile) else (part,)
 
 
 @contextlib.contextmanager

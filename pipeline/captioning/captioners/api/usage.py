@@ -10,7 +10,7 @@ from .answer import Answer
 from .options import Prices
 
 ESTIMATE_AFTER = 20
-"""Answers after which the cost of the whole run is estimated."""
+"""Questions, or answers, after which the figures of a run are enough for an estimate."""
 
 
 @dataclass
@@ -92,19 +92,24 @@ class Usage:
                 f"{limit} can't be kept: the answers of the service have no usage. To go on, run the same command "
                 "without --max_cost"
             )
-        spent = money(self.prices.cost(*self._tokens()))
+        spent = cost_text(self.prices.cost(*self._tokens()))
         return (
             f"{limit} is reached: {spent} is spent, and one more request could exceed it. To go on, run the same "
             "command with a larger --max_cost"
         )
 
+    @property
+    def asked(self) -> int:
+        """Questions that were asked in this run and have a result. One may take no answer, one, or two."""
+        return self.outcomes.total() - self.stored
+
     def estimate(self, remaining: int) -> str:
-        """Tokens and cost of the whole run, as text, if `remaining` more answers are like those so far."""
-        if self.answers == self.without_usage:
+        """Tokens and cost of the whole run, as text, if `remaining` more questions are like those `asked` so far."""
+        if self.answers == self.without_usage or self.asked <= 0:
             return "tokens unknown: the service reports no usage"
         prompt, completion = self._tokens()
         mean_prompt, mean_completion = self.expected_tokens(0.0)
-        more = remaining + self.without_usage
+        more = remaining * self.answers / self.asked + self.without_usage
         return "about " + self._text(prompt + more * mean_prompt, completion + more * mean_completion)
 
     def text(self) -> str:
@@ -139,9 +144,9 @@ class Usage:
     def _text(self, prompt_tokens: float, completion_tokens: float) -> str:
         text = f"{prompt_tokens:,.0f} tokens in, {completion_tokens:,.0f} out"
         cost = self._cost_of(prompt_tokens, completion_tokens)
-        return text if cost is None else f"{text}, cost {money(cost)}"
+        return text if cost is None else f"{text}, cost {cost_text(cost)}"
 
 
-def money(amount: float) -> str:
-    """An amount as text: `1,234.50`; below 1 with four decimals, because a caption costs much less than a cent."""
+def cost_text(amount: float) -> str:
+    """An amount of money: `1,234.50`; below 1 with four decimals, because a caption costs much less than a cent."""
     return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.4f}"

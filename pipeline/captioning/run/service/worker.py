@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ...captioners.api.answer import AnsweredClip
-from ...captioners.api.asker import Asker, StoredResult
+from ...captioners.api.asker import Asker, Attempt, StoredResult
 from ...captioners.api.errors import NotSent, ServiceStop
 from ...captioners.api.sender import Sender
 from ...captioners.api.usage import ESTIMATE_AFTER, Usage
@@ -36,9 +37,14 @@ _POLL_SECONDS = 0.2
 """Time between two checks whether the run has been interrupted."""
 _KEY_THREADS = 8
 """Files are read by this many threads for the keys of their rows: on a network disk, a read may take milliseconds."""
+_BYTES_IN_FLIGHT = 256 * 2**20
+"""No clip is taken while the frames or files of those in flight have more bytes: with `--send video`, a file may have
+100 MB, and all that are sent at the same time share the uplink and must arrive within `--timeout`."""
 _MAX_STORED_AHEAD = 1000
 """Rows that were answered before and wait for the journal."""
 
+_Steps: TypeAlias = dict[int, "Attempt | StoredResult"]
+"""What the store says about the questions of a row, by their numbers."""
 MakeLoader = Callable[[Iterable[tuple[int, str]]], ClipLoader]
 
 
@@ -79,11 +85,12 @@ class ServiceWorker:
         self._make_loader, self._concurrency = make_loader, concurrency
         self._questions, self._clip_seconds = questions, clip_seconds
         self.wait_seconds = self.decode_seconds = 0.0
-        self._tasks: dict[int, tuple[RowTask, dict[int, str]]] = {}  # rows whose clips are being loaded
+        self._tasks: dict[int, tuple[RowTask, dict[int, str], _Steps]] = {}  # rows whose clips are being loaded
         self._stored: queue.Queue[_StoredRow] = queue.Queue(_MAX_STORED_AHEAD)
         self._closing = threading.Event()
         self._rows_in_flight: set[asyncio.Task[None]] = set()
-        self._open_questions = 0
+        self._open_questions = self._bytes_in_flight = 0
+        self._not_asked = 0  # questions of rows that are finished, but were never asked
         self._problem: BaseException | None = None
         self._has_estimate = False
 
@@ -125,7 +132,8 @@ class ServiceWorker:
             self._finish_stored()
             if is_ending:
                 self._closing.set()
-            may_load = not (is_ending or loader.has_ended) and self._open_questions < self._concurrency
+            has_room = self._open_questions < self._concurrency and self._bytes_in_flight < _BYTES_IN_FLIGHT
+            may_load = has_room and not (is_ending or loader.has_ended)
             if loading is None and may_load:
                 loading = loop.run_in_executor(thread, loader.next_clip, _POLL_SECONDS)
                 loading.add_done_callback(lambda _: self._changed.set())
@@ -144,9 +152,10 @@ class ServiceWorker:
         for task, keys in self._with_keys(tasks):
             if self._closing.is_set():
                 return
-            stored = self._stored_row(task, keys) if keys else None
+            steps = {number: self._asker.next(key) for number, key in keys.items()}
+            stored = self._stored_row(task, steps) if keys else None
             if stored is None:
-                self._tasks[task.row] = task, keys
+                self._tasks[task.row] = task, keys, steps
                 yield task.row, task.path
                 continue
             while not self._closing.is_set():
@@ -179,14 +188,11 @@ class ServiceWorker:
         except (OSError, ValueError):
             return {}
 
-    def _stored_row(self, task: RowTask, keys: dict[int, str]) -> _StoredRow | None:
+    def _stored_row(self, task: RowTask, steps: _Steps) -> _StoredRow | None:
         """The result of a row whose questions are all answered in the store; None for other rows."""
-        found: dict[int, StoredResult] = {}
-        for number, key in keys.items():
-            step = self._asker.next(key)
-            if not isinstance(step, StoredResult):
-                return None
-            found[number] = step
+        found = {number: step for number, step in steps.items() if isinstance(step, StoredResult)}
+        if len(found) < len(steps):
+            return None
         clip = next(iter(found.values())).clip
         results: dict[int, ColumnResult] = {number: step.result for number, step in found.items()}
         refused = self._rows.refused(task, clip.is_image)
@@ -201,6 +207,7 @@ class ServiceWorker:
                 return
             for step in stored.used:
                 self._asker.count_stored(step)
+            self._not_asked += len(stored.result.results) - len(stored.used)
             self._finish(stored.result, stored.path)
 
     def _finish(self, result: RowResult, path: str) -> None:
@@ -212,20 +219,23 @@ class ServiceWorker:
                 self._stop(error)
 
     def _begin(self, loaded: Clip | LoadFailure) -> None:
-        task, keys = self._tasks.pop(loaded.row)
+        task, keys, steps = self._tasks.pop(loaded.row)
         if isinstance(loaded, LoadFailure):
+            self._not_asked += len(self._rows.wanted(task))
             self._finish(self._rows.failed(task, loaded), loaded.path)
             return
         self._open_questions += len(self._rows.wanted(task))
-        in_flight = asyncio.ensure_future(self._ask(loaded, task, keys))
+        self._bytes_in_flight += loaded.frames.nbytes
+        in_flight = asyncio.ensure_future(self._ask(loaded, task, keys, steps))
         self._rows_in_flight.add(in_flight)
         in_flight.add_done_callback(self._rows_in_flight.discard)
         in_flight.add_done_callback(lambda _: self._changed.set())
 
-    async def _ask(self, clip: Clip, task: RowTask, keys: dict[int, str]) -> None:
+    async def _ask(self, clip: Clip, task: RowTask, keys: dict[int, str], known: _Steps) -> None:
         """Ask all questions about a clip, and finish its row if all are answered."""
         try:
             results = self._rows.refused(task, clip.is_image)
+            self._not_asked += len(results)
             numbers = [number for number in self._rows.wanted(task) if number not in results]
             if numbers and not keys:
                 keys = self._keys(task)
@@ -233,7 +243,8 @@ class ServiceWorker:
                 self._finish(self._rows.failed(task, _unreadable(clip)), task.path)
                 return
             requests = [self._rows.request(clip, task, number, keys[number]) for number in numbers]
-            steps = await asyncio.gather(*map(self._asker.ask, requests), return_exceptions=True)
+            asking = map(self._asker.ask, requests, map(known.get, numbers))
+            steps = await asyncio.gather(*asking, return_exceptions=True)
             for error in steps:
                 if isinstance(error, BaseException) and not isinstance(error, (NotSent, ServiceStop)):
                     raise error
@@ -248,6 +259,7 @@ class ServiceWorker:
             self._stop(error)
         finally:
             self._open_questions -= len(self._rows.wanted(task))
+            self._bytes_in_flight -= clip.frames.nbytes
 
     def _stop(self, error: BaseException) -> None:
         self._problem = self._problem or error
@@ -259,12 +271,10 @@ class ServiceWorker:
             self._watchdog.progress()
         else:
             self._watchdog.allow(self._clip_seconds)
-        if self._usage.answers >= ESTIMATE_AFTER and not self._has_estimate:
+        if self._usage.asked >= ESTIMATE_AFTER and not self._has_estimate:
             self._has_estimate = True
-            logger.info(
-                "estimate for the whole run: %s",
-                self._usage.estimate(self._questions - self._usage.stored - self._usage.answers),
-            )
+            remaining = self._questions - self._usage.outcomes.total() - self._not_asked
+            logger.info("estimate for the whole run: %s", self._usage.estimate(max(0, remaining)))
         self._records.add_if_due()
         self._finished.report_counts()
 

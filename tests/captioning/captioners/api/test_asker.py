@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
@@ -14,8 +15,8 @@ import pytest
 from pipeline.captioning.captioners.api.answer import NO_CLIP, Answer, AnsweredClip
 from pipeline.captioning.captioners.api.asker import Asker, Attempt, StoredResult
 from pipeline.captioning.captioners.api.errors import BLOCKED, RequestFailed, ServiceStop
-from pipeline.captioning.captioners.api.options import Generation
-from pipeline.captioning.captioners.api.requests import ServiceRequest
+from pipeline.captioning.captioners.api.options import VIDEO, Generation, Visuals
+from pipeline.captioning.captioners.api.requests import LARGE_BYTES, ServiceRequest, clip_content
 from pipeline.captioning.captioners.api.sender import Sender
 from pipeline.captioning.captioners.api.store import AnswerStore
 from pipeline.captioning.captioners.api.usage import Usage
@@ -200,6 +201,39 @@ def test_two_rows_with_one_question_that_fails(store: AnswerStore) -> None:
         assert (len(sender.sent), usage.stored, usage.outcomes) == (1, 0, {"service": 2})
 
     _run(work)
+
+
+def test_the_store_is_not_read_again_for_what_is_known(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On file systems without a write-ahead log, who reads waits for who writes."""
+
+    async def work() -> None:
+        asker, _ = _asker(store, FakeSender(Answer(""), Answer("A dog.")))
+        step = asker.next("key")
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "answers", None)
+            assert (await asker.ask(QUESTION, step)).outcome == "success"
+        assert [answer.text for answer, _ in store.answers("key")] == ["", "A dog."]
+
+    _run(work)
+
+
+def test_a_row_that_was_looked_up_before_another_one_asked_the_same_question(store: AnswerStore) -> None:
+    async def work() -> None:
+        sender = FakeSender(Answer("A dog."))
+        asker, usage = _asker(store, sender)
+        step = asker.next("key")
+        first = await asker.ask(QUESTION, step)
+        await asyncio.sleep(0)  # the first question is not in flight any more
+        assert await asker.ask(QUESTION, step) == first
+        assert (len(sender.sent), usage.answers, usage.stored) == (1, 1, 1)
+
+    _run(work)
+
+
+def test_the_body_for_a_request_file_is_plain_json(store: AnswerStore) -> None:
+    large = ServiceRequest("key", lambda: clip_content("What?", [bytes(LARGE_BYTES + 1)], Visuals(VIDEO), "video/mp4"))
+    made = _asker(store, None)[0].body(large, Attempt(0))
+    assert len(json.dumps(made)) > LARGE_BYTES
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])

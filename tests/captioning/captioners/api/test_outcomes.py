@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pipeline.captioning.captioners.api.answer import Answer
-from pipeline.captioning.captioners.api.errors import BLOCKED, EMPTY, INVALID, REFUSED, SERVICE
+from pipeline.captioning.captioners.api.errors import BLOCKED, EMPTY, INVALID, REFUSED
 from pipeline.captioning.captioners.api.outcomes import Outcome, outcome_of
 from pipeline.captioning.meta.results import CaptionResult, Failure
 from pipeline.captioning.process.errors import RunError
@@ -73,13 +73,6 @@ def test_a_refusal_is_asked_once_more() -> None:
     assert "I'm sorry, I can't." in _message(outcome, REFUSED)
     assert outcome.note
     assert "I won't" in _message(_outcome("I won't", "refusal"), REFUSED)
-
-
-@pytest.mark.parametrize("finish_reason", ["abort", "error"])
-def test_a_partial_answer_is_no_caption(finish_reason: str) -> None:
-    outcome = _outcome("A dog ru", finish_reason)
-    assert finish_reason in _message(outcome, SERVICE)
-    assert outcome.note
 
 
 def test_characters_that_no_file_can_hold() -> None:

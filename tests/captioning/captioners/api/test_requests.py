@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.captioners.api.options import VIDEO, Generation, Visuals
-from pipeline.captioning.captioners.api.requests import body, clip_content, request_key, video_fields
+from pipeline.captioning.captioners.api.requests import (
+    LARGE_BYTES,
+    LargeFile,
+    body,
+    clip_content,
+    json_parts,
+    request_key,
+    video_fields,
+    whole,
+)
 
 GENERATION = Generation("some-model")
 IDENTITY = {"file": "1234 abcd", "frames": {"num_frames": 3, "fps": None}}
@@ -157,6 +166,24 @@ class TestContent:
         assert video_fields(Visuals(VIDEO, video_options={"fps": 1.0})) == expected
         assert video_fields(Visuals(VIDEO)) == {}
         assert video_fields(Visuals(video_options={"fps": 1.0})) == {}, "frames are sent as images"
+
+    @pytest.mark.parametrize("mime_type", ["", "video/mp4"])
+    @pytest.mark.parametrize("size", [LARGE_BYTES, LARGE_BYTES + 1, LARGE_BYTES + 2, LARGE_BYTES + 3])
+    def test_large_clips_are_the_same_on_the_wire(self, mime_type: str, size: int) -> None:
+        """Whether they are encoded at once, piece by piece, or for a request file."""
+        files = [bytes(range(256)) * (size // 256) + b"end"[: size % 256]]
+        files += [] if mime_type else [b"small"]
+        content = clip_content("What? ü", files, Visuals(detail="" if mime_type else "low"), mime_type)
+        name = "video_url" if mime_type else "image_url"
+        assert isinstance(content[0][name]["url"], LargeFile) == (sum(map(len, files)) > LARGE_BYTES)
+        made = body(GENERATION, content)
+        parts = json_parts(made)
+        pieces = [b"".join(part.pieces()) if isinstance(part, LargeFile) else part for part in parts]
+        assert list(map(len, parts)) == list(map(len, pieces))
+        sent = json.loads(b"".join(pieces))
+        assert sent == json.loads(json.dumps(body(GENERATION, whole(content))))
+        urls = [part[name]["url"] for part in sent["messages"][0]["content"][:-1]]
+        assert [base64.b64decode(url.partition(",")[2]) for url in urls] == files
 
     def test_a_body_is_json(self) -> None:
         content = clip_content("Was? 🏠", [b"1"], Visuals())

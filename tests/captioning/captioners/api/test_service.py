@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ import pytest
 
 from pipeline.captioning.captioners.api.answer import Answer
 from pipeline.captioning.captioners.api.errors import BLOCKED, REJECTED, RequestFailed, ServiceStop, TryAgain
+from pipeline.captioning.captioners.api.options import VIDEO, Generation, Visuals
+from pipeline.captioning.captioners.api.requests import body, clip_content
 from pipeline.captioning.captioners.api.retry_after import duration
 from pipeline.captioning.captioners.api.service import Service
 
@@ -126,6 +129,43 @@ def test_nothing_of_the_environment_is_sent_to_another_service(monkeypatch: pyte
     assert os.environ["OPENAI_CUSTOM_HEADERS"] == "X-Custom: from-environment", "the environment is left as it was"
 
 
+def test_a_large_file_is_encoded_while_it_is_sent() -> None:
+    """The event loop does other work meanwhile, and the service gets a body with a length."""
+    data = os.urandom(20_000_001)
+    content = clip_content("What? ü", [memoryview(data)], Visuals(VIDEO), "video/mp4")
+    server = Server([reply(completion())])
+    longest = 0.0
+
+    async def use(service: Service) -> Answer:
+        nonlocal longest
+        request = asyncio.ensure_future(service.complete(body(Generation("gpt-x"), content)))
+        while not request.done():
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+        return await request
+
+    # The server of this test reads in the same loop; so it only keeps what it got.
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        assert b"transfer-encoding" not in head.lower()
+        while sum(map(len, got)) < length:
+            got.append(await reader.read(2**16))
+        writer.write(server.replies[0])
+        await writer.drain()
+
+    got: list[bytes] = []
+    server.serve = serve  # type: ignore[method-assign]
+    assert run(server, use).text == "A dog."
+    sent = json.loads(b"".join(got))
+    video, question = sent["messages"][0]["content"]
+    prefix, _, encoded = video["video_url"]["url"].partition(",")
+    assert prefix == "data:video/mp4;base64" and base64.b64decode(encoded) == data
+    assert question["text"] == "What? ü"
+    assert longest < 0.02, "encoding all of it takes longer"
+
+
 def test_organisation_and_project_are_for_openai_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project")
@@ -159,7 +199,7 @@ def test_all_connections_are_used_and_kept() -> None:
         ({"content": [{"type": "text", "text": "A "}, {"type": "text", "text": "dog."}]}, "A dog.", ""),
         ({"content": [{"type": "refusal", "refusal": "No."}]}, "", "No."),
         ({"content": [{"type": "thinking", "thinking": []}, 7]}, "", ""),
-        ({"content": "half of \ud83d"}, "half of ?", ""),
+        ({"content": "half of \ud83d"}, "half of \ufffd", ""),
     ],
 )
 def test_forms_of_content(message: dict[str, Any], text: str, refusal: str) -> None:
@@ -209,6 +249,16 @@ def test_bodies_that_are_no_answer_are_asked_again(body: Any) -> None:
     with pytest.raises(TryAgain, match="unusable answer") as caught:
         complete(reply(body))
     assert not caught.value.pauses_all and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("finish_reason", ["abort", "error", "CANCELLED", "failed"])
+def test_an_answer_that_was_broken_off_is_asked_again(finish_reason: str) -> None:
+    """A service that stops ends its answers like this. The answer is no caption, and not one of two attempts."""
+    value = completion("A dog ru")
+    value["choices"][0]["finish_reason"] = finish_reason
+    with pytest.raises(TryAgain, match=f"broke off the answer.*{finish_reason}") as caught:
+        complete(reply(value))
+    assert not caught.value.pauses_all
 
 
 def test_an_error_with_status_200() -> None:
@@ -329,6 +379,11 @@ def test_durations(text: str, seconds: float | None) -> None:
         (404, {"detail": "Not Found"}, ["--base_url", "Not Found"]),
         (404, b"<html><body>nothing here</body></html>", ["--base_url", "nothing here"]),
         (400, error("Model Not Exist"), ["does not know model 'gpt-x'"]),
+        (400, error("Invalid model name passed in model=gpt-x."), ["does not know model 'gpt-x'"]),
+        (400, error("gpt-x is not a valid model ID"), ["does not know model 'gpt-x'"]),
+        (422, error("Unknown model 'gpt-x'"), ["does not know model 'gpt-x'"]),
+        (404, error("No endpoints found that support image input"), ["--model"]),
+        (404, b"The requested URL /v1/chat/completions was not found on this server.", ["--base_url"]),
         (400, error("no", code="model_not_found"), ["does not know model 'gpt-x'"]),
         (429, error("pay first", code="insufficient_quota"), ["quota", "pay first"]),
         (429, error("pay first", type="insufficient_quota"), ["quota"]),
@@ -356,6 +411,13 @@ def test_a_redirection_is_not_followed(status: int) -> None:
         (400, {"object": "error", "message": "too long", "code": 400}, REJECTED, "HTTP 400: too long"),
         (400, {"error": "bad image"}, REJECTED, "HTTP 400: bad image"),
         (400, error("the image was not found by the model"), REJECTED, "not found"),
+        (400, error("Invalid model input: image could not be decoded"), REJECTED, "decoded"),
+        (400, error("Unknown model error while processing image"), REJECTED, "Unknown model error"),
+        (400, error("Unknown model error of gpt-x"), REJECTED, "Unknown model error"),
+        (422, error("The model response not found"), REJECTED, "response not found"),
+        (400, error("The model gpt-x-mini, the fallback, does not exist"), REJECTED, "fallback"),
+        (400, error("gpt-x: image not found"), REJECTED, "image not found"),
+        (404, error("The image_url https://example.org/1.jpg was not found"), REJECTED, "1.jpg"),
         (413, b"<html>413 Request Entity Too Large</html>", REJECTED, "HTTP 413: 413 Request Entity Too Large"),
         (422, {"detail": [{"loc": ["body", "seed"], "msg": "no int"}]}, REJECTED, "no int"),
         (418, b"", REJECTED, "HTTP 418"),

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.captioning.captioners.api.answer import Answer
 from pipeline.captioning.captioners.api.options import Prices
-from pipeline.captioning.captioners.api.usage import ESTIMATE_AFTER, Usage, money
+from pipeline.captioning.captioners.api.usage import ESTIMATE_AFTER, Usage, cost_text
 
 PRICES = Prices(price_in=2.0, price_out=10.0)
 
@@ -37,8 +37,8 @@ def test_text_has_separators_and_cost() -> None:
 
 
 @pytest.mark.parametrize(("amount", "text"), [(0.0, "0.00"), (0.00012, "0.0001"), (1.234, "1.23"), (1e3, "1,000.00")])
-def test_money(amount: float, text: str) -> None:
-    assert money(amount) == text
+def test_cost_text(amount: float, text: str) -> None:
+    assert cost_text(amount) == text
 
 
 def test_expected_tokens_are_the_mean_of_answers_with_usage() -> None:
@@ -52,7 +52,20 @@ def test_expected_tokens_are_the_mean_of_answers_with_usage() -> None:
 
 def test_estimate_of_the_whole_run() -> None:
     usage = paid(Usage(PRICES, spent_before=(5000, 500)), ESTIMATE_AFTER)
+    usage.outcomes["success"] += ESTIMATE_AFTER
     assert usage.estimate(980) == "about 1,005,000 tokens in, 100,500 out, cost 3.02"
+
+
+def test_estimate_counts_questions_and_not_answers() -> None:
+    """20 questions: five were asked twice, five failed without an answer; 30 others had stored answers."""
+    usage = paid(Usage(PRICES), 20)
+    usage.outcomes.update({"success": 45, "service": 5})
+    usage.stored = 30
+    assert usage.asked == 20
+    assert usage.estimate(980) == "about 1,000,000 tokens in, 100,000 out, cost 3.00"
+    usage = paid(Usage(), 40)
+    usage.outcomes["success"] += 20
+    assert usage.estimate(20) == "about 80,000 tokens in, 8,000 out", "each was asked twice, and so are the others"
 
 
 def test_estimate_without_any_usage() -> None:
