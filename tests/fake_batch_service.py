@@ -136,7 +136,7 @@ class _Account:
             "id": f"batch-{len(batches)}",
             "object": "batch",
             "completion_window": wanted["completion_window"],
-            "created_at": len(batches),
+            "created_at": int(time.time()),
             "endpoint": wanted["endpoint"],
             "input_file_id": wanted["input_file_id"],
             "metadata": wanted["metadata"],
@@ -152,6 +152,7 @@ class _Account:
 
     async def list(self, request: web.Request) -> web.Response:
         await self._before(request, LIST)
+        await self._after(request, LIST)
         batches = self._batches()[::-1]
         after = request.query.get("after")
         if after:

@@ -38,6 +38,8 @@ class KnownAnswers:
 class BatchQuestions:
     """The questions of all rows. `keys` and `known` are thread-safe.
 
+    needed: names of the open batches that have questions of the rows.
+
     is_written: whether a request, by custom id, is in the request file that is being written.
     """
 
@@ -51,6 +53,7 @@ class BatchQuestions:
     ) -> None:
         self._rows, self._asker, self._records, self._is_written = rows, asker, records, is_written
         self._usage = usage
+        self.needed: set[str] = set()
         # Of rows with results that no service gives: the clip can't be loaded, or a question may not be asked about it.
         self._local: dict[int, dict[int, ColumnResult]] = {}
         self._clips: dict[int, AnsweredClip] = {}
@@ -76,7 +79,10 @@ class BatchQuestions:
                 known.stored[number], known.clip = (key, found), found.clip
                 continue
             request = custom_id(key, found.number)
-            if self._is_written(request) or self._records.is_waiting(request):
+            if self._is_written(request):
+                known.asked.append(number)
+            elif batch := self._records.batch_of(request):
+                self.needed.add(batch)
                 known.asked.append(number)
             elif failure := self._records.failure(request):
                 text = failure.message if found.number == 0 else f"asked once more ({found.note}): {failure.message}"

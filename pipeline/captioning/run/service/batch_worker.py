@@ -13,6 +13,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...captioners.api.answer import Answer
 from ...captioners.api.asker import Asker, Attempt
@@ -20,6 +21,7 @@ from ...captioners.api.batch.batch_service import BatchService
 from ...captioners.api.batch.batches import MAX_OPEN, Batches
 from ...captioners.api.batch.records import BatchRecords, custom_id, job_of
 from ...captioners.api.batch.request_files import MAX_BYTES, MAX_REQUESTS, RequestFile, line_of
+from ...captioners.api.batch.rough_tokens import rough_tokens
 from ...captioners.api.errors import SERVICE, ServiceStop
 from ...captioners.api.options import ServiceOptions
 from ...captioners.api.store import AnswerStore
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 MAX_ROUNDS = 100
 """A row that is not finished then fails: its file changes all the time."""
 FIRST_REQUESTS = 100
-"""Requests of the first file with `--max_cost`: the following ones wait until these show what an answer costs."""
+"""Most requests of the first file with `--max_cost`: the others wait until these show what an answer costs."""
 _WAITING_RESULTS = 1024
 """Results of rows that wait for the journal while clips are being decoded."""
 _SLICE_SECONDS = 0.5
@@ -57,6 +59,7 @@ class BatchWorker:
     progress: called often, also while the run waits for the service.
     api: its `sleep` is set to `wait`, so that `progress` is called during its calls.
     max_open, max_requests, max_bytes: see `Batches`.
+    discards_journals: as of `RankPlan`: open batches are not continued, as with `--restart`.
     """
 
     options: JobOptions
@@ -72,11 +75,13 @@ class BatchWorker:
     max_open: int = MAX_OPEN
     max_requests: int = MAX_REQUESTS
     max_bytes: int = MAX_BYTES
+    discards_journals: bool = False
 
     def __post_init__(self) -> None:
         self._job = job_of(self.options.output)
         answers = self.service.answers
         self._folder = answers.with_name(f"{answers.stem}_batches_{self._job}")
+        self._rough_cost = 0.0  # of the requests of `_file`
         self._records = BatchRecords(self.store, self._job)
         self._questions = BatchQuestions(self.rows, self.asker, self._records, self._is_written, self.usage)
         self.api.sleep = self.wait
@@ -92,7 +97,7 @@ class BatchWorker:
             self.max_open,
             self.max_requests,
             self.max_bytes,
-            self.options.restart,
+            self.options.restart or self.discards_journals,
         )
         self._file: RequestFile | None = None
         self._loading: dict[int, tuple[RowTask, Mapping[int, str] | None]] = {}  # by row
@@ -119,7 +124,7 @@ class BatchWorker:
                 if not remaining:
                     break
                 remaining = await self._round(remaining)
-                await self._batches.wait_for_all()
+                await self._batches.wait_for_all(self._questions.needed)
             for task in remaining:
                 message = f"the question changed in each of {MAX_ROUNDS} rounds: does the file change?"
                 self.finish(self.rows.failed(task, LoadFailure(task.row, task.path, SERVICE, (message,))), task.path)
@@ -234,7 +239,8 @@ class BatchWorker:
         if self._is_written(request_id):  # the row asks the same question twice
             return
         request = self.rows.request(clip, task, number, key)
-        line = line_of(request_id, self.asker.body(request, attempt))
+        body = self.asker.body(request, attempt)
+        line = line_of(request_id, body)
         if len(line) > self.max_bytes:
             smaller = "use --send images" if clip.mime_type else "send fewer or smaller frames"
             message = (
@@ -243,16 +249,24 @@ class BatchWorker:
             )
             self._questions.failed(task, number, Failure("prepare", (message,)))
             return
-        await self._keep_budget()
+        rough_cost = self._rough_cost_of(body)
+        await self._keep_budget(rough_cost)
         file = self._file
         if file is not None and not file.has_room(line, self._batches.max_requests, self._batches.max_bytes):
             await self._submit()
         if self._file is None:
             self._file = RequestFile(self._folder, self._job)
         self._file.add(request_id, line, request.clip)
+        self._rough_cost += rough_cost
 
-    async def _keep_budget(self) -> None:
+    def _rough_cost_of(self, body: Mapping[str, Any]) -> float:
+        prices = self.usage.prices
+        return prices.cost(*rough_tokens(body, self.service.generation.max_new_tokens)) if prices else 0.0
+
+    async def _keep_budget(self, rough_cost: float) -> None:
         """Wait until another request is within `--max_cost`.
+
+        rough_cost: of this request; it counts as long as no answer shows what one costs.
 
         Raises:
             ServiceStop: it is not, and no batch is open.
@@ -260,16 +274,30 @@ class BatchWorker:
         while self.usage.has_budget:
             expected = len(self._file.requests) if self._file else 0
             submitted = self._batches.open_requests
-            is_first = self.usage.answers == 0 and expected + submitted >= FIRST_REQUESTS
-            if not is_first and self.usage.may_send(submitted + expected):
+            if self._is_price_known:
+                is_within = True
+            else:
+                is_within = not submitted and expected < FIRST_REQUESTS and self._is_roughly_within(rough_cost)
+            if is_within and self.usage.may_send(submitted + expected):
                 return
             if not submitted and not expected:
                 raise ServiceStop(self.usage.why_not_sent())
             await self._submit()
-            await self._batches.wait_for_all()
+            await self._batches.wait_for_all(self._questions.needed)
+
+    @property
+    def _is_price_known(self) -> bool:
+        return self.usage.answers > self.usage.without_usage
+
+    def _is_roughly_within(self, rough_cost: float) -> bool:
+        """Whether another request in the first file is within `--max_cost`; the first request always is."""
+        prices, spent = self.usage.prices, self.usage.cost() or 0.0
+        assert prices is not None and prices.max_cost is not None
+        return self._file is None or spent + self._rough_cost + rough_cost <= prices.max_cost
 
     async def _submit(self) -> None:
         file, self._file = self._file, None
+        self._rough_cost = 0.0
         if file is not None:
             self.usage.requests += len(file.requests)
             await self._batches.submit(file)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...captioners.api.asker import Asker
+from ...captioners.api.batch import leftovers
+from ...captioners.api.batch.records import job_of, open_requests
 from ...captioners.api.options import ServiceOptions
 from ...captioners.api.pace import Pace
 from ...captioners.api.sender import Sender
@@ -24,6 +26,7 @@ from ...clips.downloads.limits import DownloadLimits
 from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader, default_decode_workers
 from ...journal.journal import Journal
+from ...process.errors import UsageError
 from ...process.signals import interruption
 from ...process.watchdog import Watchdog
 from ...workers.launch import Launch
@@ -74,7 +77,30 @@ class ServiceWork(RankWork):
 
     def prepare(self) -> str:
         self._opened_store()
+        if not self.options.batch:
+            self._check_open_batches()
         return COMPUTING_TYPE_OF_SERVICES
+
+    def _check_open_batches(self) -> None:
+        """Without `--batch`: the questions in open batches would be paid twice. With `--restart`, forget the batches.
+
+        Raises:
+            UsageError: there are open batches, and no `--restart`.
+        """
+        store, job = self._opened_store(), job_of(self._job.output)
+        batches = leftovers.open_batches(store, job)
+        if not batches:
+            return
+        count = open_requests(batches)
+        if not self._job.restart:
+            store.close()
+            raise UsageError(
+                f"{count} requests are in open batches of an interrupted run; give --batch to fetch their answers, or "
+                "--restart to forget them"
+            )
+        asyncio.run(leftovers.forget(store, job, batches))
+        ids = leftovers.ids_of(batches) or "not sent yet"
+        logger.warning("%d requests in open batches of an interrupted run are forgotten (%s)", count, ids)
 
     def describe(self) -> list[str]:
         return self.source.describe()
@@ -186,6 +212,7 @@ class ServiceWork(RankWork):
             finished.add,
             BatchService(service, options.generation.model, max_tries=options.limits.max_tries),
             progress,
+            discards_journals=plan.discards_journals,
         )
         try:
             await worker.run(tasks)

@@ -241,6 +241,7 @@ def test_budget_ends_the_run_which_resumes_with_a_larger_one(
     service: FakeBatchService, clips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_worker, "FIRST_REQUESTS", 2)
+    monkeypatch.setattr(batch_worker, "rough_tokens", lambda body, most: (0.0, 0))
     prices = Prices(10_000, 0, max_cost=5.0)  # an answer costs 1
     run = run_of(service, rows_about(clips, 8), prices=prices)
     with pytest.raises(ServiceStop, match=r"--max_cost 5 is reached: 5\.00 is spent"):
@@ -248,6 +249,17 @@ def test_budget_ends_the_run_which_resumes_with_a_larger_one(
     assert [len(call["requests"]) for call in service.calls(CREATE)] == [2, 3], "the first file shows the price"
     assert len(run_of(service, rows_about(clips, 8)).run()) == 8
     assert len(service.paid()) == len(set(service.paid())) == 8
+
+
+def test_first_file_is_roughly_within_the_budget(service: FakeBatchService, clips: list[str]) -> None:
+    """Each request has 2 frames, counted as 52,000 tokens, and 200 new tokens: 0.522 by the rough rule."""
+    prices = Prices(10, 10, max_cost=2.0)
+    assert len(run_of(service, rows_about(clips, 8), prices=prices).run()) == 8
+    assert [len(call["requests"]) for call in service.calls(CREATE)] == [3, 5]
+    tiny = Prices(10, 10, max_cost=0.002)  # an answer costs 0.00105
+    with pytest.raises(ServiceStop, match="--max_cost 0.002 is reached"):
+        BatchRun(service.folder.parent / "other", service.url, rows_about(clips, 8), prices=tiny).run()
+    assert [len(call["requests"]) for call in service.calls(CREATE)[2:]] == [1]
 
 
 def test_interrupted_while_it_waits(

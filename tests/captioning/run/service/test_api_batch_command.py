@@ -119,6 +119,31 @@ def test_killed_at_every_step(
     assert not list(folder.glob("*batches*")), "no request file and no results are left"
 
 
+def test_open_batches_of_another_run(
+    new_account: Callable[[], FakeBatchService],
+    undisturbed: Undisturbed,
+    fork_server: subprocess.Popen[str],
+    tmp_path: Path,
+) -> None:
+    """Without `--batch` they are a usage error; `--restart` asks only what is not in a paid batch."""
+    service, folder = new_account(), tmp_path / "run"
+    for new in (folder, tmp_path / "outputs"):
+        new.mkdir()
+    (folder / "meta.csv").write_bytes((undisturbed.folder / "meta.csv").read_bytes())
+    command = Command(fork_server, service, folder, tmp_path / "outputs")
+    service.configure(Config(key=KEY, hang=(STATE, AFTER)))
+    assert command.run(until=service.wait_until_it_hangs) == -signal.SIGKILL
+    service.configure(Config(key=KEY))
+    without = [flag for flag in FLAGS if flag != "--batch"]
+    base = [str(folder / "meta.csv"), "--base_url", service.url, "--api_key_env", KEY_VARIABLE, *FRAMES_FLAGS]
+    (tmp_path / "usage").mkdir()
+    message = f"{ROWS} requests are in open batches of an interrupted run; give --batch"
+    assert forked.run(fork_server, [*base, *without], folder, tmp_path / "usage") == 2
+    assert message in (tmp_path / "usage" / "stderr").read_text()
+    assert command.run("--restart") == 0
+    assert len(service.paid()) == ROWS, "the same questions are not paid twice"
+
+
 def test_a_whole_run_and_one_that_asks_only_the_failures_again(
     undisturbed: Undisturbed, fork_server: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -129,7 +154,7 @@ def test_a_whole_run_and_one_that_asks_only_the_failures_again(
     failed = _stages(folder)
     messages = " ".join(message for _, message in failed.values())
     assert "batch_expired" in messages and "status 400: invalid_image" in messages
-    assert {stage for stage, _ in failed.values()} == {"service"}
+    assert {stage for stage, _ in failed.values()} == {"service", "rejected"}
     assert {row for row, text in enumerate(captions) if not text} == set(failed)
     assert {text for text in captions if text} <= answers and 0 < len(failed) < ROWS
     second = [request for request in service.paid() if request.endswith("-1")]

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import aiohttp
 import httpx2
-from openai import APIError
+from openai import APIError, APIStatusError
 
 from ..errors import RequestFailed, ServiceStop, TryAgain
 from ..responses import one_line
@@ -26,6 +26,7 @@ from ..service import Service
 
 logger = logging.getLogger(__name__)
 
+VALIDATING = "validating"
 COMPLETED, EXPIRED, CANCELLED, FAILED = "completed", "expired", "cancelled", "failed"
 ENDED = frozenset((COMPLETED, EXPIRED, CANCELLED, FAILED))
 """The states from which a batch does not change any more."""
@@ -44,9 +45,15 @@ _NAME = "captions_batch"
 """The entry of a batch's metadata that has its name."""
 _MAX_LISTED = 10_000
 """Batches of the account that are looked through for one; the newest come first."""
+_MAX_OLDER = 100
+"""Batches in a row that are older than the request file: then the one that is looked for is not among the others."""
+_CLOCK_SECONDS = 3600.0
+"""The clocks of the service and of this host differ less."""
 _MAX_ERRORS = 3
 """Errors of a batch that a message shows."""
 _NOT_FOUND = 404
+_NO_LISTS = (404, 405, 501)
+"""Statuses of a service that does not list batches."""
 
 _LIBRARY_ERRORS = (APIError, httpx2.HTTPError, aiohttp.ClientError, OSError)
 """The library does not convert all errors of its transports."""
@@ -56,6 +63,10 @@ T = TypeVar("T")
 
 class NotFound(Exception):
     """The service does not know the file or the batch, or has no Batch API."""
+
+
+class MayExist(Exception):
+    """Nobody knows whether the service has a batch: it does not list its batches."""
 
 
 class _LocalError(Exception):
@@ -124,20 +135,23 @@ class BatchService:
                     f"the service at {self._client.base_url} has no Batch API (status 404); leave out --batch"
                 ) from None
 
-    async def create(self, input_file_id: str, name: str, may_exist: bool = False) -> str:
+    async def create(self, input_file_id: str, name: str, may_exist: bool = False, written_at: float = 0.0) -> str:
         """Create a batch; returns its id.
 
         A call that ends without an answer may have created the batch. So before another call, and before the first
         one if `may_exist`, the batches of the account are looked through for it.
 
+        written_at: the time of its request file, in seconds since 1970: older batches are not looked through.
+
         Raises:
             RequestFailed: the service does not accept the batch.
+            MayExist: the batches can't be looked through.
         """
 
         async def send() -> str:
             nonlocal may_exist
             if may_exist:
-                found = await self._find(input_file_id, name)
+                found = await self._find(input_file_id, name, written_at)
                 if found:
                     logger.info("the batch %s was submitted already", found)
                     return found
@@ -151,6 +165,14 @@ class BatchService:
             return await self._repeated("submission of a batch", send)
         except NotFound:
             raise RequestFailed(f"status 404: does it still have the file {input_file_id}?") from None
+
+    async def find(self, input_file_id: str, name: str, written_at: float = 0.0) -> str:
+        """The id of a batch, if the service has it and it has not failed; empty if not. Parameters as for `create`.
+
+        Raises:
+            MayExist: the batches can't be looked through.
+        """
+        return await self._repeated("list of batches", lambda: self._find(input_file_id, name, written_at))
 
     async def state(self, batch_id: str) -> BatchState:
         """The state of a batch.
@@ -197,17 +219,25 @@ class BatchService:
         """A text of the service as a message: without the key, in one line."""
         return one_line(self._service.redacted(text))
 
-    async def _find(self, input_file_id: str, name: str) -> str:
-        """The id of a batch that has this name or file and has not failed; empty if there is none."""
-        listed = 0
+    async def _find(self, input_file_id: str, name: str, written_at: float) -> str:
+        listed, older, previous = 0, 0, float("inf")
+        is_newest_first = True
         try:
             async for batch in self._client.batches.list(limit=100):
                 is_ours = (batch.metadata or {}).get(_NAME) == name or batch.input_file_id == input_file_id
                 if is_ours and batch.status != FAILED:
                     return _id_of(batch)
+                created = batch.created_at or float("inf")
+                is_newest_first, previous = is_newest_first and created <= previous, created
+                older = older + 1 if created < written_at - _CLOCK_SECONDS else 0
                 listed += 1
-                if listed >= _MAX_LISTED:
+                if listed >= _MAX_LISTED or (is_newest_first and older >= _MAX_OLDER):
                     break
+        except APIStatusError as error:
+            problem = self._service.problem(error, self._model)
+            if error.status_code in _NO_LISTS or isinstance(problem, RequestFailed):
+                raise MayExist(f"the service does not list its batches (status {error.status_code})") from None
+            raise
         except (AttributeError, TypeError) as error:
             raise TryAgain(f"the list of batches is unusable: {error}") from None
         return ""

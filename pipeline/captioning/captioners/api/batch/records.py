@@ -17,9 +17,12 @@ from typing import Any
 from ..answer import AnsweredClip, well_formed
 from ..store import AnswerStore
 
-WRITTEN, UPLOADED, SUBMITTED, FETCHED = "written", "uploaded", "submitted", "fetched"
-"""States of a batch: its request file is complete; the service has the file; it has the batch; the results are stored.
-Each state is noted after the step has succeeded."""
+WRITTEN, UPLOADED, SUBMITTING = "written", "uploaded", "submitting"
+SUBMITTED, FETCHED = "submitted", "fetched"
+"""States of a batch: its request file is complete; the service has the file; it may have the batch, because the
+submission has begun; it has the batch; the results are stored. All but SUBMITTING are noted after the step has
+succeeded."""
+OPEN = (WRITTEN, UPLOADED, SUBMITTING, SUBMITTED)
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, job TEXT NOT NULL, state TEXT NOT NULL, "
@@ -77,7 +80,7 @@ def key_and_attempt(text: str) -> tuple[str, int]:
 
 
 class BatchRecords:
-    """The batches of one job. `is_waiting` and `failure` are thread-safe.
+    """The batches of one job. `batch_of` and `failure` are thread-safe.
 
     store: its file has the tables. Other jobs may use the same file at the same time.
     job: of `job_of`.
@@ -106,13 +109,16 @@ class BatchRecords:
         )
         return [BatchRecord(name, state, Path(file), *others) for name, state, file, *others in rows]
 
-    def is_waiting(self, request: str) -> bool:
-        """Whether a request is in a batch whose results are not stored yet. request: its custom id."""
+    def batch_of(self, request: str) -> str:
+        """The name of the batch that has a request, if its results are not stored yet; empty if there is none.
+
+        request: its custom id.
+        """
         found = self._store.read(
-            "SELECT 1 FROM batch_requests WHERE job = ? AND custom_id = ?",
+            "SELECT batch FROM batch_requests WHERE job = ? AND custom_id = ?",
             (self._job, request),
         )
-        return bool(found)
+        return str(found[0][0]) if found else ""
 
     def failure(self, request: str) -> RequestFailure | None:
         """Why a request of this run has failed; None if it has not. request: its custom id."""
@@ -151,6 +157,10 @@ class BatchRecords:
             "UPDATE batches SET state = ?, input_file_id = ? WHERE name = ?", UPLOADED, input_file_id, name
         )
 
+    async def submitting(self, name: str) -> None:
+        """Note that the next call may create the batch."""
+        await self._write("UPDATE batches SET state = ? WHERE name = ?", SUBMITTING, name)
+
     async def submitted(self, name: str, batch_id: str) -> None:
         await self._write("UPDATE batches SET state = ?, batch_id = ? WHERE name = ?", SUBMITTED, batch_id, name)
 
@@ -177,7 +187,7 @@ class BatchRecords:
         )
 
     async def forget(self, name: str) -> None:
-        """Forget a batch that the service did not process: its requests are new again."""
+        """Forget a batch: its requests are new again."""
         await self._write("DELETE FROM batches WHERE name = ?", name)
         await self._write("DELETE FROM batch_requests WHERE job = ? AND batch = ?", self._job, name)
 
@@ -187,6 +197,11 @@ class BatchRecords:
 
     async def _write(self, statement: str, *parameters: Any) -> None:
         await asyncio.wrap_future(self._store.write(statement, parameters))
+
+
+def has_tables(store: AnswerStore) -> bool:
+    """Whether any run with the Batch API has used the file of a store."""
+    return bool(store.read("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'batches'"))
 
 
 def open_requests(batches: Iterable[BatchRecord]) -> int:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..answer import Answer
-from ..errors import BLOCKED, SERVICE, TryAgain
+from ..errors import BLOCKED, REJECTED, SERVICE, TryAgain
 from ..responses import answer_of, error_message, error_object, has_error, is_filtered, read_json
 
 _OK = 200
+_MAY_SUCCEED_LATER = (408, 409, 425, 429)
+"""Statuses from 400 to 499 that do not say that the request itself is wrong."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ def _result_line(line: bytes) -> ResultLine | None:
     said, code = error_message(error), str(error.get("code") or "")
     parts = (f"status {status}" if status != _OK else "", "" if code in said else code, said)
     message = ": ".join(filter(None, parts)) or "an error without a message"
-    return ResultLine(custom_id, None, BLOCKED if is_filtered(error) else SERVICE, message)
+    if is_filtered(error):
+        return ResultLine(custom_id, None, BLOCKED, message)
+    is_rejected = isinstance(status, int) and 400 <= status < 500 and status not in _MAY_SUCCEED_LATER
+    return ResultLine(custom_id, None, REJECTED if is_rejected else SERVICE, message)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

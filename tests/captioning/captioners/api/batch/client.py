@@ -106,7 +106,7 @@ class Client:
     def _new(self, store: AnswerStore, records: BatchRecords) -> Sequence[int]:
         def is_new(number: int) -> bool:
             request = custom_id(key_of(number), 0)
-            known = store.answers(key_of(number)) or records.is_waiting(request) or records.failure(request)
+            known = store.answers(key_of(number)) or records.batch_of(request) or records.failure(request)
             return not known
 
         return [number for number in range(self.questions) if is_new(number)]

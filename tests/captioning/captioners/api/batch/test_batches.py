@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.captioning.captioners.api.answer import NO_CLIP, AnsweredClip
+from pipeline.captioning.captioners.api.batch import queue_limit
 from pipeline.captioning.captioners.api.batch.batch_service import BatchService
 from pipeline.captioning.captioners.api.batch.request_files import RequestFile, line_of
 from pipeline.captioning.captioners.api.errors import ServiceStop
@@ -204,7 +207,10 @@ def test_token_limit_batches_wait_for_each_other(service: FakeBatchService) -> N
     assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
 
 
-def test_token_limit_smaller_than_a_file_makes_smaller_files(service: FakeBatchService) -> None:
+def test_token_limit_smaller_than_a_file_makes_smaller_files(
+    service: FakeBatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_limit, "LONGEST_PAUSE", 0.0)
     service.configure(Config(token_limit=1))
     client = client_of(service)
     client.run()
@@ -238,6 +244,57 @@ def test_unknown_batch_stops_the_run_until_restart(service: FakeBatchService) ->
         client.run()
     replace(client, restart=True).run()
     assert client.texts() == right_texts(range(5))
+
+
+def interrupted(service: FakeBatchService, call: str, when: str, **config: Any) -> Client:
+    """A client of a run that was killed during a call."""
+    service.configure(Config(hang=(call, when)))
+    client = client_of(service)
+    process = client.start()
+    service.wait_until_it_hangs()
+    process.kill()
+    process.join()
+    service.configure(Config(**config))
+    return client
+
+
+@pytest.mark.parametrize("call", [UPLOAD, CREATE])
+def test_restart_submits_nothing_of_the_interrupted_run(service: FakeBatchService, call: str) -> None:
+    replace(interrupted(service, call, BEFORE), questions=0, restart=True).run()
+    assert service.calls(CREATE) == [], "nobody asks these questions any more"
+
+
+def test_restart_stores_paid_answers_and_does_not_wait_for_others(
+    service: FakeBatchService, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = interrupted(service, CREATE, AFTER, polls=10**6)
+    replace(client, questions=0, restart=True).run()
+    assert "batch-0: still open" in caplog.text and client.texts() == []
+    service.configure(Config(polls=0))
+    replace(client, questions=0, restart=True).run()
+    assert client.texts() == right_texts(range(2)), "the batch was created although the call was not answered"
+    assert len(service.paid()) == 2
+
+
+def test_service_that_does_not_list_batches(service: FakeBatchService) -> None:
+    client = interrupted(service, CREATE, AFTER, fail={LIST: [404, 405, 404]})
+    for _ in range(2):
+        with pytest.raises(ServiceStop, match=r"not known whether the 2 requests of file-0 .*status 40[45].*--restart"):
+            client.run()
+    assert len(service.paid()) == len(set(service.paid())) == 5, "the other questions are asked, and none twice"
+    assert client.texts() == right_texts(range(2, 5))
+    replace(client, restart=True).run()
+    assert client.texts() == right_texts(range(5))
+
+
+def test_old_batches_are_not_looked_through(service: FakeBatchService) -> None:
+    client = interrupted(service, CREATE, BEFORE)
+    old = {"object": "batch", "input_file_id": "x", "metadata": None, "status": "completed", "created_at": 10**9}
+    batches = [{"id": f"old-{number}", "lines": 0, **old} for number in range(300)]
+    (service.folder / "batches.json").write_text(json.dumps(batches))
+    client.run()
+    assert client.texts() == right_texts(range(5)) and len(service.paid()) == 5
+    assert len(service.calls(LIST)) == 50, "pages of two batches"
 
 
 def test_full_disk_is_an_error_and_no_reason_to_try_again(service: FakeBatchService, tmp_path: Path) -> None:

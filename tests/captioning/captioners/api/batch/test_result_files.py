@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.captioners.api.batch.result_files import ResultLine, result_lines
-from pipeline.captioning.captioners.api.errors import BLOCKED, SERVICE
+from pipeline.captioning.captioners.api.errors import BLOCKED, REJECTED, SERVICE
 
 
 def line_of(tmp_path: Path, record: dict[str, Any]) -> ResultLine:
@@ -48,6 +48,8 @@ def test_answer_is_read_as_that_of_any_request(tmp_path: Path) -> None:
             "status 400: x: no",
         ),
         (response(200, {"error": {"code": "e", "message": "too\nbusy"}}), SERVICE, "e: too\nbusy"),
+        (response(400, {"error": {"message": "too long"}}), REJECTED, "status 400: too long"),
+        (response(429, {"error": {"message": "slow"}}), SERVICE, "status 429: slow"),
         (response(500, {"detail": "broken"}), SERVICE, "status 500: broken"),
         (response(502, None), SERVICE, "status 502"),
         (response(200, {}), SERVICE, "unusable answer: it has no choices"),
