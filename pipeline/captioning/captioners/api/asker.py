@@ -18,7 +18,7 @@ from .options import Generation
 from .outcomes import Outcome, outcome_of
 from .requests import Content, ServiceRequest, body, whole
 from .sender import Sender
-from .store import AnswerStore
+from .store import AnswerStore, StoredAnswers
 from .usage import Usage
 
 MAX_ATTEMPTS = 2
@@ -56,7 +56,7 @@ class _Asked:
 class Asker:
     """sender: None if nothing is sent (a batch, or a dry run)."""
 
-    def __init__(self, store: AnswerStore, sender: Sender | None, generation: Generation, usage: Usage) -> None:
+    def __init__(self, store: StoredAnswers, sender: Sender | None, generation: Generation, usage: Usage) -> None:
         self._store, self._sender, self._generation, self._usage = store, sender, generation, usage
         self._asking: dict[str, asyncio.Task[_Asked]] = {}
         # Hashes of the keys of this run's answers: a few bytes for each, also in a run of a million rows.
@@ -116,6 +116,7 @@ class Asker:
                 answer = await self._sender.send(partial(self._body, request.content, attempt))
             except RequestFailed as error:
                 return _Asked(self._without_answer(request, attempt, error), is_stored=False)
+            assert isinstance(self._store, AnswerStore), "nothing is sent"
             await asyncio.wrap_future(self._store.add(request.key, attempt.number, answer, request.clip))
             self._answered_now.add(hash(request.key))
             self._usage.add(answer)

@@ -43,7 +43,7 @@ class Sender:
     stopped: set when no request can succeed any more (`ServiceStop`), or by `stop`.
     problem: the first reason why no request can succeed any more; None if there is none.
 
-    jitter: the wait before the next try, out of the longest one, in seconds; by default anything below it at random.
+    jitter: the wait before the next try, out of the longest one, in seconds; by default half of it or more, at random.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Sender:
         self.problem: ServiceStop | None = None
         self._service, self._pace, self._usage = service, pace, usage
         self._max_tries = limits.max_tries
-        self._jitter = jitter or (lambda longest: random.uniform(0, longest))
+        self._jitter = jitter or (lambda longest: random.uniform(longest / 2, longest))
         self._alone = asyncio.Lock()
         self._received = usage.answers
-        self._logged_at = float("-inf")
+        self._logged_at = self._warned_at = float("-inf")
+        self._unlogged = 0  # tries without an answer since the last warning
 
     async def send(self, make_body: Callable[[], dict[str, Any]]) -> Answer:
         """Send a request until it is answered.
@@ -77,6 +78,7 @@ class Sender:
                 return await self._send_once(make_body, again=number > 1)
             except TryAgain as error:
                 messages[str(error)] += 1
+                self._warn(error)
                 if number < self._max_tries:
                     await self._wait(number, error)
             except RequestFailed as error:
@@ -96,9 +98,9 @@ class Sender:
         self.stopped.set()
 
     async def _send_once(self, make_body: Callable[[], dict[str, Any]], again: bool) -> Answer:
-        if self._usage.has_budget and self._usage.answers == 0:
+        if self._usage.has_budget and not self._usage.knows_an_answer:
             async with self._alone:
-                if self._usage.answers == 0:
+                if not self._usage.knows_an_answer:
                     return await self._send_now(make_body, again)
         return await self._send_now(make_body, again)
 
@@ -117,6 +119,8 @@ class Sender:
                     self._pause(error, sent_at)
                 raise
             self._received += 1
+            if answer.has_usage and self._usage.first_tokens is None:
+                self._usage.first_tokens = answer.prompt_tokens, answer.completion_tokens
             self._pace.used(expected, answer.prompt_tokens + answer.completion_tokens if answer.has_usage else expected)
             return answer
 
@@ -135,6 +139,17 @@ class Sender:
         if (seconds >= LOG_SECONDS and not was_paused) or (seconds > 0 and now >= self._logged_at + LOG_SECONDS):
             logger.info("nothing is sent for %.1f s: %s", seconds, error)
             self._logged_at = now
+
+    def _warn(self, error: TryAgain) -> None:
+        """Log that requests are tried again, at most once in LOG_SECONDS. Pauses are logged by `_pause`."""
+        if error.pauses_all:
+            return
+        self._unlogged += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._warned_at + LOG_SECONDS:
+            what = "a request is" if self._unlogged == 1 else f"{self._unlogged} requests were or are"
+            logger.warning("%s tried again: %s", what, error)
+            self._warned_at, self._unlogged = now, 0
 
     async def _wait(self, tries: int, error: TryAgain) -> None:
         """Wait before the next try. A pause of all requests needs no further wait."""

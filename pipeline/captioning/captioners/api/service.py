@@ -38,6 +38,7 @@ _T = TypeVar("_T")
 
 _OPENAI_HOST = "api.openai.com"
 _NO_KEY = "EMPTY"  # The library refuses an empty key. Services without keys ignore it.
+_LEAST_KEY = 8  # Shorter keys are no secrets, and could be a part of any word.
 _CONNECT_TIMEOUT = 30.0
 _MODELS_TIMEOUT = 30.0
 # Below the 5 s after which uvicorn, the server of vLLM and SGLang, closes a connection: a request that is sent at the
@@ -140,7 +141,7 @@ class Service:
 
     def redacted(self, text: str) -> str:
         """The text without the key, and without a key that the service has shortened (`sk-ab***xyz`)."""
-        if not self._key:
+        if len(self._key) < _LEAST_KEY:
             return text
         text = text.replace(self._key, "[key]")
         return re.sub(re.escape(self._key[:3]) + r"[^\s*.…]*(?:\*+|\.{2,}|…)\S*", "[key]", text)

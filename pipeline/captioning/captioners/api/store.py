@@ -21,13 +21,14 @@ from typing import Any
 
 from ...process.errors import RunError, UsageError
 from .answer import Answer, AnsweredClip, well_formed
-from .store_file import connect, open_store
+from .store_file import connect, connect_read_only, open_store
 
 logger = logging.getLogger(__name__)
 
 _ANSWER_COLUMNS = "text, finish_reason, refusal, prompt_tokens, completion_tokens, has_usage, path, partial, is_image"
 _SELECT = f"SELECT attempt, {_ANSWER_COLUMNS} FROM answers WHERE key = ? ORDER BY id"
 _SELECT_OF_JOB = f"SELECT attempt, {_ANSWER_COLUMNS} FROM answers WHERE key = ? AND job = ? ORDER BY id"
+_UNENDED_JOB = "SELECT id FROM jobs WHERE output = ? AND ended IS NULL ORDER BY id DESC LIMIT 1"
 _INSERT = f"""INSERT INTO answers (key, attempt, job, model, answered_at, {_ANSWER_COLUMNS})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
@@ -42,7 +43,58 @@ class _Write:
     done: Future[None] = field(default_factory=Future)
 
 
-class AnswerStore:
+class StoredAnswers:
+    """The answers of a store, to be read only: nothing is written, and no job begins or ends.
+
+    path: of the file; if there is none, there are no answers.
+    output, pay_again: see `AnswerStore`.
+
+    Raises:
+        UsageError: the file is not an answer store, or can't be read.
+    """
+
+    def __init__(self, path: Path, output: Path, pay_again: bool = False) -> None:
+        self.path, self._pay_again = path, pay_again
+        self._reading_lock = threading.Lock()
+        self._reading = connect_read_only(path)
+        found = self.read(_UNENDED_JOB, (_text_of(output),))
+        self.job = found[0][0] if found else 0
+
+    def answers(self, key: str) -> list[tuple[Answer, AnsweredClip]]:
+        """The answers to a question, in order of attempts: the latest of each. Thread-safe.
+
+        Raises:
+            RunError: the file can't be read.
+        """
+        rows = self.read(_SELECT_OF_JOB, (key, self.job)) if self._pay_again else self.read(_SELECT, (key,))
+        latest = {row[0]: row[1:] for row in rows}
+        return [_answer_of(latest[attempt]) for attempt in range(len(latest)) if attempt in latest]
+
+    def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows that a statement selects: of what is on disk, also by other processes. Thread-safe.
+
+        Raises:
+            RunError: the file can't be read.
+        """
+        try:
+            with self._reading_lock:
+                return self._reading.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise RunError(f"{self.path}: can't be read: {error}") from error
+
+    def spent(self) -> tuple[int, int, int]:
+        """Number of answers of this job so far, and their prompt and completion tokens."""
+        sums = "count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
+        ((answers, prompt_tokens, completion_tokens),) = self.read(
+            f"SELECT {sums} FROM answers WHERE job = ?", (self.job,)
+        )
+        return answers, prompt_tokens, completion_tokens
+
+    def close(self) -> None:
+        self._reading.close()
+
+
+class AnswerStore(StoredAnswers):
     """The answers to all questions so far, by key and attempt.
 
     A job is a run and all runs that resume it; it is known by its output. With `pay_again`, answers that were stored by
@@ -69,7 +121,7 @@ class AnswerStore:
         self._is_closed = False
         self._writing = open_store(path)
         try:
-            self.job = _job(self._writing, os.path.realpath(output), restart)
+            self.job = _job(self._writing, _text_of(output), restart)
             self._reading = connect(path)
             self._place = _place(path)
         except (sqlite3.Error, OSError) as error:
@@ -80,16 +132,6 @@ class AnswerStore:
         # A daemon thread: a disk that never answers must not delay the end of the process.
         self._writer = threading.Thread(target=self._write_all, name="answer store", daemon=True)
         self._writer.start()
-
-    def answers(self, key: str) -> list[tuple[Answer, AnsweredClip]]:
-        """The answers to a question, in order of attempts: the latest of each. Thread-safe.
-
-        Raises:
-            RunError: the file can't be read.
-        """
-        rows = self.read(_SELECT_OF_JOB, (key, self.job)) if self._pay_again else self.read(_SELECT, (key,))
-        latest = {row[0]: row[1:] for row in rows}
-        return [_answer_of(latest[attempt]) for attempt in range(len(latest)) if attempt in latest]
 
     def add(self, key: str, attempt: int, answer: Answer, clip: AnsweredClip) -> Future[None]:
         """Store an answer. The future ends when it is on disk, and can't be cancelled. Thread-safe.
@@ -117,24 +159,6 @@ class AnswerStore:
             RunError: an earlier write failed. It is also the error of the future, if this write fails.
         """
         return self._enqueue(_Write(statement, parameters))
-
-    def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows that a statement selects: of what is on disk, also by other processes. Thread-safe.
-
-        Raises:
-            RunError: the file can't be read.
-        """
-        try:
-            with self._reading_lock:
-                return self._reading.execute(statement, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise RunError(f"{self.path}: can't be read: {error}") from error
-
-    def spent(self) -> tuple[int, int]:
-        """Prompt and completion tokens of this job so far."""
-        sums = "coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)"
-        ((prompt_tokens, completion_tokens),) = self.read(f"SELECT {sums} FROM answers WHERE job = ?", (self.job,))
-        return prompt_tokens, completion_tokens
 
     def end_job(self) -> None:
         """The output of the job has been written. Waits for the disk.
@@ -215,12 +239,10 @@ class AnswerStore:
 
 def _job(connection: sqlite3.Connection, output: str, restart: bool) -> int:
     """The number of the job with this output that has not ended, or of a new one."""
-    output = os.fsencode(output).decode("utf-8", "backslashreplace")  # a path that is not UTF-8 can't be stored
     connection.execute("BEGIN IMMEDIATE")
     if restart:
         connection.execute("UPDATE jobs SET ended = ? WHERE output = ? AND ended IS NULL", (_now(), output))
-    unended = "SELECT id FROM jobs WHERE output = ? AND ended IS NULL ORDER BY id DESC LIMIT 1"
-    row = connection.execute(unended, (output,)).fetchone()
+    row = connection.execute(_UNENDED_JOB, (output,)).fetchone()
     if row is None:
         number = connection.execute("INSERT INTO jobs (output, begun) VALUES (?, ?)", (output, _now())).lastrowid
     else:
@@ -228,6 +250,11 @@ def _job(connection: sqlite3.Connection, output: str, restart: bool) -> int:
     connection.execute("COMMIT")
     assert number is not None
     return int(number)
+
+
+def _text_of(output: Path) -> str:
+    """The path of an output as it is stored; one that is not UTF-8 can't be."""
+    return os.fsencode(os.path.realpath(output)).decode("utf-8", "backslashreplace")
 
 
 def _answer_of(row: Sequence[Any]) -> tuple[Answer, AnsweredClip]:

@@ -66,6 +66,29 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that can't change the answer store at `path`; to an empty store in memory if there is no file.
+
+    Raises:
+        UsageError: the file is not an answer store of this format, or can't be read.
+    """
+    if not path.exists():
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        _create_or_check(connection, path)
+        return connection
+    uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=ro"
+    try:
+        connection = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            _check(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        raise _unusable(path, f"can't be read ({error})") from error
+    return connection
+
+
 def _check_path(path: Path) -> None:
     if not path.parent.is_dir():
         raise _unusable(path, f"the folder {path.parent} does not exist")
@@ -82,18 +105,23 @@ def _check_path(path: Path) -> None:
 def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")  # two processes may create the file at the same time
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application_id == 0 and tables == 0:
         for statement in _TABLES:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={FORMAT}")
-    elif application_id != _APPLICATION_ID:
-        raise _unusable(path, "is an SQLite file of another program")
-    elif version != FORMAT:
-        raise _unusable(path, f"has format {version}, and this version of the program has format {FORMAT}")
+    _check(connection, path)
     connection.execute("COMMIT")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != _APPLICATION_ID:
+        raise _unusable(path, "is an SQLite file of another program")
+    if version != FORMAT:
+        raise _unusable(path, f"has format {version}, and this version of the program has format {FORMAT}")
 
 
 def _choose_journal_mode(connection: sqlite3.Connection, path: Path) -> None:

@@ -19,6 +19,8 @@ class Usage:
 
     prices: None if unknown.
     spent_before: prompt and completion tokens of answers of the same, interrupted run. They count toward `max_cost`.
+    answers_before: number of these answers. first_tokens: prompt and completion tokens of the first answer of this run,
+        which may still be waiting for the disk.
     answers: paid in this run. stored: answers of the store that were used. requests: sent. retries: sent again.
     without_usage: answers of this run for which the service reported no usage; they add nothing to tokens and cost.
     outcomes: number of results by outcome: `success`, `truncated`, and the stages of `errors`.
@@ -26,6 +28,8 @@ class Usage:
 
     prices: Prices | None = None
     spent_before: tuple[int, int] = (0, 0)
+    answers_before: int = 0
+    first_tokens: tuple[int, int] | None = None
     answers: int = 0
     stored: int = 0
     requests: int = 0
@@ -38,7 +42,12 @@ class Usage:
     @property
     def has_answers(self) -> bool:
         """Whether an answer has been paid in this run, or in an interrupted one that it resumes."""
-        return self.answers > 0 or any(self.spent_before)
+        return self.answers > 0 or self.answers_before > 0
+
+    @property
+    def knows_an_answer(self) -> bool:
+        """Whether it is known what an answer costs, from this run or from an interrupted one that it resumes."""
+        return self.has_answers or self.first_tokens is not None
 
     def add(self, answer: Answer) -> None:
         """Count a paid answer."""
@@ -57,7 +66,14 @@ class Usage:
         default: prompt tokens, as long as no answer has a usage.
         """
         counted = self.answers - self.without_usage
-        return (self.prompt_tokens / counted, self.completion_tokens / counted) if counted else (default, 0.0)
+        if counted:
+            return self.prompt_tokens / counted, self.completion_tokens / counted
+        if self.first_tokens is not None:
+            return self.first_tokens
+        if self.answers_before:
+            prompt, completion = self.spent_before
+            return prompt / self.answers_before, completion / self.answers_before
+        return default, 0.0
 
     @property
     def has_budget(self) -> bool:
@@ -105,11 +121,12 @@ class Usage:
 
     def estimate(self, remaining: int) -> str:
         """Tokens and cost of the whole run, as text, if `remaining` more questions are like those `asked` so far."""
-        if self.answers == self.without_usage or self.asked <= 0:
+        if self.answers == self.without_usage:
             return "tokens unknown: the service reports no usage"
         prompt, completion = self._tokens()
         mean_prompt, mean_completion = self.expected_tokens(0.0)
-        more = remaining * self.answers / self.asked + self.without_usage
+        # Answers of a batch arrive before any question has its result.
+        more = remaining * self.answers / (self.asked or self.answers) + self.without_usage
         return "about " + self._text(prompt + more * mean_prompt, completion + more * mean_completion)
 
     def text(self) -> str:

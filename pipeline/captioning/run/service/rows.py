@@ -50,7 +50,7 @@ class ServiceRows:
 
         def content() -> Content:
             if clip.mime_type:
-                return clip_content(question, [clip.frames.tobytes()], visuals, clip.mime_type)
+                return clip_content(question, [clip.frames.data], visuals, clip.mime_type)
             return clip_content(question, jpegs(clip.frames), visuals)
 
         return ServiceRequest(key, content, AnsweredClip(task.path, clip.partial, clip.is_image))

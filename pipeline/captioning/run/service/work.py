@@ -8,9 +8,7 @@ import functools
 import logging
 import math
 import resource
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...captioners.api.asker import Asker
@@ -20,7 +18,7 @@ from ...captioners.api.options import ServiceOptions
 from ...captioners.api.pace import Pace
 from ...captioners.api.sender import Sender
 from ...captioners.api.source import ServiceSource
-from ...captioners.api.store import AnswerStore
+from ...captioners.api.store import AnswerStore, StoredAnswers
 from ...captioners.api.usage import Usage
 from ...clips.downloads.limits import DownloadLimits
 from ...clips.killable import DecoderLimits
@@ -110,7 +108,8 @@ class ServiceWork(RankWork):
 
     def run(self, options: JobOptions, plan: RankPlan, journal: Journal, world: World, stats: RankStats) -> None:
         store, service = self._opened_store(), self.options
-        self._usage.spent_before = store.spent()
+        self._usage.answers_before, *spent = store.spent()
+        self._usage.spent_before = spent[0], spent[1]
         journal.loaded()
         world.watchdog.progress()
         # A batch fails as a whole, so many failures in a row say nothing about the next one.
@@ -125,6 +124,7 @@ class ServiceWork(RankWork):
         except BaseException:
             self._store = None
             store.close()  # answers that have arrived are stored
+            logger.info("so far: %s", self._usage.text())
             raise
         finally:
             stats.backend = f"{service.generation.model} at {service.base_url}"
@@ -231,14 +231,11 @@ class ServiceWork(RankWork):
         )
 
     def report_plan(self, options: JobOptions, plan: RankPlan) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            is_there = self.options.answers.exists()
-            # Opening a store creates its file.
-            store = self._opened_store() if is_there else AnswerStore(Path(folder) / "answers.sqlite", self._job.output)
-            asker = Asker(store, None, self.options.generation, self._usage)
-            for line in dry_run.report(options, plan, self.source, self.options, asker):
-                logger.info("%s", line)
-            store.close()
+        store = StoredAnswers(self.options.answers, self._job.output, self.options.pay_again)
+        asker = Asker(store, None, self.options.generation, self._usage)
+        for line in dry_run.report(options, plan, self.source, self.options, asker):
+            logger.info("%s", line)
+        store.close()
 
     def ended(self) -> None:
         if self._store is None and not self.options.answers.exists():

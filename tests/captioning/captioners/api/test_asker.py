@@ -167,8 +167,8 @@ def test_what_is_next(store: AnswerStore) -> None:
 
 def test_a_request_that_failed_is_asked_again_by_the_next_run(store: AnswerStore) -> None:
     result, _, usage = _ask(store, RequestFailed("the prompt is too long"))
-    assert result == StoredResult(Failure("service", ("the prompt is too long",)), "service", CLIP)
-    assert (usage.answers, usage.stored, usage.outcomes) == (0, 0, {"service": 1})
+    assert result == StoredResult(Failure("rejected", ("the prompt is too long",)), "rejected", CLIP)
+    assert (usage.answers, usage.stored, usage.outcomes) == (0, 0, {"rejected": 1})
     assert _ask(store, Answer("A dog."))[0].outcome == "success"
 
 
@@ -197,8 +197,8 @@ def test_two_rows_with_one_question_that_fails(store: AnswerStore) -> None:
         sender = FakeSender(RequestFailed("too long"))
         asker, usage = _asker(store, sender)
         results = await asyncio.gather(asker.ask(QUESTION), asker.ask(QUESTION))
-        assert [result.outcome for result in results] == ["service", "service"]
-        assert (len(sender.sent), usage.stored, usage.outcomes) == (1, 0, {"service": 2})
+        assert [result.outcome for result in results] == ["rejected", "rejected"]
+        assert (len(sender.sent), usage.stored, usage.outcomes) == (1, 0, {"rejected": 2})
 
     _run(work)
 

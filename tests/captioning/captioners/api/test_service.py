@@ -519,4 +519,4 @@ def test_redaction_with_short_keys(key: str) -> None:
         await service.close()
         return service.redacted("some text")
 
-    assert asyncio.run(main()) == ("some te[key]t" if key == "x" else "some text")
+    assert asyncio.run(main()) == "some text"

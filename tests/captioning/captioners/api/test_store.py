@@ -117,7 +117,7 @@ class TestJobs:
     def _spent(self, path: Path, output: str, pay_again: bool = False, restart: bool = False) -> tuple[int, list[str]]:
         """Tokens of the job, and the texts of the answers to one question that it may use."""
         with closing(AnswerStore(path, path.parent / output, pay_again, restart)) as store:
-            return store.spent()[0], [answer.text for answer, _ in store.answers("key")]
+            return store.spent()[1], [answer.text for answer, _ in store.answers("key")]
 
     def _run(self, path: Path, output: str, text: str, ends: bool, **options: bool) -> None:
         with closing(AnswerStore(path, path.parent / output, **options)) as store:
@@ -300,7 +300,7 @@ def test_two_processes_use_one_file(path: Path, is_local: bool, monkeypatch: pyt
         assert all(process.returncode == 0 for process in processes)
         assert [len(output) for output in outputs] == [301] * len(processes)
         assert store.answers("one-299")[0][0].text == "text of one-299"
-        assert store.spent() == (0, 0), "tokens of other jobs are not counted"
+        assert store.spent() == (1, 0, 0), "tokens of other jobs are not counted"
     assert _rows(path, "SELECT count(*) FROM answers") == [(300 * len(processes) + 1,)]
 
 

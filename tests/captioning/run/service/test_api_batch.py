@@ -257,7 +257,7 @@ def test_first_file_is_roughly_within_the_budget(service: FakeBatchService, clip
     assert len(run_of(service, rows_about(clips, 8), prices=prices).run()) == 8
     assert [len(call["requests"]) for call in service.calls(CREATE)] == [3, 5]
     tiny = Prices(10, 10, max_cost=0.002)  # an answer costs 0.00105
-    with pytest.raises(ServiceStop, match="--max_cost 0.002 is reached"):
+    with pytest.raises(ServiceStop, match=r"--max_cost 0\.002 is reached"):
         BatchRun(service.folder.parent / "other", service.url, rows_about(clips, 8), prices=tiny).run()
     assert [len(call["requests"]) for call in service.calls(CREATE)[2:]] == [1]
 

@@ -129,7 +129,6 @@ def _assert_usage_error(done: subprocess.CompletedProcess[str], message: str) ->
 
 def test_a_usage_error_takes_under_3_seconds(folder: Path, service: RunningService) -> None:
     """Real processes: a missing flag, a table, a file."""
-    seconds = []
     for arguments, message in (
         (["meta.csv"], "--base_url"),
         (["no_path.csv", "--base_url", service.url, "--model", "m"], "no 'path' column"),
@@ -137,8 +136,7 @@ def test_a_usage_error_takes_under_3_seconds(folder: Path, service: RunningServi
     ):
         begin = time.monotonic()
         _assert_usage_error(_run(folder, *arguments), message)
-        seconds.append(time.monotonic() - begin)
-    assert min(seconds) < 3
+        assert time.monotonic() - begin < 3, arguments
 
 
 def test_a_password_in_the_url_is_refused_and_not_repeated(folder: Path) -> None:

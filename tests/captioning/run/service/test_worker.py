@@ -120,7 +120,7 @@ class Fakes:
     def nothing(self, *_: Any) -> None:
         pass
 
-    stop = progress = allow = add_if_due = nothing
+    stop = progress = allow = add_if_due = report_counts = nothing
 
 
 def _run(
@@ -189,4 +189,4 @@ def test_the_estimate_knows_rows_that_cost_nothing(caplog: pytest.LogCaptureFixt
     paths = ["stored"] * 7 + ["broken"] * 5 + ["1 MiB"] * (ESTIMATE_AFTER + 3)
     _run(paths, use, concurrency=1)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "about 23,000 tokens in, 2,300 out"
+    assert line == "estimate for the whole run: about 23,000 tokens in, 2,300 out"
