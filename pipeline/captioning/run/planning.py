@@ -67,13 +67,13 @@ class RankPlan:
     total_rows: rows to caption on all ranks together.
     ranks: number of ranks that may get rows to caption.
     has_isolated: whether there are isolated rows, which are on rank 0.
-    discards_journals: the journals found have no caption and belong to a run with other settings.
     is_done: there is nothing to caption and nothing to write on any rank.
     has_work: whether this rank may get rows to caption.
     isolated: rows to caption after all other rows, one at a time. All are on rank 0: if a worker dies then, the only
         row in flight is the cause.
     host_workers: ranks on this host, including this one.
     leader: the whole table and plan, on rank 0; None on other ranks.
+    discards_journals: the journals found have no caption and belong to a run with other settings.
     """
 
     fingerprint: Fingerprint
@@ -82,12 +82,12 @@ class RankPlan:
     total_rows: int
     ranks: int
     has_isolated: bool
-    discards_journals: bool
     is_done: bool
     has_work: bool
     isolated: Sequence[RowTask]
     host_workers: int
     leader: LeaderPlan | None
+    discards_journals: bool = False
 
 
 def plan_run(
