@@ -33,6 +33,7 @@ from pipeline.captioning.meta.names import TEXT_COLUMN
 from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.run import delivery, job
+from pipeline.captioning.run.model_work import ModelWork
 from pipeline.captioning.run.options import JobOptions
 from scripts.thread_ranks import run_ranks
 from scripts.without_model import SourceWithoutModel
@@ -115,7 +116,7 @@ def _run(options: JobOptions, columns: Sequence[str], ranks: int) -> list[Any]:
         return Backend("torch", "cpu", "float32")
 
     return run_ranks(
-        ranks, lambda world: job.run_in_world(options, _NoCaptioner(columns), activate, world), timeout=600
+        ranks, lambda world: job.run_in_world(options, ModelWork(_NoCaptioner(columns), activate), world), timeout=600
     )
 
 

@@ -26,6 +26,7 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.requests import End, Engine, Request
 from pipeline.captioning.run import job
+from pipeline.captioning.run.model_work import ModelWork
 from pipeline.captioning.run.options import JobOptions
 from scripts.clip_world import random_clip, write_clips
 from scripts.thread_ranks import run_ranks
@@ -113,7 +114,8 @@ def measure(clips: int, seconds: Sequence[float], slots: int) -> dict[str, float
         sources = [_WaitingSource(one) for one in seconds]
         backend = Backend("torch", "cpu", "float32")
         codes = run_ranks(
-            len(seconds), lambda world: job.run_in_world(options, sources[world.rank], lambda: backend, world)
+            len(seconds),
+            lambda world: job.run_in_world(options, ModelWork(sources[world.rank], lambda: backend), world),
         )
         assert codes == [0] * len(seconds), codes
     begin = min(source.start_times[0] for source in sources)

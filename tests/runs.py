@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.captioning.run import job
+from pipeline.captioning.run.model_work import ModelWork
 from pipeline.captioning.run.options import JobOptions
 from scripts.thread_ranks import run_ranks
 from tests.fakes import CPU, FakeSource
@@ -38,7 +39,7 @@ def write_meta(folder: Path, paths: Sequence[str], texts: Sequence[str] | None =
 
 def run_job(options: JobOptions, source: FakeSource, workers: int = 1) -> list[object]:
     """Run the job on `workers` ranks; returns what each rank returned or raised."""
-    return run_ranks(workers, lambda world: job.run_in_world(options, source, lambda: CPU, world))
+    return run_ranks(workers, lambda world: job.run_in_world(options, ModelWork(source, lambda: CPU), world))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

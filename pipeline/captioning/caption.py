@@ -20,6 +20,7 @@ from pipeline.captioning.captioners.hub.qwen2_vl import MAX_PIXELS, MIN_PIXELS
 from pipeline.captioning.process.arguments import positive_int
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run import command, model_flags, options, prompt_flags
+from pipeline.captioning.run.model_work import model_work
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,4 +72,4 @@ def make_source(flags: argparse.Namespace) -> CaptionerSource:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(make_parser(), make_source))
+    sys.exit(command.main(make_parser(), model_work(make_source)))

@@ -18,6 +18,7 @@ from pipeline.captioning.captioners.pllava.source import PllavaSource
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
 from pipeline.captioning.process.arguments import positive_int
 from pipeline.captioning.run import command, model_flags, options, prompt_flags
+from pipeline.captioning.run.model_work import model_work
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,4 +41,4 @@ def make_source(flags: argparse.Namespace) -> PllavaSource:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(make_parser(), make_source))
+    sys.exit(command.main(make_parser(), model_work(make_source)))

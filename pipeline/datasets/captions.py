@@ -210,8 +210,10 @@ def count_tokens(frame: pd.DataFrame, tokenizer: str, settings: Settings) -> pd.
 
     tokenizer: path of a `tokenizer.json`, or of the folder that contains it.
     """
-    from tokenizers import Tokenizer
-
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise UsageError("--count-num-token needs a package: pip install tokenizers") from None
     file = Path(tokenizer) / "tokenizer.json" if Path(tokenizer).is_dir() else Path(tokenizer)
     if not file.is_file():
         raise UsageError(f"--count-num-token {tokenizer}: there is no {file}")

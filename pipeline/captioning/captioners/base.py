@@ -1,4 +1,4 @@
-"""The interface between the job and a model family.
+"""The interfaces between the job and what captions the clips: a model family, or a service.
 
 A family is an entry of `families.FAMILIES`. The families of transformers share the captioner in `hub`, so a new one
 needs a subclass of `hub.family.HubFamily`; PLLaVA has subclasses of `Captioner` and `CaptionerSource` of its own.
@@ -16,6 +16,7 @@ from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
 from ..generation.requests import End, Engine, Request
 from ..meta.asks import Asks
+from ..meta.names import TEXT_COLUMN
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,17 @@ class Captioner(ABC):
         """
 
 
-class CaptionerSource(ABC):
-    """A captioner before its framework is imported: checked options and checkpoint.
+class Source(ABC):
+    """What a run needs to know before it begins: what is asked, which frames, what the captions depend on.
 
+    asks: what is asked about every clip.
     sampling: which frames of each clip are sampled.
     short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
         no scaling.
     frame_transform: prepares the frames of a clip, see FrameTransform.
     image_transform: prepares a still image; None if it is a clip of one frame.
-    asks: what is asked about every clip.
-    family: name of the model family and why it was chosen, for the log; empty if there was no choice.
     """
 
-    family: str = ""
     asks: Asks
     sampling: FrameSampling
     short_side: int = 0
@@ -105,6 +104,12 @@ class CaptionerSource(ABC):
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions depend on, except the clips, as text. Journals store it."""
 
+    def _prompt_entries(self) -> list[str]:
+        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
+        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
+            return ["prompt"]
+        return [f"prompt {column}" for column in self.asks.columns]
+
     def image_fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions of still images depend on besides `fingerprint`, as text.
 
@@ -115,6 +120,15 @@ class CaptionerSource(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""
+
+
+class CaptionerSource(Source):
+    """A captioner before its framework is imported: checked options and checkpoint.
+
+    family: name of the model family and why it was chosen, for the log; empty if there was no choice.
+    """
+
+    family: str = ""
 
     def check_dtype(self, dtype_name: str) -> None:
         """Check that the model can compute in a type, one of `backends.DTYPES`. Every type will do by default.

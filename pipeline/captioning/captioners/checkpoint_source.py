@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..backends import Backend
 from ..generation.options import GenerationOptions
-from ..meta.names import TEXT_COLUMN
 from .base import Captioner, CaptionerSource
 from .checkpoint_config import describe_penalties, with_checkpoint_defaults
 from .clip_prompts import ClipPrompts
@@ -80,12 +79,6 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
 
         model = load_weights(self._empty_model(), self.weights, backend.device, backend.dtype)
         return self._captioner(model, backend)
-
-    def _prompt_entries(self) -> list[str]:
-        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
-        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
-            return ["prompt"]
-        return [f"prompt {column}" for column in self.asks.columns]
 
     def _lines_of_prompts(self) -> list[str]:
         """The prompt of each question, for the log."""

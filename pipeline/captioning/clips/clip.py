@@ -12,7 +12,8 @@ class Clip:
     """A row whose frames are ready for the captioner.
 
     row: index in the meta table.
-    frames: the output of the captioner's FrameTransform for the distinct frames; the first axis is the frame.
+    frames: the output of the captioner's FrameTransform for the distinct frames; the first axis is the frame. If
+        `mime_type` is not empty: the bytes of the file, uint8 (bytes,).
     frame_index: for each sampled frame, in time order, its index in `frames`.
     partial: only a part of the file could be decoded; the frames are from that part.
     seconds: the time of each sampled frame, its index in the video / frame rate; zeros if the rate is unknown.
@@ -20,6 +21,8 @@ class Clip:
     size: (height, width) in pixels of the first frame that the FrameTransform got.
     rate: frames of the video per second; 0.0 if it is unknown, and for still images.
     is_image: the file is a still image.
+    mime_type: of the file of a video that is not decoded (`FramePreparation.sends_file`), for example `video/mp4`; then
+        `frame_index`, `seconds`, `duration`, `size` and `rate` are empty or zero. Empty if `frames` are frames.
     """
 
     row: int
@@ -32,6 +35,7 @@ class Clip:
     size: tuple[int, int] = (0, 0)
     rate: float = 0.0
     is_image: bool = False
+    mime_type: str = ""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def decode_into(
     check_path(path)
     named = named or path
     decoders = available_decoders(named) if decoders is None else decoders
-    kind = _kind(path, named)
+    kind = kind_of(path, named)
     fitting = _fitting(kind, available_decoders(named), decoders)
     messages = []
     for name in fitting:
@@ -122,8 +122,10 @@ def available_decoders(path: str) -> tuple[str, ...]:
     return ("decord", "PyAV") if _has_decord() else ("PyAV",)
 
 
-def _kind(path: str, named: str) -> str:
-    """`image` or `video` by the content of the file; empty if that is unknown.
+def kind_of(path: str, named: str) -> str:
+    """`image` or `video` by the content of the file; empty if that is unknown, or if the file can't be read.
+
+    named: the path or URL by whose suffix the file is known.
 
     Raises:
         DecodeError: it is a playlist.

@@ -95,7 +95,9 @@ class DecodeClient(KillableProcess):
 
     def _decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
         messages: list[str] = []
-        for decoder in available_decoders(path):
+        # A file that is sent has no second decoder to try; its process chooses one by its content.
+        decoders = ("file",) if self._preparation.sends_file else available_decoders(path)
+        for decoder in decoders:
             reply, problem = self.ask(DecodeRequest(path, decoder), stopping)
             if stopping.is_set():
                 break

@@ -172,7 +172,7 @@ class ClipLoader:
             if frames is None:
                 self._put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                about = reply.seconds, reply.duration, reply.size, reply.rate, reply.is_image
+                about = reply.seconds, reply.duration, reply.size, reply.rate, reply.is_image, reply.mime_type
                 self._put(Clip(row, path, frames, reply.frame_index, reply.partial, *about))
 
     def _put(self, clip: Clip | LoadFailure) -> None:

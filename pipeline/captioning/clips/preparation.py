@@ -14,8 +14,9 @@ FrameTransform = Callable[[Sequence[Image.Image]], np.ndarray]
 """Converts distinct frames to the captioner's input array, whose first axis is the frame.
 
 The result for a frame must not depend on the other frames: a decoding process (`decode_server.py`) passes each frame
-of a clip as soon as it is decoded. A transform with the attribute `takes_all_frames` gets all frames at once. Runs in
-the decoding process, so it must be picklable and must not import the framework.
+of a clip as soon as it is decoded. A transform with the attribute `takes_all_frames` gets all frames at once. One with
+the attribute `makes_bytes` returns bytes (uint8, one axis), any number of them for a frame; those of all frames are
+joined. Runs in the decoding process, so it must be picklable and must not import the framework.
 """
 
 
@@ -28,9 +29,12 @@ class FramePreparation:
     short_side: larger frames are scaled before the transform so that their shorter side has this many pixels; 0 for no
         scaling.
     image_transform: prepares a still image; None for `transform`, as a clip of one frame.
+    sends_file: the file of a video takes the place of its frames, see `Clip.mime_type`. It is not decoded, so a damaged
+        one is not found. Images and animations are decoded and transformed.
     """
 
     sampling: FrameSampling
     transform: FrameTransform
     short_side: int = 0
     image_transform: FrameTransform | None = None
+    sends_file: bool = False

@@ -9,6 +9,7 @@ Each rank appends to `rank-NNNNN.jsonl` in a folder next to the output. A line i
     {"start": [rows]}                 these rows are in flight now; with "retry": true in a retry
     {"row": ..., ...}                 a finished row (`RowResult`)
     {"waiting": true}                 the rank waits for all other ranks before the isolated rows
+    {"usage": {...}}                  tokens and cost of a service so far, in this session
     {"released": true}                the worker has ended the session itself: no row is in flight any more
     {"forget_failures": true}         the failures so far do not count: the clips were not their cause
 
@@ -16,7 +17,8 @@ Each rank appends to `rank-NNNNN.jsonl` in a folder next to the output. A line i
 `rows` the number of rows that the run has to caption on all ranks, `ranks` the number of ranks that keep a journal,
 `locked` whether the file system has locks. If a session ends without `released`, its worker has died, and its rows in
 flight were in flight at that death. A last line without a line end was being written when the worker died; it is
-dropped. `loaded` and `lease` are for `progress`; no plan and no result depends on them.
+dropped. `loaded`, `lease` and `usage` are for `progress`; no plan and no result depends on them. `usage` holds
+`prompt_tokens`, `completion_tokens`, `answers` and, if the prices are known, `cost`; the last one of a session counts.
 
 `reader` reads journals, `folder` handles all journals of a folder, `run_journals` those of all ranks and hosts.
 """
@@ -30,7 +32,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -108,6 +110,10 @@ class Journal:
             return
         self._write((result.to_json() + "\n" for result in results), len(results))
         self._disk.block_while_stalled()
+
+    def record_usage(self, figures: Mapping[str, float]) -> None:
+        """Record the tokens and the cost of a service since the session began: not those of earlier sessions."""
+        self._append({"usage": dict(figures)})
 
     def record_waiting(self) -> None:
         """Record that this rank waits for all other ranks before the isolated rows; returns when this is on disk."""

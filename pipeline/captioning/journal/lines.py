@@ -15,7 +15,7 @@ from ..process.errors import RunError
 
 ROW, SESSION, FORGET_FAILURES = b'{"row":', b'{"session":', b'{"forget_failures":'
 """The first bytes of such lines, so that not all of a million lines need to be parsed."""
-_FOR_PROGRESS = ('{"lease":', '{"loaded":')
+_FOR_PROGRESS = ('{"lease":', '{"loaded":', '{"usage":')
 """The first characters of lines that only `progress` reads: no plan and no result depends on them."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..journal.folder import planned_at
 from ..meta.names import report_path
 from .journal_monitor import JournalMonitor
 from .run_progress import FailureExample, RunProgress, state_of
+from .service_usage import COST_OF_ALL
 from .speed import seconds_left
 
 
@@ -73,6 +75,7 @@ def _figures(progress: RunProgress, monitor: JournalMonitor, now: float, silent_
         "seconds_left": None if left is None else round(left),
         "failures_by_stage": dict(progress.failures.most_common()),
         "failure_examples": {stage: _example(example) for stage, example in progress.examples.items()},
+        "service": dict(progress.service) or None,
         "slowest_rank": min(working, key=lambda rank: rates[rank.rank]).rank if working else None,
         "silent_ranks": silent,
         "ranks": [
@@ -87,6 +90,14 @@ def _figures(progress: RunProgress, monitor: JournalMonitor, now: float, silent_
             for rank in progress.ranks
         ],
     }
+
+
+def _service(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The figures of a report's section on the service under the names that journals have; None without a service."""
+    if section is None:
+        return None
+    names = ("prompt_tokens", "completion_tokens", "cost", COST_OF_ALL)
+    return {**{name: section[name] for name in names if name in section}, "answers": section["answers_paid"]}
 
 
 def _example(example: FailureExample) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def _finished_figures(output: Path, written_at: float) -> dict[str, Any]:
             stage: _example(FailureExample(example["row"], example.get("column", ""), example["message"]))
             for stage, example in report.get("failure_examples", {}).items()
         },
+        "service": _service(report.get("service")),
         "slowest_rank": None,
         "silent_ranks": [],
         "ranks": [],

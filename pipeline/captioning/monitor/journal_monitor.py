@@ -12,6 +12,7 @@ from pathlib import Path
 from ..journal.folder import journals
 from .journal_tail import JournalTail
 from .run_progress import RankProgress, RunProgress
+from .service_usage import added
 from .speed import Speed
 
 
@@ -63,6 +64,7 @@ class JournalMonitor:
         progress.finished_before += tail.finished_before
         progress.failed_before += tail.failed_before
         progress.failures.update(tail.failures)
+        progress.service = added(progress.service, tail.usage)
         for stage, example in tail.examples.items():
             progress.examples.setdefault(stage, example)
         if is_of_this_run:

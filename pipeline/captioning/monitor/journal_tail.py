@@ -13,6 +13,7 @@ from typing import Any
 from ..meta.names import TEXT_COLUMN
 from ..meta.results import RowResult
 from .run_progress import FailureExample, RankProgress
+from .service_usage import added
 
 
 class JournalTail:
@@ -23,6 +24,7 @@ class JournalTail:
     failures, examples: failures of all sessions by stage, and the first one of each stage.
     finished_before: rows finished in earlier sessions.
     failed_before: rows that failed in earlier sessions.
+    usage: tokens, cost and answers of a service, added over all sessions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +40,12 @@ class JournalTail:
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, FailureExample] = {}
         self.finished_before = self.failed_before = 0
+        self._usage: dict[str, float] = {}  # of the newest session
+        self._usage_before: dict[str, float] = {}  # of the earlier sessions
+
+    @property
+    def usage(self) -> dict[str, float]:
+        return added(self._usage_before, self._usage)
 
     def read_new_lines(self) -> None:
         """Read the lines that were added since the last call.
@@ -77,6 +85,8 @@ class JournalTail:
             self._begin_session(record)
         elif "loaded" in record:
             self.progress.started_at, self.progress.has_loaded = _seconds(record["loaded"]), True
+        elif "usage" in record:
+            self._usage = record["usage"]
         elif "forget_failures" in record:
             self._forgets_failures = True
         self.progress.released = self.progress.released or "released" in record
@@ -110,6 +120,7 @@ class JournalTail:
         self.finished_before += self.progress.done
         self.failed_before += self.progress.failed
         self.progress = RankProgress(self.progress.rank)
+        self._usage_before, self._usage = self.usage, {}
         if self._forgets_failures:
             self.finished_before -= self.failed_before
             self.failed_before = 0

@@ -31,6 +31,7 @@ from ..process.errors import UsageError, exit_code_of
 from .figures import last_report, poll
 from .journal_monitor import JournalMonitor
 from .progress_log import duration
+from .service_usage import usage_text
 
 MAX_SHOWN_RANKS = 16
 """If the run has more ranks, only this many of the slowest are shown."""
@@ -136,6 +137,8 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
         f"{figures['failed']:,} failed",
         f"{figures['clips_per_second']:.2f} clips/s",
     ]
+    if figures["service"]:
+        parts.append(usage_text(figures["service"]))
     if figures["finished_before"]:
         parts.append(f"{figures['finished_before']:,} finished by earlier runs")
     if state == "running":

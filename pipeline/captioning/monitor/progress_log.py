@@ -21,12 +21,20 @@ class ProgressLog:
     total: rows to caption in this run.
     snapshot: returns the state of the run; its counts are (rows done, rows failed, ranks that caption).
     interval: seconds between two lines.
+    note: what a line says in addition; '' for nothing.
     """
 
-    def __init__(self, total: int, snapshot: Callable[[], Snapshot], interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        total: int,
+        snapshot: Callable[[], Snapshot],
+        interval: float = INTERVAL_SECONDS,
+        note: Callable[[], str] = str,
+    ) -> None:
         self._total = total
         self._snapshot = snapshot
         self._interval = interval
+        self._note = note
         self._speed = Speed()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -43,7 +51,8 @@ class ProgressLog:
         while not self._closing.wait(self._interval):
             snapshot = self._snapshot()
             if snapshot.counts and self._total:
-                logger.info("%s", self.line(time.monotonic(), snapshot))
+                note = self._note()
+                logger.info("%s%s", self.line(time.monotonic(), snapshot), f"; {note}" if note else "")
 
     def line(self, now: float, snapshot: Snapshot) -> str:
         """One line: rows done, rows failed, speed over the last two minutes, time left, ranks whose progress is late.

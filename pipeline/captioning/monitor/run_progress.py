@@ -76,6 +76,7 @@ class RunProgress:
     failed_before: rows that failed in earlier runs, according to these journals.
     failures: number of failures by stage; a row has one for each question without an answer.
     examples: for each stage, one failure.
+    service: tokens, cost and answers of a service, added over the sessions in the journals; empty without a service.
     """
 
     run: str = ""
@@ -84,6 +85,7 @@ class RunProgress:
     failed_before: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, FailureExample] = field(default_factory=dict)
+    service: dict[str, float] = field(default_factory=dict)
 
     @property
     def ranks_elsewhere(self) -> int:

@@ -24,6 +24,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._postpones = False
+        self._grace = GRACE_SECONDS
         self._first_signal = 0.0
         self.requested = False
 
@@ -33,14 +34,16 @@ class Interruption:
             signal.signal(number, self._on_signal)
 
     @contextlib.contextmanager
-    def postponed(self) -> Iterator[None]:
+    def postponed(self, grace: float = GRACE_SECONDS) -> Iterator[None]:
         """Within this block, the first signal only sets `requested`.
+
+        grace: seconds for the captions in flight.
 
         Raises:
             KeyboardInterrupt: at the end of the block if a signal has arrived; within the block at a second signal,
-                or GRACE_SECONDS after the first.
+                or `grace` seconds after the first.
         """
-        self._postpones = True
+        self._postpones, self._grace = True, grace
         try:
             yield
         finally:
@@ -58,10 +61,8 @@ class Interruption:
             return
         if not (is_first and self._postpones):
             raise KeyboardInterrupt
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
-        logger.info(
-            "%s: finishing the captions in flight, for at most %g s", signal.Signals(number).name, GRACE_SECONDS
-        )
+        signal.setitimer(signal.ITIMER_REAL, self._grace)
+        logger.info("%s: finishing the captions in flight, for at most %g s", signal.Signals(number).name, self._grace)
 
 
 interruption = Interruption()

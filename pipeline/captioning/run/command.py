@@ -1,40 +1,40 @@
 """The main function of every captioning command: check flags and environment, start the run, return the exit code.
 
-Knows nothing about a model family: the caller passes the parser and the function that makes the captioner source.
+Knows nothing about models and services: the caller passes the parser and the function that makes the rank's work.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .. import backends
-from ..captioners.base import CaptionerSource
 from ..captioners.named_prompts import frame_warnings
 from ..meta.table import MetaTable
 from ..process import supervisor
 from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError, print_usage_error
 from ..process.signals import interruption
 from ..process.watchdog import Watchdog
-from ..workers import launch_checks
 from ..workers.launch import Launch
 from ..workers.world import run_scheduler
 from . import job, options, prompt_flags
+from .options import JobOptions
+from .rank_work import RankWork
 
 logger = logging.getLogger(__name__)
+
+MakeWork = Callable[[argparse.Namespace, JobOptions, Launch], RankWork]
+"""Checks the flags of what captions the clips, a model or a service; raises UsageError. Imports no framework."""
 
 
 def main(
     parser: argparse.ArgumentParser,
-    make_source: Callable[[argparse.Namespace], CaptionerSource],
+    make_work: MakeWork,
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a captioning command and return its exit code.
 
-    make_source: checks the flags of the model and the checkpoint; raises UsageError.
     arguments: the command line; None for that of this process.
     """
     launch, watchdog = Launch(), Watchdog(enforces=True)
@@ -45,7 +45,7 @@ def main(
             exit_code = supervisor.supervise(is_worker=not launch.is_scheduler, watchdog=watchdog)
             if exit_code is not None:
                 return exit_code
-        return _run(parser, make_source, arguments, launch, watchdog)
+        return _run(parser, make_work, arguments, launch, watchdog)
     except UsageError as error:
         if launch.reports_usage_errors:
             print_usage_error(parser.prog, error)
@@ -60,7 +60,7 @@ def main(
 
 def _run(
     parser: argparse.ArgumentParser,
-    make_source: Callable[[argparse.Namespace], CaptionerSource],
+    make_work: MakeWork,
     arguments: Sequence[str] | None,
     launch: Launch,
     watchdog: Watchdog,
@@ -70,25 +70,17 @@ def _run(
     job_options = options.job_options(flags, asks.columns)
     if launch.rank == 0:  # the meta table need not exist on other hosts
         MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_uses)
-    source = make_source(flags)
-    choice = backends.choose(
-        job_options.framework,
-        job_options.device,
-        launch.launcher,
-        launch.local_rank,
-        launch.world_size,
-        launch.local_workers,
-    )
-    warnings = launch_checks.warnings(launch, choice.device, os.environ)
+    work = make_work(flags, job_options, launch)
+    warnings = work.warnings(launch)
     if launch.is_scheduler:
         run_scheduler()
         return EXIT_DONE
     interruption.install()
     watchdog.timeout = job_options.stall_timeout
     if launch.is_leader:
-        for warning in [*warnings, *frame_warnings(source.asks, source.sampling)]:
+        for warning in [*warnings, *frame_warnings(work.source.asks, work.source.sampling)]:
             logger.warning("%s", warning)
-    return job.run(job_options, source, choice, launch, watchdog)
+    return job.run(job_options, work, launch, watchdog)
 
 
 def _set_up_logging(launch: Launch) -> None:

@@ -65,6 +65,11 @@ def _digest(parts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_other_run(found: Sequence[Fingerprint], wanted: Fingerprint) -> bool:
+    """Whether one of the fingerprints of journals is of a run with other settings. As for `check_journals`."""
+    return any({**fingerprint, COMPUTING_TYPE: ""} != {**wanted, COMPUTING_TYPE: ""} for fingerprint in found)
+
+
 def check_journals(found: Sequence[Fingerprint], wanted: Fingerprint, folder: Path) -> None:
     """Check that the journals in a folder belong to a run with the same settings.
 

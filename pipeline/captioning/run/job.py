@@ -6,11 +6,9 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..backends import Backend, Choice
-from ..captioners.base import CaptionerSource
 from ..clips.downloads.urls import without_credentials
 from ..clips.media import names_image
 from ..journal.run_journals import RunJournals
@@ -22,21 +20,21 @@ from ..process.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..process.watchdog import Watchdog
 from ..workers.heartbeat import FailedElsewhere
 from ..workers.launch import Launch
-from ..workers.world import World, join_world, solo_world
+from ..workers.world import World
 from . import delivery
 from .fingerprints import COMPUTING_TYPE, check_same_settings
 from .finished_rows import MassFailure
 from .options import JobOptions
 from .planning import LeaderPlan, RankPlan, plan_run
 from .rank_stats import RankStats
+from .rank_work import RankWork
 from .redo import MarkedRows
 from .report import make_report, summary
-from .work import RankWorker
 
 logger = logging.getLogger(__name__)
 
 
-def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: Launch, watchdog: Watchdog) -> int:
+def run(options: JobOptions, work: RankWork, launch: Launch, watchdog: Watchdog) -> int:
     """Caption the meta table; returns the exit code.
 
     watchdog: records when this rank last made progress.
@@ -44,24 +42,19 @@ def run(options: JobOptions, source: CaptionerSource, choice: Choice, launch: La
     Raises:
         UsageError, RunError: see their docstrings; the failure has been reported to the other ranks.
     """
-    if launch.launcher == "plain":
-        # A single process imports the framework only if there is something to caption.
-        return run_in_world(options, source, lambda: choice.activate(options.dtype), solo_world(watchdog=watchdog))
-    logger.info("started by %s: waiting for all %d workers", launch.launcher, launch.world_size)
-    backend = choice.activate(options.dtype)
-    return run_in_world(options, source, lambda: backend, join_world(launch, backend.device, watchdog))
+    if launch.launcher != "plain":
+        logger.info("started by %s: waiting for all %d workers", launch.launcher, launch.world_size)
+    return run_in_world(options, work, work.join(launch, watchdog))
 
 
-def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+def run_in_world(options: JobOptions, work: RankWork, world: World) -> int:
     """Do one rank's part of a run; returns the exit code.
-
-    activate: imports the framework and returns it.
 
     Raises:
         UsageError, RunError: as in `run`.
     """
     try:
-        exit_code = _run(options, source, activate, world)
+        exit_code = _run(options, work, world)
     except BaseException as error:
         if not isinstance(error, FailedElsewhere):
             world.report_failure(f"{type(error).__name__}: {error}")
@@ -75,14 +68,12 @@ def run_in_world(options: JobOptions, source: CaptionerSource, activate: Callabl
 class _Job:
     """One rank's part of a run; the values that all its steps need.
 
-    activate: imports the framework and returns it.
     journals: open until the end of the run, so that the journal of this rank stays locked until all is written.
     begin: when the run began, on the clock of `time.monotonic`.
     """
 
     options: JobOptions
-    source: CaptionerSource
-    activate: Callable[[], Backend]
+    work: RankWork
     world: World
     journals: RunJournals
     begin: float
@@ -90,14 +81,16 @@ class _Job:
     def caption_and_deliver(self, plan: RankPlan) -> int:
         """Caption the rows of the plan and write the outputs; returns the run's exit code, the same on all ranks."""
         planned, options, world = time.monotonic(), self.options, self.world
-        backend = self._prepare(plan)
-        if backend is not None:
-            plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: backend.dtype_name})
+        computing_type = self._prepare(plan)
+        if computing_type is not None:
+            plan = dataclasses.replace(plan, fingerprint={**plan.fingerprint, COMPUTING_TYPE: computing_type})
         if plan.leader is not None:
-            _log_choices(self.source, backend)
+            for line in self.work.describe():
+                logger.info("%s", line)
             _log_plan(options, plan, plan.leader)
-        with ProgressLog(plan.total_rows, lambda: world.snapshot) if world.is_leader else contextlib.nullcontext():
-            stats = self._caption(backend, plan, time.monotonic() - planned)
+        log = ProgressLog(plan.total_rows, lambda: world.snapshot, note=self.work.progress_note)
+        with log if world.is_leader else contextlib.nullcontext():
+            stats = self._caption(plan, time.monotonic() - planned)
             rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
         results = delivery.gather_results(self.journals, plan.leader, options.pad_length)
         if plan.leader is not None and results is not None:
@@ -108,42 +101,37 @@ class _Job:
             self.journals.forget_failures()
         return exit_code
 
-    def _prepare(self, plan: RankPlan) -> Backend | None:
-        """Import the framework and do all remaining checks; then remove earlier journals if `--restart` is given.
+    def _prepare(self, plan: RankPlan) -> str | None:
+        """Do all remaining checks; then remove earlier journals that are not used.
 
-        Returns the framework; None if this rank has nothing to caption.
+        Returns the computing type; None if this rank has nothing to caption.
 
         Raises:
             UsageError: the weights do not fit, the device is missing, the model can't compute in the computing type, or
                 the computing types differ; no journal has been changed.
         """
-        backend = None
         try:
-            if plan.has_work:
-                backend = self.activate()
-                self.source.check_dtype(backend.dtype_name)
-                self.source.check_weights()
+            computing_type = self.work.prepare() if plan.has_work else None
             # A collective: no rank opens a journal before all ranks have come this far.
-            _check_computing_types(plan, self.world.gather_json(backend.dtype_name if backend else None))
+            _check_computing_types(plan, self.world.gather_json(computing_type))
         except UsageError:
             self.journals.remove_unused()
             raise
-        if self.options.restart:
+        if self.options.restart or plan.discards_journals:
             self.journals.remove_earlier()
             self.world.barrier()
-        return backend
+        return computing_type
 
-    def _caption(self, backend: Backend | None, plan: RankPlan, prepare_seconds: float) -> RankStats:
+    def _caption(self, plan: RankPlan, prepare_seconds: float) -> RankStats:
         world = self.world
-        if backend is None:
+        if not plan.has_work:
             if plan.has_isolated:
                 world.barrier()
             return RankStats()
         journal = self.journals.open(plan.fingerprint, plan.run, plan.total_rows, plan.ranks)
+        stats = RankStats(load_seconds=prepare_seconds)
         try:
-            worker = RankWorker(self.options, self.source, backend, journal, world)
-            worker.stats.load_seconds = prepare_seconds
-            stats = worker.run(plan)
+            self.work.run(self.options, plan, journal, world, stats)
         except MassFailure:
             self.journals.ask_to_forget_failures()
             raise
@@ -152,10 +140,10 @@ class _Job:
         return stats
 
 
-def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Backend], world: World) -> int:
+def _run(options: JobOptions, work: RankWork, world: World) -> int:
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
-    asks = source.asks
+    source, asks = work.source, work.source.asks
     table = MetaTable.read(options.meta_path, asks.columns, asks.cell_uses) if world.is_leader else None
     fingerprint = source.fingerprint()
     check_same_settings(world, fingerprint)
@@ -167,8 +155,12 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
         except UsageError:
             journals.remove_unused()
             raise
+        if work.only_reports:
+            work.report_plan(options, plan)
+            journals.remove_unused()
+            return EXIT_DONE
         if not plan.is_done:
-            exit_code = _Job(options, source, activate, world, journals, begin).caption_and_deliver(plan)
+            exit_code = _Job(options, work, world, journals, begin).caption_and_deliver(plan)
         else:
             exit_code = EXIT_DONE
             if plan.leader is not None:
@@ -176,6 +168,7 @@ def _run(options: JobOptions, source: CaptionerSource, activate: Callable[[], Ba
         world.barrier()  # no rank may remove a folder that another rank still reads
         if exit_code == EXIT_DONE:
             journals.remove()
+        work.ended()
     return exit_code
 
 
@@ -197,16 +190,6 @@ def _check_computing_types(plan: RankPlan, found: Sequence[str | None]) -> None:
             f"the interrupted run computed its captions in {', '.join(sorted(others))}, this one computes in "
             f"{types.pop()}. Give --dtype to resume that run, or --restart to discard its captions"
         )
-
-
-def _log_choices(source: CaptionerSource, backend: Backend | None) -> None:
-    """Log which model options, framework and device were chosen, and why."""
-    if source.family:
-        logger.info("family %s", source.family)
-    for line in source.describe():
-        logger.info("%s", line)
-    if backend is not None:
-        logger.info("%s on %s in %s: %s", backend.framework, backend.device, backend.dtype_name, backend.reason)
 
 
 def _log_plan(options: JobOptions, plan: RankPlan, leader: LeaderPlan) -> None:

@@ -22,7 +22,7 @@ from ..meta.names import TEXT_COLUMN, check_output, default_output, failures_pat
 from ..process.arguments import CommandParser, HelpFormatter, byte_size, number, positive_int
 from ..process.errors import UsageError
 from .model_flags import add_generation_flags
-from .prompt_flags import add_prompt_flags
+from .prompt_flags import add_conversation_flags, add_prompt_flags
 
 AUTO = "auto"
 
@@ -88,7 +88,48 @@ class JobOptions:
 
 
 def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """Make a parser with the flags that all captioning commands share, except those of the checkpoint."""
+    """Make the parser of a command whose captions a model makes, without the flags of the checkpoint."""
+    parser = make_table_parser(prog, description)
+    add_prompt_flags(parser)
+    add_conversation_flags(parser)
+    add_generation_flags(parser)
+    run = add_run_flags(parser)
+    run.add_argument(
+        "--bs",
+        type=batch_size,
+        default=1,
+        help="batch size: clips that each worker captions at the same time; 'auto' chooses a number that suits the "
+        "device and its memory",
+    )
+    run.add_argument(
+        "--pad_length",
+        type=positive_int,
+        default=4096,
+        help="maximum size of a row's result when the results are gathered, in words of 4 bytes; a row with a longer "
+        "caption becomes a failure",
+    )
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--framework",
+        choices=FRAMEWORKS,
+        help="framework that runs the model; if not given, chosen from launcher and device",
+    )
+    device.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="device that runs the model; if not given, an accelerator if there is one, else the CPU",
+    )
+    device.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="computing type; if not given, float32 on CPUs, bfloat16 on accelerators that have it, float16 on "
+        "other accelerators",
+    )
+    return parser
+
+
+def make_table_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Make a parser whose only argument is the meta table."""
     parser = CommandParser(
         prog=prog,
         description=description,
@@ -97,17 +138,12 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("meta_path", type=Path, help="meta table (.csv, .csv.gz or .parquet) with a column 'path'")
-    add_prompt_flags(parser)
-    add_generation_flags(parser)
+    return parser
 
+
+def add_run_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the flags of tables, rows and clips that all captioning commands have; returns their group."""
     run = parser.add_argument_group("run")
-    run.add_argument(
-        "--bs",
-        type=batch_size,
-        default=1,
-        help="batch size: clips that each worker captions at the same time; 'auto' chooses a number that suits the "
-        "device and its memory",
-    )
     run.add_argument(
         "--output",
         type=Path,
@@ -139,13 +175,6 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         "--limit",
         type=positive_int,
         help="caption only the first LIMIT rows, not counting rows that keep a caption; if not given, all rows",
-    )
-    run.add_argument(
-        "--pad_length",
-        type=positive_int,
-        default=4096,
-        help="maximum size of a row's result when the results are gathered, in words of 4 bytes; a row with a longer "
-        "caption becomes a failure",
     )
     run.add_argument(
         "--decode_timeout",
@@ -183,30 +212,17 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         help="end a worker that has made no progress for this many seconds; loading the model and waiting for other "
         "ranks do not count, and a clip may take as long as --download_timeout and --decode_timeout allow",
     )
-
-    device = parser.add_argument_group("device")
-    device.add_argument(
-        "--framework",
-        choices=FRAMEWORKS,
-        help="framework that runs the model; if not given, chosen from launcher and device",
-    )
-    device.add_argument(
-        "--device",
-        choices=DEVICES,
-        help="device that runs the model; if not given, an accelerator if there is one, else the CPU",
-    )
-    device.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="computing type; if not given, float32 on CPUs, bfloat16 on accelerators that have it, float16 on "
-        "other accelerators",
-    )
-    return parser
+    return run
 
 
-def add_frame_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose the frames of a clip. If a flag is not given, its value is None."""
-    frames = parser.add_argument_group("frames", "if not given, the default of the model family")
+def add_frame_flags(
+    parser: argparse.ArgumentParser, description: str = "if not given, the default of the model family"
+) -> None:
+    """Add the flags that choose the frames of a clip. If a flag is not given, its value is None.
+
+    description: of the group, for the help.
+    """
+    frames = parser.add_argument_group("frames", description)
     frames.add_argument(
         "--sampling",
         choices=SAMPLING_RULES,

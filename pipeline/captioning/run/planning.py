@@ -21,7 +21,7 @@ from ..process.errors import UsageError
 from ..workers.leases import PENDING, RETRIES, RowPool, RowTask
 from ..workers.world import World
 from .earlier_captions import EarlierCaptions, Redo, nothing_marked
-from .fingerprints import COMPUTING_TYPE, check_journals, table_fingerprint
+from .fingerprints import COMPUTING_TYPE, check_journals, is_other_run, table_fingerprint
 from .media_check import media_problem
 from .options import JobOptions
 from .plan import Plan, make_plan
@@ -73,6 +73,7 @@ class RankPlan:
         row in flight is the cause.
     host_workers: ranks on this host, including this one.
     leader: the whole table and plan, on rank 0; None on other ranks.
+    discards_journals: the journals found have no caption and belong to a run with other settings.
     """
 
     fingerprint: Fingerprint
@@ -86,6 +87,7 @@ class RankPlan:
     isolated: Sequence[RowTask]
     host_workers: int
     leader: LeaderPlan | None
+    discards_journals: bool = False
 
 
 def plan_run(
@@ -112,6 +114,9 @@ def plan_run(
     if table is not None:
         cells = table.cells(asks.cell_columns)
         fingerprint = {**captioner_fingerprint, **table_fingerprint(table, asks, cells)}
+        discards = not any(contents.captions.values()) and is_other_run(contents.fingerprints, fingerprint)
+        if discards:  # a run that a wrong setting ended at once
+            contents = JournalContents()
         check_journals(contents.fingerprints, fingerprint, journals.folder)
         earlier_output = _earlier_output(options, asks)
         earlier = EarlierCaptions.of(table, options.meta_path, earlier_output, options.output, asks.columns)
@@ -131,6 +136,7 @@ def plan_run(
                 "total_rows": leader.plan.rows_to_caption,
                 "ranks": min(world.world_size, leader.plan.rows_to_caption),
                 "has_isolated": bool(leader.plan.isolated),
+                "discards_journals": discards,
                 "is_done": leader.plan.is_done and earlier.is_output_of(leader.plan.kept),
             }
         ).encode("ascii")

@@ -64,12 +64,17 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument(
         "--any_media", action="store_true", help="ask named prompts for images about videos, too, and the reverse"
     )
-    prompt.add_argument(
+
+
+def add_conversation_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the conversation that contains the question."""
+    conversation = parser.add_argument_group("conversation")
+    conversation.add_argument(
         "--system",
         help="system prompt; if not given, pllava gets one that asks for every detail ('' for none), and the other "
         "families get that of their template",
     )
-    prompt.add_argument(
+    conversation.add_argument(
         "--conv_mode",
         choices=sorted(TEMPLATES),
         help="pllava: conversation template; if not given, chosen from the checkpoint's vocabulary",

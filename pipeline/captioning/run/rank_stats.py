@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -22,6 +23,8 @@ class RankStats:
     peak_memory_mib: peak host memory of the worker's process, without its decoding processes, in MiB.
     peak_device_memory_mib: peak memory that tensors took on an accelerator, in MiB; 0 on a CPU.
     backend: framework, device and computing type, as text.
+    service: the figures of the service that made the captions, see `Usage.report`, with its settings; empty if a model
+        in this process made them.
     """
 
     captioned: int = 0
@@ -38,3 +41,4 @@ class RankStats:
     peak_memory_mib: float = 0.0
     peak_device_memory_mib: float = 0.0
     backend: str = ""
+    service: dict[str, Any] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from ..clips.downloads.urls import without_credentials
 from ..meta.names import TEXT_COLUMN
 from ..meta.results import CaptionResult
 from ..monitor.progress_log import duration
+from ..monitor.service_usage import usage_text
 from .delivery import RunResults
 from .options import JobOptions
 from .planning import LeaderPlan, RankPlan
@@ -26,6 +27,8 @@ from .rank_stats import RankStats
 REPETITION_WARNING_SHARE = 0.05
 """If a larger share of the rows than this has the same caption, the summary warns."""
 MAX_PARTIAL_EXAMPLES = 5
+_OF_SERVICES = ("openai", "jsonschema")
+"""Packages that only runs through a service use."""
 
 
 def make_report(
@@ -48,6 +51,7 @@ def make_report(
     wait = sum(stats.decode_wait_seconds for stats in rank_stats)
     partial, images = sorted(results.partial), len(results.images)
     names_columns = leader.plan.columns != (TEXT_COLUMN,)
+    service = next((stats.service for stats in rank_stats if stats.service), {})  # such a run has one rank
 
     rows = {"finished_rows": results.finished_rows(), "failed_rows": results.failed_rows()}
 
@@ -93,6 +97,7 @@ def make_report(
         "stages": _stages(rank_stats),
         "peak_memory_mib_per_worker": round(max(stats.peak_memory_mib for stats in rank_stats)),
         "peak_device_memory_mib": round(max(stats.peak_device_memory_mib for stats in rank_stats)),
+        **({"service": service} if service else {}),
         "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
         "fingerprint": dict(plan.fingerprint),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -134,7 +139,10 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         if figures["words_per_caption"]:
             words = "{least} to {most}, median {median}".format(**figures["words_per_caption"])
             yield logging.INFO, f"words per caption{column and f' of {column}'}: {words}"
-    yield logging.INFO, f"device time: {timeline(report)}"
+    if "service" in report:
+        yield logging.INFO, _service_line(report["service"])
+    elif report["device_seconds"]:
+        yield logging.INFO, f"device time: {timeline(report)}"
     speed = f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
     if len(columns) > 1:
         speed = f"{report['captions_per_second']:.2f} captions/s, {speed}"
@@ -153,6 +161,19 @@ def timeline(report: Mapping[str, Any]) -> str:
     parts = [f"{name.removesuffix(suffix)} {duration(value)}" for name, value in stages.items()]
     wait, share = report["decode_wait_seconds"], report["decode_wait_share"]
     return ", ".join([*parts, f"waiting for clips {duration(wait)} ({share:.1%})"])
+
+
+def _service_line(service: Mapping[str, Any]) -> str:
+    """Requests, tokens, cost and outcomes of a service, as text."""
+    repeated = f" ({service['retries']:,} of them sent again)" if service["retries"] else ""
+    stored = service["answers_from_store"]
+    parts = [
+        f"service: {service['requests']:,} requests{repeated}",
+        usage_text(service),
+        *([f"{stored:,} answers from the store"] if stored else []),
+    ]
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in service["outcomes"].items())
+    return ", ".join(parts) + (f"; outcomes: {outcomes}" if outcomes else "")
 
 
 def _caption_figures(captions: Sequence[CaptionResult]) -> dict[str, Any]:
@@ -212,7 +233,7 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow")
+    packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow", *_OF_SERVICES)
     found = {}
     for package in packages:
         try:

@@ -182,8 +182,10 @@ class _Shards:
 
     def write(self, sample: dict[str, str | bytes]) -> None:
         if self._writer is None:  # the library's writer creates its first shard at once, even if there is no sample
-            from webdataset.writer import ShardWriter
-
+            try:
+                from webdataset.writer import ShardWriter
+            except ImportError:
+                raise UsageError("--to webdataset needs a package: pip install webdataset") from None
             self._writer = ShardWriter(
                 _PATTERN, self._size.clips, self._size.bytes, post=self._finish, opener=self._open, verbose=0,
                 encoder=False, mtime=0,

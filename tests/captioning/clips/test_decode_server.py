@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.captioning.captioners.api.frames import JpegFrames, jpegs
 from pipeline.captioning.captioners.images.crop import Crop
 from pipeline.captioning.captioners.images.internvl import InternVL
 from pipeline.captioning.captioners.images.padded_square import PaddedSquare
@@ -144,3 +146,44 @@ def test_frames_of_several_sizes_get_the_size_of_the_first_one(tmp_path: Path, m
     assert bool((frames == transform(images)).all()) and reply.size == (64, 96)
     frames, reply = _handle(path, "PyAV", lambda images: np.stack([np.asarray(image) for image in images]))
     assert frames is None and reply.stage == "prepare" and "ValueError" in reply.messages[0]
+
+
+class _CountsAsBytes:
+    """A transform that makes bytes: how many images with pixels are in memory, in one byte for each frame or more."""
+
+    makes_bytes = True
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return np.repeat(_images_in_memory(images).astype(np.uint8)[:, 0], 2)
+
+
+def test_transforms_that_make_bytes_get_one_frame_at_a_time(tmp_path: Path) -> None:
+    gc.collect()
+    others = int(_images_in_memory([None])[0, 0])  # type: ignore[list-item]
+    for decoder in DECODERS:
+        path = render_clip(tmp_path / "a.mp4", frames=60)
+        counts, _ = _handle(path, decoder, _CountsAsBytes(), frames=20)
+        assert counts.shape == (40,) and 1 <= int(counts.min()) - others <= int(counts.max()) - others <= 3
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_distinct_frames_of_a_clip_become_jpegs(tmp_path: Path, decoder: str) -> None:
+    path = render_clip(tmp_path / "a.mp4", frames=2)
+    frames, reply = _handle(path, decoder, JpegFrames(48, 95))
+    images = [Image.open(io.BytesIO(jpeg)) for jpeg in jpegs(frames)]
+    assert (reply.frame_index, reply.size, reply.mime_type) == ((0, 0, 0, 1), (64, 96), "")
+    assert [image.size for image in images] == [(48, 32)] * 2
+    for image, frame in zip(images, decode(str(path), segments(4), [decoder]).images, strict=True):
+        expected = np.asarray(frame.resize((48, 32), Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(np.asarray(image) - expected).mean() < 4
+
+
+def test_jpegs_of_a_clip_keep_their_own_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upright = decode_pyav._upright
+    numbers = iter(range(100))
+    monkeypatch.setattr(
+        decode_pyav, "_upright", lambda frame: upright(frame).resize((96, 64) if next(numbers) % 4 < 2 else (80, 120))
+    )
+    frames, reply = _handle(render_clip(tmp_path / "a.mp4", frames=9), "PyAV", JpegFrames(60, 85))
+    assert [Image.open(io.BytesIO(jpeg)).size for jpeg in jpegs(frames)] == [(60, 40)] * 2 + [(40, 60)] * 2
+    assert reply.size == (64, 96)

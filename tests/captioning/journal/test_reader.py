@@ -37,6 +37,7 @@ def test_leases_are_not_results_and_not_rows_in_flight(tmp_path: Path, monkeypat
     journal.start([4])
     journal.finish([RowResult(4, {"text": CaptionResult("a caption", 3)})])
     journal.lease([6])
+    journal.record_usage({"prompt_tokens": 5, "completion_tokens": 1})
     journal._file.close()  # as after a kill
     parsed: list[str] = []
     parse = json.loads
@@ -44,7 +45,7 @@ def test_leases_are_not_results_and_not_rows_in_flight(tmp_path: Path, monkeypat
     contents = read_contents(tmp_path)
     assert (contents.finished, contents.deaths, contents.retried) == ({"text": {4}}, {}, set())
     assert [parse(line)["row"] for line in read_result_lines(journal.path)] == [4]
-    assert parsed and not any("lease" in line or "loaded" in line for line in parsed)
+    assert parsed and not any(name in line for line in parsed for name in ("lease", "loaded", "usage"))
 
 
 def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:

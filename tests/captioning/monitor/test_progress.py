@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.captioning.journal import journal as journal_module
-from pipeline.captioning.journal.folder import forget_failures, journal_folder, remove_folder
+from pipeline.captioning.journal.folder import forget_failures, journal_folder, read_contents, remove_folder
 from pipeline.captioning.journal.folder_id import folder_id
 from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.names import TEXT_COLUMN
@@ -281,3 +281,46 @@ def test_speed_does_not_include_loading(tmp_path: Path) -> None:
         monitor = JournalMonitor(tmp_path)
         run = monitor.poll()
         assert run is not None and monitor.clips_per_second(run.ranks[0]) > 0.2
+
+
+def test_tokens_and_cost_of_a_service_are_added_over_the_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta, folder = tmp_path / "meta.csv", journal_folder(tmp_path / "meta_caption.csv")
+    with Journal(folder, 0, {}, EARLIER, 5) as journal:
+        assert _json(capsys, meta)["service"] is None
+        journal.record_usage({"prompt_tokens": 1000, "completion_tokens": 10, "cost": 0.5, "answers": 4})
+        journal.finish([_caption(0)])
+        journal.record_usage({"prompt_tokens": 12000, "completion_tokens": 600, "cost": 1.125, "answers": 40})
+    with Journal(folder, 0, {}, RUN, 4) as journal:
+        used = {"prompt_tokens": 12000, "completion_tokens": 600, "cost": 1.125, "answers": 40}
+        assert _json(capsys, meta)["service"] == used
+        journal.record_usage({"prompt_tokens": 345, "completion_tokens": 78, "cost": 0.125, "answers": 2})
+        used = {"prompt_tokens": 12345, "completion_tokens": 678, "cost": 1.25, "answers": 42}
+        for _ in range(2):
+            assert _json(capsys, meta)["service"] == used
+        assert progress.main([str(meta), "--watch", "off"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "12,345 tokens in, 678 out, cost 1.25" in page
+    assert read_contents(folder).finished == {TEXT_COLUMN: {0}}
+
+
+def test_without_prices_there_is_no_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal(journal_folder(tmp_path / "meta_caption.csv"), 0, {}, RUN, 5) as journal:
+        journal.record_usage({"prompt_tokens": 7, "completion_tokens": 0, "answers": 1})
+        assert progress.main([str(tmp_path / "meta.csv"), "--watch", "off"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "7 tokens in, 0 out" in page and "cost" not in page
+
+
+def test_the_report_of_a_service_has_tokens_and_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = {"run": RUN, "captioned": 6, "failed": 0, "clips_per_second": 2.0, "failures_by_stage": {}}
+    report |= {"captioned_in_this_run": 6, "failed_in_this_run": 0}
+    report["service"] = {"requests": 7, "answers_paid": 6, "prompt_tokens": 2000, "completion_tokens": 90, "cost": 2.0}
+    report["service"] |= {"cost_with_interrupted_runs": 3.5, "outcomes": {"success": 6}, "model": "m"}
+    report_path(tmp_path / "meta_caption.csv").write_text(json.dumps(report))
+    service = _json(capsys, tmp_path / "meta.csv")["service"]
+    assert (service["prompt_tokens"], service["answers"], service["cost"]) == (2000, 6, 2.0)
+    assert progress.main([str(tmp_path / "meta.csv"), "--watch", "off"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "2,000 tokens in, 90 out, cost 2.00 (3.50 with the interrupted runs)" in page

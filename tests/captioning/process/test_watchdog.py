@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HANGS = """
 import ctypes, sys
 from pipeline.captioning.run import command, options
+from pipeline.captioning.run.model_work import model_work
 from tests.fakes import FakeSource
 
 def on_batch(clips):
@@ -26,7 +27,8 @@ def on_batch(clips):
 def hang_with_the_interpreter_locked():
     ctypes.PyDLL(None).sleep(600)
 
-sys.exit(command.main(options.make_parser("caption", ""), lambda flags: FakeSource(on_batch=on_batch), sys.argv[1:]))
+make_work = model_work(lambda flags: FakeSource(on_batch=on_batch))
+sys.exit(command.main(options.make_parser("caption", ""), make_work, sys.argv[1:]))
 """
 
 SUPERVISED = """

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.run import job
+from pipeline.captioning.run.model_work import ModelWork
 from pipeline.captioning.run.options import JobOptions
 from scripts.thread_ranks import run_ranks
 from tests.fakes import CPU, FakeSource, render_clip
@@ -134,7 +135,7 @@ def test_each_bad_clip_fails_only_its_own_row(tmp_path: Path) -> None:
         skip_if_existing=False, restart=False, limit=None, decode_timeout=30, decode_workers=2,
         max_failure_rate=1, stall_timeout=1800, framework=None, device=None, dtype=None,
     )  # fmt: skip
-    assert run_ranks(1, lambda world: job.run_in_world(options, FakeSource(), lambda: CPU, world)) == [0]
+    assert run_ranks(1, lambda world: job.run_in_world(options, ModelWork(FakeSource(), lambda: CPU), world)) == [0]
     with options.output.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["name"]) for row in rows] == [(built[name], name) for name in names]

@@ -9,6 +9,7 @@ from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run import job
 from pipeline.captioning.run.fingerprints import table_fingerprint
+from pipeline.captioning.run.model_work import ModelWork
 from scripts.thread_ranks import run_ranks
 from tests.fakes import CPU, FakeSource
 from tests.runs import write_meta
@@ -19,7 +20,7 @@ def test_hosts_with_other_questions_are_a_usage_error(tmp_path: Path) -> None:
     options = write_meta(tmp_path, ["a.mp4", "b.mp4"])
     settings = [{"prompt": "a", "tokenizer": "t"}, {"prompt": "a", "tokenizer": "t"}, {"prompt": "b", "stop": "s"}]
     sources = [FakeSource(settings=one) for one in settings]
-    results = run_ranks(3, lambda world: job.run_in_world(options, sources[world.rank], lambda: CPU, world))
+    results = run_ranks(3, lambda world: job.run_in_world(options, ModelWork(sources[world.rank], lambda: CPU), world))
     assert all(isinstance(result, UsageError) for result in results), results
     assert "1 ranks differ from rank 0 in what captions depend on (ranks 2: prompt, stop, tokenizer)" in str(results[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["meta.csv"]

@@ -13,6 +13,7 @@ import pytest
 from pipeline.captioning.journal.folder import journal_folder
 from pipeline.captioning.process.errors import RunError, UsageError
 from pipeline.captioning.run import finished_rows, job
+from pipeline.captioning.run.model_work import ModelWork
 from pipeline.captioning.run.options import JobOptions
 from scripts.thread_ranks import run_ranks
 from tests.captioning.run.test_job import _interrupt_after
@@ -50,7 +51,7 @@ def test_hosts_without_shared_folders(tmp_path: Path, clips: list[str]) -> None:
 
     def rank_main(world):  # type: ignore[no-untyped-def]
         own = options if world.rank == 0 else replace(options, output=tmp_path / "host" / "out.csv")
-        return job.run_in_world(own, sources[world.rank], lambda: CPU, world)
+        return job.run_in_world(own, ModelWork(sources[world.rank], lambda: CPU), world)
 
     assert all(isinstance(result, BaseException) for result in run_ranks(2, rank_main))
     before = [row for source in sources for row in source.rows_captioned]
@@ -64,7 +65,7 @@ def test_hosts_without_shared_folders(tmp_path: Path, clips: list[str]) -> None:
 
 def _run_in_types(options: JobOptions, source: FakeSource, dtypes: Sequence[str]) -> list[object]:
     def rank_main(world):  # type: ignore[no-untyped-def]
-        return job.run_in_world(options, source, lambda: replace(CPU, dtype_name=dtypes[world.rank]), world)
+        return job.run_in_world(options, ModelWork(source, lambda: replace(CPU, dtype_name=dtypes[world.rank])), world)
 
     return run_ranks(len(dtypes), rank_main)
 
@@ -91,7 +92,7 @@ def test_a_fast_rank_captions_more_rows_than_a_slow_one(tmp_path: Path, clips: l
     sources = [FakeSource(on_batch=lambda batch: time.sleep(1.0)), FakeSource()]
 
     def rank_main(world):  # type: ignore[no-untyped-def]
-        return job.run_in_world(options, sources[world.rank], lambda: CPU, world)
+        return job.run_in_world(options, ModelWork(sources[world.rank], lambda: CPU), world)
 
     assert run_ranks(2, rank_main) == [0, 0]
     slow, fast = (source.rows_captioned for source in sources)
@@ -140,7 +141,7 @@ def test_all_ranks_report_the_same_cause(tmp_path: Path, clips: list[str]) -> No
     def rank_main(world):  # type: ignore[no-untyped-def]
         if world.rank == 1:
             world.report_failure("MassFailure: the disk is gone")
-        return job.run_in_world(options, FakeSource(), lambda: CPU, world)
+        return job.run_in_world(options, ModelWork(FakeSource(), lambda: CPU), world)
 
     options = write_meta(tmp_path, clips)
     results = run_ranks(6, rank_main)

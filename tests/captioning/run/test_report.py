@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import json
 import logging
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.captioning.captioners.base import Caption
 from pipeline.captioning.clips.clip import Clip
-from tests.fakes import FakeSource, render_clip
+from pipeline.captioning.run import job
+from pipeline.captioning.run.model_work import ModelWork
+from pipeline.captioning.run.options import JobOptions
+from pipeline.captioning.run.rank_stats import RankStats
+from pipeline.captioning.workers.world import solo_world
+from tests.fakes import CPU, FakeSource, render_clip
 from tests.runs import read_rows, run_job, write_meta
 
 CAPTIONS = [
@@ -66,3 +74,72 @@ def test_the_counts_of_the_report_agree_with_the_outputs(tmp_path: Path, caplog:
         "5 captions in",
     ):
         assert line in log, line
+
+
+class FakeServiceWork(ModelWork):
+    """Captions as a model does, and counts as a service does."""
+
+    service: dict[str, Any]
+
+    def run(self, options: JobOptions, plan: Any, journal: Any, world: Any, stats: RankStats) -> None:
+        super().run(options, plan, journal, world, stats)
+        stats.service = self.service
+
+
+SERVICE = {
+    "base_url": "http://host/v1",
+    "model": "m",
+    "send": "images",
+    "concurrency": 32,
+    "requests": 1320,
+    "retries": 12,
+    "answers_paid": 1300,
+    "answers_from_store": 100,
+    "prompt_tokens": 12345,
+    "completion_tokens": 678,
+    "answers_without_usage": 0,
+    "cost": 1.2345,
+    "price_in": 100.0,
+    "price_out": 1.0,
+    "outcomes": {"success": 1000, "truncated": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {},
+            "service: 1,320 requests (12 of them sent again), 12,345 tokens in, 678 out, cost 1.23, 100 answers from "
+            "the store; outcomes: success 1,000, truncated 3",
+        ),
+        (
+            {"cost": 0.0123, "cost_with_interrupted_runs": 1234.5, "retries": 0, "answers_from_store": 0},
+            "service: 1,320 requests, 12,345 tokens in, 678 out, cost 0.0123 (1,234.50 with the interrupted runs); "
+            "outcomes: ",
+        ),
+        ({"cost": None, "retries": 0, "outcomes": {}}, "12,345 tokens in, 678 out, 100 answers from the store\n"),
+    ],
+)
+def test_a_run_through_a_service_reports_tokens_and_cost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], line: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    service = {name: value for name, value in (SERVICE | changes).items() if value is not None}
+    work = FakeServiceWork(FakeSource(), lambda: CPU)
+    work.service = service
+    options = write_meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
+    assert job.run_in_world(options, work, solo_world()) == 0
+    report = json.loads((tmp_path / "out_report.json").read_text())
+    assert report["service"] == service
+    for package in ("openai", "jsonschema"):
+        assert report["versions"][package] == importlib.metadata.version(package)
+    assert line in caplog.text and "device time" not in caplog.text
+
+
+def test_a_run_with_a_model_reports_no_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    options = write_meta(tmp_path, [str(render_clip(tmp_path / "a.mp4"))])
+    assert run_job(options, FakeSource(on_batch=lambda batch: time.sleep(0.01))) == [0]
+    assert "service" not in json.loads((tmp_path / "out_report.json").read_text())
+    assert "device time: vision 0 s, waiting for clips" in caplog.text and "service:" not in caplog.text
