@@ -13,7 +13,12 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """The run failed although the command is correct (exit code 1). Its journals stay, so the next run can resume."""
+    """The run failed although the command is correct (exit code 1). Its journals stay, so the next run can resume.
+
+    hint: how to go on, for the log; empty if the message says it.
+    """
+
+    hint = "run the same command again to resume"
 
 
 def print_usage_error(prog: str, error: UsageError) -> None:

@@ -51,7 +51,7 @@ def main(
             print_usage_error(parser.prog, error)
         return EXIT_USAGE_ERROR
     except RunError as error:
-        logger.error("%s; run the same command again to resume", error)
+        logger.error("%s%s", error, f"; {error.hint}" if error.hint else "")
         return EXIT_FAILED
     except KeyboardInterrupt:
         logger.error("interrupted; finished rows are in the journal: run the same command again to resume")

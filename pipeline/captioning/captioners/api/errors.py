@@ -34,7 +34,14 @@ class RequestFailed(Exception):
 
 
 class ServiceStop(RunError):
-    """No request can succeed any more: key, model, quota, `--max_cost`. Nothing that was paid for is lost."""
+    """No request can succeed any more: key, model, quota, `--max_cost`. Nothing that was paid for is lost.
+
+    hint: see `RunError`.
+    """
+
+    def __init__(self, message: str, hint: str = RunError.hint) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class NotSent(Exception):

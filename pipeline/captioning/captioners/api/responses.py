@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...process.errors import RunError
 from .answer import Answer, well_formed
 from .errors import BLOCKED, RequestFailed, ServiceStop, TryAgain
 from .retry_after import reset_hint, retry_after
@@ -149,7 +150,9 @@ def problem_of(
     target = one_line(redacted(response.headers.get("location", "").split("?")[0]), _MAX_TARGET)
     stop = _stop(status, target, base_url, model, codes, said)
     if stop:
-        return ServiceStop(one_line(f"{stop} {text}"))
+        # The same command helps only after something else than the command was changed: the key and its rights.
+        hint = RunError.hint if status in (401, 403) else "correct the command, and run it again"
+        return ServiceStop(one_line(f"{stop} {text}"), hint)
     if status == 429:
         wait = retry_after(response.headers)
         return TryAgain(one_line(text), True, reset_hint(response.headers) if wait is None else wait)

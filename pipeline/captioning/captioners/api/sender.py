@@ -130,7 +130,7 @@ class Sender:
         open_answers = max(0, self._received - self._usage.answers)
         if self._usage.may_send(self._pace.in_flight - 1 + open_answers):
             return
-        raise ServiceStop(self._usage.why_not_sent())
+        raise ServiceStop(self._usage.why_not_sent(), hint="")
 
     def _pause(self, error: TryAgain, sent_at: float) -> None:
         was_paused = self._pace.paused_for > 0

@@ -281,7 +281,7 @@ class BatchWorker:
             if is_within and self.usage.may_send(submitted + expected):
                 return
             if not submitted and not expected:
-                raise ServiceStop(self.usage.why_not_sent())
+                raise ServiceStop(self.usage.why_not_sent(), hint="")
             await self._submit()
             await self._batches.wait_for_all(self._questions.needed)
 

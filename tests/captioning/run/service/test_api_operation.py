@@ -67,6 +67,7 @@ def test_a_wrong_model_is_corrected_without_restart(table: tuple[Path, list[Row]
     with service_runs.running_service(tmp_path / "service") as service:
         wrong = service_runs.caption(service, folder, "--model", "nope", "--question", "{ask}")
         assert wrong.exit_code == 1 and "nope" in wrong.stderr, wrong.stderr
+        assert "correct the command, and run it again" in wrong.stderr and "same command" not in wrong.stderr
         done = service_runs.caption(service, folder, *FLAGS)
     assert done.exit_code == 0, done.stderr
     assert _captions(folder)[:-1] == _expected(table[1])
