@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import DEVICES, DTYPES, FRAMEWORKS
-from ..clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD
+from ..clips.downloads.limits import DOWNLOAD_TIMEOUT, MAX_DOWNLOAD, DownloadLimits
+from ..clips.killable import DecoderLimits
 from ..clips.sampling import COUNT_RULES, MAX_FRAMES, POINTS, RATE_RULES, SAMPLING_RULES, FrameSampling
 from ..journal.run_journals import pad_length_problem
 from ..meta.files import backup_of
@@ -72,6 +73,11 @@ class JobOptions:
     download_timeout: float = DOWNLOAD_TIMEOUT
     redo: tuple[str, ...] = ()
     short_words: int = SHORT_WORDS
+
+    @property
+    def decoder_limits(self) -> DecoderLimits:
+        """The limits of each decoding process."""
+        return DecoderLimits(self.decode_timeout, download=DownloadLimits(self.max_download, self.download_timeout))
 
     def __post_init__(self) -> None:
         meta_file = os.path.realpath(self.meta_path)  # pathlib's resolve raises an error for a link to itself

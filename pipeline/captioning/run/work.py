@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from ..backends import Backend
 from ..captioners.base import Captioner, CaptionerSource, Refused
 from ..clips.clip import LoadFailure
-from ..clips.downloads.limits import DownloadLimits
-from ..clips.killable import DecoderLimits
 from ..clips.loader import ClipLoader, default_decode_workers
 from ..generation.requests import End, EndReason, Engine
 from ..journal.journal import Journal
@@ -135,9 +133,7 @@ class RankWorker:
         return ClipLoader(
             self.tasks.rows(tasks),
             self.source.preparation,
-            DecoderLimits(
-                options.decode_timeout, download=DownloadLimits(options.max_download, options.download_timeout)
-            ),
+            options.decoder_limits,
             prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
             workers=options.decode_workers or default_decode_workers(plan.host_workers),
             ahead=ahead,

@@ -13,9 +13,7 @@ from contextlib import asynccontextmanager
 
 from .errors import NotSent
 from .options import Limits
-
-MAX_PAUSE = 60.0
-"""Seconds of a pause at most, if the service does not say how long it has to be."""
+from .retry_after import longest_wait
 
 BURST_SECONDS = 1.0
 """Seconds for which units are saved up while nothing is sent."""
@@ -130,7 +128,7 @@ class Pace:
             self._pauses += 1
         seconds = retry_after or 0.0
         if not known and seconds == 0:
-            seconds = self._jitter(min(MAX_PAUSE, 2.0 ** min(self._pauses - 1, 10)))
+            seconds = self._jitter(longest_wait(self._pauses))
         until = max(self._paused_until, now + seconds)
         self.pause_seconds += max(0.0, until - max(now, self._paused_until))
         self._paused_until = until

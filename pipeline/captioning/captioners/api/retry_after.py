@@ -13,12 +13,22 @@ from collections.abc import Mapping
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
+MAX_WAIT = 60.0
+"""Seconds between two tries at most, if the service does not ask for more."""
 MAX_HINT = 60.0
 """Seconds to which the reset time of a rate-limit header is bounded."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+def longest_wait(tries: int) -> float:
+    """Seconds to wait at most before the next try, if the service does not say: 1, 2, 4, … up to MAX_WAIT.
+
+    tries: without an answer so far, at least 1.
+    """
+    return min(MAX_WAIT, 2.0 ** min(tries - 1, 10))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

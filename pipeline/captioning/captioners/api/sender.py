@@ -15,15 +15,13 @@ from .errors import SERVICE, NotSent, RequestFailed, ServiceStop, TryAgain
 from .options import Limits
 from .pace import Pace
 from .responses import one_line
+from .retry_after import longest_wait
 from .usage import Usage
 
 if TYPE_CHECKING:  # It imports the library, which takes half a second.
     from .service import Service
 
 logger = logging.getLogger(__name__)
-
-MAX_WAIT = 60.0
-"""Seconds between two tries of a request at most, if the service does not ask for more."""
 
 LOG_SECONDS = 60.0
 """Shorter pauses are logged at most once in this time."""
@@ -155,7 +153,7 @@ class Sender:
         """Wait before the next try. A pause of all requests needs no further wait."""
         if error.pauses_all:
             return
-        seconds = self._jitter(min(MAX_WAIT, 2.0 ** min(tries - 1, 10)))
+        seconds = self._jitter(longest_wait(tries))
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.stopped.wait(), max(seconds, error.retry_after or 0.0))
             raise NotSent

@@ -216,9 +216,8 @@ class BatchWorker:
         if keys is None:
             keys = self._questions.keys(task)
         if keys is None:
-            if isinstance(loaded, Clip):
-                loaded = LoadFailure(task.row, task.path, "path", ("the file can't be read any more",))
-            self.finish(self.rows.failed(task, loaded), task.path)
+            unread = self.rows.failed(task, loaded) if isinstance(loaded, LoadFailure) else self.rows.unreadable(task)
+            self.finish(unread, task.path)
             return
         if isinstance(loaded, Clip):
             self._questions.loaded(task, loaded)

@@ -18,9 +18,7 @@ from ...captioners.api.frames import jpegs
 from ...captioners.api.options import VIDEO, ServiceOptions, Visuals
 from ...captioners.api.source import ServiceSource
 from ...clips.clip import Clip, LoadFailure
-from ...clips.downloads.limits import DownloadLimits
 from ...clips.downloads.urls import without_credentials
-from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader, default_decode_workers
 from ...monitor.service_usage import cost_text
 from ..options import JobOptions
@@ -134,7 +132,7 @@ def _loader(rows: Sequence[int], options: JobOptions, plan: RankPlan, source: Se
     return ClipLoader(
         [(row, paths[row]) for row in rows],
         source.preparation,
-        DecoderLimits(options.decode_timeout, download=DownloadLimits(options.max_download, options.download_timeout)),
+        options.decoder_limits,
         prefetch=2,
         workers=options.decode_workers or default_decode_workers(plan.host_workers),
     )

@@ -77,5 +77,9 @@ class ServiceRows:
         """The result of a row whose clip could not be loaded."""
         return RowResult.failed(task.row, self._columns(task), failure.stage, failure.messages)
 
+    def unreadable(self, task: RowTask) -> RowResult:
+        """The result of a row whose clip was loaded, but whose file can't be read for its keys."""
+        return self.failed(task, LoadFailure(task.row, task.path, "path", ("the file can't be read any more",)))
+
     def _columns(self, task: RowTask) -> Sequence[str]:
         return [self._asks.columns[number] for number in self.wanted(task)]

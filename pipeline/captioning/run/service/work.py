@@ -20,8 +20,6 @@ from ...captioners.api.sender import Sender
 from ...captioners.api.source import ServiceSource
 from ...captioners.api.store import AnswerStore, StoredAnswers
 from ...captioners.api.usage import Usage
-from ...clips.downloads.limits import DownloadLimits
-from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader, default_decode_workers
 from ...journal.journal import Journal
 from ...process.errors import UsageError
@@ -224,7 +222,7 @@ class ServiceWork(RankWork):
         return ClipLoader(
             rows,
             self.source.preparation,
-            DecoderLimits(job.decode_timeout, download=DownloadLimits(job.max_download, job.download_timeout)),
+            job.decoder_limits,
             prefetch=self.options.limits.concurrency,
             workers=job.decode_workers or default_decode_workers(plan.host_workers),
             prefetch_bytes=PREFETCH_BYTES,

@@ -240,7 +240,7 @@ class ServiceWorker:
             if numbers and not keys:
                 keys = self._keys(task)
             if numbers and not keys:  # its file could be read in between only
-                self._finish(self._rows.failed(task, _unreadable(clip)), task.path)
+                self._finish(self._rows.unreadable(task), task.path)
                 return
             requests = [self._rows.request(clip, task, number, keys[number]) for number in numbers]
             asking = map(self._asker.ask, requests, map(known.get, numbers))
@@ -277,7 +277,3 @@ class ServiceWorker:
             logger.info("estimate for the whole run: %s", self._usage.estimate(max(0, remaining)))
         self._records.add_if_due()
         self._finished.report_counts()
-
-
-def _unreadable(clip: Clip) -> LoadFailure:
-    return LoadFailure(clip.row, clip.path, "path", ("the file can't be read any more",))

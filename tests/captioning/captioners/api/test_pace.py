@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.captioning.captioners.api.errors import NotSent
 from pipeline.captioning.captioners.api.options import Limits
-from pipeline.captioning.captioners.api.pace import MAX_PAUSE, Pace
+from pipeline.captioning.captioners.api.pace import Pace
+from pipeline.captioning.captioners.api.retry_after import MAX_WAIT
 
 from .simulated_time import run_simulated
 
@@ -109,7 +110,7 @@ def test_pauses_grow_until_there_is_an_answer() -> None:
     async def main() -> None:
         pace = exact(Limits())
         pauses = [(await refused(pace))[1] for _ in range(9)]
-        assert pauses == [1, 2, 4, 8, 16, 32, MAX_PAUSE, MAX_PAUSE, MAX_PAUSE]
+        assert pauses == [1, 2, 4, 8, 16, 32, MAX_WAIT, MAX_WAIT, MAX_WAIT]
         assert pace.pause_seconds == sum(pauses)
         await answered(pace)
         assert (await refused(pace))[1] == 1

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-import aiohttp
-import httpx2
 from openai import APIError, APIStatusError
 
 from ..errors import RequestFailed, ServiceStop, TryAgain
 from ..responses import one_line
-from ..service import Service
+from ..retry_after import longest_wait
+from ..service import NETWORK_ERRORS, Service
+from .request_files import ENDPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,10 @@ TOKEN_LIMIT = "token_limit_exceeded"
 """The code of a batch that failed because too many tokens of the organisation wait in batches."""
 PATIENCE_SECONDS = 3600.0
 """A call is repeated at least for this time: a batch may need a day, and a service may be away for some minutes."""
-_LONGEST_WAIT = 60.0
 _SLICE_SECONDS = 1.0
 _CALL_SECONDS = 120.0
 _TRANSFER_SECONDS = 3600.0
 """Time limits of one try: of a call, and of the upload or download of a file. The client has none."""
-_ENDPOINT: Final = "/v1/chat/completions"
 _WINDOW: Final = "24h"
 _NAME = "captions_batch"
 """The entry of a batch's metadata that has its name."""
@@ -54,9 +52,6 @@ _MAX_ERRORS = 3
 _NOT_FOUND = 404
 _NO_LISTS = (404, 405, 501)
 """Statuses of a service that does not list batches."""
-
-_LIBRARY_ERRORS = (APIError, httpx2.HTTPError, aiohttp.ClientError, OSError)
-"""The library does not convert all errors of its transports."""
 
 T = TypeVar("T")
 
@@ -157,7 +152,7 @@ class BatchService:
                     return found
             may_exist = True
             batch = await self._client.batches.create(
-                input_file_id=input_file_id, endpoint=_ENDPOINT, completion_window=_WINDOW, metadata={_NAME: name}
+                input_file_id=input_file_id, endpoint=ENDPOINT, completion_window=_WINDOW, metadata={_NAME: name}
             )
             return _id_of(batch)
 
@@ -257,7 +252,7 @@ class BatchService:
                 problem = error
             except ValueError:
                 problem = TryAgain("the answer is not JSON")
-            except _LIBRARY_ERRORS as error:
+            except (APIError, *NETWORK_ERRORS) as error:
                 if getattr(error, "status_code", None) == _NOT_FOUND:
                     raise NotFound(f"{what}: not found") from None
                 problem = self._service.problem(error, self._model)
@@ -270,7 +265,7 @@ class BatchService:
                 raise ServiceStop(f"{what}: the service gave no answer in {tries} tries: {counted}") from None
             wait = problem.retry_after
             if wait is None:
-                wait = min(_LONGEST_WAIT, 2.0 ** (min(tries, 10) - 1)) * random.uniform(0.5, 1.0)
+                wait = longest_wait(tries) * random.uniform(0.5, 1.0)
             logger.warning("%s: %s; next try in %.0f s", what, problem, wait)
             await self.sleep(wait)
 

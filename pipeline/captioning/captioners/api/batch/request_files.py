@@ -7,14 +7,14 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..answer import AnsweredClip
 
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200 * 10**6
 """Limits of a request file, by the documentation of the Batch API."""
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Final = "/v1/chat/completions"
 
 
 def line_of(custom_id: str, body: Mapping[str, Any]) -> bytes:
@@ -58,8 +58,3 @@ class RequestFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-
-    def discard(self) -> None:
-        """Delete the file."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
