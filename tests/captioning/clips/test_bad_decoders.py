@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.captioning.clips.decode import available_decoders
 from pipeline.captioning.clips.killable import DecoderLimits
-from pipeline.captioning.run import work
+from pipeline.captioning.run import options as run_options
 from tests.fakes import FakeSource, mean_colour, render_clip
 from tests.runs import read_rows, run_job, write_meta
 
@@ -44,7 +44,7 @@ def _misbehave(images: Sequence[Image.Image]) -> np.ndarray:
 def test_only_bad_clips_fail_and_they_delay_the_run_by_their_deadlines_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "DecoderLimits", partial(DecoderLimits, memory=2**30))
+    monkeypatch.setattr(run_options, "DecoderLimits", partial(DecoderLimits, memory=2**30))
     sizes = [GOOD, HANGING, GOOD, CRASHING, GOOD, LEAKING, GOOD, GOOD]
     paths = [str(render_clip(tmp_path / f"{i}.mp4", i, size=size)) for i, size in enumerate(sizes)]
     options = replace(write_meta(tmp_path, paths), decode_timeout=DEADLINE, decode_workers=2)
