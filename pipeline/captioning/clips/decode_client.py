@@ -29,6 +29,7 @@ from .frame_memory import FrameMemory
 from .killable import Deadline, DecoderLimits, KillableProcess, serve
 from .preparation import FramePreparation
 from .process_start import make_process
+from .time_range import TimeRange
 
 _DOWNLOAD_GRACE_SECONDS = 15.0
 """The decoding process ends a download at its deadline and reports why. If it hangs, it is killed this much later."""
@@ -69,11 +70,14 @@ class DecodeClient(KillableProcess):
         self._memory: FrameMemory | None = None
         self._file: DownloadFile | None = None  # made for the first URL; outlives the process
 
-    def decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
+    def decode(
+        self, path: str, stopping: threading.Event, part: TimeRange | None = None
+    ) -> tuple[np.ndarray | None, DecodeReply]:
         """Decode a clip. The decoders are tried one after the other, each with the whole deadline.
 
         path: of a local file, or a URL.
         stopping: set by another thread to end the call early.
+        part: of the file; None for the whole file.
 
         Returns the prepared frames and the reply; if the clip failed, None and a reply with the stage and every
         message.

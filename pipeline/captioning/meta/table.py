@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..clips.time_range import TimeRange
 from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_REPLACEMENT, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
@@ -28,6 +29,12 @@ class MetaTable(ABC):
     """The `path` of every row; '' where it is missing."""
     columns: list[str]
     """The names of all columns, in order."""
+    ranges: Sequence[TimeRange | None] = ()
+    """The part of its file that each row is; None for the whole file. Empty if no row is a part."""
+
+    def range_of(self, row: int) -> TimeRange | None:
+        """The part of its file that a row is; None for the whole file."""
+        return self.ranges[row] if self.ranges else None
 
     def texts(self, column: str = TEXT_COLUMN) -> list[str] | None:
         """The cells of a column in their text form ('' where missing); None if the table has no such column."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..clips.clip import Clip, LoadFailure
+from ..clips.clip import Clip, ClipTask, LoadFailure
 from ..meta.asks import Asks
 from ..meta.results import ColumnResult, Failure, RowResult
 from ..workers.leases import RowTask
@@ -79,11 +79,11 @@ class RowTasks:
         self._asks = asks
         self._tasks: dict[int, RowTask] = {}
 
-    def rows(self, tasks: Iterable[RowTask]) -> Iterator[tuple[int, str]]:
-        """The (row, path) pairs that a loader needs."""
+    def rows(self, tasks: Iterable[RowTask]) -> Iterator[ClipTask]:
+        """What a loader needs of the tasks."""
         for task in tasks:
             self._tasks[task.row] = task
-            yield task.row, task.path
+            yield task.clip
 
     def asked(self, clip: Clip) -> AskedClip:
         """The questions about a loaded clip."""

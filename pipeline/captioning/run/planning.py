@@ -53,7 +53,11 @@ class LeaderPlan:
     def task_of(self, row: int) -> RowTask:
         """What a rank needs to caption a row."""
         return RowTask(
-            row, self.table.paths[row], tuple([column[row] for column in self.cells]), self.plan.wanted.get(row, ())
+            row,
+            self.table.paths[row],
+            tuple([column[row] for column in self.cells]),
+            self.plan.wanted.get(row, ()),
+            self.table.range_of(row),
         )
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..clips.clip import ClipTask
+from ..clips.time_range import TimeRange
+
 PENDING = "pending"
 RETRIES = "retries"
 """The two kinds of rows that any rank may caption. Isolated rows are captioned by rank 0 only, one by one."""
@@ -30,20 +33,27 @@ class RowTask:
 
     cells: the cells of the row that its questions contain, in the order of `Asks.cell_columns`.
     wanted: numbers of the questions to ask; empty for all.
+    range: the part of the file that the row is about; None for the whole file.
     """
 
     row: int
     path: str
     cells: tuple[str, ...] = ()
     wanted: tuple[int, ...] = ()
+    range: TimeRange | None = None
+
+    @property
+    def clip(self) -> ClipTask:
+        """What a loader needs to load the clip."""
+        return ClipTask(self.row, self.path, self.range)
 
     def to_json(self) -> Any:
-        return [self.row, self.path, self.cells, self.wanted]
+        return [self.row, self.path, self.cells, self.wanted, self.range.to_json() if self.range else None]
 
     @classmethod
     def from_json(cls, value: Any) -> RowTask:
-        row, path, cells, wanted = value
-        return cls(row, path, tuple(cells), tuple(wanted))
+        row, path, cells, wanted, part = value
+        return cls(row, path, tuple(cells), tuple(wanted), TimeRange.from_json(part) if part else None)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...clips.clip import LoadFailure
+from ...clips.clip import ClipTask, LoadFailure
 from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader
 from ...clips.preparation import FramePreparation
@@ -97,7 +97,7 @@ def make_filmstrips(
     """
     strips: dict[str, Filmstrip] = {}
     problems: dict[str, str] = {}
-    clips = list(enumerate(dict.fromkeys(paths)))
+    clips = [ClipTask(number, path) for number, path in enumerate(dict.fromkeys(paths))]
     encoder = FilmstripEncoder(max_bytes)
     with (
         tqdm(total=len(clips), unit="clip", desc="frames", disable=None) as bar,
@@ -109,7 +109,7 @@ def make_filmstrips(
             else:
                 strips[clip.path] = _filmstrip(clip.frames.tobytes(), _frames_shown(max(clip.frame_index) + 1))
             bar.update()
-    return {path: strips[path] for _, path in clips if path in strips}, problems
+    return {path: strips[path] for path in paths if path in strips}, problems
 
 
 def _filmstrip(data: bytes, frames: int) -> Filmstrip:

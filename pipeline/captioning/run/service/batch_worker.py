@@ -26,7 +26,7 @@ from ...captioners.api.errors import SERVICE, ServiceStop
 from ...captioners.api.options import ServiceOptions
 from ...captioners.api.store import AnswerStore
 from ...captioners.api.usage import Usage
-from ...clips.clip import Clip, LoadFailure
+from ...clips.clip import Clip, ClipTask, LoadFailure
 from ...clips.loader import ClipLoader
 from ...meta.results import Failure, RowResult
 from ...process.errors import RunError
@@ -53,7 +53,7 @@ _SLICE_SECONDS = 0.5
 class BatchWorker:
     """Captions rows through the Batch API.
 
-    make_loader: makes the loader of (row, path) pairs.
+    make_loader: makes the loader of clips.
     rows: the questions of a row.
     finish: receives the result of each row, and its path.
     progress: called often, also while the run waits for the service.
@@ -64,7 +64,7 @@ class BatchWorker:
 
     options: JobOptions
     service: ServiceOptions
-    make_loader: Callable[[Iterable[tuple[int, str]]], ClipLoader]
+    make_loader: Callable[[Iterable[ClipTask]], ClipLoader]
     rows: ServiceRows
     asker: Asker
     store: AnswerStore
@@ -175,14 +175,14 @@ class BatchWorker:
         await self._submit()
         return sorted(self._later, key=lambda task: task.row)
 
-    def _to_load(self, tasks: Iterable[RowTask]) -> Iterator[tuple[int, str]]:
+    def _to_load(self, tasks: Iterable[RowTask]) -> Iterator[ClipTask]:
         """The rows whose clips are needed; runs in the threads of the loader, one at a time."""
         for task in tasks:
             keys = self._questions.keys(task)
             known = None if keys is None else self._questions.known(task, keys)
             if known is None or known.new:
                 self._loading[task.row] = task, keys
-                yield task.row, task.path
+                yield task.clip
                 continue
             if known.asked:
                 self._later.append(task)

@@ -20,6 +20,7 @@ from ...captioners.api.sender import Sender
 from ...captioners.api.source import ServiceSource
 from ...captioners.api.store import AnswerStore, StoredAnswers
 from ...captioners.api.usage import Usage
+from ...clips.clip import ClipTask
 from ...clips.loader import ClipLoader, default_decode_workers
 from ...journal.journal import Journal
 from ...process.errors import UsageError
@@ -217,7 +218,7 @@ class ServiceWork(RankWork):
         finally:
             records.add()
 
-    def _loader(self, plan: RankPlan, rows: Iterable[tuple[int, str]]) -> ClipLoader:
+    def _loader(self, plan: RankPlan, rows: Iterable[ClipTask]) -> ClipLoader:
         job = self._job
         return ClipLoader(
             rows,

@@ -21,7 +21,7 @@ from ...captioners.api.asker import Asker, Attempt, StoredResult
 from ...captioners.api.errors import NotSent, ServiceStop
 from ...captioners.api.sender import Sender
 from ...captioners.api.usage import ESTIMATE_AFTER, Usage
-from ...clips.clip import Clip, LoadFailure
+from ...clips.clip import Clip, ClipTask, LoadFailure
 from ...clips.loader import ClipLoader
 from ...meta.results import ColumnResult, RowResult
 from ...process.signals import interruption
@@ -45,7 +45,7 @@ _MAX_STORED_AHEAD = 1000
 
 _Steps: TypeAlias = dict[int, "Attempt | StoredResult"]
 """What the store says about the questions of a row, by their numbers."""
-MakeLoader = Callable[[Iterable[tuple[int, str]]], ClipLoader]
+MakeLoader = Callable[[Iterable[ClipTask]], ClipLoader]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _StoredRow:
 class ServiceWorker:
     """Captions the rows of a run through a service.
 
-    make_loader: makes the loader of (row, path) pairs.
+    make_loader: makes the loader of clips.
     concurrency: questions that are asked at the same time.
     questions: number of questions of the whole run, for the estimate of its cost.
     clip_seconds: time in which a clip is loaded at the latest.
@@ -147,7 +147,7 @@ class ServiceWorker:
         self._finish_stored()
         self._problem = self._problem or self._sender.problem
 
-    def _rows_to_load(self, tasks: Iterable[RowTask]) -> Iterator[tuple[int, str]]:
+    def _rows_to_load(self, tasks: Iterable[RowTask]) -> Iterator[ClipTask]:
         """The rows whose clips have to be loaded; the others go to `_stored`. Runs in the threads of the loader."""
         for task, keys in self._with_keys(tasks):
             if self._closing.is_set():
@@ -156,7 +156,7 @@ class ServiceWorker:
             stored = self._stored_row(task, steps) if keys else None
             if stored is None:
                 self._tasks[task.row] = task, keys, steps
-                yield task.row, task.path
+                yield task.clip
                 continue
             while not self._closing.is_set():
                 try:

@@ -22,6 +22,7 @@ from pipeline.captioning.captioners.api.service import Service
 from pipeline.captioning.captioners.api.source import ServiceSource
 from pipeline.captioning.captioners.api.store import AnswerStore
 from pipeline.captioning.captioners.api.usage import Usage
+from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.sampling import FrameSampling
@@ -102,7 +103,7 @@ class BatchRun:
             finally:
                 await service.close()
 
-    def _loader(self, rows: Iterable[tuple[int, str]]) -> ClipLoader:
+    def _loader(self, rows: Iterable[ClipTask]) -> ClipLoader:
         return ClipLoader(rows, self.source.preparation, DecoderLimits(30), prefetch=4)
 
     def _finish(self, result: RowResult, path: str) -> None:
