@@ -79,36 +79,13 @@ class Captioner(ABC):
 
 
 class Source(ABC):
-    """What a run needs to know before it begins: what is asked, which frames, what the captions depend on.
-
-    asks: what is asked about every clip.
-    sampling: which frames of each clip are sampled.
-    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
-        no scaling.
-    frame_transform: prepares the frames of a clip, see FrameTransform.
-    image_transform: prepares a still image; None if it is a clip of one frame.
-    """
+    """What a run needs to know before it begins: what is asked about every row, and what the answers depend on."""
 
     asks: Asks
-    sampling: FrameSampling
-    short_side: int = 0
-    frame_transform: FrameTransform
-    image_transform: FrameTransform | None = None
-
-    @property
-    def preparation(self) -> FramePreparation:
-        """How the decoding processes choose and prepare frames."""
-        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions depend on, except the clips, as text. Journals store it."""
-
-    def _prompt_entries(self) -> list[str]:
-        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
-        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
-            return ["prompt"]
-        return [f"prompt {column}" for column in self.asks.columns]
 
     def image_fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions of still images depend on besides `fingerprint`, as text.
@@ -121,8 +98,35 @@ class Source(ABC):
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""
 
+    def _prompt_entries(self) -> list[str]:
+        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
+        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
+            return ["prompt"]
+        return [f"prompt {column}" for column in self.asks.columns]
 
-class CaptionerSource(Source):
+
+class ClipSource(Source):
+    """A source whose rows are clips.
+
+    sampling: which frames of each clip are sampled.
+    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
+        no scaling.
+    frame_transform: prepares the frames of a clip, see FrameTransform.
+    image_transform: prepares a still image; None if it is a clip of one frame.
+    """
+
+    sampling: FrameSampling
+    short_side: int = 0
+    frame_transform: FrameTransform
+    image_transform: FrameTransform | None = None
+
+    @property
+    def preparation(self) -> FramePreparation:
+        """How the decoding processes choose and prepare frames."""
+        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
+
+
+class CaptionerSource(ClipSource):
     """A captioner before its framework is imported: checked options and checkpoint.
 
     family: name of the model family and why it was chosen, for the log; empty if there was no choice.

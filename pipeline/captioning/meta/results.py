@@ -59,12 +59,14 @@ class RowResult:
     results: a caption or a failure for each column whose question was asked; at least one.
     partial: only a part of the clip could be decoded (`Clip.partial`).
     is_image: the clip is a still image (`Clip.is_image`).
+    seconds: from asking the first question to the last answer, if the run measures it; else None.
     """
 
     row: int
     results: Mapping[str, ColumnResult]
     partial: bool = False
     is_image: bool = False
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         assert self.results, "a caption or a failure"
@@ -106,6 +108,8 @@ class RowResult:
             record["partial"] = True
         if self.is_image:
             record["image"] = True
+        if self.seconds is not None:
+            record["seconds"] = self.seconds
         return as_json(record)
 
     @classmethod
@@ -120,7 +124,9 @@ class RowResult:
             results = {TEXT_COLUMN: _result_of(record)}
         else:
             results = {sys.intern(column): _result_of(result) for column, result in captions.items()}
-        return cls(record["row"], results, record.get("partial", False), record.get("image", False))
+        return cls(
+            record["row"], results, record.get("partial", False), record.get("image", False), record.get("seconds")
+        )
 
 
 @dataclass(frozen=True, slots=True)

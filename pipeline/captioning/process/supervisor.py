@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from .errors import EXIT_FAILED
+from .exit_report import ExitReport
 from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def waits_for_workers(command: Sequence[str], environment: Mapping[str, str]) ->
     return joins or "TORCHELASTIC_RUN_ID" in environment
 
 
-def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
+def supervise(is_worker: bool, watchdog: Watchdog, report: ExitReport) -> int | None:
     """Start a child process; returns None in the child. In this process, returns the child's exit code after it ended.
 
     The supervisor passes SIGINT and SIGTERM on to the child. The child dies with the supervisor. If a launcher that
@@ -57,6 +58,7 @@ def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
     LEAVE_SECONDS. msrun's scheduler gets the same time but no SIGTERM: workers abort if it ends before them.
 
     is_worker: whether the child captions; False for msrun's scheduler.
+    report: of the child. If the child is ended by a signal after its run, its exit code is the reported one.
     watchdog: of the child. A child without progress should end itself. If it does not, the supervisor kills it. If a
         disk or a driver keeps it in the kernel, the supervisor ends without it.
     """
@@ -79,7 +81,7 @@ def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
                     "the worker made no progress for longer than --stall_timeout and was ended; "
                     "the stacks of its threads are in this log"
                 )
-            return max(EXIT_FAILED, os.waitstatus_to_exitcode(status)) if status else 0
+            return _exit_code(os.waitstatus_to_exitcode(status), report)
         overdue = watchdog.overdue()
         if overdue > _STALL_GRACE_SECONDS:
             os.kill(child, signal.SIGKILL)
@@ -95,6 +97,23 @@ def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
         if end_begun is not None and time.monotonic() - end_begun > LEAVE_SECONDS:
             os.kill(child, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
+
+
+def _exit_code(child_code: int, report: ExitReport) -> int:
+    """The exit code for that of the child, which is negative if a signal ended it."""
+    if child_code >= 0:
+        return child_code
+    name = signal.Signals(-child_code).name
+    if report.exit_code is None:
+        logger.error("the worker was ended by signal %d (%s)", -child_code, name)
+        return EXIT_FAILED
+    logger.warning(
+        "the worker was ended by signal %d (%s) while its process shut down; its run had ended with exit code %d",
+        -child_code,
+        name,
+        report.exit_code,
+    )
+    return report.exit_code
 
 
 def _launcher_waits(launcher: int) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..clips.downloads.urls import without_credentials
@@ -14,7 +14,6 @@ from ..clips.media import names_image
 from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
 from ..meta.names import column_list
-from ..meta.table import MetaTable
 from ..monitor.progress_log import ProgressLog
 from ..process.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..process.watchdog import Watchdog
@@ -53,8 +52,17 @@ def run_in_world(options: JobOptions, work: RankWork, world: World) -> int:
     Raises:
         UsageError, RunError: as in `run`.
     """
+    return in_world(world, lambda: run_rows(options, work, world))
+
+
+def in_world(world: World, body: Callable[[], int]) -> int:
+    """Do one rank's part of what the ranks do together, and leave the world; returns the exit code of `body`.
+
+    Raises:
+        UsageError, RunError: those of `body`; the failure has been reported to the other ranks.
+    """
     try:
-        exit_code = _run(options, work, world)
+        exit_code = body()
     except BaseException as error:
         if not isinstance(error, FailedElsewhere):
             world.report_failure(f"{type(error).__name__}: {error}")
@@ -140,11 +148,16 @@ class _Job:
         return stats
 
 
-def _run(options: JobOptions, work: RankWork, world: World) -> int:
+def run_rows(options: JobOptions, work: RankWork, world: World) -> int:
+    """Do one rank's part of a run, without leaving the world; returns the exit code. See `World.begin_next_run`.
+
+    Raises:
+        UsageError, RunError: see their docstrings.
+    """
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
     source, asks = work.source, work.source.asks
-    table = MetaTable.read(options.meta_path, asks.columns, asks.cell_uses) if world.is_leader else None
+    table = work.read_table(options) if world.is_leader else None
     fingerprint = source.fingerprint()
     check_same_settings(world, fingerprint)
     if table is not None and any(map(names_image, table.paths)):

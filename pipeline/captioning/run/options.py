@@ -22,6 +22,7 @@ from ..meta.marks import CAPTION_MARKS, SHORT_WORDS
 from ..meta.names import TEXT_COLUMN, check_output, default_output, failures_path, outcomes_path, report_path
 from ..process.arguments import CommandParser, HelpFormatter, byte_size, number, positive_int
 from ..process.errors import UsageError
+from ..workers.leases import MAX_LEASE_ROWS
 from .model_flags import add_generation_flags
 from .prompt_flags import add_conversation_flags, add_prompt_flags
 
@@ -50,6 +51,8 @@ class JobOptions:
     download_timeout: time limit for downloading one clip, all attempts together, in seconds.
     redo: captions with one of these marks are not kept but made again, in the order of `marks.CAPTION_MARKS`.
     short_words: a caption with fewer words has the mark `short`.
+    times_rows: record how long each row took, in its result.
+    lease_rows: rows that a rank leases at a time at most.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -73,6 +76,8 @@ class JobOptions:
     download_timeout: float = DOWNLOAD_TIMEOUT
     redo: tuple[str, ...] = ()
     short_words: int = SHORT_WORDS
+    times_rows: bool = False
+    lease_rows: int = MAX_LEASE_ROWS
 
     @property
     def decoder_limits(self) -> DecoderLimits:

@@ -130,7 +130,7 @@ def plan_run(
             raise UsageError(problem)
         _warn_of_blank_cells(asks, leader)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
-        world.offer(RowPool(leader.task_of, rows, world.world_size))
+        world.offer(RowPool(leader.task_of, rows, world.world_size, options.lease_rows))
         types = {found[COMPUTING_TYPE] for found in contents.fingerprints if COMPUTING_TYPE in found}
         shared = json.dumps(
             {

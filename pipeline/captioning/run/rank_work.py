@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from ..captioners.base import Source
 from ..journal.journal import Journal
+from ..meta.table import MetaTable
 from ..process.watchdog import Watchdog
 from ..workers.launch import Launch
 from ..workers.world import World
@@ -23,6 +24,14 @@ class RankWork(ABC):
 
     source: Source
     only_reports: bool = False
+
+    def read_table(self, options: JobOptions) -> MetaTable:
+        """Read the table of the rows. Is called on rank 0.
+
+        Raises:
+            UsageError: as `MetaTable.read`.
+        """
+        return MetaTable.read(options.meta_path, self.source.asks.columns, self.source.asks.cell_uses)
 
     @abstractmethod
     def warnings(self, launch: Launch) -> list[str]:

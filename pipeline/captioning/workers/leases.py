@@ -82,10 +82,17 @@ class RowPool:
 
     task_of: makes the task of a row.
     rows: for each kind, the rows to lease.
+    max_rows: most rows of a lease.
     """
 
-    def __init__(self, task_of: Callable[[int], RowTask], rows: Mapping[str, Sequence[int]], world_size: int) -> None:
-        self._task_of, self._rows, self._world_size = task_of, rows, world_size
+    def __init__(
+        self,
+        task_of: Callable[[int], RowTask],
+        rows: Mapping[str, Sequence[int]],
+        world_size: int,
+        max_rows: int = MAX_LEASE_ROWS,
+    ) -> None:
+        self._task_of, self._rows, self._world_size, self._max_rows = task_of, rows, world_size, max_rows
         self._taken = dict.fromkeys(rows, 0)
         self._last: dict[int, tuple[int, Lease]] = {}
 
@@ -101,7 +108,7 @@ class RowPool:
         rows, taken = self._rows.get(kind, ()), self._taken.get(kind, 0)
         remaining = len(rows) - taken
         share = remaining if self._world_size == 1 else max(1, remaining // (SHARES * self._world_size))
-        block = rows[taken : taken + min(share, MAX_LEASE_ROWS)]
+        block = rows[taken : taken + min(share, self._max_rows)]
         self._taken[kind] = taken + len(block)
         lease = Lease([self._task_of(row) for row in block], max(MIN_AHEAD, share))
         self._last[rank] = request_number, lease

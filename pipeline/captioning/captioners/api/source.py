@@ -10,13 +10,13 @@ from typing import Any
 from ...clips.preparation import FramePreparation
 from ...clips.sampling import FrameSampling
 from ...meta.asks import Asks
-from ..base import Source
+from ..base import ClipSource
 from ..clip_prompts import check_questions
 from .frames import JpegFrames
 from .options import VIDEO, Generation, Limits, Prices, ServiceOptions, Visuals
 
 
-class ServiceSource(Source):
+class ServiceSource(ClipSource):
     """options: of the service.
 
     Raises:

@@ -20,6 +20,7 @@ from ...captioners.api.sender import Sender
 from ...captioners.api.source import ServiceSource
 from ...captioners.api.store import AnswerStore, StoredAnswers
 from ...captioners.api.usage import Usage
+from ...captioners.named_prompts import frame_warnings
 from ...clips.clip import ClipTask
 from ...clips.loader import ClipLoader, default_decode_workers
 from ...journal.journal import Journal
@@ -67,7 +68,7 @@ class ServiceWork(RankWork):
         self._usage = Usage(options.prices)
 
     def warnings(self, launch: Launch) -> list[str]:
-        return []
+        return frame_warnings(self.source.asks, self.source.sampling)
 
     def join(self, launch: Launch, watchdog: Watchdog) -> World:
         return solo_world(watchdog=watchdog)
