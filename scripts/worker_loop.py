@@ -133,8 +133,8 @@ class _Recorder(Captioner):
         self.ids[row_of(end), end.question] = end.ids
         return Caption("stored", len(end.ids), False)
 
-    def max_slots(self) -> int:
-        return self._captioner.max_slots()
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
+        return self._captioner.max_slots(text_tokens, answer_tokens)
 
     def stages(self) -> Mapping[str, float]:
         return self._captioner.stages()

@@ -9,14 +9,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..backends import Backend
 from ..clips.clip import Clip
 from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
+from ..generation.options import GenerationOptions
 from ..generation.requests import End, Engine, Request
 from ..meta.asks import Asks
 from ..meta.names import TEXT_COLUMN
+from ..process.errors import UsageError
+
+if TYPE_CHECKING:
+    from .text_prompts import TextPrompts  # imports a tokenizer, which captions through a service do without
+
+NO_TEXT = "this captioner cannot answer questions about text; use a checkpoint of a family that can, such as qwen2_5_vl"
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,31 @@ class Captioner(ABC):
         questions: about each clip, at least one; None for those of the source.
         """
 
+    def prepare_text(
+        self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
+    ) -> Request:
+        """The request that asks a question about text alone, without a clip; see `CaptionerSource.text_prompts`.
+
+        key: (row, number of the question). The row determines the random stream, as for clips.
+        options: replace those of the run. Beam search is possible only if the run's captions have it too.
+        system: the system prompt; empty for that of the template.
+
+        Raises:
+            UsageError: the model can't answer questions about text.
+        """
+        raise UsageError(NO_TEXT)
+
     @abstractmethod
     def caption(self, end: End) -> Caption:
         """The caption of a request that has ended without an error."""
 
     @abstractmethod
-    def max_slots(self) -> int:
-        """The number of slots that suits the device and its memory (`--bs auto`)."""
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
+        """The number of slots that suits the device and its memory (`--bs auto`).
+
+        text_tokens: tokens of the longest prompt of `prepare_text`; 0 if there are clips only.
+        answer_tokens: `max_new_tokens` of these prompts; 0 for that of the run.
+        """
 
     @abstractmethod
     def stages(self) -> Mapping[str, float]:
@@ -141,6 +167,16 @@ class CaptionerSource(ClipSource):
             UsageError: values would overflow.
         """
         return None
+
+    def text_prompts(self, system: str = "") -> TextPrompts:
+        """The prompts of questions about text alone.
+
+        system: the system prompt; empty for that of the template, or none.
+
+        Raises:
+            UsageError: the model can't answer questions about text, or the system prompt is not usable.
+        """
+        raise UsageError(NO_TEXT)
 
     @abstractmethod
     def check_weights(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ..process.errors import UsageError
@@ -33,6 +34,11 @@ class ConversationTemplate:
     def prompt(self, question: str, system: str) -> str:
         head = self.system.format(system=system) if system else ""
         return head + self.user.format(question=question)
+
+    def text_prompt(self, question: str, system: str) -> str:
+        """The prompt for a question about text alone: without the placeholder and the line that it stands on."""
+        user = self.user.replace(f"{IMAGE_PLACEHOLDER}\n", "").replace(IMAGE_PLACEHOLDER, "")
+        return dataclasses.replace(self, user=user).prompt(question, system)
 
 
 TEMPLATES = {
