@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..captioners.named_prompts import frame_warnings
+from ..meta.names import RANGE_COLUMNS
 from ..meta.table import MetaTable
 from ..process import supervisor
 from ..process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError, print_usage_error
@@ -68,9 +69,17 @@ def _run(
     flags = parser.parse_args(arguments)
     asks = prompt_flags.check_prompt_flags(flags)
     job_options = options.job_options(flags, asks.columns)
+    has_ranges = False
     if launch.rank == 0:  # the meta table need not exist on other hosts
-        MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_uses)
+        table = job_options.meta_path, job_options.output
+        has_ranges = MetaTable.check(*table, asks.columns, asks.cell_uses, job_options.whole_files)
     work = make_work(flags, job_options, launch)
+    if has_ranges and work.source.preparation.sends_file:
+        raise UsageError(
+            f"--send video sends whole files, but rows of {job_options.meta_path} are parts of their files (columns "
+            f"{' and '.join(map(repr, RANGE_COLUMNS))}); give --send images, or --whole_files if the columns mean "
+            "something else"
+        )
     warnings = work.warnings(launch)
     if launch.is_scheduler:
         run_scheduler()

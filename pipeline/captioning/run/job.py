@@ -144,7 +144,9 @@ def _run(options: JobOptions, work: RankWork, world: World) -> int:
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
     source, asks = work.source, work.source.asks
-    table = MetaTable.read(options.meta_path, asks.columns, asks.cell_uses) if world.is_leader else None
+    table = None
+    if world.is_leader:
+        table = MetaTable.read(options.meta_path, asks.columns, asks.cell_uses, options.whole_files)
     fingerprint = source.fingerprint()
     check_same_settings(world, fingerprint)
     if table is not None and any(map(names_image, table.paths)):

@@ -50,6 +50,7 @@ class JobOptions:
     download_timeout: time limit for downloading one clip, all attempts together, in seconds.
     redo: captions with one of these marks are not kept but made again, in the order of `marks.CAPTION_MARKS`.
     short_words: a caption with fewer words has the mark `short`.
+    whole_files: the columns `start` and `end` of the table are ignored: every row is a whole file.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -73,6 +74,7 @@ class JobOptions:
     download_timeout: float = DOWNLOAD_TIMEOUT
     redo: tuple[str, ...] = ()
     short_words: int = SHORT_WORDS
+    whole_files: bool = False
 
     @property
     def decoder_limits(self) -> DecoderLimits:
@@ -176,6 +178,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     run.add_argument(
         "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
+    )
+    run.add_argument(
+        "--whole_files",
+        action="store_true",
+        help="ignore the columns 'start' and 'end' of the meta table: they do not say which part of its file a row is",
     )
     run.add_argument(
         "--limit",
@@ -327,6 +334,7 @@ def job_options(flags: argparse.Namespace, columns: Sequence[str] = (TEXT_COLUMN
         download_timeout=flags.download_timeout,
         redo=flags.redo or (),
         short_words=flags.short_words or SHORT_WORDS,
+        whole_files=flags.whole_files,
     )
 
 
