@@ -10,6 +10,8 @@ from ..process.errors import UsageError
 PATH_COLUMN = "path"
 TEXT_COLUMN = "text"
 """The column that receives the captions unless a run names others."""
+START_COLUMN, END_COLUMN = RANGE_COLUMNS = "start", "end"
+"""The part of its file that a row is, in seconds."""
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 """Suffixes of tables that can be written. A table with any other suffix is read as CSV."""
 MAX_NAME_BYTES = 200

@@ -106,9 +106,13 @@ def _run(
 def _start(make_work: MakeWork, flags: argparse.Namespace, launch: Launch) -> Started:
     asks = prompt_flags.check_prompt_flags(flags)
     job_options = options.job_options(flags, asks.columns)
+    has_ranges = False
     if launch.rank == 0:  # the meta table need not exist on other hosts
-        MetaTable.check(job_options.meta_path, job_options.output, asks.columns, asks.cell_uses)
+        table = job_options.meta_path, job_options.output
+        has_ranges = MetaTable.check(*table, asks.columns, asks.cell_uses, job_options.whole_files)
     work = make_work(flags, job_options, launch)
+    if has_ranges:
+        work.check_ranges(job_options)
     return Started(job_options.stall_timeout, work.warnings(launch), functools.partial(job.run, job_options, work))
 
 

@@ -53,6 +53,7 @@ class JobOptions:
     short_words: a caption with fewer words has the mark `short`.
     times_rows: record how long each row took, in its result.
     lease_rows: rows that a rank leases at a time at most.
+    whole_files: the columns `start` and `end` of the table are ignored: every row is a whole file.
 
     Raises:
         UsageError: the output can't be written, or writing it would replace the meta table.
@@ -78,6 +79,7 @@ class JobOptions:
     short_words: int = SHORT_WORDS
     times_rows: bool = False
     lease_rows: int = MAX_LEASE_ROWS
+    whole_files: bool = False
 
     @property
     def decoder_limits(self) -> DecoderLimits:
@@ -181,6 +183,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     run.add_argument(
         "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
+    )
+    run.add_argument(
+        "--whole_files",
+        action="store_true",
+        help="ignore the columns 'start' and 'end' of the meta table: they do not say which part of its file a row is",
     )
     run.add_argument(
         "--limit",
@@ -332,6 +339,7 @@ def job_options(flags: argparse.Namespace, columns: Sequence[str] = (TEXT_COLUMN
         download_timeout=flags.download_timeout,
         redo=flags.redo or (),
         short_words=flags.short_words or SHORT_WORDS,
+        whole_files=flags.whole_files,
     )
 
 

@@ -116,6 +116,7 @@ def plan_run(
     contents = journals.contents(options.restart)
     leader, shared = None, b""
     if table is not None:
+        _log_ranges(table)
         cells = table.cells(asks.cell_columns)
         fingerprint = {**captioner_fingerprint, **table_fingerprint(table, asks, cells)}
         discards = not any(contents.captions.values()) and is_other_run(contents.fingerprints, fingerprint)
@@ -150,6 +151,17 @@ def plan_run(
     return RankPlan(**received, has_work=has_work, isolated=isolated, host_workers=host_workers, leader=leader)
 
 
+def _log_ranges(table: MetaTable) -> None:
+    """A column `start` or `end` may mean something else, so its use is always said."""
+    if table.ranges:
+        logger.info(
+            "column %s: %s of %s rows are parts of their files; --whole_files captions whole files",
+            ", ".join(table.range_columns),
+            f"{table.ranges.parts:,}",
+            f"{len(table.paths):,}",
+        )
+
+
 def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     """The table that an earlier run wrote to the output path; None if there is none, or it can't be read.
 
@@ -159,7 +171,7 @@ def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     if not options.output.exists():
         return None
     try:
-        return MetaTable.read(options.output, asks.columns)
+        return MetaTable.read(options.output, asks.columns, whole_files=options.whole_files)
     except UsageError:
         if options.skip_if_existing:
             raise

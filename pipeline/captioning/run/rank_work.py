@@ -31,7 +31,16 @@ class RankWork(ABC):
         Raises:
             UsageError: as `MetaTable.read`.
         """
-        return MetaTable.read(options.meta_path, self.source.asks.columns, self.source.asks.cell_uses)
+        asks = self.source.asks
+        return MetaTable.read(options.meta_path, asks.columns, asks.cell_uses, options.whole_files)
+
+    def check_ranges(self, options: JobOptions) -> None:
+        """Check that rows may be parts of their files. Is called early if the table has such rows.
+
+        Raises:
+            UsageError: only whole files can be captioned with these settings.
+        """
+        return None
 
     @abstractmethod
     def warnings(self, launch: Launch) -> list[str]:

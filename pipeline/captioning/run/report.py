@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..clips.downloads.urls import without_credentials
 from ..meta.names import TEXT_COLUMN
+from ..meta.ranges import range_fields, range_of_fields, row_name
 from ..meta.results import CaptionResult
 from ..monitor.progress_log import duration
 from ..monitor.service_usage import usage_text
@@ -44,6 +44,7 @@ def make_report(
     rank_stats: what each rank did in this run.
     seconds: wall time of this run.
     """
+    table = leader.table
     captioned = sum(stats.captioned for stats in rank_stats)
     clips = sum(stats.captioned_rows for stats in rank_stats)
     tokens = sum(stats.tokens for stats in rank_stats)
@@ -55,6 +56,9 @@ def make_report(
 
     rows = {"finished_rows": results.finished_rows(), "failed_rows": results.failed_rows()}
 
+    def identity(row: int) -> dict[str, Any]:
+        return {"row": row, "path": table.paths[row], **range_fields(table.range_of(row))}
+
     def column_of(column: str) -> dict[str, str]:
         return {"column": column} if names_columns else {}
 
@@ -62,7 +66,8 @@ def make_report(
         "run": plan.run,
         "questions": {ask.column: ask.question.text for ask in leader.asks.asks},
         **({"question_column": leader.asks.question_column} if leader.asks.question_column else {}),
-        "rows": len(leader.table.paths),
+        "rows": len(table.paths),
+        **({"ranges": table.ranges.parts} if table.ranges else {}),
         "captioned": results.captioned,
         "failed": results.failed,
         "kept": leader.plan.kept_captions,
@@ -72,11 +77,11 @@ def make_report(
         **({**rows, "columns": _columns(leader, results)} if names_columns else {}),
         **({"kept_columns": list(leader.other_captions)} if leader.other_captions else {}),
         "partial": len(partial),
-        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
+        "partial_examples": list(map(identity, partial[:MAX_PARTIAL_EXAMPLES])),
         "most_repeated_captions": _most_repeated_captions(results, column_of),
         "failures_by_stage": results.failures_by_stage(),
         "failure_examples": {
-            stage: {"row": row, "path": leader.table.paths[row], **column_of(column), "message": "; ".join(f.messages)}
+            stage: {**identity(row), **column_of(column), "message": "; ".join(f.messages)}
             for stage, (row, column, f) in results.failure_examples().items()
         },
         "captioned_in_this_run": captioned,
@@ -113,7 +118,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield (
             logging.WARNING,
             f"{what} that failed at stage {stage}: {count}, for example row {example['row']} "
-            f"({without_credentials(example['path'])}): {example['message']}",
+            f"({_name(example)}): {example['message']}",
         )
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
@@ -128,7 +133,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield (
             logging.WARNING,
             f"{report['partial']} {what} ({share:.1%}) are of partial videos, of which only a part could be decoded, "
-            f"for example row {example['row']} ({without_credentials(example['path'])})",
+            f"for example row {example['row']} ({_name(example)})",
         )
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / columns.get(repeated.get("column"), report)["captioned"]
@@ -152,6 +157,10 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         f"{report['captioned']} captions{images} in {duration(report['seconds'])} ({speed}), {report['failed']} "
         "failures",
     )
+
+
+def _name(example: Mapping[str, Any]) -> str:
+    return row_name(example["path"], range_of_fields(example))
 
 
 def timeline(report: Mapping[str, Any]) -> str:

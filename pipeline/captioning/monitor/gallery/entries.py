@@ -14,7 +14,7 @@ from ...meta.marks import CAPTION_MARKS, MarkedCaptions, outcome_columns, read_t
 from ...meta.names import TEXT_COLUMN, column_list, failures_path, outcomes_path
 from ...meta.table import MetaTable
 from ...process.errors import UsageError
-from .outputs import read_failures
+from .outputs import read_failures, read_report
 
 MARKS = {"failed": "has no caption", **CAPTION_MARKS}
 """What may be wrong with a caption of a row, in the order in which the gallery shows it."""
@@ -91,9 +91,9 @@ def read_entries(
     """
     outcomes = outcomes_path(output)
     wanted = list(dict.fromkeys(captions)) or outcome_columns(outcomes) or [TEXT_COLUMN]
-    table = MetaTable.read(output, wanted)
+    table = MetaTable.read(output, wanted, whole_files=not read_report(output).get("ranges"))
     names = _chosen_columns(output, table, wanted) if captions else _columns_of_run(output, table, wanted)
-    truncated = read_truncated(outcomes, table.paths)
+    truncated = read_truncated(outcomes, table.paths, table.ranges)
     columns = {
         name: MarkedCaptions(cells, truncated.get(name, {}), short_words)
         for name, cells in zip(names, table.cells(names), strict=True)

@@ -24,6 +24,7 @@ from ...captioners.named_prompts import frame_warnings
 from ...clips.clip import ClipTask
 from ...clips.loader import ClipLoader, default_decode_workers
 from ...journal.journal import Journal
+from ...meta.names import RANGE_COLUMNS
 from ...process.errors import UsageError
 from ...process.signals import interruption
 from ...process.watchdog import Watchdog
@@ -69,6 +70,14 @@ class ServiceWork(RankWork):
 
     def warnings(self, launch: Launch) -> list[str]:
         return frame_warnings(self.source.asks, self.source.sampling)
+
+    def check_ranges(self, options: JobOptions) -> None:
+        if self.source.preparation.sends_file:
+            raise UsageError(
+                f"--send video sends whole files, but rows of {options.meta_path} are parts of their files (columns "
+                f"{' and '.join(map(repr, RANGE_COLUMNS))}); give --send images, or --whole_files if the columns mean "
+                "something else"
+            )
 
     def join(self, launch: Launch, watchdog: Watchdog) -> World:
         return solo_world(watchdog=watchdog)
