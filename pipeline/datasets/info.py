@@ -1,15 +1,8 @@
-"""Operations that read sizes and lengths of videos and images.
-
-Separate processes read the files: a damaged file can hang or crash such a process without harm to the command.
-"""
+"""Operations that read sizes and lengths of videos and images. Separate processes read the files."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,10 +14,9 @@ from pipeline.captioning.clips.decode_pil import FORMATS
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.frames import check_size
-from pipeline.captioning.clips.killable import DecoderLimits, KillableProcess, serve
 from pipeline.captioning.clips.media import names_image
-from pipeline.captioning.process.errors import RunError
 
+from .file_processes import ask_processes, message_of
 from .operation import Settings
 from .tables import as_text, with_column
 
@@ -75,58 +67,7 @@ def probe_files(paths: Sequence[str], settings: Settings) -> tuple[dict[str, dic
     Raises:
         RunError: no process can be started to read files.
     """
-    distinct = list(dict.fromkeys(paths))
-    pending: Iterator[str] = iter(distinct)
-    found: dict[str, dict[str, Any]] = {}
-    problems: dict[str, str] = {}
-    failures: list[RunError] = []
-    lock, stopping = threading.Lock(), threading.Event()
-
-    def probe_pending(bar: tqdm) -> None:
-        prober = _Prober(DecoderLimits(settings.timeout))
-        try:
-            while not stopping.is_set():
-                with lock:
-                    path = next(pending, None)
-                if path is None:
-                    return
-                reply, problem = prober.ask(path, stopping)
-                with lock:
-                    if isinstance(reply, dict):
-                        found[path] = reply
-                    else:
-                        problems[path] = problem or reply
-                    bar.update()
-                if reply is not None:
-                    prober.recycle()
-        except RunError as error:
-            failures.append(error)
-            stopping.set()
-        finally:
-            prober.kill()
-
-    with tqdm(total=len(distinct), unit="file", desc="info", smoothing=0.05) as bar:
-        threads = [
-            threading.Thread(target=probe_pending, args=(bar,), daemon=True)
-            for _ in range(max(1, min(settings.workers, len(distinct))))
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:
-            stopping.set()
-    if failures:
-        raise failures[0]
-    return found, problems
-
-
-class _Prober(KillableProcess):
-    timeout_option = "--timeout"
-
-    def _make_process(self, context: SpawnContext, connection: Connection) -> BaseProcess:
-        return context.Process(target=serve, args=(connection, _probe), name="file-prober", daemon=True)
+    return ask_processes(paths, _probe, settings.workers, settings.timeout, "info")
 
 
 def _probe(path: str) -> dict[str, Any] | str:
@@ -145,6 +86,6 @@ def _probe(path: str) -> dict[str, Any] | str:
     except DecodeError as error:
         return str(error)
     except Exception as error:  # decoders raise exceptions of any type
-        return " ".join(str(error).split())[:300] or type(error).__name__
+        return message_of(error)
     values = (frames, height, width, height / width, fps, duration, height * width)
     return dict(zip(COLUMNS, values, strict=True))

@@ -15,7 +15,7 @@ from PIL import EpsImagePlugin, Image
 from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.process.errors import RunError
-from pipeline.datasets import info
+from pipeline.datasets import file_processes, info
 from pipeline.datasets.operation import Settings
 from tests.fakes import render_clip
 from tests.golden import VIDEOS
@@ -94,7 +94,7 @@ def test_the_command_fails_if_processes_cannot_be_started(tmp_path: Path, monkey
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(killable, "START_PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(info._Prober, "_make_process", forbidden)
+    monkeypatch.setattr(file_processes.FileProcess, "_make_process", forbidden)
     with pytest.raises(RunError, match="Resource temporarily unavailable"):
         info.probe_files([str(tmp_path / "a.mp4")], Settings(workers=2, timeout=10))
 
