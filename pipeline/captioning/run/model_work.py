@@ -78,15 +78,23 @@ def model_work(
     """
 
     def make_work(flags: argparse.Namespace, options: JobOptions, launch: Launch) -> ModelWork:
-        source = make_source(flags)
-        choice = backends.choose(
-            options.framework,
-            options.device,
-            launch.launcher,
-            launch.local_rank,
-            launch.world_size,
-            launch.local_workers,
-        )
-        return ModelWork(source, functools.partial(choice.activate, options.dtype), choice.device)
+        return work_of_source(make_source(flags), options, launch)
 
     return make_work
+
+
+def work_of_source(source: CaptionerSource, options: JobOptions, launch: Launch) -> ModelWork:
+    """The work of captioning with the model of `source`, on the framework and the device that the options choose.
+
+    Raises:
+        UsageError: the choice is not possible.
+    """
+    choice = backends.choose(
+        options.framework,
+        options.device,
+        launch.launcher,
+        launch.local_rank,
+        launch.world_size,
+        launch.local_workers,
+    )
+    return ModelWork(source, functools.partial(choice.activate, options.dtype), choice.device)
