@@ -18,8 +18,8 @@ from PIL import Image
 
 from pipeline.captioning.clips.frame_times import frame_times
 from pipeline.captioning.clips.time_range import TimeRange
+from pipeline.captioning.long_videos.segmentation.division import Divided, Division, EqualParts, Scenes, divide
 from pipeline.datasets import segments
-from pipeline.datasets.segmentation.division import Divided, Division, EqualParts, Scenes, divide
 from tests.fakes import render_clip
 from tests.golden import VIDEOS
 from tests.joined_video import joined_video
