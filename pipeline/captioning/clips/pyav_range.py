@@ -117,11 +117,21 @@ def _find_frames(path: str, part: TimeRange, may_seek: bool) -> RangeFrames | No
     if found is None:
         return None
     is_damaged = not has_ended and (reader.is_damaged or is_incomplete(path))
-    frames = frames_in(timeline, part, found, has_ended, is_damaged)
-    if len(set(frames.timestamps)) < len(frames.timestamps):
+    try:
+        frames = frames_in(timeline, part, found, has_ended, is_damaged)
+    except ValueError:
+        if _has_equal(found):
+            return None
+        raise
+    # Where timestamps are guessed, two equal ones show that all that follow may be wrong.
+    if _has_equal(frames.timestamps if can_seek else found):
         return None
     keys = sorted(packet.pts for packet in read if packet.is_key and packet.pts is not None) if can_seek else ()
     return replace(frames, entry=entry, key_timestamps=keys)
+
+
+def _has_equal(timestamps: Sequence[int]) -> bool:
+    return len(set(timestamps)) < len(timestamps)
 
 
 def _has_wrong_order(container: Any, stream: Any, packets: Sequence[Packet]) -> bool:
