@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.clips import decode_client
-from pipeline.captioning.clips.clip import Clip, LoadFailure
+from pipeline.captioning.clips.clip import Clip, ClipTask, LoadFailure
 from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.downloads.limits import DownloadLimits
@@ -61,7 +62,7 @@ def _load(
     paths: Sequence[str], transform: Any = mean_colour, limits: DecoderLimits = LIMITS, workers: int = 1
 ) -> list[Clip | LoadFailure]:
     preparation = FramePreparation(segments(2), transform)
-    with ClipLoader(enumerate(paths), preparation, limits, prefetch=8, workers=workers) as loader:
+    with ClipLoader(starmap(ClipTask, enumerate(paths)), preparation, limits, prefetch=8, workers=workers) as loader:
         return sorted(loader, key=lambda clip: clip.row)
 
 
@@ -277,13 +278,14 @@ def test_a_decoding_process_that_hangs_in_a_download_is_killed(
 
 WORKER = """
 import sys
+from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.preparation import FramePreparation
 from tests.fakes import mean_colour, segments
 
 preparation = FramePreparation(segments(2), mean_colour)
-with ClipLoader([(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
+with ClipLoader([ClipTask(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
     list(loader)
 """
 
