@@ -67,7 +67,7 @@ python -m pipeline.datasets.datautil DATA_caption.csv --info --fmin 16 --remove-
 - Paths may be URLs (`https://`, `s3://`). They are never fetched and never treated as missing files. Suffix and name of
   a URL are those of the file: without the part after `?` or `#` of an http(s) URL, with escapes such as `%20` decoded,
   and without `?versionId=…` of an S3 URL.
-- `--key id` compares tables by `id` alone instead of `path`. `--seed` is for `--shuffle` and `--sample`. `--num-workers` is
+- `--key id` compares tables by `id` instead of `path`. `--seed` is for `--shuffle` and `--sample`. `--num-workers` is
   for the operations that read files. `--timeout` is the maximum number of seconds to read one file with
   `--info` or `--video-info`.
 

@@ -34,7 +34,7 @@ def timestamp_to_range(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFra
         UsageError: a cell is not understood, or the table has times already.
     """
     for name in RANGE_COLUMNS:
-        if name in frame and (as_text(frame[name]).str.strip() != "").any():
+        if name in frame and not all(map(_is_blank, as_text(frame[name]).tolist())):
             raise UsageError(f"--timestamp-to-range would replace the cells of the column '{name}'; rename it first")
     cells = as_text(frame[TIMESTAMP_COLUMN]).tolist()
     found = [_read(pairs_of, TIMESTAMP_COLUMN, row, cell) or [(None, None)] for row, cell in enumerate(cells)]
@@ -56,7 +56,7 @@ def timecode_to_seconds(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFr
         )
     for name in columns:
         cells = as_text(frame[name]).tolist()
-        times = [_read(seconds_of, name, row, cell) if cell.strip() else None for row, cell in enumerate(cells)]
+        times = [_read(seconds_of, name, row, cell) if not _is_blank(cell) else None for row, cell in enumerate(cells)]
         frame = with_column(frame, name, times, "Float64")
     return frame
 
@@ -70,6 +70,8 @@ def pairs_of(cell: str) -> list[tuple[float, float]]:
     Raises:
         ValueError: another form.
     """
+    if _is_blank(cell):
+        return []
     text = re.sub(r"['\"]", "", cell)
     if "-->" in text:
         text = _COMMA_DECIMALS.sub(r"\1.\2", text)  # of subtitles: 00:00:01,200
@@ -78,8 +80,6 @@ def pairs_of(cell: str) -> list[tuple[float, float]]:
         parts = [part for part in _INNERMOST.findall(text) if part.strip()]
         if not _BETWEEN.fullmatch(_INNERMOST.sub("", text)):
             raise ValueError(cell)
-    if not text.strip():
-        return []
     pairs = []
     for part in parts:
         match = _PAIR.fullmatch(part)
@@ -109,6 +109,10 @@ def seconds_of(cell: str) -> float:
     start = TimeRange.from_cells(repr(time), "")
     assert start is not None
     return start.start / 1000
+
+
+def _is_blank(cell: str) -> bool:
+    return cell.strip().lower() in ("", "nan")
 
 
 def _read(read: Callable[[str], Any], column: str, row: int, cell: str) -> Any:
