@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline.captioning.clips.frame_times import frame_times
 from pipeline.captioning.clips.time_range import TimeRange
+from pipeline.captioning.long_videos.segmentation import many
 from pipeline.captioning.long_videos.segmentation.division import Divided, Division, EqualParts, Scenes, divide
 from pipeline.datasets import segments
 from tests.fakes import render_clip
@@ -185,8 +186,8 @@ def _invented_frames(division: Division) -> int:
 
 def test_scenes_of_long_videos_have_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--timeout 1` is 5 s for 6,000 frames, and 1.5 s for 750."""
-    monkeypatch.setattr(segments, "divide", _decode_slowly)
-    monkeypatch.setattr(segments, "count_frames", _invented_frames)
+    monkeypatch.setattr(many, "divide", _decode_slowly)
+    monkeypatch.setattr(many, "count_frames", _invented_frames)
     table = _write(tmp_path / "t.csv", ["path"], [["long"], ["slow"]])
     rows = _run(table, "--scenes", "--timeout", "1")
     assert [row["path"] for row in rows] == ["long"]

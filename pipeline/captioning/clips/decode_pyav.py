@@ -68,7 +68,7 @@ def decode_pyav(path: str, sampling: FrameSampling, short_side: int, collect: Co
             rate, and the file has none.
         Exception: any error of PyAV.
     """
-    packets = _read_packets(path)
+    packets = read_packets(path)
     positions = sampling.indices(packets.count, packets.rate)
     try:
         images = _decode_images(path, packets, distinct_frames(positions)[0], short_side, collect)
@@ -106,7 +106,7 @@ def video_info(path: str) -> VideoInfo:
         ValueError: the file has no video stream, no frames or no frame rate, or the frames are too large.
         Exception: any error of PyAV.
     """
-    packets = _read_packets(path)
+    packets = read_packets(path)
     if not packets.count:
         raise ValueError("the video has no frames")
     with open_video(path) as (container, stream):
@@ -129,7 +129,7 @@ def _span_seconds(packets: _Packets, stream: Any) -> float:
     return float((packets.timestamps[-1] - packets.timestamps[0]) * stream.time_base)
 
 
-def _read_packets(path: str) -> _Packets:
+def read_packets(path: str) -> _Packets:
     import av
 
     shown: list[Packet] = []
