@@ -78,16 +78,27 @@ def add_row_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     run.add_argument(
         "--restart", action="store_true", help="discard the journals of an interrupted run and caption its rows again"
     )
-    run.add_argument(
-        "--whole_files",
-        action="store_true",
-        help="ignore the columns 'start' and 'end' of the meta table: they do not say which part of its file a row is",
-    )
+    add_whole_files_flag(run)
     run.add_argument(
         "--limit",
         type=positive_int,
         help="caption only the first LIMIT rows, not counting rows that keep a caption; if not given, all rows",
     )
+    add_end_flags(run)
+    return run
+
+
+def add_whole_files_flag(run: argparse._ArgumentGroup) -> None:
+    """Add the flag for tables whose columns `start` and `end` are no ranges."""
+    run.add_argument(
+        "--whole_files",
+        action="store_true",
+        help="ignore the columns 'start' and 'end' of the meta table: they do not say which part of its file a row is",
+    )
+
+
+def add_end_flags(run: argparse._ArgumentGroup) -> None:
+    """Add the flags that end a run early."""
     run.add_argument(
         "--max_failure_rate",
         type=number(minimum=0, maximum=1),
@@ -101,7 +112,6 @@ def add_row_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="end a worker that has made no progress for this many seconds; loading the model and waiting for other "
         "ranks do not count, and a clip may take as long as --download_timeout and --decode_timeout allow",
     )
-    return run
 
 
 def add_clip_flags(run: argparse._ArgumentGroup) -> None:

@@ -58,6 +58,7 @@ def start(flags: argparse.Namespace, launch: Launch) -> Started:
         use = {flags.column: "summaries are made of its captions (--column)"}
         MetaTable.check(options.meta_path, options.output, (), use, options.whole_files)
     column, flags.column = flags.column, None
-    captions = work_of_source(family_source.make_source(flags), options, launch)
+    source = family_source.make_source(flags)
+    captions = work_of_source(source, flags.framework, flags.device, flags.dtype, launch)
     work = SummaryWork(captions.model, settings, column, captions.device)
     return Started(options.stall_timeout, work.warnings(launch), functools.partial(job.run, options, work))

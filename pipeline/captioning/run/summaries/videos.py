@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from ...meta.names import PATH_COLUMN
 from ...meta.table import MetaTable
 from .settings import CAPTIONS
 
-SEGMENTS, MISSING = "segments", "missing_segments"
-"""Columns of the table of videos: the number of segments, and the times of those without a caption."""
+SEGMENTS, MISSING, DIGEST = "segments", "missing_segments", "captions_digest"
+"""Columns of the table of videos: the number of segments, the times of those without a caption, and the digest of all
+captions, by which a later run finds out whether they have changed."""
 
 
 @dataclass
@@ -41,13 +43,15 @@ def read_videos(path: Path, column: str, whole_files: bool) -> MadeTable:
     for video in videos.values():
         video.texts.sort(key=lambda text: text[:2])
     texts = [[TimedText(start, end, text) for start, _, end, text in video.texts] for video in videos.values()]
+    cells = [_to_cell(of_video) for of_video in texts]
     return MadeTable(
         {
             PATH_COLUMN: list(videos),
             SEGMENTS: [str(len(of_video)) for of_video in texts],
             MISSING: [_missing(of_video) for of_video in texts],
+            DIGEST: [hashlib.sha256(cell.encode("utf-8", "replace")).hexdigest()[:16] for cell in cells],
         },
-        {CAPTIONS: [_to_cell(of_video) for of_video in texts]},
+        {CAPTIONS: cells},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ...captioners.base import Captioner, CaptionerSource, Refused, Source
 from ...captioners.text_prompts import TextPrompts
@@ -17,13 +18,14 @@ from ...meta.table import MetaTable
 from ...workers import launch_checks
 from ...workers.launch import Launch
 from ...workers.leases import RowTask
+from ..earlier_captions import Redo
 from ..loaded_model import LoadedModel
 from ..model_rows import AskedRow, EndedRow, ModelRows, RowLoader
 from ..model_work import ModelWork
 from ..options import JobOptions
 from .row import NO_CAPTIONS, SummaryRow
 from .settings import SummaryAsks, SummarySettings
-from .videos import read_videos, texts_of_cell
+from .videos import DIGEST, read_videos, texts_of_cell
 
 
 class SummarySource(Source):
@@ -122,7 +124,29 @@ class SummaryWork(ModelWork):
         return launch_checks.warnings(launch, self.device, os.environ)
 
     def read_table(self, options: JobOptions) -> MetaTable:
-        return read_videos(options.meta_path, self._column, options.whole_files)
+        self._videos = read_videos(options.meta_path, self._column, options.whole_files)
+        return self._videos
+
+    def redo(self, options: JobOptions) -> Redo:
+        return ChangedVideos(self._videos, super().redo(options))
+
+
+class ChangedVideos:
+    """Finds the summaries that are to be made again: those with a mark of `--redo`, or of other captions than now.
+
+    videos: the present table. marked: finds those with a mark.
+    """
+
+    def __init__(self, videos: MetaTable, marked: Redo) -> None:
+        self._marked = marked
+        self._digests = dict(zip(videos.paths, videos.texts(DIGEST) or (), strict=True))
+
+    def __call__(self, table: MetaTable, path: Path, column: str) -> set[int]:
+        """The rows of an earlier table; see `earlier_captions.Redo`."""
+        digests = table.texts(DIGEST) or [""] * len(table.paths)
+        pairs = enumerate(zip(table.paths, digests, strict=True))
+        changed = {row for row, (video, digest) in pairs if self._digests.get(video) != digest}
+        return changed | set(self._marked(table, path, column))
 
 
 def asked_video(task: RowTask, asks: Asks, settings: SummarySettings, window: Window) -> AskedRow | EndedRow:
