@@ -1,8 +1,8 @@
 """Decode a clip: from its path to its sampled frames, PIL images in display orientation.
 
-Decoders are tried in order: decord if it is installed, then PyAV; for images PIL. If all of them fail, the error
-contains every message. In a run, this runs in the decoding process, because a decoder may hang or crash. Knows nothing
-about processes and models.
+Decoders are tried in order: decord if it is installed, then PyAV; for ranges of videos PyAV; for images PIL. If all of
+them fail, the error contains every message. In a run, this runs in the decoding process, because a decoder may hang or
+crash. Knows nothing about processes and models.
 """
 
 from __future__ import annotations

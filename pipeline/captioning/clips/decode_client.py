@@ -2,7 +2,7 @@
 
 The worker requests one decoder after the other. If a decoder hangs or crashes, its process is killed and the next
 decoder is tried. Only that clip can fail. A clip whose path is a URL is downloaded first, by a request of its own: all
-decoders then read the same file.
+decoders then read the same file, and so do the next clips that are ranges of it.
 """
 
 from __future__ import annotations

@@ -52,8 +52,14 @@ class Timeline:
 
     def end(self, last: int) -> int:
         """When a video ends whose last frame has the timestamp `last`, in milliseconds."""
-        duration = (last - self.first) * self.unit + (1 / self.rate if self.rate else 0)
-        return math.floor(duration * 1000 + Fraction(1, 2))
+        duration = (last - self.first) * self.unit
+        interval = 1 / self.rate if self.rate else 0
+        # The last frame is shown for at least a millisecond, also if the rate is unknown.
+        return max(_rounded_ms(duration + interval), _rounded_ms(duration) + 1)
+
+
+def _rounded_ms(seconds: Fraction) -> int:
+    return math.floor(seconds * 1000 + Fraction(1, 2))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MISSING_MS, _MISSING_FRAMES = 500, 2
+"""A file that ends earlier than a range by more than both lacks frames of it."""
 
 
 @dataclass(frozen=True, slots=True)

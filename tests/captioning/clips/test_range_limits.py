@@ -128,27 +128,25 @@ def test_a_damaged_video() -> None:
     assert "the end of the part of the video that can be read (2.800 s)" in _error(VIDEOS / "corrupted.mp4", 3000, 4000)
 
 
-def test_ranges_of_animations_and_still_images(tmp_path: Path) -> None:
-    path = animation(tmp_path / "a.gif", [100, 100, 700, 100])
-    every = sampled_hashes_pil(path, None)
-    for start, end, numbers, rate in ((0, 200, [0, 1], 10), (50, 201, [1, 2], 2.5), (300, 800, [2], 1 / 0.7)):
-        sampled = sampled_hashes_pil(path, TimeRange(start, end))
-        assert sampled[0] == [every[0][number] for number in numbers] and sampled[1:] == (pytest.approx(rate), False)
-    assert sampled_hashes_pil(path, TimeRange(900, None))[0] == [every[0][3]]
-    assert sampled_hashes_pil(path, TimeRange(900, 2000))[2]
-    assert "begins after the end of the animation (1.000 s)" in _error(path, 1000)
-    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
-    assert "a still image has no time range; leave start and end blank" in _error(tmp_path / "a.png", 0, 5)
-
-
-def sampled_hashes_pil(path: Path, part: TimeRange | None) -> tuple[list[bytes], float, bool]:
-    """The distinct frames, the rate and whether the range is partial. The frames of the whole are 100 ms long."""
-    if part is None:
-        even = animation(path.with_name("even.gif"), [250] * 4)
-        return [image.tobytes() for image in decode(str(even), FrameSampling("uniform", 4)).images], 4.0, False
+def _animation_range(path: Path, part: TimeRange) -> tuple[list[bytes], float, bool]:
+    """The frames of a range, its rate, and whether it is partial."""
     frames = decode(str(path), FrameSampling("uniform", 1), part=part).total_frames
     sampled = decode(str(path), FrameSampling("uniform", frames), part=part)
     return [image.tobytes() for image in sampled.images], sampled.rate, sampled.partial
+
+
+def test_ranges_of_animations_and_still_images(tmp_path: Path) -> None:
+    path = animation(tmp_path / "a.gif", [100, 100, 700, 100])
+    even = animation(tmp_path / "even.gif", [250] * 4)
+    every = [image.tobytes() for image in decode(str(even), FrameSampling("uniform", 4)).images]
+    for start, end, numbers, rate in ((0, 200, [0, 1], 10), (50, 201, [1, 2], 2.5), (300, 800, [2], 1 / 0.7)):
+        sampled = _animation_range(path, TimeRange(start, end))
+        assert sampled[0] == [every[number] for number in numbers] and sampled[1:] == (pytest.approx(rate), False)
+    assert _animation_range(path, TimeRange(900, None))[0] == [every[3]]
+    assert _animation_range(path, TimeRange(900, 2000))[2]
+    assert "begins after the end of the animation (1.000 s)" in _error(path, 1000)
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
+    assert "a still image has no time range; leave start and end blank" in _error(tmp_path / "a.png", 0, 5)
 
 
 def test_a_service_that_gets_whole_files_gets_no_ranges(tmp_path: Path) -> None:
