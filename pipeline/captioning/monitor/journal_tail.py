@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .service_usage import added
 class JournalTail:
     """Reads the new lines of one journal.
 
+    on_result: called with each result, also of earlier sessions; None for nothing.
     run: the run of the newest session.
     progress: of the newest session.
     failures, examples: failures of all sessions by stage, and the first one of each stage.
@@ -27,8 +28,8 @@ class JournalTail:
     usage: tokens, cost and answers of a service, added over all sessions.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, on_result: Callable[[RowResult], None] | None = None) -> None:
+        self.path, self._on_result = path, on_result
         self._file_id: tuple[int, int] | None = None
         self._reset()
 
@@ -93,6 +94,8 @@ class JournalTail:
         self.progress.is_waiting = "waiting" in record
 
     def _add_result(self, result: RowResult) -> None:
+        if self._on_result is not None:
+            self._on_result(result)
         self.progress.done += 1
         self.progress.failed += bool(result.failures)
         for failure, columns in result.failures.items():

@@ -1,0 +1,148 @@
+"""The files of `describe.py`: what it reads, what it writes for each video, and the tables that it works with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...clips.media import file_name
+from ...clips.time_range import TimeRange
+from ...long_videos.cues import FORMATS
+from ...meta.names import SUFFIXES, default_output, suffix_of, summary_output
+from ...meta.table import MetaTable
+from ...process.errors import UsageError
+
+SUFFIX_OF_FORMAT = {"json": ".json", "jsonl": ".jsonl", "vtt": ".vtt", "srt": ".srt", "chapters": ".ffmeta"}
+assert tuple(SUFFIX_OF_FORMAT) == FORMATS
+_TABLES = "tables"
+_UNSAFE = re.compile(r"[\x00-\x1f/\\:*?\"<>|]")
+_MAX_STEM = 150
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The videos to describe.
+
+    paths: each once, in order. parts: of each video, the parts to describe; a whole file is `TimeRange(0)`.
+    table: the table that lists them; None if they were given by their paths.
+    """
+
+    paths: tuple[str, ...]
+    parts: tuple[tuple[TimeRange, ...], ...]
+    table: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where descriptions go.
+
+    folder: of the tables. stems: of each video, the path of its files without their suffix.
+    file: the only file, if `--output` names one; None for a folder.
+    formats: of the files, some of FORMATS.
+    """
+
+    folder: Path
+    stems: tuple[Path, ...]
+    file: Path | None
+    formats: tuple[str, ...]
+
+    def of(self, video: int) -> list[tuple[str, Path]]:
+        """The format and the path of each file of a video."""
+        if self.file is not None:
+            return [(self.formats[0], self.file)]
+        stem = self.stems[video]
+        return [(name, stem.with_name(stem.name + SUFFIX_OF_FORMAT[name])) for name in self.formats]
+
+    @property
+    def segments(self) -> Path:
+        """The table of segments."""
+        return self.folder / "segments.csv"
+
+    @property
+    def captions(self) -> Path:
+        """The captioned table of segments."""
+        return default_output(self.segments)
+
+    @property
+    def summaries(self) -> Path:
+        """The table of summaries and titles."""
+        return summary_output(self.captions)
+
+    @property
+    def settings(self) -> Path:
+        """What the captions and summaries depend on."""
+        return self.folder / "settings.json"
+
+
+def read_inputs(names: Sequence[str], whole_files: bool) -> Inputs:
+    """The videos that the arguments name: their paths, or one table.
+
+    Raises:
+        UsageError: several tables, or the table can't be read.
+    """
+    tables = [name for name in names if suffix_of(Path(name))]
+    if not tables:
+        paths = tuple(dict.fromkeys(names))
+        return Inputs(paths, ((TimeRange(0),),) * len(paths))
+    if len(names) > 1:
+        raise UsageError(
+            f"{tables[0]} is a table ({', '.join(SUFFIXES)}), so it must be the only input, not one of {len(names)}"
+        )
+    table = MetaTable.read(Path(tables[0]), (), whole_files=whole_files)
+    parts: dict[str, dict[TimeRange, None]] = {}
+    for row, path in enumerate(table.paths):
+        parts.setdefault(path, {})[table.range_of(row) or TimeRange(0)] = None
+    if not parts:
+        raise UsageError(f"table {tables[0]} has no rows, so there is nothing to describe")
+    return Inputs(tuple(parts), tuple(map(tuple, parts.values())), Path(tables[0]))
+
+
+def make_outputs(output: Path, formats: Sequence[str] | None, inputs: Inputs) -> Outputs:
+    """Where the descriptions go.
+
+    output: a file, if there is one video, or a folder. formats: None for that of the suffix of the file, else JSON.
+
+    Raises:
+        UsageError: a file for several videos or formats, a wrong suffix, or a folder that can't be made.
+    """
+    by_suffix = {suffix: name for name, suffix in SUFFIX_OF_FORMAT.items()}
+    format_of_file = by_suffix.get(output.suffix.lower())
+    if format_of_file is None or output.is_dir():
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"--output {output} is not a folder; name a folder, or a file that ends in .json")
+        _check_parent(output)
+        names = _stems(inputs.paths)
+        return Outputs(output / _TABLES, tuple(output / name for name in names), None, tuple(formats or ("json",)))
+    if inputs.table is not None or len(inputs.paths) > 1:
+        raise UsageError(f"--output {output} is one file, but there may be several videos; name a folder")
+    chosen = tuple(formats or (format_of_file,))
+    if len(chosen) > 1:
+        raise UsageError(f"--output {output} is one file for --to {','.join(chosen)}; name a folder")
+    if os.path.realpath(output) == os.path.realpath(inputs.paths[0]):
+        raise UsageError(f"--output {output} is the video itself; give another name")
+    _check_parent(output)
+    return Outputs(output.with_name(f"{output.name}.{_TABLES}"), (), output, chosen)
+
+
+def _check_parent(output: Path) -> None:
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder of --output, {output.parent}, does not exist")
+
+
+def _stems(paths: Sequence[str]) -> list[str]:
+    """The name of each video without its suffix; a number follows if several have the same, in any case of letters."""
+    taken = {_TABLES}
+    stems = []
+    for path in paths:
+        name = os.path.splitext(os.path.basename(file_name(path)))[0]
+        stem = _UNSAFE.sub("_", name).strip(". ")[:_MAX_STEM] or "video"
+        chosen, number = stem, 1
+        while chosen.lower() in taken:
+            number += 1
+            chosen = f"{stem}_{number}"
+        taken.add(chosen.lower())
+        stems.append(chosen)
+    return stems
