@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 TITLE_CHARACTERS = 100
 """A chapter's title has at most so many characters."""
 _LINE_CHARACTERS = 1000
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # without those that are white space
 _NOT_IN_UTF8 = re.compile(r"[\ud800-\udfff\ufffe\uffff]")  # the last two are no characters: FFmpeg refuses them
 # A period ends no sentence after a single letter (e.g.), a digit (1.) and the most frequent abbreviations.
 _SENTENCE_END = re.compile(
@@ -23,8 +24,8 @@ _FFMETADATA_SPECIAL = re.compile(r"([=;#\\])")
 
 def plain_lines(text: str) -> list[str]:
     """The lines of a text that are not blank. Each run of white space becomes one space; control characters go."""
-    lines = (" ".join(_CONTROL.sub("", " ".join(line.split())).split()) for line in text.splitlines())
-    return [_NOT_IN_UTF8.sub("\ufffd", line) for line in lines if line]
+    text = _NOT_IN_UTF8.sub("\ufffd", _CONTROL.sub("", text))
+    return [" ".join(words) for line in text.splitlines() if (words := line.split())]
 
 
 def one_line(text: str) -> str:
@@ -32,9 +33,8 @@ def one_line(text: str) -> str:
     return " ".join(plain_lines(text))
 
 
-def chapter_title(text: str) -> str:
-    """The first sentence of a text, cut at a word to TITLE_CHARACTERS; '' for a blank text."""
-    line = next(iter(plain_lines(text)), "")
+def chapter_title(line: str) -> str:
+    """The first sentence of a line, cut at a word to TITLE_CHARACTERS."""
     end = _SENTENCE_END.search(line)
     return _cut(line[: end.end()] if end else line, TITLE_CHARACTERS)
 
@@ -44,18 +44,22 @@ def vtt_escaped(text: str) -> str:
     return text.translate(_VTT_ESCAPES)
 
 
-def srt_lines(text: str) -> list[str]:
-    r"""The lines of a text for SRT.
+def srt_lines(lines: Iterable[str]) -> list[str]:
+    r"""Lines for SRT.
 
     SRT has no escapes: players take `<…>`, `{…}` and `\N` for markup, and `-->` for a time. The full-width forms of
     these characters replace them. Long lines are divided, because FFmpeg divides lines of 4,096 bytes in any place.
     """
-    return [part for line in plain_lines(text.translate(_SRT_MARKUP)) for part in _divided(line)]
+    return [part for line in lines for part in _divided(line.translate(_SRT_MARKUP))]
 
 
 def ffmetadata_escaped(line: str) -> str:
-    """A value for FFmpeg's metadata format, without line breaks."""
-    return _FFMETADATA_SPECIAL.sub(r"\\\1", line)
+    """A line as a value in FFmpeg's metadata format.
+
+    A backslash at the end gets a space after it: FFmpeg takes it for an escape of the line end, even if it is escaped.
+    """
+    escaped = _FFMETADATA_SPECIAL.sub(r"\\\1", line)
+    return f"{escaped} " if line.endswith("\\") else escaped
 
 
 def _divided(line: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..meta.results import as_json
 from .cue_text import chapter_title, ffmetadata_escaped, one_line, plain_lines, srt_lines, vtt_escaped
@@ -20,15 +20,16 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A text that is shown from `start_ms` on and before `end_ms`, in milliseconds.
+    """A caption that is shown from `start_ms` on and before `end_ms`, in milliseconds.
 
     number: of the segment.
+    lines: of the caption, as `plain_lines` gives them; at least one.
     """
 
     number: int
     start_ms: int
     end_ms: int
-    text: str
+    lines: list[str]
 
 
 def cues_of(segments: Iterable[Segment]) -> list[Cue]:
@@ -37,18 +38,16 @@ def cues_of(segments: Iterable[Segment]) -> list[Cue]:
     A segment without a caption gives none. Cues do not overlap: each one ends where the next one starts at the latest.
     Of segments that start together only the longest gives a cue, and segments without length give none.
     """
-    by_start: dict[int, Segment] = {}
-    for segment in segments:
+    cues: list[Cue] = []
+    for segment in sorted(segments, key=lambda segment: (segment.start_ms, -segment.end_ms)):
+        lines = plain_lines(segment.description)
         start = max(0, segment.start_ms)
-        if segment.end_ms <= start or not one_line(segment.description):
+        if not lines or segment.end_ms <= start or (cues and cues[-1].start_ms == start):
             continue
-        if start not in by_start or segment.end_ms > by_start[start].end_ms:
-            by_start[start] = segment
-    starts = sorted(by_start)
-    return [
-        Cue(by_start[start].number, start, min(by_start[start].end_ms, following), by_start[start].description)
-        for start, following in zip(starts, [*starts[1:], by_start[starts[-1]].end_ms] if starts else [], strict=True)
-    ]
+        if cues and cues[-1].end_ms > start:
+            cues[-1] = replace(cues[-1], end_ms=start)
+        cues.append(Cue(segment.number, start, segment.end_ms, lines))
+    return cues
 
 
 def render(description: VideoDescription, format_name: str) -> str:
@@ -90,7 +89,7 @@ def _vtt(description: VideoDescription) -> str:
         if one_line(text):
             blocks.append(f"NOTE\n{name}: {vtt_escaped(one_line(text))}")
     for cue in cues_of(description.segments):
-        text = vtt_escaped("\n".join(plain_lines(cue.text)))
+        text = vtt_escaped("\n".join(cue.lines))
         blocks.append(f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{text}")
     return "\n\n".join(blocks) + "\n"
 
@@ -98,7 +97,7 @@ def _vtt(description: VideoDescription) -> str:
 def _srt(description: VideoDescription) -> str:
     blocks = []
     for number, cue in enumerate(cues_of(description.segments), 1):
-        lines = "\n".join(srt_lines(cue.text))
+        lines = "\n".join(srt_lines(cue.lines))
         blocks.append(f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n{lines}\n")
     return "\n".join(blocks)
 
@@ -110,7 +109,7 @@ def _chapters(description: VideoDescription) -> str:
             lines.append(f"{name}={ffmetadata_escaped(one_line(text))}")
     for cue in cues_of(description.segments):
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={cue.start_ms}", f"END={cue.end_ms}"]
-        lines.append(f"title={ffmetadata_escaped(chapter_title(cue.text))}")
+        lines.append(f"title={ffmetadata_escaped(chapter_title(cue.lines[0]))}")
     return "\n".join(lines) + "\n"
 
 

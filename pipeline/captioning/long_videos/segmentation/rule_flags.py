@@ -15,7 +15,7 @@ _MIN_LENGTH = 0.6
 """Seconds; the default of PySceneDetect's commands."""
 
 
-def add_rule_flags(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
+def add_rule_flags(parser: argparse._ActionsContainer, is_required: bool = True) -> None:
     """Add the flags that `rule_of` reads. is_required: one of the rules must be given."""
     rule = parser.add_mutually_exclusive_group(required=is_required)
     rule.add_argument(

@@ -56,6 +56,7 @@ class Descriptions:
         self._outputs, self._segments, self._begin = outputs, segments, begin
         self._lock = threading.Lock()
         self._changed: set[int] = set()
+        self._before: dict[tuple[int, int], Segment] = {}  # by numbers of video and segment, in an earlier file
         self._described = [self._first(video, path, about) for video, path in enumerate(inputs.paths)]
         self._video_of = {path: video for video, path in enumerate(inputs.paths)}
         for video, problem in segments.problems.items():
@@ -69,15 +70,20 @@ class Descriptions:
         """What is known before the first run: the segments, and what the file of an earlier call says about them."""
         segments = []
         earlier = self._earlier(video)
+        times = {} if earlier is None else {(one.start_ms, one.end_ms): one for one in earlier.segments}
         for number, part in enumerate(self._segments.of_videos[video]):
             assert part.end is not None
-            before = earlier.get((part.start, part.end))
-            new = Segment(number, part.start, part.end)
-            segments.append(new if before is None else replace(before, number=number, outcome=PENDING, message=""))
+            before = times.get((part.start, part.end))
+            segment = Segment(number, part.start, part.end)
+            if before is not None:
+                self._before[video, number] = before
+                segment = replace(before, number=number, outcome=PENDING, message="")
+            segments.append(segment)
         return VideoDescription(
             path,
             about.batch_size,
             tuple(segments),
+            turnaround_time=None if earlier is None else earlier.turnaround_time,
             model=about.model,
             prompt=about.prompt,
             summary_prompt=about.summary_prompt,
@@ -85,50 +91,47 @@ class Descriptions:
             versions=about.versions,
         )
 
-    def _earlier(self, video: int) -> dict[tuple[int, int], Segment]:
-        """The segments in the JSON file of an earlier call, by their times."""
+    def _earlier(self, video: int) -> VideoDescription | None:
+        """The description in the JSON file of an earlier call."""
         for name, path in self._outputs.of(video):
             if name == "json":
                 try:
-                    described = VideoDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
+                    return VideoDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
                 except FileNotFoundError:
-                    return {}
+                    return None
                 except (OSError, ValueError) as error:
                     logger.warning("%s is not the description of an earlier call, and is replaced: %s", path, error)
-                    return {}
-                return {(segment.start_ms, segment.end_ms): segment for segment in described.segments}
-        return {}
+        return None
 
     def captioned(self, row: int, result: ColumnResult, measured: Mapping[str, float]) -> None:
         """Record the result of a segment. row: of the table of segments. measured: see `RowResult.measured`."""
         video, number = self._segments.rows[row]
         segment = self._described[video].segments[number]
-        seconds, frames = measured.get("seconds", segment.seconds), int(measured.get("frames", segment.frames))
         if isinstance(result, CaptionResult):
             outcome = TRUNCATED if result.truncated else CAPTIONED
-            new = replace(
-                segment, description=result.caption, outcome=outcome, seconds=seconds, frames=frames, message=""
-            )
+            new = replace(segment, description=result.caption, outcome=outcome, message="")
         else:
-            new = replace(segment, description="", outcome=FAILED, seconds=seconds, frames=frames, message=str(result))
-        self._set_segment(video, number, new)
+            new = replace(segment, description="", outcome=FAILED, message=str(result))
+        seconds, frames = measured.get("seconds", segment.seconds), int(measured.get("frames", segment.frames))
+        self._set_segment(video, number, replace(new, seconds=seconds, frames=frames))
 
     def kept(self, row: int, caption: str) -> None:
         """Record that a segment keeps the caption of an earlier call."""
         video, number = self._segments.rows[row]
         segment = self._described[video].segments[number]
-        if segment.description == caption and segment.seconds is not None:
-            new = replace(segment, outcome=CAPTIONED)  # the earlier file has its time and its frames
-        else:
-            new = replace(segment, description=caption, outcome=KEPT)
-        self._set_segment(video, number, new)
+        before = self._before.get((video, number))
+        is_same = before is not None and before.description == caption
+        outcome = before.outcome if before is not None and is_same else KEPT
+        self._set_segment(video, number, replace(segment, description=caption, outcome=outcome))
 
     def _set_segment(self, video: int, number: int, segment: Segment) -> None:
         with self._lock:
             described = self._described[video]
             if described.segments[number] != segment:
                 segments = (*described.segments[:number], segment, *described.segments[number + 1 :])
-                self._described[video] = replace(described, segments=segments)
+                is_new = segment.description != described.segments[number].description
+                needed = None if is_new else described.turnaround_time
+                self._described[video] = replace(described, segments=segments, turnaround_time=needed)
                 self._changed.add(video)
 
     def summarised(self, path: str, results: Mapping[str, ColumnResult]) -> None:
@@ -170,8 +173,10 @@ class Descriptions:
             described = {video: self._described[video] for video in changed}
         for video, one in described.items():
             for name, path in self._outputs.of(video):
-                with atomic_write(path) as temporary:
-                    temporary.write_text(render(one, name), encoding="utf-8")
+                content = render(one, name).encode("utf-8")
+                if not path.exists() or path.read_bytes() != content:
+                    with atomic_write(path) as temporary:
+                        temporary.write_bytes(content)
 
     @property
     def all(self) -> list[VideoDescription]:

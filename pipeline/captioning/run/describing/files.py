@@ -10,13 +10,11 @@ from pathlib import Path
 
 from ...clips.media import file_name
 from ...clips.time_range import TimeRange
-from ...long_videos.cues import FORMATS
+from ...long_videos.cues import SUFFIXES as SUFFIXES_OF_FORMATS
 from ...meta.names import SUFFIXES, default_output, suffix_of, summary_output
 from ...meta.table import MetaTable
 from ...process.errors import UsageError
 
-SUFFIX_OF_FORMAT = {"json": ".json", "jsonl": ".jsonl", "vtt": ".vtt", "srt": ".srt", "chapters": ".ffmeta"}
-assert tuple(SUFFIX_OF_FORMAT) == FORMATS
 _TABLES = "tables"
 _UNSAFE = re.compile(r"[\x00-\x1f/\\:*?\"<>|]")
 _MAX_STEM = 150
@@ -54,7 +52,7 @@ class Outputs:
         if self.file is not None:
             return [(self.formats[0], self.file)]
         stem = self.stems[video]
-        return [(name, stem.with_name(stem.name + SUFFIX_OF_FORMAT[name])) for name in self.formats]
+        return [(name, stem.with_name(stem.name + SUFFIXES_OF_FORMATS[name])) for name in self.formats]
 
     @property
     def segments(self) -> Path:
@@ -108,7 +106,7 @@ def make_outputs(output: Path, formats: Sequence[str] | None, inputs: Inputs) ->
     Raises:
         UsageError: a file for several videos or formats, a wrong suffix, or a folder that can't be made.
     """
-    by_suffix = {suffix: name for name, suffix in SUFFIX_OF_FORMAT.items()}
+    by_suffix = {suffix: name for name, suffix in SUFFIXES_OF_FORMATS.items()}
     format_of_file = by_suffix.get(output.suffix.lower())
     if format_of_file is None or output.is_dir():
         if output.exists() and not output.is_dir():

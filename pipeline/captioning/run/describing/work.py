@@ -1,4 +1,4 @@
-"""Describe videos: divide them, caption all segments, then summarise each video. Two runs of the job, one after the other.
+"""Describe videos: divide them, caption all segments, then summarise each video: two runs, one after the other.
 
 Rank 0 divides the videos and writes the descriptions; segments and videos are leased to all ranks.
 """
@@ -10,11 +10,12 @@ import itertools
 import logging
 import operator
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...long_videos.document import COMPLETE, VideoDescription
 from ...long_videos.segmentation.division import EqualParts, Scenes
 from ...meta.names import TEXT_COLUMN, outcomes_path
 from ...meta.outcomes import read_outcomes
@@ -63,12 +64,16 @@ class DescribeWork:
     def run(self, launch: Launch, watchdog: Watchdog) -> int:
         """Describe the videos; returns the exit code. Raises: as `job.run`."""
         world = self.captions.join(launch, watchdog)
-        return job.in_world(world, lambda: self._describe(world))
+        return job.in_world(world, lambda: self.describe(world))
 
-    def _describe(self, world: World) -> int:
+    def describe(self, world: World, on_end: Callable[[Sequence[VideoDescription]], None] = len) -> int:
+        """Describe the videos without leaving the world; returns the exit code. Raises: as `job.run_rows`.
+
+        on_end: receives the descriptions, on rank 0.
+        """
         begin = time.monotonic()
         descriptions = self.begin(begin) if world.is_leader else None
-        (rows,) = {count for count in world.gather_json(self._rows(descriptions)) if count is not None}
+        (rows,) = (count for count in world.gather_json(self._rows(descriptions)) if count is not None)
         exit_code = EXIT_FAILED
         if rows:
             exit_code = self._run(world, descriptions, self.captions, self.caption_options, self._on_caption)
@@ -79,6 +84,7 @@ class DescribeWork:
             self._take_summaries(descriptions)
         if descriptions is not None:
             self._end(descriptions)
+            on_end(descriptions.all)
         return exit_code
 
     def begin(self, begin: float) -> Descriptions:
@@ -130,10 +136,11 @@ class DescribeWork:
             descriptions.captioned(result.row, one, result.measured)
 
     def _on_summary(self, descriptions: Descriptions, result: RowResult) -> None:
-        descriptions.summarised(descriptions.all[0].path if False else self._summary_paths[result.row], result.results)
+        descriptions.summarised(self._summary_paths[result.row], result.results)
 
     @functools.cached_property
     def _summary_paths(self) -> list[str]:
+        """The video of each row of the second run."""
         return list(dict.fromkeys(MetaTable.read(self.outputs.segments, ()).paths))
 
     def _take_captions(self, descriptions: Descriptions | None) -> None:
@@ -169,7 +176,7 @@ class DescribeWork:
             descriptions.end(video)
         descriptions.write_changed()
         described = descriptions.all
-        complete = sum(one.status == "complete" for one in described)
+        complete = sum(one.status == COMPLETE for one in described)
         logger.info("%d of %d videos are described completely; see %s", complete, len(described), self._place)
 
     @property
