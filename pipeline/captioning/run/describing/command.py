@@ -47,8 +47,8 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
         "--output",
         type=Path,
         required=True,
-        help="file of the description (.json, .jsonl, .vtt, .srt or .ffmeta), or a folder, which gets the files of each "
-        "video and the tables of segments, captions and summaries",
+        help="file of the description (.json, .jsonl, .vtt, .srt or .ffmeta), or a folder, which gets the files of "
+        "each video and the tables of segments, captions and summaries",
     )
     parser.add_argument(
         "--to",

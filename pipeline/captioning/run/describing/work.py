@@ -66,7 +66,7 @@ class DescribeWork:
         world = self.captions.join(launch, watchdog)
         return job.in_world(world, lambda: self.describe(world))
 
-    def describe(self, world: World, on_end: Callable[[Sequence[VideoDescription]], None] = len) -> int:
+    def describe(self, world: World, on_end: Callable[[Sequence[VideoDescription]], None] | None = None) -> int:
         """Describe the videos without leaving the world; returns the exit code. Raises: as `job.run_rows`.
 
         on_end: receives the descriptions, on rank 0.
@@ -84,7 +84,8 @@ class DescribeWork:
             self._take_summaries(descriptions)
         if descriptions is not None:
             self._end(descriptions)
-            on_end(descriptions.all)
+            if on_end is not None:
+                on_end(descriptions.all)
         return exit_code
 
     def begin(self, begin: float) -> Descriptions:
