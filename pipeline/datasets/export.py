@@ -67,6 +67,11 @@ def _make_parser() -> CommandParser:
         help="replace existing files (jsonl, sharegpt: the old file is kept as .bak; webdataset: all shards of the "
         "folder are removed)",
     )  # fmt: skip
+    parser.add_argument(
+        "--whole_files", action="store_true",
+        help="the columns 'start' and 'end' do not say which part of its file a row is (default: as the run decided, "
+        "by the report beside the table; without a report, they do)",
+    )  # fmt: skip
     parser.add_argument("--keep_suffix", action="store_true", help="txt: write a.mp4.txt instead of a.txt")
     parser.add_argument(
         "--root", help="txt with --output: keep the folders of the clips below this folder or URL (default: names only)"
@@ -98,7 +103,9 @@ def _run(flags: argparse.Namespace) -> None:
     columns = flags.column or []
     if len(set(columns)) < len(columns):
         raise UsageError(f"--column {' --column '.join(columns)}: name each column once")
-    table = CaptionedTable(flags.table, columns, outcome_columns(outcomes_path(flags.table)))
+    report = read_report(flags.table)
+    whole_files = flags.whole_files or bool(report and not report.get("ranges"))
+    table = CaptionedTable(flags.table, columns, outcome_columns(outcomes_path(flags.table)), whole_files)
     _EXPORTS[flags.to](table, flags)
 
 

@@ -13,10 +13,10 @@ from pipeline.captioning.clips.decode import DecodeError, check_path
 from pipeline.captioning.clips.decode_pil import FORMATS
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.clips.downloads.urls import is_url
+from pipeline.captioning.clips.file_processes import ask_processes, message_of
 from pipeline.captioning.clips.frames import check_size
 from pipeline.captioning.clips.media import names_image
 
-from .file_processes import ask_processes, message_of
 from .operation import Settings
 from .tables import as_text, with_column
 

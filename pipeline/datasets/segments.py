@@ -15,13 +15,13 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.time_range import TimeRange
+from pipeline.captioning.long_videos.segmentation import rule_flags
+from pipeline.captioning.long_videos.segmentation.many import FRAMES_PER_TIMEOUT, divide_many
 from pipeline.captioning.meta.csv_cells import PLAIN_CSV, csv_style
 from pipeline.captioning.meta.names import (
     PATH_COLUMN,
@@ -36,20 +36,12 @@ from pipeline.captioning.process.errors import RunError, UsageError, exit_code_o
 
 from .exports.failures import FailedRows
 from .exports.rows import Row
-from .file_processes import ask_processes
 from .media import VIDEO_SUFFIXES
-from .segmentation.division import Divided, Division, EqualParts, Scenes, count_frames, divide
-from .segmentation.scenes import DETECTORS, check_installed
 from .tables import STRING, as_text, read_table, with_column, write_table
 
 START, END, SEGMENT = "start", "end", "segment"
 _WHOLE = TimeRange(0)
-_FRAMES_PER_TIMEOUT = 1500
-"""Frames that are decoded within `--timeout` seconds, also on a slow machine: a minute of 25 frames per second."""
 _EXIT_INTERRUPTED = 130
-_SCENE_FLAGS = ("threshold", "min_length", "max_length")
-_MIN_LENGTH = 0.6
-"""Seconds; the default of PySceneDetect's commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,35 +60,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("input", type=Path, help="table (.csv, .csv.gz, .parquet) with a column `path`, or one video")
     parser.add_argument("--output", type=Path, required=True, help="table to write: .csv, .csv.gz or .parquet")
-    rule = parser.add_mutually_exclusive_group(required=True)
-    rule.add_argument(
-        "--every",
-        type=number(minimum=0.001),
-        metavar="SECONDS",
-        help="segments of this length; the last one is shorter",
-    )
-    rule.add_argument(
-        "--frames", type=positive_int, metavar="N",
-        help="segments of N frames at --fps frames per second, so N / fps seconds; the last one is shorter",
-    )  # fmt: skip
-    rule.add_argument(
-        "--scenes", nargs="?", const=DETECTORS[0], choices=DETECTORS,
-        help="from cut to cut, by a detector of PySceneDetect (default: adaptive); pip install -r "
-        "requirements-scenes.txt",
-    )  # fmt: skip
-    parser.add_argument("--fps", type=number(minimum=0, above=True), help="--frames: frames per second")
-    parser.add_argument(
-        "--threshold", type=number(minimum=0, above=True),
-        help="--scenes: how much frames must differ; less gives more cuts (default: adaptive 3, content 27)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--min_length", type=number(minimum=0), metavar="SECONDS",
-        help=f"--scenes: shortest scene (default: {_MIN_LENGTH})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max_length", type=number(minimum=0.001), metavar="SECONDS",
-        help="--scenes: longer scenes are divided into equal parts (default: no limit)",
-    )  # fmt: skip
+    rule_flags.add_rule_flags(parser)
     parser.add_argument(
         "--whole_files", action="store_true", help="ignore the columns start and end of the table, and replace them"
     )
@@ -107,13 +71,13 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=number(minimum=0, above=True), default=60.0, metavar="SECONDS",
         help="most seconds to read a file; with --scenes, as many more for every "
-        f"{_FRAMES_PER_TIMEOUT:,} frames of it (default: 60)",
+        f"{FRAMES_PER_TIMEOUT:,} frames of it (default: 60)",
     )  # fmt: skip
     return parser
 
 
 def _run(flags: argparse.Namespace) -> None:
-    rule = _rule_of(flags)
+    rule = rule_flags.rule_of(flags)
     failures = _check_files(flags)
     is_table = suffix_of(flags.input) != "" or not flags.input.name.lower().endswith(VIDEO_SUFFIXES)
     frame = read_table(flags.input) if is_table else pd.DataFrame({PATH_COLUMN: [str(flags.input)]}, dtype=STRING)
@@ -125,7 +89,9 @@ def _run(flags: argparse.Namespace) -> None:
         )
     paths = as_text(frame[PATH_COLUMN]).tolist()
     parts = [_WHOLE] * len(paths) if flags.whole_files else _parts(frame, flags.input)
-    rows = _divide(paths, parts, rule, flags)
+    rows, damaged = divide_many(paths, parts, rule, flags.num_workers, flags.timeout)
+    if damaged:
+        print(f"{len(damaged):,} files are cut off or damaged, and divided up to there, for example {damaged[0]}")
     with FailedRows(failures) as failed:
         for row, (path, segments) in enumerate(zip(paths, rows, strict=True)):
             if isinstance(segments, str):
@@ -140,42 +106,6 @@ def _run(flags: argparse.Namespace) -> None:
     videos = len({path for path, segments in zip(paths, divided, strict=True) if segments})
     failed_rows = f"; {failed.summary}" if failed.count else ""
     print(f"wrote {flags.output}: {len(made):,} segments of {videos:,} videos{failed_rows}")
-
-
-def _rule_of(flags: argparse.Namespace) -> EqualParts | Scenes:
-    """The rule that the flags describe.
-
-    Raises:
-        UsageError: flags do not go together, or the packages that --scenes needs are missing.
-    """
-    if flags.scenes is None:
-        for name in _SCENE_FLAGS:
-            if getattr(flags, name) is not None:
-                raise UsageError(f"--{name} is a flag of --scenes")
-    if flags.frames is None and flags.fps is not None:
-        raise UsageError("--fps is a flag of --frames")
-    if flags.every is not None:
-        return EqualParts(1000 * _fraction(flags.every))
-    if flags.frames is not None:
-        if flags.fps is None:
-            raise UsageError(f"--frames {flags.frames} needs --fps, for example --fps 1")
-        length = 1000 * flags.frames / _fraction(flags.fps)
-        if length < 1:
-            raise UsageError(
-                f"--frames {flags.frames} --fps {flags.fps:g}: segments would be shorter than 1 ms; use a lower --fps"
-            )
-        return EqualParts(length)
-    min_length = _MIN_LENGTH if flags.min_length is None else flags.min_length
-    max_length = flags.max_length or 0.0
-    if 0 < max_length < min_length:
-        raise UsageError(f"--max_length {max_length:g} is less than --min_length {min_length:g}; lower --min_length")
-    check_installed()
-    return Scenes(flags.scenes, flags.threshold, round(1000 * min_length), round(1000 * max_length))
-
-
-def _fraction(value: float) -> Fraction:
-    """The number that was written: 29.97 and not the float next to it."""
-    return Fraction(repr(value))
 
 
 def _check_files(flags: argparse.Namespace) -> Path:
@@ -207,43 +137,6 @@ def _parts(frame: pd.DataFrame, table: Path) -> list[TimeRange]:
                 "correct it, or ignore these columns with --whole_files"
             ) from None
     return parts
-
-
-def _divide(
-    paths: Sequence[str], parts: Sequence[TimeRange], rule: EqualParts | Scenes, flags: argparse.Namespace
-) -> list[tuple[TimeRange, ...] | str]:
-    """The segments of each row, or its problem."""
-    parts_of: dict[str, dict[TimeRange, None]] = defaultdict(dict)
-    for path, part in zip(paths, parts, strict=True):
-        if not is_url(path):
-            parts_of[path][part] = None
-    divisions = [Division(path, tuple(wanted), rule) for path, wanted in parts_of.items()]
-    divided, problems = _ask(divisions, rule, flags)
-    found: dict[tuple[str, TimeRange], tuple[TimeRange, ...] | str] = {}
-    for division in divisions:
-        reply = divided.get(division)
-        segments = [problems[division]] * len(division.parts) if reply is None else reply.segments
-        found |= {(division.path, part): result for part, result in zip(division.parts, segments, strict=True)}
-    damaged = [division.path for division, reply in divided.items() if reply.is_partial]
-    if damaged:
-        print(f"{len(damaged):,} files are cut off or damaged, and divided up to there, for example {damaged[0]}")
-    is_missing = "the path is a URL; download the file, and put its path into the table"
-    return [is_missing if is_url(path) else found[path, part] for path, part in zip(paths, parts, strict=True)]
-
-
-def _ask(
-    divisions: Sequence[Division], rule: EqualParts | Scenes, flags: argparse.Namespace
-) -> tuple[dict[Division, Divided], dict[Division, str]]:
-    """Divide files in processes: the answers, and the problems of the other files."""
-    if isinstance(rule, EqualParts):
-        return ask_processes(divisions, divide, flags.num_workers, flags.timeout, "files")
-    frames, problems = ask_processes(divisions, count_frames, flags.num_workers, flags.timeout, "lengths")
-
-    def seconds(division: Division) -> float:
-        return float(flags.timeout * (1 + frames[division] / _FRAMES_PER_TIMEOUT))
-
-    divided, failed = ask_processes(list(frames), divide, flags.num_workers, flags.timeout, "scenes", seconds)
-    return divided, problems | failed
 
 
 def _segment_rows(frame: pd.DataFrame, paths: Sequence[str], divided: Sequence[tuple[TimeRange, ...]]) -> pd.DataFrame:

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from pipeline.captioning.clips import killable
+from pipeline.captioning.clips import file_processes, killable
 from pipeline.captioning.clips.decode_pyav import video_info
 from pipeline.captioning.process.errors import RunError
-from pipeline.datasets import file_processes, info
+from pipeline.datasets import info
 from pipeline.datasets.operation import Settings
 from tests.fakes import render_clip
 from tests.golden import VIDEOS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +18,9 @@ from PIL import Image
 
 from pipeline.captioning.clips.frame_times import frame_times
 from pipeline.captioning.clips.time_range import TimeRange
+from pipeline.captioning.long_videos.segmentation import many
+from pipeline.captioning.long_videos.segmentation.division import Divided, Division, EqualParts, Scenes, divide
 from pipeline.datasets import segments
-from pipeline.datasets.segmentation.division import Divided, Division, EqualParts, Scenes, divide
 from tests.fakes import render_clip
 from tests.golden import VIDEOS
 from tests.joined_video import joined_video
@@ -156,16 +158,49 @@ def test_parquet_keeps_types_and_one_video_needs_no_table(tmp_path: Path) -> Non
     assert [row["end"] for row in _run(Path(video), "--every", "1.5")] == ["1.500", "3.000"]
 
 
+def _write_sound(path: Path, has_cover: bool) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        if has_cover:
+            cover = container.add_stream("png", rate=1)
+            cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
+            cover.disposition = av.stream.Disposition.attached_pic
+            picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
+        sound.sample_rate = 8000
+        container.mux([*stream.encode(sound), *stream.encode()])
+        if has_cover:
+            container.mux([*cover.encode(picture), *cover.encode()])
+
+
+def _decode_slowly(division: Division) -> Divided:
+    """Replaces `divide` in the processes."""
+    time.sleep(60 if "slow" in division.path else 1.5)
+    return Divided(((TimeRange(0, 1000),),) * len(division.parts), False)
+
+
+def _invented_frames(division: Division) -> int:
+    """Replaces `count_frames` in the processes."""
+    return 6000 if division.path == "long" else 750
+
+
+def test_scenes_of_long_videos_have_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--timeout 1` is 5 s for 6,000 frames, and 1.5 s for 750."""
+    monkeypatch.setattr(many, "divide", _decode_slowly)
+    monkeypatch.setattr(many, "count_frames", _invented_frames)
+    table = _write(tmp_path / "t.csv", ["path"], [["long"], ["slow"]])
+    rows = _run(table, "--scenes", "--timeout", "1")
+    assert [row["path"] for row in rows] == ["long"]
+    failed = _rows(tmp_path / "segments_failures.csv")
+    assert "no answer within 1.5 s (--timeout)" in failed[0]["message"]
+
+
 def test_broken_files_cost_their_own_rows(
     tmp_path: Path, joined: tuple[Path, list[tuple[float, float, str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = render_clip(tmp_path / "good.mp4", frames=16)
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
-        sound.sample_rate = 8000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode())
+    for name in ("sound.mp4", "cover.mp4"):
+        _write_sound(tmp_path / name, has_cover=name == "cover.mp4")
     with av.open(str(joined[0])) as source, av.open(str(tmp_path / "cut.mkv"), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
@@ -184,6 +219,7 @@ def test_broken_files_cost_their_own_rows(
         "text.mp4": "Invalid data",
         "list.mp4": "an HLS playlist",
         "sound.mp4": "no video stream",
+        "cover.mp4": "no video stream, only a cover picture",
         "image.jpg": "an image can't be divided",
     }
     names = ["good.mp4", *bad, "cut.mkv"]
@@ -197,7 +233,7 @@ def test_broken_files_cost_their_own_rows(
         assert message in failed.pop(name), name
     assert not failed
     shown = capsys.readouterr()
-    assert "1 files are cut off or damaged" in shown.out and "7 rows failed" in shown.out
+    assert "1 files are cut off or damaged" in shown.out and "8 rows failed" in shown.out
     assert "no such file" in shown.err
     table = _write(tmp_path / "t.csv", ["path"], [["gone.mp4"]])
     assert _run(table, "--scenes", expected=1) == []

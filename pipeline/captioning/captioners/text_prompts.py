@@ -6,7 +6,6 @@ Imports no framework. Knows nothing about chat templates and model families: a f
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -105,7 +104,7 @@ class TextPrompts:
         return {
             **self._about_model,
             "text prompt": self.text(_QUESTION),
-            "text prompt tokens": hashlib.sha256(repr(self.token_ids(_QUESTION)).encode()).hexdigest()[:16],
+            "text prompt tokens": " ".join(map(str, self.token_ids(_QUESTION))),
             "generation": (options or self.generation).fingerprint(),
             "stop ids": str(sorted(self._stop_ids)),
         }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .decode_pyav import _is_damage, _open_video, _read_packets
+from .decode_pyav import is_damage, open_video, read_packets
 from .frames import check_size
 from .time_range import TimeRange, seconds_text
 
@@ -61,10 +61,10 @@ def frame_times(path: str) -> FrameTimes:
         ValueError: the file has no video stream or no frames; or neither timestamps nor a frame rate.
         Exception: any error of PyAV.
     """
-    packets = _read_packets(path)
+    packets = read_packets(path)
     if not packets.count:
         raise ValueError("the video has no frames")
-    with _open_video(path) as (_, stream):
+    with open_video(path) as (_, stream):
         if stream.disposition & type(stream.disposition).attached_pic:
             raise ValueError("no video stream, only a cover picture")
         rate = Fraction(stream.average_rate or stream.guessed_rate or 0)
@@ -117,7 +117,7 @@ def _decoded(path: str, known: FrameTimes, seek_to: int | None) -> Iterator[tupl
     import av
 
     is_begun = False
-    with _open_video(path) as (container, stream):
+    with open_video(path) as (container, stream):
         if seek_to is not None:
             assert known.first is not None
             container.seek(known.first + int(seek_to / (1000 * known.time_base)), stream=stream)
@@ -128,7 +128,7 @@ def _decoded(path: str, known: FrameTimes, seek_to: int | None) -> Iterator[tupl
             except StopIteration:
                 return
             except av.FFmpegError as error:
-                if not is_begun or not _is_damage(error):
+                if not is_begun or not is_damage(error):
                     raise
                 raise DamagedVideoError from error
             is_begun = True

@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+_MISSING_MS, _MISSING_FRAMES = 500, 2
+"""A file that ends earlier than a range by more than both lacks frames of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
@@ -44,6 +47,27 @@ class TimeRange:
     def contains(self, time: int) -> bool:
         """Whether a frame that is shown from `time` on, in milliseconds, is in the range."""
         return self.start <= time and (self.end is None or time < self.end)
+
+    def check_begin(self, end: int, what: str) -> None:
+        """Check that the range begins before the end of a file, in milliseconds.
+
+        what: of which it is the end, for the message.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.start >= end:
+            raise ValueError(f"the range {self} begins after the end of {what} ({seconds_text(end)} s)")
+
+    def is_longer_than(self, end: int, rate: float) -> bool:
+        """Whether frames are missing because the file ends at `end`, in milliseconds, before the range does.
+
+        A small difference is none: the end of a range may come from an inexact duration.
+
+        rate: frames of the file per second; 0.0 if it is unknown.
+        """
+        least = max(_MISSING_MS, _MISSING_FRAMES * 1000 / rate if rate else 0)
+        return self.end is not None and self.end - end > least
 
     @property
     def cells(self) -> tuple[str, str]:

@@ -37,6 +37,11 @@ def default_output(meta_path: Path) -> Path:
     return meta_path.with_name(f"{stem_of(meta_path)}_caption{suffix_of(meta_path) or '.csv'}")
 
 
+def summary_output(segments_path: Path) -> Path:
+    """The table of summaries if `--output` is not given."""
+    return segments_path.with_name(f"{stem_of(segments_path)}_summary{suffix_of(segments_path) or '.csv'}")
+
+
 def failures_path(output: Path) -> Path:
     """The file of failed rows, with their stages and messages."""
     return _companion(output, "failures.csv")

@@ -16,7 +16,7 @@ from .files import atomic_write
 from .ranges import range_fields
 from .results import ColumnResults, as_json
 
-_NONE: Mapping[int, float] = {}
+_NONE: Mapping[int, Mapping[str, float]] = {}
 
 
 def write_outcomes(
@@ -28,7 +28,7 @@ def write_outcomes(
     partial: Container[int] = (),
     images: Container[int] = (),
     ranges: Sequence[TimeRange | None] = (),
-    seconds: Mapping[int, float] = _NONE,
+    measured: Mapping[int, Mapping[str, float]] = _NONE,
 ) -> None:
     """Write the outcome of every row and column, in the order of the table and of `results`, one line at a time.
 
@@ -37,7 +37,7 @@ def write_outcomes(
     kept: for each column, rows that keep an earlier caption. excluded: rows beyond `--limit`.
     partial, images: captioned rows whose clip is a partial video, or a still image.
     ranges: of all rows; empty if no row has one.
-    seconds: of captioned and failed rows, if the run measured it: from asking the first question to the last answer.
+    measured: `RowResult.measured` of captioned and failed rows; empty if the run measured nothing.
 
     Raises:
         RunError: the file can't be written.
@@ -49,8 +49,8 @@ def write_outcomes(
             begin = f'{as_json(identity)[:-1]}, "column": '
             for column, is_kept, of_column in columns:
                 fields = _outcome_json(row, is_kept, excluded, of_column, partial, images)
-                if row in seconds and (row in of_column.captions or row in of_column.failures):
-                    fields = f'{fields[:-1]}, "seconds": {as_json(seconds[row])}}}'
+                if row in measured and (row in of_column.captions or row in of_column.failures):
+                    fields = f"{fields[:-1]}, {as_json(measured[row])[1:]}"
                 file.write(f"{begin}{column}, {fields[1:]}\n")
 
 

@@ -6,9 +6,11 @@ A row is identified by its path and its range. Times that are the same milliseco
 
 from __future__ import annotations
 
-from array import array
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import overload
+
+import numpy as np
 
 from ..clips.downloads.urls import without_credentials
 from ..clips.time_range import TimeRange, seconds_text
@@ -16,27 +18,25 @@ from ..process.errors import UsageError
 from .names import END_COLUMN, RANGE_COLUMNS, START_COLUMN
 
 _NONE = -(2**63)
-"""Stands for a missing time in the arrays of `Ranges`."""
+"""Stands for a missing time."""
 _MAX_SECONDS = 1e12
 _SHOWN = 60
 """Characters of a cell that a message shows."""
 
 
 class Ranges(Sequence[TimeRange | None]):
-    """The range of each row; None for the whole file. 16 bytes a row: ranges are made when they are asked for.
+    """The range of each row; None for the whole file. 16 bytes a row: a range is made when it is asked for.
 
-    parts: number of rows that have a range.
+    starts, ends: int64, in milliseconds; _NONE for a missing time.
     """
 
-    def __init__(self) -> None:
-        self._starts, self._ends = array("q"), array("q")
-        self.parts = 0
+    def __init__(self, starts: np.ndarray, ends: np.ndarray) -> None:
+        self._starts, self._ends = np.where((starts == _NONE) & (ends != _NONE), 0, starts), ends
 
-    def append(self, part: TimeRange | None) -> None:
-        """Add the range of the next row."""
-        self.parts += part is not None
-        self._starts.append(_NONE if part is None else part.start)
-        self._ends.append(_NONE if part is None or part.end is None else part.end)
+    @property
+    def parts(self) -> int:
+        """Number of rows that have a range."""
+        return int(np.count_nonzero(self._starts != _NONE))
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -50,57 +50,69 @@ class Ranges(Sequence[TimeRange | None]):
     def __getitem__(self, row: int | slice) -> TimeRange | list[TimeRange | None] | None:
         if isinstance(row, slice):
             return [self[number] for number in range(*row.indices(len(self)))]
-        start, end = self._starts[row], self._ends[row]
+        start, end = int(self._starts[row]), int(self._ends[row])
         return None if start == _NONE else TimeRange(start, None if end == _NONE else end)
 
 
-NO_RANGES = Ranges()
+NO_RANGES = Ranges(np.empty(0, np.int64), np.empty(0, np.int64))
 """Of a table whose rows all are whole files."""
 
 
 def read_ranges(table: str, cells: Mapping[str, Sequence[str]]) -> Ranges:
-    """The ranges of all rows; NO_RANGES if no row has one.
+    """The ranges of all rows, as `range_of_cells` makes them; NO_RANGES if no row has one.
 
     table: for messages. cells: the text form of the cells of those of RANGE_COLUMNS that the table has.
 
     Raises:
         UsageError: a cell is neither blank nor a number.
     """
-    ranges = Ranges()
     rows = max(map(len, cells.values()), default=0)
-    starts, ends = (cells.get(name) or [""] * rows for name in RANGE_COLUMNS)
-    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if start or end:
-            try:
-                ranges.append(range_of_cells(start, end))
-            except ValueError as error:
-                column, cell = (START_COLUMN, start) if error.args[0] == start else (END_COLUMN, end)
-                raise not_a_time(table, row, column, cell) from None
-        else:
-            ranges.append(None)
+    times = [_milliseconds(table, name, cells[name]) if name in cells else _no_times(rows) for name in RANGE_COLUMNS]
+    ranges = Ranges(*times)
     return ranges if ranges.parts else NO_RANGES
+
+
+def _no_times(rows: int) -> np.ndarray:
+    return np.full(rows, _NONE, np.int64)
+
+
+def _milliseconds(table: str, column: str, cells: Sequence[str]) -> np.ndarray:
+    """The times of a column, as `TimeRange.from_cells` reads and rounds them, but for all rows at once."""
+    seconds = np.fromiter(map(_seconds, cells), np.float64, len(cells))
+    missing = np.isnan(seconds)
+    wrong = ~missing & ~(np.abs(seconds) < _MAX_SECONDS)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise not_a_time(table, row, column, cells[row])
+    times = _no_times(len(cells))
+    times[~missing] = np.floor(seconds[~missing] * 1000 + 0.5).astype(np.int64)
+    return times
+
+
+def _seconds(cell: str) -> float:
+    """The number in a cell: NaN for a blank one, infinity for one that is not a number.
+
+    The text `nan` is a blank cell: it is what a missing number of a Parquet table becomes in a CSV table.
+    """
+    if not cell:
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        return math.inf if cell.strip() else math.nan
 
 
 def range_of_cells(start: str, end: str) -> TimeRange | None:
     """The range that two cells in their text form describe; None for the whole file.
 
-    `nan` is a blank cell: it is what a missing number of a Parquet table becomes in a CSV table.
-
     Raises:
         ValueError: a cell is not a time; the argument is the cell.
     """
-    start, end = ("" if cell.strip().lower() == "nan" else cell for cell in (start, end))
-    for cell in (start, end):
-        if cell.strip() and not _is_time(cell):
+    times = [_seconds(cell) for cell in (start, end)]
+    for cell, seconds in zip((start, end), times, strict=True):
+        if not math.isnan(seconds) and not abs(seconds) < _MAX_SECONDS:
             raise ValueError(cell)
-    return TimeRange.from_cells(start, end)
-
-
-def _is_time(cell: str) -> bool:
-    try:
-        return abs(float(cell)) < _MAX_SECONDS
-    except ValueError:
-        return False
+    return TimeRange.from_cells(*("" if math.isnan(seconds) else str(seconds) for seconds in times))
 
 
 def not_a_time(table: str, row: int, column: str, cell: str) -> UsageError:

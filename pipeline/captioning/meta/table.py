@@ -125,7 +125,7 @@ class MetaTable(ABC):
                 several columns `start` or `end`, or a cell there that is neither blank nor a number.
         """
         _check_header(path, None, captions, cells, whole_files)
-        table = _ParquetTable(path) if is_parquet(path) else _CsvTable(path)
+        table = _ParquetTable(path) if is_parquet(path) else CsvTable(path)
         if not whole_files:
             table.range_columns = [name for name in RANGE_COLUMNS if name in table.columns]
             table.ranges = _ranges(path, dict(zip(table.range_columns, table.cells(table.range_columns), strict=True)))
@@ -153,7 +153,7 @@ class MetaTable(ABC):
         return bool(found and _ranges(path, _only_columns(path, names, found)))
 
 
-class _CsvTable(MetaTable):
+class CsvTable(MetaTable):
     def __init__(self, path: Path) -> None:
         cells = read_csv_cells(path)
         self.columns = [str(name) for name in cells.iloc[0]]

@@ -42,7 +42,7 @@ class AskedClip(AskedRow):
     _asked: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self.row, self.path = self.clip.row, self.clip.path
+        self.row, self.path, self.frames = self.clip.row, self.clip.path, len(self.clip.frame_index)
 
     @property
     def is_answered(self) -> bool:

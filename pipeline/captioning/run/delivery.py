@@ -32,13 +32,13 @@ class RunResults:
     columns: the results of each column, in the order of the run's columns.
     partial: captioned rows whose clips are partial videos: only a part of the file could be decoded.
     images: captioned rows whose clips are still images.
-    seconds: of rows for which the run measured it: from asking the first question to the last answer.
+    measured: `RowResult.measured` of the rows about which the run measured something.
     """
 
     columns: Mapping[str, ColumnResults]
     partial: frozenset[int]
     images: frozenset[int]
-    seconds: Mapping[int, float]
+    measured: Mapping[int, Mapping[str, float]]
 
     @property
     def captioned(self) -> int:
@@ -109,7 +109,7 @@ class _Gathered:
         self._failures: dict[str, dict[int, Failure]] = {column: {} for column in columns}
         self._partial: set[int] = set()
         self._images: set[int] = set()
-        self._seconds: dict[int, float] = {}
+        self._measured: dict[int, Mapping[str, float]] = {}
 
     def add(self, result: RowResult) -> None:
         for column, one in result.results.items():
@@ -117,8 +117,8 @@ class _Gathered:
                 self._failures[column][result.row] = one
             else:
                 self._captions[column].setdefault(result.row, one)
-        if result.seconds is not None and (result.has_caption or result.row not in self._seconds):
-            self._seconds[result.row] = result.seconds
+        if result.measured and (result.has_caption or result.row not in self._measured):
+            self._measured[result.row] = result.measured
         if result.has_caption:
             if result.partial:
                 self._partial.add(result.row)
@@ -150,14 +150,14 @@ class _Gathered:
             frozenset(row for row in rows if any(row in results.captions for results in columns.values()))
             for rows in (self._partial, self._images)
         )
-        return RunResults(columns, partial, images, self._seconds)
+        return RunResults(columns, partial, images, self._measured)
 
 
 def write_outputs(output: Path, leader: LeaderPlan, results: RunResults, report: Mapping[str, Any]) -> None:
     """Write failures, outcomes, report, and last the captioned table: when it appears, all other files are complete."""
     table, plan = leader.table, leader.plan
     _write_failures(failures_path(output), table, results)
-    marks = results.partial, results.images, table.ranges, results.seconds
+    marks = results.partial, results.images, table.ranges, results.measured
     write_outcomes(outcomes_path(output), table.paths, results.columns, plan.kept, plan.excluded, *marks)
     with atomic_write(report_path(output)) as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -27,7 +27,6 @@ from .options import JobOptions
 from .planning import LeaderPlan, RankPlan, plan_run
 from .rank_stats import RankStats
 from .rank_work import RankWork
-from .redo import MarkedRows
 from .report import make_report, summary
 
 logger = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ def run_rows(options: JobOptions, work: RankWork, world: World) -> int:
         fingerprint = {**fingerprint, **source.image_fingerprint()}
     with RunJournals(world, options.output) as journals:
         try:
-            plan = plan_run(world, journals, table, options, asks, fingerprint, MarkedRows(options))
+            plan = plan_run(world, journals, table, options, asks, fingerprint, work.redo(options))
         except UsageError:
             journals.remove_unused()
             raise

@@ -22,11 +22,13 @@ class AskedRow(ABC):
     """A row in flight: its questions, and the answers so far.
 
     row: index in the meta table. path: of the clip or the video.
+    frames: number of sampled frames; None if the row is no clip.
     added: when its first question was asked, on the clock of `time.monotonic`; None before that.
     """
 
     row: int
     path: str
+    frames: int | None = None
     added: float | None = None
 
     @property

@@ -78,15 +78,25 @@ def model_work(
     """
 
     def make_work(flags: argparse.Namespace, options: JobOptions, launch: Launch) -> ModelWork:
-        source = make_source(flags)
-        choice = backends.choose(
-            options.framework,
-            options.device,
-            launch.launcher,
-            launch.local_rank,
-            launch.world_size,
-            launch.local_workers,
-        )
-        return ModelWork(source, functools.partial(choice.activate, options.dtype), choice.device)
+        return work_of_source(make_source(flags), options.framework, options.device, options.dtype, launch)
 
     return make_work
+
+
+def work_of_source(
+    source: CaptionerSource, framework: str | None, device: str | None, dtype: str | None, launch: Launch
+) -> ModelWork:
+    """The work of captioning with the model of `source`. framework, device, dtype: as in `JobOptions`.
+
+    Raises:
+        UsageError: the choice is not possible.
+    """
+    choice = backends.choose(
+        framework,
+        device,
+        launch.launcher,
+        launch.local_rank,
+        launch.world_size,
+        launch.local_workers,
+    )
+    return ModelWork(source, functools.partial(choice.activate, dtype), choice.device)

@@ -10,9 +10,11 @@ from ..meta.table import MetaTable
 from ..process.watchdog import Watchdog
 from ..workers.launch import Launch
 from ..workers.world import World
+from .earlier_captions import Redo
 from .options import JobOptions
 from .planning import RankPlan
 from .rank_stats import RankStats
+from .redo import MarkedRows
 
 
 class RankWork(ABC):
@@ -33,6 +35,10 @@ class RankWork(ABC):
         """
         asks = self.source.asks
         return MetaTable.read(options.meta_path, asks.columns, asks.cell_uses, options.whole_files)
+
+    def redo(self, options: JobOptions) -> Redo:
+        """Which existing captions count as missing, with `--skip_if_existing`."""
+        return MarkedRows(options)
 
     def check_ranges(self, options: JobOptions) -> None:
         """Check that rows may be parts of their files. Is called early if the table has such rows.

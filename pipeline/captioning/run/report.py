@@ -105,7 +105,7 @@ def make_report(
         **({"service": service} if service else {}),
         "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
         "fingerprint": dict(plan.fingerprint),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
     }
 
 
@@ -241,9 +241,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Python and of the installed packages that captions may depend on."""
     packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow", *_OF_SERVICES)
-    found = {}
+    found = {"python": platform.python_version()}
     for package in packages:
         try:
             found[package] = importlib.metadata.version(package)

@@ -272,7 +272,7 @@ class RankWorker:
     def _finish(self, asked: AskedRow) -> None:
         result = asked.result()
         if self.options.times_rows and asked.added is not None:
-            result = replace(result, seconds=round(time.monotonic() - asked.added, 3))
+            result = replace(result, seconds=round(time.monotonic() - asked.added, 3), frames=asked.frames)
         self._finished.add(result, asked.path)
 
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.media import file_name
+from pipeline.captioning.clips.time_range import TimeRange
+from pipeline.captioning.meta.ranges import range_suffix
 from pipeline.captioning.process.errors import RunError, UsageError
 
 from .failures import FailedRows
@@ -48,8 +50,8 @@ class SidecarNames:
     keep_suffix: bool
     columns: Sequence[str]
 
-    def of(self, path: str) -> list[str]:
-        """The file for each column, for the clip at `path`.
+    def of(self, path: str, part: TimeRange | None = None) -> list[str]:
+        """The file for each column, for the clip at `path`. A range becomes part of its name: `a_12.500-20.000.txt`.
 
         Raises:
             NoNameError: the clip is a URL, but has no folder; it is not below `root`; or `path` does not name a file.
@@ -59,6 +61,7 @@ class SidecarNames:
             raise NoNameError("the path does not name a file")
         if not self.keep_suffix:
             stem = os.path.splitext(stem)[0]
+        stem += range_suffix(part)
         files = [stem + _SUFFIX] if len(self.columns) == 1 else [f"{stem}.{name}{_SUFFIX}" for name in self.columns]
         if path in files:
             raise NoNameError(f"its caption file would replace the clip itself, which ends in {_SUFFIX}")
@@ -149,7 +152,7 @@ def _captions(
     """Row, file and caption of each caption that has a file. Rows without a name are given to `failed`."""
     for row in table.captioned_rows():
         try:
-            files = names.of(row.path)
+            files = names.of(row.path, row.range)
         except NoNameError as error:
             if failed is not None:
                 failed.add(row, str(error))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips import decode_pyav, frames
+from pipeline.captioning.clips import decode_pyav, frames, pyav_video
 from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode
 from pipeline.captioning.clips.frames import SampledFrames
 from pipeline.captioning.clips.sampling import FrameSampling
@@ -57,8 +57,8 @@ def test_seeking_gives_the_frames_of_decoding_from_the_start(
     assert by_seeking.index == from_start.index == tuple(range(6))
     assert [image.tobytes() for image in by_seeking.images] == [image.tobytes() for image in from_start.images]
     if suffix != "ts":
-        wanted = [100, 199]
-        assert len(list(decode_pyav._decode_by_seeking(path, packets, wanted))) == 2
+        wanted, first = [packets.timestamps[100], packets.timestamps[199]], packets.timestamps[0]
+        assert len(list(pyav_video.decode_by_seeking(path, wanted, packets.key_timestamps, first))) == 2
 
 
 def test_a_still_image_is_rotated_to_display_orientation(tmp_path: Path) -> None:

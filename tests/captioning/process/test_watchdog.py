@@ -28,7 +28,7 @@ def hang_with_the_interpreter_locked():
     ctypes.PyDLL(None).sleep(600)
 
 make_work = model_work(lambda flags: FakeSource(on_batch=on_batch))
-sys.exit(command.main(options.make_parser("caption", ""), make_work, sys.argv[1:]))
+sys.exit(command.main(run_flags.make_parser("caption", ""), make_work, sys.argv[1:]))
 """
 
 SUPERVISED = """

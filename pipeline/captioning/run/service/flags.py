@@ -19,7 +19,8 @@ from ...meta.names import failures_path, gallery_path, outcomes_path, report_pat
 from ...process.arguments import number, positive_int, whole_number
 from ...process.errors import UsageError
 from ...workers.launch import Launch
-from ..options import JobOptions, frame_sampling
+from ..frame_flags import frame_sampling
+from ..options import JobOptions
 from ..prompt_flags import utf8
 from . import values
 from .access import KEY_VARIABLE, api_key_of, only_model
@@ -196,7 +197,7 @@ def check_launch(launch: Launch) -> None:
 
 
 def service_options(flags: argparse.Namespace, options: JobOptions) -> ServiceOptions:
-    """Check the flags of `add_service_flags` and of `options.add_frame_flags`.
+    """Check the flags of `add_service_flags` and of `frame_flags.add_frame_flags`.
 
     Raises:
         UsageError: values that do not go together, no key, a file that can't be used, or no model.

@@ -80,6 +80,7 @@ def test_tables_exports_gallery_and_progress_need_no_framework(environment: Mapp
     for arguments in (
         ("pipeline.datasets.datautil", "meta.csv", "--clean-caption", "--output", "meta.parquet"),
         ("pipeline.datasets.export", "meta.parquet", "--to", "jsonl", "--output", "captions.jsonl"),
+        ("pipeline.datasets.segments", "meta.csv", "--every", "1", "--output", "segments.csv"),
         ("pipeline.captioning.gallery", "meta.csv", "--output", "gallery.html"),
     ):
         done = _run(environment, tmp_path, "-m", *arguments)

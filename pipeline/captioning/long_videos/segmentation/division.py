@@ -12,13 +12,12 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from pipeline.captioning.clips.decode import DecodeError, check_path, kind_of
-from pipeline.captioning.clips.frame_times import DamagedVideoError, FrameTimes, frame_times, timed_frames
-from pipeline.captioning.clips.incomplete import is_incomplete
-from pipeline.captioning.clips.media import names_image
-from pipeline.captioning.clips.time_range import TimeRange
-
-from ..file_processes import message_of
+from ...clips.decode import DecodeError, check_path, kind_of
+from ...clips.file_processes import message_of
+from ...clips.frame_times import DamagedVideoError, FrameTimes, frame_times, timed_frames
+from ...clips.incomplete import is_incomplete
+from ...clips.media import names_image
+from ...clips.time_range import TimeRange
 from .cuts import equal_cuts, scene_cuts
 from .scenes import find_scenes
 

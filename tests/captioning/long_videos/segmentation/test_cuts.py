@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.captioning.clips.time_range import TimeRange
-from pipeline.datasets.segmentation.cuts import equal_cuts, scene_cuts
+from pipeline.captioning.long_videos.segmentation.cuts import equal_cuts, scene_cuts
 
 
 def _times(frames: int, rate: Fraction | int) -> list[int]:

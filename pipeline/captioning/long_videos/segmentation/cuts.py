@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-from pipeline.captioning.clips.time_range import TimeRange
+from ...clips.time_range import TimeRange
 
 
 def equal_cuts(times: Sequence[int], part: TimeRange, length: Fraction) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from pipeline.captioning.process.errors import UsageError
+from ...process.errors import UsageError
 
 DETECTORS = ("adaptive", "content")
 _LONG_SIDE = 256

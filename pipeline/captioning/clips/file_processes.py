@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from pipeline.captioning.clips.killable import Deadline, DecoderLimits, KillableProcess, serve
-from pipeline.captioning.process.errors import RunError
+from ..process.errors import RunError
+from .killable import Deadline, DecoderLimits, KillableProcess, serve
 
 Request = TypeVar("Request", bound=Hashable)
 Answer = TypeVar("Answer")
