@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...captioners.base import Captioner, CaptionerSource, Refused, Source
-from ...captioners.text_prompts import TextPrompts
 from ...generation.options import GenerationOptions
 from ...generation.requests import Request
 from ...long_videos.division import Window
 from ...meta.asks import Asks
-from ...meta.results import RowResult
 from ...meta.table import MetaTable
 from ...workers import launch_checks
 from ...workers.launch import Launch
@@ -21,9 +20,13 @@ from ..loaded_model import LoadedModel
 from ..model_rows import AskedRow, EndedRow, ModelRows, RowLoader
 from ..model_work import ModelWork
 from ..options import JobOptions
-from .row import NO_CAPTIONS, SummaryRow
+from .loader import VideoLoader
+from .row import SummaryRow, asked_video
 from .settings import SummaryAsks, SummarySettings
-from .videos import read_videos, texts_of_cell
+from .videos import read_videos
+
+if TYPE_CHECKING:
+    from ...captioners.text_prompts import TextPrompts  # imports a tokenizer
 
 
 class SummarySource(Source):
@@ -91,21 +94,6 @@ class SummaryRows(ModelRows):
         return captioner.max_slots(self._source.window.size - answer, answer)
 
 
-class VideoLoader(RowLoader):
-    """Gives the videos of tasks at once: nothing is decoded."""
-
-    wait_seconds = decode_seconds = 0.0
-
-    def __init__(self, tasks: Iterable[RowTask], asked: Callable[[RowTask], AskedRow | EndedRow]) -> None:
-        self._tasks, self._asked = iter(tasks), asked
-        self.has_ended = False
-
-    def next_row(self, wait: float) -> AskedRow | EndedRow | None:
-        task = next(self._tasks, None)
-        self.has_ended = task is None
-        return None if task is None else self._asked(task)
-
-
 class SummaryWork(ModelWork):
     """Summarises the videos of a table of segments with a model.
 
@@ -123,14 +111,3 @@ class SummaryWork(ModelWork):
 
     def read_table(self, options: JobOptions) -> MetaTable:
         return read_videos(options.meta_path, self._column, options.whole_files)
-
-
-def asked_video(task: RowTask, asks: Asks, settings: SummarySettings, window: Window) -> AskedRow | EndedRow:
-    """The video of a task, or its failure if no segment has a caption."""
-    columns = [asks.columns[number] for number in task.wanted or range(len(asks.columns))]
-    (cell,) = task.cells
-    texts = texts_of_cell(cell)
-    if not texts:
-        message = "no segment of this video has a caption"
-        return EndedRow(RowResult.failed(task.row, columns, NO_CAPTIONS, [message]), task.path)
-    return SummaryRow(task.row, task.path, texts, columns, settings, window)
