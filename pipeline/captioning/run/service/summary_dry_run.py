@@ -71,18 +71,21 @@ def _add(
     requests: _Requests, video: SummaryRow, source: SummaryServiceSource, asker: Callable[[int], Asker], sent: set[str]
 ) -> None:
     """Add the requests of a video. sent: keys of requests that were counted."""
+    is_known = True  # the questions do not contain an answer that is still to come
     while not video.is_answered:
-        answer_tokens = video.answer_tokens
+        answer_tokens, next_is_known = video.answer_tokens, is_known
         for number, question in enumerate(video.ask()):
             key = source.request(question, answer_tokens).key
-            found = asker(answer_tokens).next(key)
+            found = asker(answer_tokens).next(key) if is_known else None
             if isinstance(found, StoredResult):
                 requests.stored += 1
                 video.answer(number, found.result)
                 continue
-            if key not in sent:
+            if not (is_known and key in sent):
                 sent.add(key)
                 requests.sent += 1
                 requests.tokens_in += source.window.overhead + text_tokens(question)
                 requests.tokens_out += answer_tokens
+            next_is_known = False
             video.answer(number, CaptionResult((_WORD * answer_tokens).strip(), answer_tokens))
+        is_known = next_is_known
