@@ -168,15 +168,16 @@ class ServiceLoop(ABC, Generic[RowT]):
         found = [step for step in steps if not isinstance(step, BaseException)]
         return found if len(found) == len(steps) else None
 
-    def finish(self, result: RowResult, path: str, begun: float | None = None) -> None:
+    def finish(self, result: RowResult, path: str, begun: float | None = None, frames: int | None = None) -> None:
         """Write the result of a row to the journal.
 
         begun: when its first question was asked, on the clock of `time.monotonic`; None if none was asked.
+        frames: sampled of its clip; None if it has none.
         """
         if self._problem is not None:
             return
         if self.parts.times_rows and begun is not None:
-            result = replace(result, seconds=round(time.monotonic() - begun, 3))
+            result = replace(result, seconds=round(time.monotonic() - begun, 3), frames=frames)
         try:
             self.parts.finished.service_has_answered = self.parts.usage.has_answers
             self.parts.finished.add(result, path)

@@ -178,7 +178,8 @@ class ServiceWorker(ServiceLoop["Clip | LoadFailure"]):
                 return
             results |= {number: answer.result for number, answer in zip(numbers, answers, strict=True)}
             answered = AnsweredClip(task.path, clip.partial, clip.is_image)
-            self.finish(self._rows.result(task, results, answered), task.path, begun if numbers else None)
+            result, frames = self._rows.result(task, results, answered), len(clip.frame_index) or None
+            self.finish(result, task.path, begun if numbers else None, frames)
         finally:
             self.open_questions -= len(self._rows.wanted(task))
             self._bytes_in_flight -= clip.frames.nbytes
