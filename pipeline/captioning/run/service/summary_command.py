@@ -16,7 +16,7 @@ from .summaries import SummaryServiceWork
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a service."""
     add_text_service_flags(parser)
-    run_flags.add_row_flags(parser)
+    run_flags.add_row_flags(parser, "summary")
     refuse(parser, "--batch", "is not possible: each title is asked about a summary; leave it out")
     refuse(parser, "--max_new_tokens", "is the length of captions; give --summary_tokens and --title_tokens")
     refuse(parser, "--json_schema", "is not possible: a summary and a title are text; leave it out")

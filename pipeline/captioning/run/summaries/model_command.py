@@ -17,7 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a model."""
     prompt_flags.add_conversation_flags(parser)
     model_flags.add_generation_flags(parser, has_length=False)
-    run_flags.add_row_flags(parser)
+    run_flags.add_row_flags(parser, "summary")
     run_flags.add_batch_flags(parser)
     run_flags.add_device_flags(parser)
     family_source.add_family_flags(parser)
