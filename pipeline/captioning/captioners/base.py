@@ -20,11 +20,10 @@ from ..generation.requests import End, Engine, Request
 from ..meta.asks import Asks
 from ..meta.names import TEXT_COLUMN
 from ..process.errors import UsageError
+from .prompts import NO_TEXT
 
 if TYPE_CHECKING:
     from .text_prompts import TextPrompts  # imports a tokenizer, which captions through a service do without
-
-NO_TEXT = "this captioner cannot answer questions about text; use a checkpoint of a family that can, such as qwen2_5_vl"
 
 
 @dataclass(frozen=True)

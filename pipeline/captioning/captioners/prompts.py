@@ -16,6 +16,8 @@ DEFAULT_SYSTEM = (
     "the movement of the camera. Say only what can be seen."
 )
 DEFAULT_QUESTION = "Describe the video in details."
+NO_TEXT = "this captioner cannot answer questions about text; use a checkpoint of a family that can, such as qwen2_5_vl"
+"""The usage error of a model that is prompted with clips only."""
 
 
 @dataclass(frozen=True)

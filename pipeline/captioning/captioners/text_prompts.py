@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..generation.options import GenerationOptions
 from ..process.errors import UsageError
-from .base import NO_TEXT
+from .prompts import NO_TEXT
 from .tokenizer import CheckpointTokenizer
 
 _SAMPLES = ("One.", "What happens?")

@@ -6,6 +6,7 @@ Knows nothing about models and services: the caller passes the parser and the fu
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import functools
 import logging
 import sys
@@ -66,9 +67,10 @@ def run_command(parser: argparse.ArgumentParser, start: Start, arguments: Sequen
         launch = Launch.from_environment()
         _set_up_logging(launch)
         if launch.launcher != "plain":
-            exit_code = supervisor.supervise(not launch.is_scheduler, watchdog, report)
+            exit_code = supervisor.supervise(not launch.is_scheduler, watchdog, report, launch.rank == 0)
             if exit_code is not None:
                 return exit_code
+        faulthandler.enable()  # a crash of a library writes the stacks of all threads to the log
         exit_code = _run(parser, start, arguments, launch, watchdog)
         report.report(exit_code)
         return exit_code

@@ -95,14 +95,14 @@ class _Job:
             for line in self.work.describe():
                 logger.info("%s", line)
             _log_plan(options, plan, plan.leader)
-        log = ProgressLog(plan.total_rows, lambda: world.snapshot, note=self.work.progress_note)
+        log = ProgressLog(plan.total_rows, lambda: world.snapshot, note=self.work.progress_note, unit=self.work.unit)
         with log if world.is_leader else contextlib.nullcontext():
             stats = self._caption(plan, time.monotonic() - planned)
             rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
         results = delivery.gather_results(self.journals, plan.leader, options.pad_length)
         if plan.leader is not None and results is not None:
             seconds = time.monotonic() - self.begin
-            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, seconds))
+            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, seconds, self.work.unit))
         exit_code = world.exit_code()
         if exit_code != EXIT_DONE:
             self.journals.forget_failures()
@@ -264,6 +264,7 @@ def _write_results(
     results: delivery.RunResults,
     rank_stats: list[RankStats],
     seconds: float,
+    unit: str,
 ) -> int:
     """Write the outputs and log the summary, on rank 0; returns the run's exit code."""
     if results.failed and not results.captioned:
@@ -278,7 +279,7 @@ def _write_results(
         return EXIT_FAILED
     report = make_report(options, plan, leader, results, rank_stats, seconds)
     delivery.write_outputs(options.output, leader, results, report)
-    for level, line in summary(report):
+    for level, line in summary(report, unit):
         logger.log(level, "%s", line)
     logger.info("wrote %s", options.output)
     return EXIT_DONE

@@ -21,10 +21,12 @@ class RankWork(ABC):
     """How a rank captions its rows.
 
     source: what is asked, and what the captions depend on.
+    unit: what the rows are, in the plural, for the log.
     only_reports: the run ends after `report_plan`; it captions nothing and writes nothing.
     """
 
     source: Source
+    unit: str = "clips"
     only_reports: bool = False
 
     def read_table(self, options: JobOptions) -> MetaTable:

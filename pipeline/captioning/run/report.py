@@ -109,7 +109,7 @@ def make_report(
     }
 
 
-def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+def summary(report: Mapping[str, Any], unit: str = "clips") -> Iterator[tuple[int, str]]:
     """The report as text for the log: (logging level, line) pairs."""
     columns: Mapping[str, Any] = report.get("columns", {})
     what = "captions" if len(columns) > 1 else "rows"
@@ -148,7 +148,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield logging.INFO, _service_line(report["service"])
     elif report["device_seconds"]:
         yield logging.INFO, f"device time: {timeline(report)}"
-    speed = f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
+    speed = f"{report['clips_per_second']:.2f} {unit}/s, {report['tokens_per_second']:.1f} tokens/s"
     if len(columns) > 1:
         speed = f"{report['captions_per_second']:.2f} captions/s, {speed}"
     images = f" of {report['images']} images and {report['videos']} videos" if report["images"] else ""

@@ -12,9 +12,10 @@ from scripts import launched
 
 SCHEDULER = """
 import sys, time
+from pipeline.captioning.process.exit_report import ExitReport
 from pipeline.captioning.process.supervisor import supervise
 from pipeline.captioning.process.watchdog import Watchdog
-code = supervise(is_worker=False, watchdog=Watchdog())
+code = supervise(is_worker=False, watchdog=Watchdog(), report=ExitReport())
 if code is None:
     print("at work", flush=True)
     time.sleep(600)
@@ -26,6 +27,44 @@ subprocess.Popen([sys.executable, "-c", {SCHEDULER!r}], stdout=log, stderr=log, 
 subprocess.Popen(["tail", "-f", "logs/worker_0.log"])
 time.sleep(600)
 """
+
+
+CRASH = """
+import os, signal, sys
+from pipeline.captioning.process.exit_report import ExitReport
+from pipeline.captioning.process.supervisor import supervise
+from pipeline.captioning.process.watchdog import Watchdog
+role, reported = sys.argv[1:]
+report = ExitReport()
+code = supervise(role != "scheduler", Watchdog(), report, is_leader=role == "leader")
+if code is None:
+    if reported:
+        report.report(int(reported))
+    os.kill(os.getpid(), signal.SIGSEGV)
+sys.exit(code)
+"""
+
+
+def _crash(role: str, reported: str = "") -> tuple[int, str]:
+    """The exit code and the log of a process whose child crashes, perhaps after it has reported an exit code."""
+    done = subprocess.run([sys.executable, "-c", CRASH, role, reported], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+def test_a_crash_after_the_run_does_not_change_its_exit_code() -> None:
+    code, log = _crash("worker")
+    assert code == 1 and "signal 11 (SIGSEGV)" in log
+    code, log = _crash("worker", "0")
+    assert code == 0 and "while its process shut down; its run had ended with exit code 0" in log
+    assert _crash("worker", "1")[0] == 1
+
+
+def test_the_scheduler_may_fail_after_a_run_that_ended_in_order() -> None:
+    assert _crash("scheduler")[0] == 1
+    assert _crash("leader", "1")[0] == 1 and _crash("scheduler")[0] == 1
+    assert _crash("leader", "0")[0] == 0
+    assert _crash("scheduler")[0] == 0, "rank 0 of the same launcher has marked the end of the run"
+    assert _crash("scheduler")[0] == 1, "the mark is of that run only"
 
 
 def test_the_scheduler_and_the_log_follower_of_an_ended_worker_end_with_the_launcher(tmp_path: Path) -> None:

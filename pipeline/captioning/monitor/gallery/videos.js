@@ -2,6 +2,7 @@
 
 const MAX_TITLE_WORDS = 12; // of a caption, in the description of a part
 const PERCENT_DIGITS = 4;
+const DENSE_SEGMENTS = 150; // with more segments in a bar, its parts have no lines between them
 
 // A time in milliseconds as h:mm:ss.mmm, without the hours if there are none.
 function timeText(milliseconds) {
@@ -70,7 +71,7 @@ function makeTimeBar(number) {
   const segments = videoRows[number];
   const length = videoLengths[number];
   const [places, count] = placeSegments(segments);
-  const bar = element("div", "timebar");
+  const bar = element("div", segments.length > DENSE_SEGMENTS ? "timebar dense" : "timebar");
   bar.setAttribute("role", "toolbar");
   bar.setAttribute("aria-label", `segments of ${data.videos[number].path}, in order of time`);
   bar.append(...segments.map((row, i) => makePart(row, places[i], count, length)));
@@ -88,7 +89,8 @@ function makeVideoHead(number) {
   title.title = video.path;
   appendHighlighted(title, video.title || name);
   const about = element("p", "about");
-  const count = shown < video.segments ? `${shown} of ${video.segments}` : video.segments;
+  const all = video.segments.toLocaleString("en");
+  const count = shown < video.segments ? `${shown.toLocaleString("en")} of ${all}` : all;
   appendHighlighted(about, `${video.title ? `${name} · ` : ""}${count} segment${video.segments === 1 ? "" : "s"}`);
   head.append(title, about);
   if (video.summary) {

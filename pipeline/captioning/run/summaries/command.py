@@ -1,64 +1,55 @@
-"""The command that summarises videos: its parser, and its work with a model."""
+"""The command that summarises videos: by a model in this process, or through a service if there is a --base_url.
+
+The choice is made before the flags are parsed. Imports no tokenizer and no library of a service before that.
+"""
 
 from __future__ import annotations
 
 import argparse
-import functools
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ...meta.names import TEXT_COLUMN, summary_output
-from ...meta.table import MetaTable
-from ...workers.launch import Launch
-from .. import family_source, job, model_flags, prompt_flags, run_flags
-from ..command import Started
-from ..model_work import work_of_source
-from ..options import job_options
-from .flags import add_summary_flags, set_caption_defaults, summary_settings
-from .settings import SummaryAsks
-from .work import SummaryWork
+from .. import run_flags
+from ..command import Start
+from .flags import SERVICE_FLAG, add_caption_column, add_summary_flags, refuse
+
+_PROG = "summarize.py"
+_DESCRIPTION = "Write a summary and a title for each video, from the captions of its segments"
+_OF_SERVICE = f"{SERVICE_FLAG} URL --help"
 
 
-def add_caption_column(parser: argparse.ArgumentParser) -> None:
-    """Add the flag of the column with the captions of the segments."""
-    parser.add_argument(
-        "--column",
-        type=prompt_flags.utf8,
-        default=TEXT_COLUMN,
-        metavar="NAME",
-        help=f"column of the table with the captions of the segments; if not given, {TEXT_COLUMN}",
+@dataclass(frozen=True)
+class Command:
+    """A parser, and what checks its flags and starts the run."""
+
+    parser: argparse.ArgumentParser
+    start: Start
+
+
+def command_for(arguments: Sequence[str]) -> Command:
+    """The command for a command line: with a service if it has SERVICE_FLAG, else with a model."""
+    if any(argument.partition("=")[0] == SERVICE_FLAG for argument in arguments):
+        from ..service import summary_command
+
+        description = f"{_DESCRIPTION}, through a service. Without {SERVICE_FLAG}, a model in this process writes them."
+        parser = _make_parser(description)
+        summary_command.add_flags(parser)
+        return Command(parser, summary_command.start)
+    from . import model_command
+
+    description = (
+        f"{_DESCRIPTION}, with a model in this process. With {SERVICE_FLAG} URL, a service writes them: `{_PROG} "
+        f"{_OF_SERVICE}` shows its flags."
     )
+    parser = _make_parser(description)
+    model_command.add_flags(parser)
+    for flag in ("--model", "--api_key_env"):
+        refuse(parser, flag, f"is a flag of services; give {SERVICE_FLAG} URL, too")
+    return Command(parser, model_command.start)
 
 
-def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """The parser of the command with a model."""
-    parser = run_flags.make_table_parser(prog, description)
+def _make_parser(description: str) -> argparse.ArgumentParser:
+    parser = run_flags.make_table_parser(_PROG, description)
     add_caption_column(parser)
     add_summary_flags(parser)
-    prompt_flags.add_conversation_flags(parser)
-    model_flags.add_generation_flags(parser, has_length=False)
-    run_flags.add_row_flags(parser)
-    run_flags.add_batch_flags(parser)
-    run_flags.add_device_flags(parser)
-    family_source.add_family_flags(parser)
-    # No clip is decoded and none is downloaded.
-    parser.set_defaults(decode_timeout=60.0, decode_workers=None, max_download=0, download_timeout=60.0)
     return parser
-
-
-def start(flags: argparse.Namespace, launch: Launch) -> Started:
-    """Check the flags; see `command.Start`."""
-    settings = summary_settings(flags, flags.system or "")
-    flags.system = None  # that of captions
-    set_caption_defaults(flags)
-    if flags.output is None:
-        flags.output = summary_output(flags.meta_path)
-    asks = SummaryAsks.of(settings)
-    options = replace(job_options(flags, asks.columns), lease_rows=1)
-    if launch.rank == 0:
-        use = {flags.column: "summaries are made of its captions (--column)"}
-        MetaTable.check(options.meta_path, options.output, (), use, options.whole_files)
-    column, flags.column = flags.column, None
-    source = family_source.make_source(flags)
-    captions = work_of_source(source, flags.framework, flags.device, flags.dtype, launch)
-    work = SummaryWork(captions.model, settings, column, captions.device)
-    return Started(options.stall_timeout, work.warnings(launch), functools.partial(job.run, options, work))

@@ -1,21 +1,42 @@
-"""The flags of summaries and titles."""
+"""The flags of summaries and titles, whatever writes them: parsed, and checked."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from typing import Any, NoReturn
 
 from ...generation.options import GenerationOptions
 from ...meta.asks import Question
+from ...meta.names import TEXT_COLUMN, summary_output
+from ...meta.table import MetaTable
 from ...process.arguments import positive_int
 from ...process.errors import UsageError
-from ..prompt_flags import question
+from ...workers.launch import Launch
+from ..options import JobOptions, job_options
+from ..prompt_flags import question, utf8
 from .settings import (
     DEFAULT_CONTEXT_TOKENS,
     DEFAULT_PART_QUESTION,
     DEFAULT_SUMMARY_QUESTION,
     DEFAULT_TITLE_QUESTION,
+    SummaryAsks,
     SummarySettings,
 )
+
+SERVICE_FLAG = "--base_url"
+"""Chooses a service."""
+
+
+def add_caption_column(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the column with the captions of the segments."""
+    parser.add_argument(
+        "--column",
+        type=utf8,
+        default=TEXT_COLUMN,
+        metavar="NAME",
+        help=f"column of the table with the captions of the segments; if not given, {TEXT_COLUMN}",
+    )
 
 
 def add_summary_flags(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +67,7 @@ def add_summary_flags(parser: argparse.ArgumentParser) -> None:
         "--context_tokens",
         type=positive_int,
         help="longest prompt together with its answer, in tokens; longer texts are summarised in parts, and then these "
-        f"summaries; if not given, the window of the model, but at most {DEFAULT_CONTEXT_TOKENS}",
+        f"summaries; if not given, {DEFAULT_CONTEXT_TOKENS}, or the window of a model in this process if it is smaller",
     )
 
 
@@ -70,6 +91,21 @@ def summary_settings(flags: argparse.Namespace, system: str) -> SummarySettings:
     )
 
 
+def summary_job(flags: argparse.Namespace, launch: Launch, settings: SummarySettings) -> JobOptions:
+    """Check the flags of the run, and the table.
+
+    Raises:
+        UsageError: see `job_options` and `MetaTable.check`.
+    """
+    if flags.output is None:
+        flags.output = summary_output(flags.meta_path)
+    options = replace(job_options(flags, SummaryAsks.of(settings).columns), lease_rows=1)
+    if launch.rank == 0:  # the table need not exist on other hosts
+        use = {flags.column: "summaries are made of its captions (--column)"}
+        MetaTable.check(options.meta_path, options.output, (), use, options.whole_files)
+    return options
+
+
 def _text(flags: argparse.Namespace, name: str) -> str:
     asked: Question = getattr(flags, name)
     if asked.columns:
@@ -91,3 +127,13 @@ def set_caption_defaults(flags: argparse.Namespace) -> None:
     for name in ("sampling", "num_frames", "fps", "max_frames", "short_side"):
         setattr(flags, name, None)
     flags.max_new_tokens = min(GenerationOptions().max_new_tokens, flags.summary_tokens)
+
+
+def refuse(parser: argparse.ArgumentParser, flag: str, message: str) -> None:
+    """Let a flag, which `--help` does not show, be a usage error that says why. message: follows the flag."""
+    parser.add_argument(flag, action=_Refused, nargs="?", const=message, help=argparse.SUPPRESS)
+
+
+class _Refused(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} {self.const}")

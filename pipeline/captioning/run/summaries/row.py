@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...long_videos.division import TimedText, Window, parts_that_fit, prompt_about
+from ...meta.asks import Asks
 from ...meta.results import CaptionResult, ColumnResult, Failure, RowResult
-from ..model_rows import AskedRow
+from ...workers.leases import RowTask
+from ..model_rows import AskedRow, EndedRow
 from .settings import SUMMARY, TITLE, SummarySettings
+from .videos import texts_of_cell
 
 _MAX_LEVELS = 12
 """Each level at least halves the text, so this is never reached unless answers are longer than they may be."""
@@ -121,6 +124,17 @@ class SummaryRow(AskedRow):
 
     def result(self) -> RowResult:
         return RowResult(self.row, {column: self._results[column] for column in self._columns})
+
+
+def asked_video(task: RowTask, asks: Asks, settings: SummarySettings, window: Window) -> AskedRow | EndedRow:
+    """The video of a task, or its failure if no segment has a caption."""
+    columns = [asks.columns[number] for number in task.wanted or range(len(asks.columns))]
+    (cell,) = task.cells
+    texts = texts_of_cell(cell)
+    if not texts:
+        message = "no segment of this video has a caption"
+        return EndedRow(RowResult.failed(task.row, columns, NO_CAPTIONS, [message]), task.path)
+    return SummaryRow(task.row, task.path, texts, columns, settings, window)
 
 
 def _without_quotes(title: CaptionResult) -> CaptionResult:

@@ -169,6 +169,22 @@ def test_overlapping_segments_are_both_visible(page_path: Path, open_page: Opene
     assert three["width"] >= 2  # although it is half a pixel long
 
 
+def test_a_table_of_segments_only(tmp_path: Path, open_page: Opener) -> None:
+    """Without pictures and with a segment that has no end: it ends with the video as far as that is known."""
+    table = tmp_path / "meta_caption.csv"
+    rows = [("a.mp4", 0, 4, "A dog."), ("a.mp4", 4, "", "A cat."), ("b.mp4", 2, "", "A bird."), ("a.mp4", 6, 8, "")]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "start", "end", "text"), *rows])
+    write_page(tmp_path / "page.html", table, read_entries(table, [], 3, 1, 1), {}, {}, {})
+    page = open_page(tmp_path / "page.html")
+    expect(page.locator("#summary")).to_contain_text("3 rows of 2 videos, drawn at random from 4 · 3 captioned")
+    assert "0:04.000 - end" in page.locator(".card .time").all_inner_texts()
+    assert "a.mp4" in page.inner_text("main") and "2 of 3 segments" in page.inner_text("main")
+    bar, last = page.locator(".timebar").first.bounding_box(), _parts(page, 0).last.bounding_box()
+    assert bar is not None and last is not None
+    assert last["x"] + last["width"] == pytest.approx(bar["x"] + bar["width"], abs=1)
+
+
 def test_the_bar_on_a_phone(page_path: Path, open_page: Opener) -> None:
     page = open_page(page_path, **PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -15,7 +15,8 @@ from tests.api_installation import FRAMEWORKS, ROOT
 from tests.fakes import render_clip
 
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_api.py")
-PACKAGES = ("captioners/api", "clips", "journal", "meta", "monitor", "process", "run", "workers")
+SUMMARIZE = str(ROOT / "pipeline" / "captioning" / "summarize.py")
+PACKAGES = ("captioners/api", "clips", "journal", "long_videos", "meta", "monitor", "process", "run", "workers")
 """Of `pipeline/captioning`: those that a run through a service consists of."""
 
 
@@ -62,6 +63,15 @@ def test_a_whole_run_needs_no_framework(environment: Mapping[str, str], tmp_path
     assert done.returncode == 0, done.stderr
     (row,) = service_runs.read_table(tmp_path / "meta_caption.csv")
     assert row["text"].startswith("2 shown: 96x64")
+
+
+def test_summaries_need_no_framework(environment: Mapping[str, str], tmp_path: Path) -> None:
+    (tmp_path / "segments.csv").write_text("path,start,end,text\na.mp4,0,4,A dog.\na.mp4,4,8,A cat.\n")
+    with service_runs.running_service(tmp_path / "service") as service:
+        done = _run(environment, tmp_path, SUMMARIZE, "segments.csv", "--base_url", service.url)
+    assert done.returncode == 0, done.stderr
+    (row,) = service_runs.read_table(tmp_path / "segments_summary.csv")
+    assert "[0:00 - 0:04] A dog. [0:04 - 0:08] A cat." in row["summary"] and row["title"]
 
 
 def test_every_module_of_a_run_can_be_imported(environment: Mapping[str, str], tmp_path: Path) -> None:

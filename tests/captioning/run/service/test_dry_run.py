@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.captioning.captioners.api.answer import NO_CLIP
 from pipeline.captioning.captioners.api.asker import Attempt, StoredResult
 from pipeline.captioning.captioners.api.options import Generation, Prices, ServiceOptions, Visuals
-from pipeline.captioning.captioners.base import Source
+from pipeline.captioning.captioners.base import ClipSource
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.journal.reader import JournalContents
@@ -51,7 +51,7 @@ def _jpegs(frames: np.ndarray) -> list[bytes]:
     return encoded
 
 
-class FramesSource(Source):
+class FramesSource(ClipSource):
     def __init__(self, asks: Asks, sampling: FrameSampling, options: ServiceOptions) -> None:
         self.asks, self.sampling, self.frame_transform, self.options = asks, sampling, _pixels, options
 
