@@ -40,6 +40,7 @@ _SMALL_FILES = ("txt", "vtt", "srt", "chapters")
 _FORMATS_OF_FLAG = {
     "root": _SMALL_FILES, "keep_suffix": _SMALL_FILES, "columns": ("jsonl",), "shard_size": ("webdataset",),
     "shard_bytes": ("webdataset",), "question": ("sharegpt",), "question_column": ("sharegpt",),
+    "whole_files": ("txt", "jsonl", "webdataset", "sharegpt"),
 }  # fmt: skip
 _SHARD_SIZE, _SHARD_BYTES = 1000, 10**9
 _PART_OF_NAME = re.compile(r"[^\W_][^/\s]*")
@@ -74,8 +75,8 @@ def _make_parser() -> CommandParser:
     )  # fmt: skip
     parser.add_argument(
         "--whole_files", action="store_true",
-        help="the columns 'start' and 'end' do not say which part of its file a row is (default: as the run decided, "
-        "by the report beside the table; without a report, they do)",
+        help="txt, jsonl, webdataset, sharegpt: the columns 'start' and 'end' do not say which part of its file a row "
+        "is (default: as the run decided, by the report beside the table; without a report, they do)",
     )  # fmt: skip
     parser.add_argument(
         "--keep_suffix", action="store_true", help="txt, vtt, srt, chapters: write a.mp4.txt instead of a.txt"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from pipeline.captioning.monitor.gallery import outputs
 from pipeline.datasets import export
 from tests.captioning.long_videos.parsed import chapters, subtitles
 from tests.datasets.meta_tables import KINDS, read, write
@@ -63,7 +65,7 @@ def test_files_beside_the_videos_for_several_columns(tmp_path: Path, capsys: pyt
 
 def test_rows_without_a_time_cost_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        ["a.mp4", "0", "1", "shown", ""],
+        ["a.mp4", "nan", "1", "shown", ""],  # without a start: from 0 s
         ["a.mp4", "", "", "whole file", ""],
         ["a.mp4", "4", "3", "reversed", ""],
         ["a.mp4", "-1", "3", "too early", ""],
@@ -117,13 +119,28 @@ def test_two_videos_for_one_file_are_refused(tmp_path: Path, capsys: pytest.Capt
     assert files == {"d/a.mp4.vtt", "d/a.webm.vtt", "e/a.mp4.vtt"}
 
 
+def test_times_that_the_run_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report beside the table says that no row was captioned as a part of its file."""
+    (tmp_path / "meta_report.json").write_text(json.dumps(dict.fromkeys(outputs._REPORT_KEYS, 0)))
+    arguments = ["--to", "vtt", "--output", f"{tmp_path}/out"]
+    assert _run(tmp_path, "csv", *arguments) == 2
+    assert "or its run was started with --whole_files" in capsys.readouterr().err
+    assert _run(tmp_path, "csv", *arguments, "--whole_files") == 2
+    message = "--whole_files is a flag of --to txt, jsonl, webdataset, sharegpt, not of --to vtt"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
-        ("path,text\na.mp4,x\n", 2, "no row with a caption has a time in the columns 'start' and 'end'"),
-        ("path,text,start,end\na.mp4,x,,\n", 2, "make such a table by pipeline.datasets.segments, or use --to txt"),
-        ("path,text,start,end\na.mp4,x,0,1\nb.mp4,x,1,0:02\n", 2, "column 'end', row 1: '0:02' is not a number"),
-        ("path,text,start,end\na.mp4,x,0,1\nb.mp4,x,nan,2\n", 2, "column 'start', row 1: 'nan' is not a number"),
+        ("path,text\na.mp4,x\n", 2, "no row with a caption is a part of its file: the columns 'start' and 'end'"),
+        ("path,text,start,end\na.mp4,x,,\n", 2, "make a table of parts by pipeline.datasets.segments, or use --to txt"),
+        (
+            "path,text,start,end\na.mp4,x,0,1\nb.mp4,x,1,0:02\n",
+            2,
+            "column 'end', row 1: '0:02' is not a time in seconds",
+        ),
         ("path,text,start,end\na.mp4,,0,1\n", 1, "1 rows have no caption in 'text'"),
         ("path,text,start,end\na.mp4,x,0,1\nb.mp4,x,0,1,2\n", 2, "row 1 (line 3) has 5 cells"),
     ],

@@ -42,7 +42,8 @@ class AskedClip(AskedRow):
     _asked: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self.row, self.path, self.frames = self.clip.row, self.clip.path, len(self.clip.frame_index)
+        self.row, self.path, self.range = self.clip.row, self.clip.path, self.clip.range
+        self.frames = len(self.clip.frame_index)
 
     @property
     def is_answered(self) -> bool:
@@ -106,10 +107,11 @@ class RowTasks:
                     asked.refuse(number, problem)
         return asked
 
-    def failed(self, failure: LoadFailure) -> RowResult:
-        """The result of a row whose clip could not be loaded."""
-        columns = [self._asks.columns[i] for i in self._wanted(self._tasks.pop(failure.row))]
-        return RowResult.failed(failure.row, columns, failure.stage, failure.messages)
+    def failed(self, failure: LoadFailure) -> EndedRow:
+        """A row whose clip could not be loaded."""
+        task = self._tasks.pop(failure.row)
+        columns = [self._asks.columns[i] for i in self._wanted(task)]
+        return EndedRow(RowResult.failed(task.row, columns, failure.stage, failure.messages), task.path, task.range)
 
     def _wanted(self, task: RowTask) -> tuple[int, ...]:
         return task.wanted or tuple(range(len(self._asks.asks)))
@@ -138,10 +140,10 @@ class ClipRowLoader(RowLoader):
         if loaded is None:
             return None
         if isinstance(loaded, LoadFailure):
-            return EndedRow(self._tasks.failed(loaded), loaded.path)
+            return self._tasks.failed(loaded)
         asked = self._tasks.asked(loaded)
         # Perhaps no question may be asked about it.
-        return EndedRow(asked.result(), asked.path) if asked.is_answered else asked
+        return EndedRow(asked.result(), asked.path, asked.range) if asked.is_answered else asked
 
     def __enter__(self) -> ClipRowLoader:
         self._loader.__enter__()

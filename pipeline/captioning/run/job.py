@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..clips.downloads.urls import without_credentials
 from ..clips.media import names_image
 from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
 from ..meta.names import column_list
+from ..meta.ranges import row_name
 from ..monitor.progress_log import ProgressLog
 from ..process.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..process.watchdog import Watchdog
@@ -273,7 +273,7 @@ def _write_results(
             "none of %d rows could be captioned, so no output is written; for example row %d (%s): %s",
             len({row for row, _, _ in results.failures()}),
             row,
-            without_credentials(leader.table.paths[row]),
+            row_name(leader.table.paths[row], leader.table.range_of(row)),
             failure,
         )
         return EXIT_FAILED

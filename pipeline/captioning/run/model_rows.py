@@ -1,6 +1,6 @@
 """The rows of a run as the loop of a worker sees them: loaded, asked, answered. Knows nothing about engines.
 
-A row is a clip with its questions (`clip_rows`), or a video whose captions are summarised (`summaries.rows`).
+A row is a clip with its questions (`clip_rows`), or a video whose captions are summarised (`summaries.row`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ..captioners.base import Captioner, Refused
+from ..clips.time_range import TimeRange
 from ..generation.requests import Request
 from ..meta.asks import Asks
 from ..meta.results import ColumnResult, Failure, RowResult
@@ -22,12 +23,14 @@ class AskedRow(ABC):
     """A row in flight: its questions, and the answers so far.
 
     row: index in the meta table. path: of the clip or the video.
+    range: the part of the file that the row is; None for the whole file.
     frames: number of sampled frames; None if the row is no clip.
     added: when its first question was asked, on the clock of `time.monotonic`; None before that.
     """
 
     row: int
     path: str
+    range: TimeRange | None = None
     frames: int | None = None
     added: float | None = None
 
@@ -67,6 +70,7 @@ class EndedRow:
 
     result: RowResult
     path: str
+    range: TimeRange | None = None
 
 
 class RowLoader(ABC):

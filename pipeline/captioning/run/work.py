@@ -217,7 +217,7 @@ class RankWorker:
             must_wait = len(of_group + new) < engine.requests_needed
             loaded = loader.next_row(_POLL_SECONDS if must_wait else 0.0)
             if isinstance(loaded, EndedRow):
-                self._finished.add(loaded.result, loaded.path)
+                self._finished.add(loaded.result, loaded.path, loaded.range)
             elif loaded is not None:
                 new.append(loaded)
             elif not must_wait:
@@ -273,7 +273,7 @@ class RankWorker:
         result = asked.result()
         if self.options.times_rows and asked.added is not None:
             result = replace(result, seconds=round(time.monotonic() - asked.added, 3), frames=asked.frames)
-        self._finished.add(result, asked.path)
+        self._finished.add(result, asked.path, asked.range)
 
 
 def _row(key: Hashable) -> int:

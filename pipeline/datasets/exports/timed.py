@@ -25,8 +25,6 @@ from .rows import CaptionedTable, Row
 from .sidecars import NoNameError, SidecarNames
 from .small_files import MAX_EXAMPLES, conflicting, hash_of, identity_of, write_file
 
-_COLUMNS = ("start", "end")
-
 
 @dataclass(frozen=True, slots=True)
 class _TimedRow:
@@ -155,11 +153,10 @@ def _timed_rows(
         UsageError: the table can't be read, or no row is a part of a file.
         RunError: no row has a caption.
     """
-    columns = [name for name in _COLUMNS if name in table.columns]
     with_caption, with_range = 0, 0
-    for row in table.captioned_rows(columns):
+    for row in table.captioned_rows():
         with_caption += 1
-        part = _range_of(table, row, columns)
+        part = row.range
         with_range += part is not None
         problem = _problem_of(part)
         try:
@@ -173,29 +170,10 @@ def _timed_rows(
     table.check_exported(with_caption)
     if not with_range:
         raise UsageError(
-            f"table {table.path}: no row with a caption has a time in the columns 'start' and 'end' (seconds); make "
-            "such a table by pipeline.datasets.segments, or use --to txt"
+            f"table {table.path}: no row with a caption is a part of its file: the columns 'start' and 'end' (seconds) "
+            "are missing or blank, or its run was started with --whole_files; make a table of parts by "
+            "pipeline.datasets.segments, or use --to txt"
         )
-
-
-def _range_of(table: CaptionedTable, row: Row, columns: Sequence[str]) -> TimeRange | None:
-    """The part of its file that a row is; None for the whole file.
-
-    columns: those of `row.cells`.
-
-    Raises:
-        UsageError: a cell is not a number.
-    """
-    cells = {name: "" if cell is None else str(cell) for name, cell in zip(columns, row.cells, strict=True)}
-    try:
-        return TimeRange.from_cells(cells.get("start", ""), cells.get("end", ""))
-    except ValueError as error:
-        value = error.args[0]
-        column = next(name for name in columns if cells[name] == value)
-        raise UsageError(
-            f"table {table.path}, column '{column}', row {row.number}: {value!r} is not a number of seconds; correct "
-            "it, or use --to txt"
-        ) from None
 
 
 def _problem_of(part: TimeRange | None) -> str:

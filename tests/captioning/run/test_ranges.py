@@ -19,7 +19,8 @@ from pipeline.captioning.meta.marks import read_truncated
 from pipeline.captioning.meta.names import outcomes_path
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.run.fingerprints import table_fingerprint
-from pipeline.captioning.run.options import JobOptions, job_options, make_parser
+from pipeline.captioning.run.options import JobOptions, job_options
+from pipeline.captioning.run.run_flags import make_parser
 from tests.fakes import FakeSource, render_clip
 from tests.runs import read_rows, run_job, write_meta
 
@@ -52,6 +53,7 @@ def test_what_a_run_writes_about_parts_of_files(tmp_path: Path, clip: str, caplo
         assert run_job(options, FakeSource(caption=_by_row)) == [0]
     assert "column start, end: 3 of 4 rows are parts of their files; --whole_files captions whole files" in caplog.text
     assert "for example row 3 (/nowhere.mp4, 1.000 s to 2.000 s)" in caplog.text
+    assert "row 3 (/nowhere.mp4, 1.000 s to 2.000 s): path:" in caplog.text
     assert [(row["path"], row["start"], row["end"]) for row in read_rows(options.output)] == rows
     (failure,) = read_rows(tmp_path / "out_failures.csv")
     assert (failure["row"], failure["start"], failure["end"], failure["stage"]) == ("3", "1.000", "2.000", "path")
@@ -65,6 +67,12 @@ def test_what_a_run_writes_about_parts_of_files(tmp_path: Path, clip: str, caplo
     report = json.loads((tmp_path / "out_report.json").read_text())
     assert report["ranges"] == 3 and report["options"]["whole_files"] is False
     assert report["failure_examples"]["path"]["end"] == 2.0
+
+
+def test_a_run_in_which_every_part_fails_names_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run_job(_options(tmp_path, [("/nowhere.mp4", "2", "")]), FakeSource()) == [1]
+    (message,) = [record.getMessage() for record in caplog.records if "none of 1 rows" in record.getMessage()]
+    assert "for example row 0 (/nowhere.mp4, 2.000 s to the end): path:" in message
 
 
 def test_whole_files_ignores_the_columns(tmp_path: Path, clip: str, caplog: pytest.LogCaptureFixture) -> None:
