@@ -24,7 +24,7 @@ from ..model_rows import AskedRow, EndedRow, ModelRows, RowLoader
 from ..model_work import ModelWork
 from ..options import JobOptions
 from .row import NO_CAPTIONS, SummaryRow
-from .settings import SummaryAsks, SummarySettings
+from .settings import SUMMARY, TITLE, SummaryAsks, SummarySettings
 from .videos import DIGEST, read_videos, texts_of_cell
 
 
@@ -119,22 +119,24 @@ class SummaryWork(ModelWork):
         self.model, self.device, self._column = model, device, column
         source = SummarySource(model.source, settings)
         self.source, self.rows = source, SummaryRows(source)
+        self._videos: MetaTable | None = None  # on rank 0
 
     def warnings(self, launch: Launch) -> list[str]:
         return launch_checks.warnings(launch, self.device, os.environ)
 
     def read_table(self, options: JobOptions) -> MetaTable:
-        self._videos = read_videos(options.meta_path, self._column, options.whole_files)
-        return self._videos
+        self._videos = videos = read_videos(options.meta_path, self._column, options.whole_files)
+        return videos
 
     def redo(self, options: JobOptions) -> Redo:
-        return ChangedVideos(self._videos, super().redo(options))
+        marked = super().redo(options)
+        return marked if self._videos is None else ChangedVideos(self._videos, marked)
 
 
 class ChangedVideos:
     """Finds the summaries that are to be made again: those with a mark of `--redo`, or of other captions than now.
 
-    videos: the present table. marked: finds those with a mark.
+    A title is made again with its summary. videos: the present table. marked: finds those with a mark.
     """
 
     def __init__(self, videos: MetaTable, marked: Redo) -> None:
@@ -146,7 +148,8 @@ class ChangedVideos:
         digests = table.texts(DIGEST) or [""] * len(table.paths)
         pairs = enumerate(zip(table.paths, digests, strict=True))
         changed = {row for row, (video, digest) in pairs if self._digests.get(video) != digest}
-        return changed | set(self._marked(table, path, column))
+        columns = (SUMMARY, TITLE) if column == TITLE else (column,)
+        return changed.union(*(self._marked(table, path, name) for name in columns))
 
 
 def asked_video(task: RowTask, asks: Asks, settings: SummarySettings, window: Window) -> AskedRow | EndedRow:
