@@ -53,7 +53,7 @@ def test_each_video_has_a_summary_and_a_title_from_its_captions_in_order_of_time
     assert {tokens for question, tokens, _ in source.asked if question.endswith("Name it.")} == {SETTINGS.title_tokens}
     assert {tokens for question, tokens, _ in source.asked if "Sum" in question} == {SETTINGS.summary_tokens}
     report = json.loads((tmp_path / "out_report.json").read_text())
-    assert (report["captioned"], report["failed"], report["columns"]) == (6, 0, ["summary", "title"])
+    assert (report["captioned"], report["failed"], list(report["columns"])) == (6, 0, ["summary", "title"])
     assert not journal_folder(options.output).exists()
 
 
