@@ -9,6 +9,7 @@ from ...meta.table import MetaTable
 from ..earlier_captions import Redo
 from ..options import JobOptions
 from ..rank_work import RankWork
+from .settings import SUMMARY, TITLE
 from .videos import DIGEST, read_videos
 
 
@@ -20,21 +21,23 @@ class VideoTableWork(RankWork):
 
     column: str
     unit = "videos"
-    _videos: MadeTable
+    _videos: MadeTable | None = None
+    """On rank 0."""
 
     def read_table(self, options: JobOptions) -> MetaTable:
-        self._videos = read_videos(options.meta_path, self.column, options.whole_files)
-        return self._videos
+        self._videos = videos = read_videos(options.meta_path, self.column, options.whole_files)
+        return videos
 
     def redo(self, options: JobOptions) -> Redo:
         """Summaries of captions that have changed are made again, besides those with a mark of `--redo`."""
-        return ChangedVideos(self._videos, super().redo(options))
+        marked = super().redo(options)
+        return marked if self._videos is None else ChangedVideos(self._videos, marked)
 
 
 class ChangedVideos:
     """Finds the summaries that are to be made again: those with a mark of `--redo`, or of other captions than now.
 
-    videos: the present table. marked: finds those with a mark.
+    A title is made again with its summary. videos: the present table. marked: finds those with a mark.
     """
 
     def __init__(self, videos: MetaTable, marked: Redo) -> None:
@@ -46,4 +49,5 @@ class ChangedVideos:
         digests = table.texts(DIGEST) or [""] * len(table.paths)
         pairs = enumerate(zip(table.paths, digests, strict=True))
         changed = {row for row, (video, digest) in pairs if self._digests.get(video) != digest}
-        return changed | set(self._marked(table, path, column))
+        columns = (SUMMARY, TITLE) if column == TITLE else (column,)
+        return changed.union(*(self._marked(table, path, name) for name in columns))
