@@ -118,17 +118,19 @@ class SummaryWork(ModelWork):
     def __init__(self, model: LoadedModel, settings: SummarySettings, column: str, device: str = "cpu") -> None:
         self.model, self.device, self._column = model, device, column
         source = SummarySource(model.source, settings)
+        self._videos: MetaTable | None = None  # on rank 0, once they have been read
         self.source, self.rows = source, SummaryRows(source)
 
     def warnings(self, launch: Launch) -> list[str]:
         return launch_checks.warnings(launch, self.device, os.environ)
 
     def read_table(self, options: JobOptions) -> MetaTable:
-        self._videos = read_videos(options.meta_path, self._column, options.whole_files)
-        return self._videos
+        self._videos = videos = read_videos(options.meta_path, self._column, options.whole_files)
+        return videos
 
     def redo(self, options: JobOptions) -> Redo:
-        return ChangedVideos(self._videos, super().redo(options))
+        marked = super().redo(options)
+        return marked if self._videos is None else ChangedVideos(self._videos, marked)
 
 
 class ChangedVideos:
