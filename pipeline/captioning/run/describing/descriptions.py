@@ -56,7 +56,7 @@ class Descriptions:
         self._outputs, self._segments, self._begin = outputs, segments, begin
         self._lock = threading.Lock()
         self._changed: set[int] = set()
-        self._before: dict[int, VideoDescription] = {}  # in the file of an earlier call
+        self._before: dict[tuple[int, int, int], Segment] = {}  # by video, start and end, in files of an earlier call
         self._described = [self._first(video, path, about) for video, path in enumerate(inputs.paths)]
         self._video_of = {path: video for video, path in enumerate(inputs.paths)}
         for video, problem in segments.problems.items():
@@ -70,8 +70,8 @@ class Descriptions:
     def _first(self, video: int, path: str, about: About) -> VideoDescription:
         """What is known before the first run: the segments, and the time that an earlier call needed."""
         earlier = self._earlier(video, path)
-        if earlier is not None:
-            self._before[video] = earlier
+        for segment in () if earlier is None else earlier.segments:
+            self._before[video, segment.start_ms, segment.end_ms] = segment
         return VideoDescription(
             path,
             about.batch_size,
@@ -127,13 +127,12 @@ class Descriptions:
         video, number = self._segments.rows[row]
         with self._lock:
             segment = self._described[video].segments[number]
-            earlier = () if video not in self._before else self._before[video].segments
-            kept = replace(segment, description=caption, outcome=KEPT)
-            for before in earlier:
-                same_times = (before.start_ms, before.end_ms) == (segment.start_ms, segment.end_ms)
-                if same_times and before.description == caption:
-                    kept = replace(before, number=number)
-            self._described[video] = _with_segment(self._described[video], kept)
+            before = self._before.get((video, segment.start_ms, segment.end_ms))
+            if before is not None and before.description == caption:
+                segment = replace(before, number=number)
+            else:
+                segment = replace(segment, description=caption, outcome=KEPT)
+            self._described[video] = _with_segment(self._described[video], segment)
 
     def keep_summary(self, path: str, summary: str, title: str) -> None:
         """Record that a video has the summary and the title of an earlier call, as `keep_caption`."""
@@ -202,9 +201,19 @@ class Descriptions:
             return list(self._described)
 
     @property
+    def has_segments(self) -> bool:
+        """Whether a video has been divided."""
+        return bool(self._segments.rows)
+
+    @property
     def has_captions(self) -> bool:
         """Whether a segment has a caption."""
         return any(segment.description for described in self.all for segment in described.segments)
+
+    @property
+    def has_summaries(self) -> bool:
+        """Whether a video has a summary."""
+        return any(described.summary for described in self.all)
 
     @property
     def running(self) -> list[int]:

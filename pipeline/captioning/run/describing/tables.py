@@ -112,7 +112,7 @@ def make_segments(
         if isinstance(segments, str):
             problems[video] = segments
         elif is_interrupted:
-            problems[video] = "the video is not in the interrupted run, which this call has ended; run it again"
+            problems[video] = "the video was added to an interrupted run; run the same command again to describe it"
         else:
             found.setdefault(video, set()).update(segments)
     of_videos = tuple(

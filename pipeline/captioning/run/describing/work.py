@@ -74,12 +74,12 @@ class DescribeWork:
         """
         descriptions = self.begin(time.monotonic()) if world.is_leader else None
         exit_code = EXIT_FAILED
-        if _agreed(world, lambda: bool(descriptions and any(one.segments for one in descriptions.all))):
+        if _agreed(world, descriptions is not None and descriptions.has_segments):
             exit_code = self._run(world, descriptions, self.captions, self.caption_options, self._on_caption)
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_captions(descriptions)
-        # Also if no other segment could be captioned in this call.
-        if _agreed(world, lambda: bool(descriptions and descriptions.has_captions)):
+        # If this call could caption nothing, there may be captions of an earlier one.
+        if _agreed(world, descriptions is not None and descriptions.has_captions):
             self._forget_other_summaries(world)
             world.begin_next_run()
             exit_code = self._run(world, descriptions, self.summaries, self.summary_options, self._on_summary)
@@ -89,8 +89,7 @@ class DescribeWork:
             self._end(descriptions)
             if on_end is not None:
                 on_end(descriptions.all)
-        has_summary = _agreed(world, lambda: any(one.summary for one in descriptions.all) if descriptions else False)
-        return EXIT_DONE if has_summary else exit_code
+        return EXIT_DONE if _agreed(world, descriptions is not None and descriptions.has_summaries) else exit_code
 
     def begin(self, begin: float) -> Descriptions:
         """Divide the videos, and make what is known about them. begin: on the clock of `time.monotonic`.
@@ -143,7 +142,7 @@ class DescribeWork:
     @functools.cached_property
     def _summary_paths(self) -> list[str]:
         """The video of each row of the second run."""
-        return list(dict.fromkeys(MetaTable.read(self.outputs.segments, ()).paths))
+        return list(dict.fromkeys(MetaTable.read(self.outputs.captions, ()).paths))
 
     def _take_earlier(self, descriptions: Descriptions) -> None:
         """Take the captions and summaries of earlier calls, which this call keeps unless something has changed."""
@@ -185,12 +184,8 @@ class DescribeWork:
     def _forget_other_summaries(self, world: World) -> None:
         """Remove the journals of an interrupted run of summaries if the captions have changed since it began."""
         folder = journal_folder(self.outputs.summaries)
-
-        def is_older() -> bool:
-            begun = planned_at(folder)
-            return world.is_leader and begun is not None and begun < self.outputs.captions.stat().st_mtime
-
-        if _agreed(world, is_older):
+        begun = planned_at(folder) if world.is_leader else None
+        if _agreed(world, begun is not None and begun < self.outputs.captions.stat().st_mtime):
             remove_folder(folder)
 
     def _end(self, descriptions: Descriptions) -> None:
@@ -210,9 +205,9 @@ class DescribeWork:
         return self.outputs.file or self.outputs.folder.parent
 
 
-def _agreed(world: World, on_leader: Callable[[], bool]) -> bool:
-    """What rank 0 finds, on every rank."""
-    return bool(world.gather_json(world.is_leader and on_leader())[0])
+def _agreed(world: World, value: bool) -> bool:
+    """The value of rank 0, on every rank."""
+    return bool(world.gather_json(value)[0])
 
 
 def _rule_text(rule: EqualParts | Scenes) -> str:

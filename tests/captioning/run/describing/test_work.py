@@ -204,7 +204,7 @@ def test_interrupted_while_captioning(tmp_path: Path, videos: list[Path], ranks:
     for name in "ab":
         found, wanted = (written(tmp_path / folder / f"{name}.json") for folder in ("out", "undisturbed"))
         assert without_times(found) == without_times(wanted)
-    assert "run it again" in written(tmp_path / "out" / "c.json")["messages"][0]
+    assert "run the same command again" in written(tmp_path / "out" / "c.json")["messages"][0]
     assert _once(tmp_path, videos, _source()) == [EXIT_DONE]
     assert written(tmp_path / "out" / "c.json")["status"] == "complete"
 
@@ -249,7 +249,6 @@ def test_files_are_replaced_while_segments_end(
         described = written(path)
         counts.append(sum(batch["outcome"] == "captioned" for batch in described["batches"]))
 
-    inode = None
     assert _once(tmp_path, videos[:1], _source(wait), output="r.json") == [EXIT_DONE]
     assert counts[0] == 0 and counts[-1] >= 1 and counts == sorted(counts)
     inode = os.stat(path).st_ino
@@ -283,7 +282,8 @@ def test_a_file_that_can_not_be_written(tmp_path: Path, videos: list[Path], monk
 
 def test_two_ranks_describe_what_one_describes(tmp_path: Path, videos: list[Path]) -> None:
     _once(tmp_path, videos, _source(), output="one")
-    assert describe(lambda: work(tmp_path, videos, _source(), output="two"), ranks=2) == [EXIT_DONE, EXIT_DONE]
+    for _ in range(2):
+        assert describe(lambda: work(tmp_path, videos, _source(), output="two"), ranks=2) == [EXIT_DONE, EXIT_DONE]
     for name in "abc":
         one, two = (written(tmp_path / folder / f"{name}.json") for folder in ("one", "two"))
         assert without_times(one) == without_times(two)
