@@ -76,12 +76,12 @@ class DescribeWork:
         exit_code = EXIT_FAILED
         if _agreed(world, descriptions is not None and descriptions.has_segments):
             exit_code = self._run(world, descriptions, self.captions, self.caption_options, self._on_caption)
+            world.begin_next_run()
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_captions(descriptions)
         # If this call could caption nothing, there may be captions of an earlier one.
         if _agreed(world, descriptions is not None and descriptions.has_captions):
             self._forget_other_summaries(world)
-            world.begin_next_run()
             exit_code = self._run(world, descriptions, self.summaries, self.summary_options, self._on_summary)
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_summaries(descriptions)
