@@ -31,7 +31,6 @@ def start(flags: argparse.Namespace, launch: Launch) -> Started:
     """Check the flags; see `command.Start`."""
     check_launch(launch)
     settings = summary_settings(flags, flags.system or "")
-    flags.max_new_tokens = settings.summary_tokens
     options = summary_job(flags, launch, settings)
     work = SummaryServiceWork(service_options(flags, options), options, settings, flags.column)
     return Started(options.stall_timeout, work.warnings(launch), functools.partial(job.run, options, work))

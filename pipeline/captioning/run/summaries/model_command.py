@@ -29,8 +29,8 @@ def start(flags: argparse.Namespace, launch: Launch) -> Started:
     """Check the flags; see `command.Start`."""
     settings = summary_settings(flags, flags.system or "")
     flags.system = None  # that of captions
-    set_caption_defaults(flags)
     options = summary_job(flags, launch, settings)
+    set_caption_defaults(flags)
     column, flags.column = flags.column, None
     source = family_source.make_source(flags)
     captions = work_of_source(source, flags.framework, flags.device, flags.dtype, launch)
