@@ -103,7 +103,7 @@ def test_a_failed_segment_is_captioned_by_the_next_call(
 
 def test_broken_videos_among_good_ones(tmp_path: Path, videos: list[Path]) -> None:
     (tmp_path / "empty.mp4").touch()
-    names = [tmp_path / "empty.mp4", videos[2], "nowhere.mp4", "https://example.org/a.mp4"]
+    names: list[Path | str] = [tmp_path / "empty.mp4", videos[2], "nowhere.mp4", "https://example.org/a.mp4"]
     assert _once(tmp_path, names, _source()) == [EXIT_DONE]
     assert written(tmp_path / "out" / "c.json")["status"] == "complete"
     for name, message in (("empty", "empty"), ("nowhere", "no such file"), ("a", "URL")):
