@@ -24,9 +24,10 @@ from ..command import Started
 from ..model_work import work_of_source
 from ..options import job_options
 from ..rank_work import RankWork
+from ..report import versions
 from ..summaries.flags import add_summary_flags, summary_settings
-from ..summaries.settings import SummarySettings
 from ..summaries.work import SummaryWork
+from .descriptions import About
 from .files import Inputs, Outputs, make_outputs, read_inputs
 from .work import DescribeWork
 
@@ -114,9 +115,7 @@ class _Checked:
     rule: EqualParts | Scenes
     captions: RankWork
     summaries: RankWork
-    settings: SummarySettings
-    model: str
-    batch_size: int
+    about: About
 
     def work(self, inputs: Inputs, outputs: Outputs) -> DescribeWork:
         """The work for some videos. Makes the folder of the tables.
@@ -142,9 +141,7 @@ class _Checked:
             captions,
             self.summaries,
             summaries,
-            self.settings,
-            self.model,
-            self.batch_size,
+            self.about,
             flags.decode_workers or default_decode_workers(1),
             flags.decode_timeout,
         )
@@ -170,9 +167,15 @@ def _check(flags: argparse.Namespace, launch: Launch) -> _Checked:
     source = family_source.make_source(flags)
     captions = work_of_source(source, flags.framework, flags.device, flags.dtype, launch)
     summaries = SummaryWork(captions.model, settings, "text", captions.device)
-    return _Checked(
-        flags, rule, captions, summaries, settings, flags.pretrained_model_name_or_path.resolve().name, batch_size
+    about = About(
+        batch_size,
+        flags.pretrained_model_name_or_path.resolve().name,
+        source.asks.texts[0],
+        settings.summary_question,
+        settings.title_question,
+        versions(),  # now, because mindnlp changes what is known about PyTorch
     )
+    return _Checked(flags, rule, captions, summaries, about)
 
 
 def start(flags: argparse.Namespace, launch: Launch) -> Started:

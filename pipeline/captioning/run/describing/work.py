@@ -29,8 +29,7 @@ from ...workers.world import World
 from .. import job
 from ..options import JobOptions
 from ..rank_work import RankWork
-from ..report import versions
-from ..summaries.settings import SUMMARY, TITLE, SummarySettings
+from ..summaries.settings import SUMMARY, TITLE
 from .descriptions import About, Descriptions
 from .files import Inputs, Outputs
 from .live import LiveDescriptions
@@ -44,8 +43,7 @@ class DescribeWork:
     """One rank's part of describing videos.
 
     captions, caption_options: the run that captions the segments. summaries, summary_options: the one after it.
-    model: its name, for the descriptions.
-    batch_size: frames of a segment; 0 if segments are not made of a number of frames.
+    about: what all descriptions have in common.
     workers, timeout: processes that divide videos, and the seconds that each file may take.
     """
 
@@ -56,9 +54,7 @@ class DescribeWork:
     caption_options: JobOptions
     summaries: RankWork
     summary_options: JobOptions
-    settings: SummarySettings
-    model: str
-    batch_size: int
+    about: About
     workers: int
     timeout: float
 
@@ -100,15 +96,7 @@ class DescribeWork:
         check_settings(self.outputs, self.fingerprint(), self.caption_options.restart)
         segments = make_segments(self.inputs, self.outputs, self.rule, self.workers, self.timeout)
         logger.info("%d videos, %d segments", len(self.inputs.paths), len(segments.rows))
-        about = About(
-            self.batch_size,
-            self.model,
-            self.captions.source.asks.texts[0],
-            self.settings.summary_question,
-            self.settings.title_question,
-            versions(),
-        )
-        descriptions = Descriptions(self.inputs, self.outputs, segments, about, begin)
+        descriptions = Descriptions(self.inputs, self.outputs, segments, self.about, begin)
         self._take_earlier(descriptions)
         descriptions.write_changed()
         return descriptions

@@ -19,6 +19,7 @@ from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.generation.requests import End, Engine, Request
 from pipeline.captioning.long_videos.segmentation.division import EqualParts
 from pipeline.captioning.run import job
+from pipeline.captioning.run.describing.descriptions import About
 from pipeline.captioning.run.describing.files import make_outputs, read_inputs
 from pipeline.captioning.run.describing.work import DescribeWork
 from pipeline.captioning.run.model_work import ModelWork
@@ -134,9 +135,7 @@ def work(
         _replaced(options, captions),
         SummaryWork(model.model, settings, "text"),
         _replaced(options, summaries),
-        settings,
-        "fake",
-        0,
+        About(0, "fake", "Describe the clip.", settings.summary_question, settings.title_question, {"python": "3"}),
         2,
         30.0,
     )

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.msrun
 
 
 def test_two_workers_killed_and_resumed(tmp_path: Path) -> None:
-    videos = [render_clip(tmp_path / f"{name}.mp4", number, 60) for number, name in enumerate("abc")]
+    videos = [render_clip(tmp_path / f"{name}.mp4", number, 30) for number, name in enumerate("abc")]
     write_table(tmp_path / "meta.csv", [[video] for video in [*videos, "nowhere.mp4"]])
     plain = [sys.executable, COMMAND, "meta.csv", *FLAGS, "--framework", "torch", "--output", "plain"]
     subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=300)
@@ -35,7 +35,7 @@ def test_two_workers_killed_and_resumed(tmp_path: Path) -> None:
             assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "launcher.log").read_text()
             time.sleep(0.02)
     captioned = sum(map(len, read_contents(journal).captions.values()))  # all processes have been killed
-    assert 0 < captioned < 45
+    assert 0 < captioned < 24
     assert written(tmp_path / "out" / "a.json")["status"] == "running"
 
     assert launched.run(command, tmp_path) == 0, (tmp_path / "launcher.log").read_text()
