@@ -20,15 +20,16 @@ class VideoTableWork(RankWork):
 
     column: str
     unit = "videos"
-    _videos: MadeTable
+    _videos: MadeTable | None = None
 
     def read_table(self, options: JobOptions) -> MetaTable:
-        self._videos = read_videos(options.meta_path, self.column, options.whole_files)
-        return self._videos
+        self._videos = videos = read_videos(options.meta_path, self.column, options.whole_files)
+        return videos
 
     def redo(self, options: JobOptions) -> Redo:
         """Summaries of captions that have changed are made again, besides those with a mark of `--redo`."""
-        return ChangedVideos(self._videos, super().redo(options))
+        marked = super().redo(options)
+        return marked if self._videos is None else ChangedVideos(self._videos, marked)  # only rank 0 reads the table
 
 
 class ChangedVideos:
