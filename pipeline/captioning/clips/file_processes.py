@@ -71,7 +71,7 @@ def ask_processes(
         finally:
             process.kill()
 
-    with tqdm(total=len(distinct), unit="file", desc=label, smoothing=0.05) as bar:
+    with tqdm(total=len(distinct), unit="file", desc=label, smoothing=0.05, disable=None) as bar:
         threads = [
             threading.Thread(target=ask_pending, args=(bar,), daemon=True)
             for _ in range(max(1, min(workers, len(distinct))))

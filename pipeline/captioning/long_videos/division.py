@@ -5,12 +5,13 @@ Knows nothing about models: the caller counts tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 _MARGIN = 16
 """Tokens that are left free: two texts may have a few more tokens together than each alone."""
+_FIRST_TRY = 256
+"""Characters of a text that are tried first: most captions are shorter."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,34 @@ def prompt_about(texts: Sequence[TimedText], question: str) -> str:
 
 
 def parts_that_fit(texts: Sequence[TimedText], room: int, tokens: Callable[[str], int]) -> list[list[TimedText]]:
-    """The texts in order, in as few parts as possible of about equal length, each of at most `room` tokens.
+    """The texts in order, in as few parts as possible, each of at most `room` tokens; none without a text.
 
-    A text that is too long for a part is cut between words, or between characters if it has no spaces.
+    Among the divisions into so many parts, the longest part is as short as possible. A text that is too long for a part
+    is cut between words, or between characters if it has no spaces. Blank texts are left out.
     """
     pieces = [piece for text in texts for piece in _pieces(text, room, tokens)]
     costs = [tokens(f"{piece.line}\n") for piece in pieces]
-    total = sum(costs)
-    target = total / max(1, math.ceil(total / room))
-    parts: list[list[TimedText]] = []
-    used = room + 1
-    for piece, cost in zip(pieces, costs, strict=True):
-        # A part ends where it is nearest to the target.
-        if used + cost > room or used + cost / 2 > target:
-            parts.append([])
+    starts = _starts(costs, room)
+    too_short, fits = 0, room
+    while fits - too_short > 1:
+        middle = (too_short + fits) // 2
+        found = _starts(costs, middle)
+        if len(found) == len(starts) and max(costs, default=0) <= middle:
+            starts, fits = found, middle
+        else:
+            too_short = middle
+    return [pieces[begin:end] for begin, end in zip(starts, [*starts, len(pieces)][1:], strict=True)]
+
+
+def _starts(costs: Sequence[int], room: int) -> list[int]:
+    """Where parts begin if each takes as many pieces as fit into `room` tokens, which are the fewest parts."""
+    starts, used = list[int](), room + 1
+    for number, cost in enumerate(costs):
+        if used + cost > room:
+            starts.append(number)
             used = 0
-        parts[-1].append(piece)
         used += cost
-    return parts
+    return starts
 
 
 def clock(milliseconds: int) -> str:
@@ -86,18 +97,25 @@ def clock(milliseconds: int) -> str:
 
 def _pieces(text: TimedText, room: int, tokens: Callable[[str], int]) -> Iterator[TimedText]:
     """The text, or pieces of it with the same times, each of which fits."""
-    rest = text.text
-    while tokens(f"{TimedText(text.start, text.end, rest).line}\n") > room:
-        fits, too_long = 1, len(rest)  # a character is always taken, so that this ends
+
+    def piece(words: str) -> TimedText:
+        return TimedText(text.start, text.end, words)
+
+    def does_fit(length: int) -> bool:
+        return tokens(f"{piece(rest[:length]).line}\n") <= room
+
+    rest = text.text.strip()
+    while rest:
+        fits, too_long = 1, len(rest) + 1  # a character is always taken, so that this ends
         while too_long - fits > 1:
-            middle = (fits + too_long) // 2
-            if tokens(f"{TimedText(text.start, text.end, rest[:middle]).line}\n") <= room:
-                fits = middle
+            # First from short to long, because a text may be many times as long as a part.
+            is_bounded = too_long <= len(rest)
+            length = (fits + too_long) // 2 if is_bounded else min(max(2 * fits, _FIRST_TRY), len(rest))
+            if does_fit(length):
+                fits = length
             else:
-                too_long = middle
-        space = rest.rfind(" ", 0, fits + 1)
+                too_long = length
+        space = rest.rfind(" ", 1, fits + 1) if fits < len(rest) else -1
         cut = space if space > 0 else fits
-        yield TimedText(text.start, text.end, rest[:cut].strip())
-        rest = rest[cut:].strip()
-    if rest:
-        yield TimedText(text.start, text.end, rest)
+        yield piece(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()

@@ -69,8 +69,8 @@ class ProgressLog:
         failures = f", {failed} failed" if failed else ""
         late = "".join(f"; rank {rank}: no progress for {duration(seconds)}" for rank, seconds in snapshot.late)
         return (
-            f"{done}/{self._total} {self._unit} ({done / max(1, self._total):.0%}){failures}, {rate:.2f} {self._unit}/s, "
-            f"time left {'unknown' if left is None else duration(left)}{late}"
+            f"{done}/{self._total} {self._unit} ({done / max(1, self._total):.0%}){failures}, "
+            f"{rate:.2f} {self._unit}/s, time left {'unknown' if left is None else duration(left)}{late}"
         )
 
 

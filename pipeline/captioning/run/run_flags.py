@@ -48,13 +48,16 @@ def make_table_parser(prog: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_row_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the flags of tables and rows that all commands with a journal have; returns their group."""
+def add_row_flags(parser: argparse.ArgumentParser, output: str = "caption") -> argparse._ArgumentGroup:
+    """Add the flags of tables and rows that all commands with a journal have; returns their group.
+
+    output: what is appended to the name of the meta table for the name of the output.
+    """
     run = parser.add_argument_group("run")
     run.add_argument(
         "--output",
         type=Path,
-        help="captioned table (.csv, .csv.gz or .parquet); if not given, <meta>_caption next to the meta table, with "
+        help=f"table to write (.csv, .csv.gz or .parquet); if not given, <meta>_{output} next to the meta table, with "
         "the same suffix",
     )
     run.add_argument(

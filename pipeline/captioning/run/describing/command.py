@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...clips.loader import default_decode_workers
+from ...clips.time_range import TimeRange
 from ...long_videos.cues import FORMATS
 from ...long_videos.document import VideoDescription
 from ...long_videos.segmentation.division import EqualParts, Scenes
@@ -31,6 +32,8 @@ from .work import DescribeWork
 
 DEFAULT_FRAMES, DEFAULT_FPS = 4, 1.0
 """Segments unless flags say otherwise: four frames at one frame per second."""
+_COMMAND_ONLY = ("output", "to", "restart", "whole_files", "help")
+"""Flags that are no options of `describe_videos`."""
 PathType = TypeVar("PathType", str, Path)
 
 
@@ -127,7 +130,7 @@ class _Checked:
         except OSError as error:
             raise UsageError(f"--output: the folder {outputs.folder} can't be made: {error.strerror}") from error
         flags.meta_path, flags.output = outputs.segments, outputs.captions
-        captions = replace(job_options(flags), times_rows=True)
+        captions = replace(job_options(flags), times_rows=True, whole_files=False)  # the flag is about the inputs
         summaries = replace(
             captions, meta_path=outputs.captions, output=outputs.summaries, lease_rows=1, times_rows=False
         )
@@ -174,7 +177,8 @@ def _check(flags: argparse.Namespace, launch: Launch) -> _Checked:
 
 def start(flags: argparse.Namespace, launch: Launch) -> Started:
     """Check the flags; see `command.Start`."""
-    inputs = read_inputs(flags.inputs, flags.whole_files)
+    # The table need not exist on other hosts.
+    inputs = read_inputs(flags.inputs, flags.whole_files) if launch.rank == 0 else Inputs((), ())
     outputs = make_outputs(flags.output, flags.to, inputs)
     checked = _check(flags, launch)
     work = checked.work(inputs, outputs)
@@ -189,8 +193,8 @@ def describe_videos(
     The model is loaded once, for the first video; a video is read from `paths` when its description is asked for. So
     this can be a step of a pipeline of generators.
 
-    options: the flags of describe.py without their dashes: `every=10`, `bs=4`, `do_sample=True`. Not: `output`, `to`,
-        `restart`.
+    options: the flags of describe.py without their dashes: `every=10`, `bs=4`, `do_sample=True`. None and False are as
+        if not given. Not: `output`, `to`, `restart`, `whole_files`.
 
     Raises:
         UsageError: an option is unknown or wrong, or the checkpoint is not usable; before the first video is read.
@@ -199,26 +203,26 @@ def describe_videos(
     """
     arguments: list[str] = ["--pretrained_model_name_or_path", str(pretrained_model_name_or_path)]
     for name, value in options.items():
+        if name in _COMMAND_ONLY:
+            raise UsageError(f"describe_videos has no option {name!r}: it is of the command only")
         if value is True:
             arguments.append(f"--{name}")
         elif value is not None and value is not False:
             arguments.append(f"--{name}={value}")
-    parser = make_parser("describe_videos", "")
-    parser.exit_on_error = False
-    checked = _check(parser.parse_args(["-", "--output", "-", *arguments]), Launch())
-    return _described(paths, checked)
+    flags = make_parser("describe_videos", "").parse_args(["-", "--output", "-", *arguments])
+    return _described(paths, _check(flags, Launch()))
 
 
 def _described(paths: Iterable[PathType], checked: _Checked) -> Iterator[tuple[PathType, VideoDescription]]:
     for path in paths:
-        with tempfile.TemporaryDirectory(prefix="describe") as folder:
-            inputs = read_inputs([str(path)], whole_files=True)
-            work = checked.work(inputs, make_outputs(Path(folder) / "result.json", None, inputs))
-            yield path, _description(work)
+        yield path, _description(str(path), checked)
 
 
-def _description(work: DescribeWork) -> VideoDescription:
-    """Describe the only video of `work` in this process."""
+def _description(path: str, checked: _Checked) -> VideoDescription:
+    """Describe a video in this process."""
     world, described = solo_world(), list[VideoDescription]()
-    job.in_world(world, lambda: work.describe(world, described.extend))
+    inputs = Inputs((path,), ((TimeRange(0),),))
+    with tempfile.TemporaryDirectory(prefix="describe") as folder:
+        work = checked.work(inputs, make_outputs(Path(folder) / "result.json", None, inputs))
+        job.in_world(world, lambda: work.describe(world, described.extend))
     return described[0]

@@ -19,7 +19,6 @@ from ...long_videos.document import (
     FAILED,
     INCOMPLETE,
     KEPT,
-    PENDING,
     RUNNING,
     TRUNCATED,
     Segment,
@@ -27,6 +26,7 @@ from ...long_videos.document import (
 )
 from ...meta.files import atomic_write
 from ...meta.results import CaptionResult, ColumnResult
+from ...process.errors import RunError
 from ..summaries.settings import SUMMARY, TITLE
 from .files import Inputs, Outputs
 from .tables import Segments
@@ -56,33 +56,29 @@ class Descriptions:
         self._outputs, self._segments, self._begin = outputs, segments, begin
         self._lock = threading.Lock()
         self._changed: set[int] = set()
-        self._before: dict[tuple[int, int], Segment] = {}  # by numbers of video and segment, in an earlier file
+        self._before: dict[tuple[int, int, int], Segment] = {}  # by video, start and end, in files of an earlier call
         self._described = [self._first(video, path, about) for video, path in enumerate(inputs.paths)]
         self._video_of = {path: video for video, path in enumerate(inputs.paths)}
         for video, problem in segments.problems.items():
-            self._replace(video, status=INCOMPLETE, messages=(problem,))
+            self._replace(video, messages=(problem,))
+            self.end(video)
         # A file that exists is replaced only when there is something new: it may have an earlier description.
         for video in range(len(inputs.paths)):
             if not all(path.exists() for _, path in outputs.of(video)):
                 self._changed.add(video)
 
     def _first(self, video: int, path: str, about: About) -> VideoDescription:
-        """What is known before the first run: the segments, and what the file of an earlier call says about them."""
-        segments = []
-        earlier = self._earlier(video)
-        times = {} if earlier is None else {(one.start_ms, one.end_ms): one for one in earlier.segments}
-        for number, part in enumerate(self._segments.of_videos[video]):
-            assert part.end is not None
-            before = times.get((part.start, part.end))
-            segment = Segment(number, part.start, part.end)
-            if before is not None:
-                self._before[video, number] = before
-                segment = replace(before, number=number, outcome=PENDING, message="")
-            segments.append(segment)
+        """What is known before the first run: the segments, and the time that an earlier call needed."""
+        earlier = self._earlier(video, path)
+        for segment in () if earlier is None else earlier.segments:
+            self._before[video, segment.start_ms, segment.end_ms] = segment
         return VideoDescription(
             path,
             about.batch_size,
-            tuple(segments),
+            tuple(
+                Segment(number, part.start, part.end or 0)
+                for number, part in enumerate(self._segments.of_videos[video])
+            ),
             turnaround_time=None if earlier is None else earlier.turnaround_time,
             model=about.model,
             prompt=about.prompt,
@@ -91,17 +87,17 @@ class Descriptions:
             versions=about.versions,
         )
 
-    def _earlier(self, video: int) -> VideoDescription | None:
-        """The description in the JSON file of an earlier call."""
-        for name, path in self._outputs.of(video):
-            if name == "json":
-                try:
-                    return VideoDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
-                except FileNotFoundError:
-                    return None
-                except (OSError, ValueError) as error:
-                    logger.warning("%s is not the description of an earlier call, and is replaced: %s", path, error)
-        return None
+    def _earlier(self, video: int, path: str) -> VideoDescription | None:
+        """The description in the JSON file of an earlier call; None if there is none, or if it is of another video."""
+        file = dict(self._outputs.of(video)).get("json")
+        try:
+            earlier = None if file is None else VideoDescription.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not the description of an earlier call, and is replaced: %s", file, error)
+            return None
+        return earlier if earlier is not None and earlier.path == path else None
 
     def captioned(self, row: int, result: ColumnResult, measured: Mapping[str, float]) -> None:
         """Record the result of a segment. row: of the table of segments. measured: see `RowResult.measured`."""
@@ -115,24 +111,35 @@ class Descriptions:
         seconds, frames = measured.get("seconds", segment.seconds), int(measured.get("frames", segment.frames))
         self._set_segment(video, number, replace(new, seconds=seconds, frames=frames))
 
-    def kept(self, row: int, caption: str) -> None:
-        """Record that a segment keeps the caption of an earlier call."""
-        video, number = self._segments.rows[row]
-        segment = self._described[video].segments[number]
-        before = self._before.get((video, number))
-        is_same = before is not None and before.description == caption
-        outcome = before.outcome if before is not None and is_same else KEPT
-        self._set_segment(video, number, replace(segment, description=caption, outcome=outcome))
-
     def _set_segment(self, video: int, number: int, segment: Segment) -> None:
         with self._lock:
             described = self._described[video]
-            if described.segments[number] != segment:
-                segments = (*described.segments[:number], segment, *described.segments[number + 1 :])
-                is_new = segment.description != described.segments[number].description
-                needed = None if is_new else described.turnaround_time
-                self._described[video] = replace(described, segments=segments, turnaround_time=needed)
-                self._changed.add(video)
+            before = described.segments[number]
+            if segment == before:
+                return
+            self._described[video] = described = _with_segment(described, segment)
+            if segment.description != before.description:  # the summary was made of other captions
+                self._described[video] = replace(described, summary="", title="", turnaround_time=None)
+            self._changed.add(video)
+
+    def keep_caption(self, row: int, caption: str) -> None:
+        """Record that a segment has the caption of an earlier call. Is no reason to write the file of its video."""
+        video, number = self._segments.rows[row]
+        with self._lock:
+            segment = self._described[video].segments[number]
+            before = self._before.get((video, segment.start_ms, segment.end_ms))
+            if before is not None and before.description == caption:
+                segment = replace(before, number=number)
+            else:
+                segment = replace(segment, description=caption, outcome=KEPT)
+            self._described[video] = _with_segment(self._described[video], segment)
+
+    def keep_summary(self, path: str, summary: str, title: str) -> None:
+        """Record that a video has the summary and the title of an earlier call, as `keep_caption`."""
+        video = self._video_of.get(path)
+        if video is not None:
+            with self._lock:
+                self._described[video] = replace(self._described[video], summary=summary, title=title)
 
     def summarised(self, path: str, results: Mapping[str, ColumnResult]) -> None:
         """Record the summary and the title of a video, or why it has none."""
@@ -169,14 +176,23 @@ class Descriptions:
             RunError: a file can't be written.
         """
         with self._lock:
-            changed, self._changed = sorted(self._changed), set()
+            changed, self._changed = self._changed, set()
             described = {video: self._described[video] for video in changed}
-        for video, one in described.items():
-            for name, path in self._outputs.of(video):
-                content = render(one, name).encode("utf-8")
-                if not path.exists() or path.read_bytes() != content:
-                    with atomic_write(path) as temporary:
-                        temporary.write_bytes(content)
+        for video in sorted(described):
+            try:
+                self._write(video, described[video])
+            except RunError:
+                with self._lock:
+                    self._changed |= changed  # the next call tries again
+                raise
+            changed.discard(video)
+
+    def _write(self, video: int, described: VideoDescription) -> None:
+        for name, path in self._outputs.of(video):
+            content = render(described, name).encode("utf-8")
+            if not path.exists() or path.read_bytes() != content:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(content)
 
     @property
     def all(self) -> list[VideoDescription]:
@@ -185,6 +201,27 @@ class Descriptions:
             return list(self._described)
 
     @property
+    def has_segments(self) -> bool:
+        """Whether a video has been divided."""
+        return bool(self._segments.rows)
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether a segment has a caption."""
+        return any(segment.description for described in self.all for segment in described.segments)
+
+    @property
+    def has_summaries(self) -> bool:
+        """Whether a video has a summary."""
+        return any(described.summary for described in self.all)
+
+    @property
     def running(self) -> list[int]:
         """The videos whose work has not ended."""
         return [video for video, described in enumerate(self.all) if described.status == RUNNING]
+
+
+def _with_segment(described: VideoDescription, segment: Segment) -> VideoDescription:
+    """The description with another segment in place of that with the same number."""
+    before, after = described.segments[: segment.number], described.segments[segment.number + 1 :]
+    return replace(described, segments=(*before, segment, *after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -15,9 +16,13 @@ from ...meta.names import SUFFIXES, default_output, suffix_of, summary_output
 from ...meta.table import MetaTable
 from ...process.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 _TABLES = "tables"
 _UNSAFE = re.compile(r"[\x00-\x1f/\\:*?\"<>|]")
 _MAX_STEM = 150
+_SUFFIX = re.compile(r"\.[A-Za-z]\w*")
+"""What looks like the suffix of a file: a folder may be called `run-1.2`."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,13 @@ def read_inputs(names: Sequence[str], whole_files: bool) -> Inputs:
             f"{tables[0]} is a table ({', '.join(SUFFIXES)}), so it must be the only input, not one of {len(names)}"
         )
     table = MetaTable.read(Path(tables[0]), (), whole_files=whole_files)
+    if table.ranges:
+        logger.info(
+            "%d of %d rows of %s are parts of their files; --whole_files describes whole files",
+            table.ranges.parts,
+            len(table.paths),
+            tables[0],
+        )
     parts: dict[str, dict[TimeRange, None]] = {}
     for row, path in enumerate(table.paths):
         parts.setdefault(path, {})[table.range_of(row) or TimeRange(0)] = None
@@ -102,27 +114,31 @@ def make_outputs(output: Path, formats: Sequence[str] | None, inputs: Inputs) ->
     """Where the descriptions go.
 
     output: a file, if there is one video, or a folder. formats: None for that of the suffix of the file, else JSON.
+    inputs: without videos on ranks other than 0, which write no description.
 
     Raises:
-        UsageError: a file for several videos or formats, a wrong suffix, or a folder that can't be made.
+        UsageError: a file for several videos or formats, a wrong suffix, or a folder that does not exist.
     """
     by_suffix = {suffix: name for name, suffix in SUFFIXES_OF_FORMATS.items()}
     format_of_file = by_suffix.get(output.suffix.lower())
+    _check_parent(output)
     if format_of_file is None or output.is_dir():
-        if output.exists() and not output.is_dir():
-            raise UsageError(f"--output {output} is not a folder; name a folder, or a file that ends in .json")
-        _check_parent(output)
+        if not output.is_dir() and (output.exists() or _SUFFIX.fullmatch(output.suffix)):
+            raise UsageError(
+                f"--output {output} is not a folder, and {output.suffix or 'its name'} is not the suffix of a format; "
+                f"name a file that ends in {', '.join(by_suffix)}, or make a folder and name it"
+            )
         names = _stems(inputs.paths)
         return Outputs(output / _TABLES, tuple(output / name for name in names), None, tuple(formats or ("json",)))
     if inputs.table is not None or len(inputs.paths) > 1:
         raise UsageError(f"--output {output} is one file, but there may be several videos; name a folder")
-    chosen = tuple(formats or (format_of_file,))
-    if len(chosen) > 1:
-        raise UsageError(f"--output {output} is one file for --to {','.join(chosen)}; name a folder")
-    if os.path.realpath(output) == os.path.realpath(inputs.paths[0]):
+    if os.path.realpath(output) in map(os.path.realpath, inputs.paths):
         raise UsageError(f"--output {output} is the video itself; give another name")
-    _check_parent(output)
-    return Outputs(output.with_name(f"{output.name}.{_TABLES}"), (), output, chosen)
+    if formats is not None and tuple(formats) != (format_of_file,):
+        raise UsageError(
+            f"--output {output} has the suffix of {format_of_file}, not of --to {','.join(formats)}; name a folder"
+        )
+    return Outputs(output.with_name(f"{output.name}.{_TABLES}"), (), output, (format_of_file,))
 
 
 def _check_parent(output: Path) -> None:

@@ -26,7 +26,9 @@ OnResult = Callable[[RowResult], None]
 class LiveDescriptions:
     """Follows the journals of a run, and writes the descriptions that change. A context manager.
 
-    output: of the run. on_result: records a result in the descriptions.
+    At the end, the results of all journals are recorded; they are written only if an error ends the run.
+
+    output: of the run. on_result: records a result in the descriptions. seconds: between two times of writing.
     """
 
     def __init__(
@@ -42,23 +44,28 @@ class LiveDescriptions:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._stopping.set()
         self._thread.join()
-        self._update()
+        self._read()
+        if error is not None:  # else the caller knows more soon, and writes then
+            self._write()
 
     def _run(self) -> None:
         while not self._stopping.wait(self._seconds):
-            self._update()
+            self._read()
+            self._write()
 
-    def _update(self) -> None:
+    def _read(self) -> None:
         with contextlib.suppress(OSError):  # the run has ended, and its journals are being removed
             for path in journals(self._folder):
                 self._tails.setdefault(path, JournalTail(path, self._on_result))
         for tail in self._tails.values():
             with contextlib.suppress(OSError):
                 tail.read_new_lines()
+
+    def _write(self) -> None:
         try:
             self._descriptions.write_changed()
-        except (OSError, RunError) as error:  # the captions are in the journals; the end of the run writes again
+        except RunError as error:  # the captions are in the journals; the end of the run writes again
             logger.warning("the descriptions can't be written: %s", error)

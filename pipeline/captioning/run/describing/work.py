@@ -10,11 +10,12 @@ import itertools
 import logging
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...journal.folder import journal_folder, planned_at, remove_folder
 from ...long_videos.document import COMPLETE, VideoDescription
 from ...long_videos.segmentation.division import EqualParts, Scenes
 from ...meta.names import TEXT_COLUMN, outcomes_path
@@ -29,7 +30,7 @@ from .. import job
 from ..options import JobOptions
 from ..rank_work import RankWork
 from ..report import versions
-from ..summaries.settings import SummarySettings
+from ..summaries.settings import SUMMARY, TITLE, SummarySettings
 from .descriptions import About, Descriptions
 from .files import Inputs, Outputs
 from .live import LiveDescriptions
@@ -71,22 +72,24 @@ class DescribeWork:
 
         on_end: receives the descriptions, on rank 0.
         """
-        begin = time.monotonic()
-        descriptions = self.begin(begin) if world.is_leader else None
-        (rows,) = (count for count in world.gather_json(self._rows(descriptions)) if count is not None)
+        descriptions = self.begin(time.monotonic()) if world.is_leader else None
         exit_code = EXIT_FAILED
-        if rows:
+        if _agreed(world, descriptions is not None and descriptions.has_segments):
             exit_code = self._run(world, descriptions, self.captions, self.caption_options, self._on_caption)
-            self._take_captions(descriptions)
-        if exit_code == EXIT_DONE:
             world.begin_next_run()
+            if descriptions is not None and exit_code == EXIT_DONE:
+                self._take_captions(descriptions)
+        # If this call could caption nothing, there may be captions of an earlier one.
+        if _agreed(world, descriptions is not None and descriptions.has_captions):
+            self._forget_other_summaries(world)
             exit_code = self._run(world, descriptions, self.summaries, self.summary_options, self._on_summary)
-            self._take_summaries(descriptions)
+            if descriptions is not None and exit_code == EXIT_DONE:
+                self._take_summaries(descriptions)
         if descriptions is not None:
             self._end(descriptions)
             if on_end is not None:
                 on_end(descriptions.all)
-        return exit_code
+        return EXIT_DONE if _agreed(world, descriptions is not None and descriptions.has_summaries) else exit_code
 
     def begin(self, begin: float) -> Descriptions:
         """Divide the videos, and make what is known about them. begin: on the clock of `time.monotonic`.
@@ -106,6 +109,7 @@ class DescribeWork:
             versions(),
         )
         descriptions = Descriptions(self.inputs, self.outputs, segments, about, begin)
+        self._take_earlier(descriptions)
         descriptions.write_changed()
         return descriptions
 
@@ -113,14 +117,10 @@ class DescribeWork:
         """Everything that the descriptions depend on, except the videos."""
         captions, summaries = self.captions.source.fingerprint(), self.summaries.source.fingerprint()
         return {
-            "segments": str(self.rule),
+            "segments": _rule_text(self.rule),
             **{f"captions: {name}": value for name, value in captions.items()},
             **{f"summaries: {name}": value for name, value in summaries.items()},
         }
-
-    @staticmethod
-    def _rows(descriptions: Descriptions | None) -> int | None:
-        return None if descriptions is None else sum(len(one.segments) for one in descriptions.all)
 
     def _run(
         self, world: World, descriptions: Descriptions | None, work: RankWork, options: JobOptions, on_result: Any
@@ -142,47 +142,86 @@ class DescribeWork:
     @functools.cached_property
     def _summary_paths(self) -> list[str]:
         """The video of each row of the second run."""
-        return list(dict.fromkeys(MetaTable.read(self.outputs.segments, ()).paths))
+        return list(dict.fromkeys(MetaTable.read(self.outputs.captions, ()).paths))
 
-    def _take_captions(self, descriptions: Descriptions | None) -> None:
+    def _take_earlier(self, descriptions: Descriptions) -> None:
+        """Take the captions and summaries of earlier calls, which this call keeps unless something has changed."""
+        if self.outputs.captions.exists():
+            table = MetaTable.read(self.outputs.captions, ())
+            for key, caption in zip(table.keys, table.texts() or (), strict=True):
+                if caption and key in self._segment_rows:
+                    descriptions.keep_caption(self._segment_rows[key], caption)
+        if self.outputs.summaries.exists():
+            table = MetaTable.read(self.outputs.summaries, ())
+            for path, summary, title in zip(table.paths, *table.cells((SUMMARY, TITLE)), strict=True):
+                descriptions.keep_summary(path, summary, title)
+
+    @functools.cached_property
+    def _segment_rows(self) -> dict[Hashable, int]:
+        """The rows of the table of segments by path and range."""
+        return {key: row for row, key in enumerate(MetaTable.read(self.outputs.segments, ()).keys)}
+
+    def _take_captions(self, descriptions: Descriptions) -> None:
         """Take the results of all segments from the files of the run: some ranks may be on other hosts."""
-        if descriptions is None or not self.outputs.captions.exists():
-            return
         texts = MetaTable.read(self.outputs.captions, ()).texts() or []
         for row, records in _by_row(outcomes_path(self.outputs.captions)):
             record = records.get(TEXT_COLUMN, {})
-            if row < len(texts):
-                result = _result(record, texts[row])
-                if result is None:
-                    descriptions.kept(row, texts[row])
-                else:
-                    descriptions.captioned(row, result, record)
-        descriptions.write_changed()
+            result = _result(record, texts[row])
+            if result is not None:
+                descriptions.captioned(row, result, record)
 
-    def _take_summaries(self, descriptions: Descriptions | None) -> None:
-        if descriptions is None or not self.outputs.summaries.exists():
-            return
+    def _take_summaries(self, descriptions: Descriptions) -> None:
+        """Take the summaries and titles of all videos, as `_take_captions`."""
         table = MetaTable.read(self.outputs.summaries, ())
         columns = self.summaries.source.asks.columns
         texts = dict(zip(columns, table.cells(columns), strict=True))
         for row, records in _by_row(outcomes_path(self.outputs.summaries)):
-            if row < len(table.paths):
-                results = {name: _result(records.get(name, {}), texts[name][row]) for name in columns}
-                kept = {name: CaptionResult(texts[name][row], 0) for name, one in results.items() if one is None}
-                made = {name: one for name, one in results.items() if one is not None}
-                descriptions.summarised(table.paths[row], {**made, **kept})
+            results = {name: _result(records.get(name, {}), texts[name][row]) for name in columns}
+            kept = {name: CaptionResult(texts[name][row], 0) for name, one in results.items() if one is None}
+            made = {name: one for name, one in results.items() if one is not None}
+            descriptions.summarised(table.paths[row], {**made, **kept})
+
+    def _forget_other_summaries(self, world: World) -> None:
+        """Remove the journals of an interrupted run of summaries if the captions have changed since it began."""
+        folder = journal_folder(self.outputs.summaries)
+        begun = planned_at(folder) if world.is_leader else None
+        if _agreed(world, begun is not None and begun < self.outputs.captions.stat().st_mtime):
+            remove_folder(folder)
 
     def _end(self, descriptions: Descriptions) -> None:
         for video in descriptions.running:
             descriptions.end(video)
         descriptions.write_changed()
-        described = descriptions.all
-        complete = sum(one.status == COMPLETE for one in described)
-        logger.info("%d of %d videos are described completely; see %s", complete, len(described), self._place)
+        incomplete = [one for one in descriptions.all if one.status != COMPLETE]
+        count = len(descriptions.all)
+        logger.info("%d of %d videos are described completely; see %s", count - len(incomplete), count, self._place)
+        if incomplete:
+            first = incomplete[0]
+            level = logging.WARNING if len(incomplete) < count else logging.ERROR
+            logger.log(level, "%d videos are incomplete; for example %s: %s", len(incomplete), first.path, _why(first))
 
     @property
     def _place(self) -> Path:
         return self.outputs.file or self.outputs.folder.parent
+
+
+def _agreed(world: World, value: bool) -> bool:
+    """The value of rank 0, on every rank."""
+    return bool(world.gather_json(value)[0])
+
+
+def _rule_text(rule: EqualParts | Scenes) -> str:
+    if isinstance(rule, EqualParts):
+        return f"parts of {rule.length} ms"
+    threshold = "default" if rule.threshold is None else f"{rule.threshold:g}"
+    longest = f" to {rule.longest} ms" if rule.longest else " or more"
+    return f"scenes by {rule.detector} (threshold {threshold}) of {rule.shortest} ms{longest}"
+
+
+def _why(described: VideoDescription) -> str:
+    """Why a description is incomplete."""
+    of_segments = (segment.message for segment in described.segments if segment.message)
+    return next(iter((*of_segments, *described.messages)), "a caption, the summary or the title is empty")
 
 
 def _by_row(path: Path) -> Iterator[tuple[int, dict[str, Mapping[str, Any]]]]:

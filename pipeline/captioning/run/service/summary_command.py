@@ -16,7 +16,7 @@ from .summaries import SummaryServiceWork
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a service."""
     add_text_service_flags(parser)
-    run_flags.add_row_flags(parser)
+    run_flags.add_row_flags(parser, "summary")
     refuse(parser, "--batch", "is not possible: each title is asked about a summary; leave it out")
     refuse(parser, "--max_new_tokens", "is the length of captions; give --summary_tokens and --title_tokens")
     refuse(parser, "--json_schema", "is not possible: a summary and a title are text; leave it out")
@@ -31,7 +31,6 @@ def start(flags: argparse.Namespace, launch: Launch) -> Started:
     """Check the flags; see `command.Start`."""
     check_launch(launch)
     settings = summary_settings(flags, flags.system or "")
-    flags.max_new_tokens = settings.summary_tokens
     options = summary_job(flags, launch, settings)
     work = SummaryServiceWork(service_options(flags, options), options, settings, flags.column)
     return Started(options.stall_timeout, work.warnings(launch), functools.partial(job.run, options, work))

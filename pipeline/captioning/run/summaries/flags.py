@@ -6,7 +6,6 @@ import argparse
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from ...generation.options import GenerationOptions
 from ...meta.asks import Question
 from ...meta.names import TEXT_COLUMN, summary_output
 from ...meta.table import MetaTable
@@ -99,6 +98,7 @@ def summary_job(flags: argparse.Namespace, launch: Launch, settings: SummarySett
     """
     if flags.output is None:
         flags.output = summary_output(flags.meta_path)
+    flags.max_new_tokens = max(settings.summary_tokens, settings.title_tokens)  # the longest result that is gathered
     options = replace(job_options(flags, SummaryAsks.of(settings).columns), lease_rows=1)
     if launch.rank == 0:  # the table need not exist on other hosts
         use = {flags.column: "summaries are made of its captions (--column)"}
@@ -126,7 +126,7 @@ def set_caption_defaults(flags: argparse.Namespace) -> None:
     flags.any_media = False
     for name in ("sampling", "num_frames", "fps", "max_frames", "short_side"):
         setattr(flags, name, None)
-    flags.max_new_tokens = min(GenerationOptions().max_new_tokens, flags.summary_tokens)
+    flags.max_new_tokens = 1
 
 
 def refuse(parser: argparse.ArgumentParser, flag: str, message: str) -> None:

@@ -17,7 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a model."""
     prompt_flags.add_conversation_flags(parser)
     model_flags.add_generation_flags(parser, has_length=False)
-    run_flags.add_row_flags(parser)
+    run_flags.add_row_flags(parser, "summary")
     run_flags.add_batch_flags(parser)
     run_flags.add_device_flags(parser)
     family_source.add_family_flags(parser)
@@ -29,8 +29,8 @@ def start(flags: argparse.Namespace, launch: Launch) -> Started:
     """Check the flags; see `command.Start`."""
     settings = summary_settings(flags, flags.system or "")
     flags.system = None  # that of captions
-    set_caption_defaults(flags)
     options = summary_job(flags, launch, settings)
+    set_caption_defaults(flags)
     column, flags.column = flags.column, None
     source = family_source.make_source(flags)
     captions = work_of_source(source, flags.framework, flags.device, flags.dtype, launch)

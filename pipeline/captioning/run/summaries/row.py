@@ -19,9 +19,8 @@ from ..model_rows import AskedRow, EndedRow
 from .settings import SUMMARY, TITLE, SummarySettings
 from .videos import texts_of_cell
 
-_MAX_LEVELS = 12
-"""Each level at least halves the text, so this is never reached unless answers are longer than they may be."""
-_QUOTES = re.compile(r"""^(["'“‘«「])(.+)(["'”’»」])$""", re.DOTALL)  # noqa: RUF001
+_QUOTES = ('""', "''", "“”", "‘’", "„“", "«»", "「」", "『』", "《》")  # noqa: RUF001
+_APOSTROPHE = re.compile(r"\b['’]\b")  # noqa: RUF001
 NO_CAPTIONS = "segments"
 """The stage of a failure: no segment has a caption."""
 
@@ -46,13 +45,11 @@ class SummaryRow(AskedRow):
         self._columns, self._settings, self._window = tuple(columns), settings, window
         self._results: dict[str, ColumnResult] = {}
         self._one_at_a_time = False
-        self._level = 0
         self._begin_level(texts)
 
     def _begin_level(self, texts: Sequence[TimedText]) -> None:
         """Ask about texts, in parts if they do not fit."""
         settings, window = self._settings, self._window
-        self._level += 1
         room = window.room(settings.summary_question, settings.summary_tokens)
         parts = parts_that_fit(texts, room, window.tokens)
         self._asks_parts = len(parts) > 1
@@ -67,27 +64,31 @@ class SummaryRow(AskedRow):
         self._questions, self.answer_tokens = list(questions), answer_tokens
         self._answers: dict[int, CaptionResult] = {}
         self._asked: tuple[int, ...] = ()
+        self._in_flight: set[int] = set()
 
     @property
     def is_answered(self) -> bool:
-        return SUMMARY in self._results and (TITLE in self._results or TITLE not in self._columns)
+        # Not while other parts are in flight: their answers would come for a row that has left the loop.
+        has_all = SUMMARY in self._results and (TITLE in self._results or TITLE not in self._columns)
+        return has_all and not self._in_flight
 
     @property
     def may_ask_next(self) -> bool:
-        return not self.is_answered and all(number in self._answers for number in self._asked)
+        return not self.is_answered and not self._in_flight
 
     def ask(self) -> tuple[str, ...]:
         waiting = [number for number in range(len(self._questions)) if number not in self._answers]
         self._asked = tuple(waiting[:1] if self._one_at_a_time else waiting)
+        self._in_flight = set(self._asked)
         return tuple(self._questions[number] for number in self._asked)
 
     def answer(self, number: int, result: ColumnResult) -> None:
-        if self.is_answered:
-            return  # another part has failed
+        asked = self._asked[number]
+        self._in_flight.discard(asked)
         if isinstance(result, Failure):
             self._fail(result)
-            return
-        self._answers[self._asked[number]] = result
+        else:
+            self._answers[asked] = result
         if len(self._answers) == len(self._questions):
             self._next_step([self._answers[n] for n in range(len(self._questions))])
 
@@ -95,15 +96,15 @@ class SummaryRow(AskedRow):
         if SUMMARY in self._results:
             self._results[TITLE] = _without_quotes(answers[0])
         elif self._asks_parts:
-            if self._level == _MAX_LEVELS:
-                self._fail(Failure("caption", (f"the summaries do not become shorter in {_MAX_LEVELS} steps",)))
-                return
-            self._begin_level(
-                [
-                    TimedText(part[0].start, part[-1].end, answer.caption)
-                    for part, answer in zip(self._parts, answers, strict=True)
-                ]
-            )
+            texts = [
+                TimedText(part[0].start, part[-1].end, answer.caption)
+                for part, answer in zip(self._parts, answers, strict=True)
+            ]
+            self._begin_level(texts)
+            if self._asks_parts and len(self._parts) >= len(texts):
+                # Not unless answers have more tokens as text than were generated: see SummarySettings.check_fits.
+                message = f"the {len(texts)} summaries of its parts are too long to be summarised together"
+                self._fail(Failure("text", (message,)))
         else:
             (summary,) = answers
             self._results[SUMMARY] = summary
@@ -116,7 +117,8 @@ class SummaryRow(AskedRow):
         self._results.setdefault(TITLE, failure)
 
     def fail_asked(self, failure: Failure) -> bool:
-        if sum(number not in self._answers for number in self._asked) > 1:
+        waiting, self._in_flight = len(self._in_flight), set()
+        if waiting > 1:
             self._one_at_a_time = True
         else:
             self._fail(failure)
@@ -139,5 +141,9 @@ def asked_video(task: RowTask, asks: Asks, settings: SummarySettings, window: Wi
 
 def _without_quotes(title: CaptionResult) -> CaptionResult:
     """The title without quotation marks around it: models often write them."""
-    found = _QUOTES.match(title.caption)
-    return replace(title, caption=found[2].strip()) if found and found[2].strip() else title
+    marks, inner = title.caption[:1] + title.caption[-1:], title.caption[1:-1].strip()
+    if marks not in _QUOTES or not inner:
+        return title
+    # Marks inside belong to several quotations, as in "Yes" and "No".
+    has_more = any(mark in _APOSTROPHE.sub("", inner) for mark in marks)
+    return title if has_more else replace(title, caption=inner)

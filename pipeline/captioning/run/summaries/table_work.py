@@ -9,6 +9,7 @@ from ...meta.table import MetaTable
 from ..earlier_captions import Redo
 from ..options import JobOptions
 from ..rank_work import RankWork
+from .settings import SUMMARY, TITLE
 from .videos import DIGEST, read_videos
 
 
@@ -21,6 +22,7 @@ class VideoTableWork(RankWork):
     column: str
     unit = "videos"
     _videos: MadeTable | None = None
+    """On rank 0."""
 
     def read_table(self, options: JobOptions) -> MetaTable:
         self._videos = videos = read_videos(options.meta_path, self.column, options.whole_files)
@@ -29,13 +31,13 @@ class VideoTableWork(RankWork):
     def redo(self, options: JobOptions) -> Redo:
         """Summaries of captions that have changed are made again, besides those with a mark of `--redo`."""
         marked = super().redo(options)
-        return marked if self._videos is None else ChangedVideos(self._videos, marked)  # only rank 0 reads the table
+        return marked if self._videos is None else ChangedVideos(self._videos, marked)
 
 
 class ChangedVideos:
     """Finds the summaries that are to be made again: those with a mark of `--redo`, or of other captions than now.
 
-    videos: the present table. marked: finds those with a mark.
+    A title is made again with its summary. videos: the present table. marked: finds those with a mark.
     """
 
     def __init__(self, videos: MetaTable, marked: Redo) -> None:
@@ -47,4 +49,5 @@ class ChangedVideos:
         digests = table.texts(DIGEST) or [""] * len(table.paths)
         pairs = enumerate(zip(table.paths, digests, strict=True))
         changed = {row for row, (video, digest) in pairs if self._digests.get(video) != digest}
-        return changed | set(self._marked(table, path, column))
+        columns = (SUMMARY, TITLE) if column == TITLE else (column,)
+        return changed.union(*(self._marked(table, path, name) for name in columns))
