@@ -28,6 +28,7 @@ from ...captioners.api.store import AnswerStore
 from ...captioners.api.usage import Usage
 from ...clips.clip import Clip, ClipTask, LoadFailure
 from ...clips.loader import ClipLoader
+from ...clips.time_range import TimeRange
 from ...meta.results import Failure, RowResult
 from ...process.errors import RunError
 from ...process.signals import interruption
@@ -55,7 +56,7 @@ class BatchWorker:
 
     make_loader: makes the loader of clips.
     rows: the questions of a row.
-    finish: receives the result of each row, and its path.
+    finish: receives the result of each row, its path and its range.
     progress: called often, also while the run waits for the service.
     api: its `sleep` is set to `wait`, so that `progress` is called during its calls.
     max_open, max_requests, max_bytes: see `Batches`.
@@ -69,7 +70,7 @@ class BatchWorker:
     asker: Asker
     store: AnswerStore
     usage: Usage
-    finish: Callable[[RowResult, str], None]
+    finish: Callable[[RowResult, str, TimeRange | None], None]
     api: BatchService
     progress: Callable[[], None] = lambda: None
     max_open: int = MAX_OPEN
@@ -127,7 +128,8 @@ class BatchWorker:
                 await self._batches.wait_for_all(self._questions.needed)
             for task in remaining:
                 message = f"the question changed in each of {MAX_ROUNDS} rounds: does the file change?"
-                self.finish(self.rows.failed(task, LoadFailure(task.row, task.path, SERVICE, (message,))), task.path)
+                failure = LoadFailure(task.row, task.path, SERVICE, (message,))
+                self.finish(self.rows.failed(task, failure), task.path, task.range)
         except MassFailure:
             await self._records.forget_failures()
             raise
@@ -217,7 +219,7 @@ class BatchWorker:
             keys = self._questions.keys(task)
         if keys is None:
             unread = self.rows.failed(task, loaded) if isinstance(loaded, LoadFailure) else self.rows.unreadable(task)
-            self.finish(unread, task.path)
+            self.finish(unread, task.path, task.range)
             return
         if isinstance(loaded, Clip):
             self._questions.loaded(task, loaded)
@@ -316,4 +318,4 @@ class BatchWorker:
         logger.info("estimate for the whole run: %s", estimate)
 
     def _finish(self, task: RowTask, known: KnownAnswers) -> None:
-        self.finish(self._questions.result(task, known), task.path)
+        self.finish(self._questions.result(task, known), task.path, task.range)

@@ -19,6 +19,7 @@ from ...captioners.api.asker import StoredResult
 from ...captioners.api.errors import NotSent, ServiceStop
 from ...captioners.api.sender import Sender
 from ...captioners.api.usage import ESTIMATE_AFTER, Usage
+from ...clips.time_range import TimeRange
 from ...meta.results import RowResult
 from ...process.signals import interruption
 from ...process.watchdog import Watchdog
@@ -168,9 +169,17 @@ class ServiceLoop(ABC, Generic[RowT]):
         found = [step for step in steps if not isinstance(step, BaseException)]
         return found if len(found) == len(steps) else None
 
-    def finish(self, result: RowResult, path: str, begun: float | None = None, frames: int | None = None) -> None:
+    def finish(
+        self,
+        result: RowResult,
+        path: str,
+        part: TimeRange | None = None,
+        begun: float | None = None,
+        frames: int | None = None,
+    ) -> None:
         """Write the result of a row to the journal.
 
+        path, part: as for `FinishedRows.add`.
         begun: when its first question was asked, on the clock of `time.monotonic`; None if none was asked.
         frames: sampled of its clip; None if it has none.
         """
@@ -180,7 +189,7 @@ class ServiceLoop(ABC, Generic[RowT]):
             result = replace(result, seconds=round(time.monotonic() - begun, 3), frames=frames)
         try:
             self.parts.finished.service_has_answered = self.parts.usage.has_answers
-            self.parts.finished.add(result, path)
+            self.parts.finished.add(result, path, part)
         except Exception as error:
             self._stop(error)
 

@@ -78,4 +78,4 @@ class SummaryServiceWorker(ServiceLoop[Video]):
                 video.answer(number, answer.result)
         self._finished_videos += 1
         self._questions_of_finished += asked
-        self.finish(video.result(), video.path, begun)
+        self.finish(video.result(), video.path, begun=begun)

@@ -18,6 +18,7 @@ from ...captioners.api.answer import AnsweredClip
 from ...captioners.api.asker import Asker, Attempt, StoredResult
 from ...clips.clip import Clip, ClipTask, LoadFailure
 from ...clips.loader import ClipLoader
+from ...clips.time_range import TimeRange
 from ...meta.results import ColumnResult, RowResult
 from ...workers.leases import RowTask
 from .loop import POLL_SECONDS, LoopParts, ServiceLoop
@@ -42,6 +43,7 @@ class _StoredRow:
 
     result: RowResult
     path: str
+    part: TimeRange | None
     used: Sequence[StoredResult]
 
 
@@ -137,7 +139,7 @@ class ServiceWorker(ServiceLoop["Clip | LoadFailure"]):
         results: dict[int, ColumnResult] = {number: step.result for number, step in found.items()}
         refused = self._rows.refused(task, clip.is_image)
         used = [step for number, step in found.items() if number not in refused]
-        return _StoredRow(self._rows.result(task, {**results, **refused}, clip), task.path, used)
+        return _StoredRow(self._rows.result(task, {**results, **refused}, clip), task.path, task.range, used)
 
     def finish_ready(self) -> None:
         for _ in range(_MAX_STORED_AHEAD):
@@ -148,13 +150,13 @@ class ServiceWorker(ServiceLoop["Clip | LoadFailure"]):
             for step in stored.used:
                 self._asker.count_stored(step)
             self._not_asked += len(stored.result.results) - len(stored.used)
-            self.finish(stored.result, stored.path, time.monotonic() if stored.used else None)
+            self.finish(stored.result, stored.path, stored.part, time.monotonic() if stored.used else None)
 
     def begin(self, row: Clip | LoadFailure) -> None:
         task, keys, steps = self._tasks.pop(row.row)
         if isinstance(row, LoadFailure):
             self._not_asked += len(self._rows.wanted(task))
-            self.finish(self._rows.failed(task, row), row.path)
+            self.finish(self._rows.failed(task, row), task.path, task.range)
             return
         self.open_questions += len(self._rows.wanted(task))
         self._bytes_in_flight += row.frames.nbytes
@@ -170,7 +172,7 @@ class ServiceWorker(ServiceLoop["Clip | LoadFailure"]):
             if numbers and not keys:
                 keys = self._keys(task)
             if numbers and not keys:  # its file could be read in between only
-                self.finish(self._rows.unreadable(task), task.path)
+                self.finish(self._rows.unreadable(task), task.path, task.range)
                 return
             requests = [self._rows.request(clip, task, number, keys[number]) for number in numbers]
             answers = await self.answers(map(self._asker.ask, requests, map(known.get, numbers)))
@@ -179,7 +181,7 @@ class ServiceWorker(ServiceLoop["Clip | LoadFailure"]):
             results |= {number: answer.result for number, answer in zip(numbers, answers, strict=True)}
             answered = AnsweredClip(task.path, clip.partial, clip.is_image)
             result, frames = self._rows.result(task, results, answered), len(clip.frame_index) or None
-            self.finish(result, task.path, begun if numbers else None, frames)
+            self.finish(result, task.path, task.range, begun if numbers else None, frames)
         finally:
             self.open_questions -= len(self._rows.wanted(task))
             self._bytes_in_flight -= clip.frames.nbytes

@@ -26,6 +26,7 @@ from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.sampling import FrameSampling
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.process.signals import interruption
@@ -106,7 +107,7 @@ class BatchRun:
     def _loader(self, rows: Iterable[ClipTask]) -> ClipLoader:
         return ClipLoader(rows, self.source.preparation, DecoderLimits(30), prefetch=4)
 
-    def _finish(self, result: RowResult, path: str) -> None:
+    def _finish(self, result: RowResult, path: str, part: TimeRange | None) -> None:
         assert result.row not in self.finished
         self.fail_on(result)
         self.finished[result.row] = result

@@ -17,6 +17,7 @@ import pytest
 from pipeline.captioning.captioners.api.options import Generation, ServiceOptions
 from pipeline.captioning.captioners.api.source import ServiceSource
 from pipeline.captioning.clips.sampling import FrameSampling
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.long_videos.division import TimedText
 from pipeline.captioning.meta.asks import Asks
 from pipeline.captioning.meta.names import TEXT_COLUMN
@@ -306,9 +307,9 @@ def test_captions_and_then_summaries_in_one_process_share_a_store(
     seconds: list[float | None] = []
     add = FinishedRows.add
 
-    def spied(finished: FinishedRows, result: RowResult, path: str) -> None:
+    def spied(finished: FinishedRows, result: RowResult, path: str, part: TimeRange | None = None) -> None:
         seconds.append(result.seconds)
-        add(finished, result, path)
+        add(finished, result, path, part)
 
     monkeypatch.setattr(FinishedRows, "add", spied)
     render_coded_clip(tmp_path / "a.mp4", 1)

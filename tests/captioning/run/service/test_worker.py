@@ -18,6 +18,7 @@ from pipeline.captioning.captioners.api.sender import Sender
 from pipeline.captioning.captioners.api.usage import ESTIMATE_AFTER, Usage
 from pipeline.captioning.clips.clip import Clip, ClipTask, LoadFailure
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.results import CaptionResult, ColumnResult, Failure, RowResult
 from pipeline.captioning.process.watchdog import Watchdog
 from pipeline.captioning.run.finished_rows import FinishedRows
@@ -115,7 +116,7 @@ class Fakes:
     def __init__(self) -> None:
         self.finished: dict[int, RowResult] = {}
 
-    def add(self, result: RowResult | None = None, path: str = "") -> None:
+    def add(self, result: RowResult | None = None, path: str = "", part: TimeRange | None = None) -> None:
         if result is not None:
             self.finished[result.row] = result
 
