@@ -79,7 +79,7 @@ def test_scenes_of_a_joined_video_are_its_clips(joined: tuple[Path, list[tuple[f
     rows = _run(_write(path.with_name("videos.csv"), ["path", "note"], [[str(path), "n,1"]]), "--scenes")
     assert [row["segment"] for row in rows] == [str(number) for number in range(10)]
     for row, (start, end, _) in zip(rows, parts, strict=True):
-        assert float(row["start"]) == pytest.approx(start, abs=0.001), "the issue asks for 0.2 s"
+        assert float(row["start"]) == pytest.approx(start, abs=0.001)
         assert float(row["end"]) == pytest.approx(end, abs=0.001)
         assert row["note"] == "n,1" and row["path"] == str(path)
     assert _divided(path, Scenes("content", None, 600, 0)) == _divided(path, ADAPTIVE)

@@ -122,7 +122,8 @@ def summary(report: Mapping[str, Any], unit: str = "clips") -> Iterator[tuple[in
         )
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
-        line = f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
+        limit = "--max_new_tokens" if unit == "clips" else "--summary_tokens or --title_tokens"
+        line = f"{report['truncated']} captions ({share:.1%}) were cut off by {limit}"
         yield logging.WARNING, line + _by_column(columns, "truncated")
     if report["looping"]:
         line = f"{report['looping']} captions loop: they repeat the same words"

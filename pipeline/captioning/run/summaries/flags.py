@@ -27,6 +27,9 @@ SERVICE_FLAG = "--base_url"
 """Chooses a service."""
 
 
+_DEFAULTS = {"summary": DEFAULT_SUMMARY_QUESTION, "part": DEFAULT_PART_QUESTION, "title": DEFAULT_TITLE_QUESTION}
+
+
 def add_caption_column(parser: argparse.ArgumentParser) -> None:
     """Add the flag of the column with the captions of the segments."""
     parser.add_argument(
@@ -42,16 +45,15 @@ def add_summary_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `summary_settings` reads."""
     defaults = SummarySettings()
     summary = parser.add_argument_group("summary and title")
-    for name, what, default in (
-        ("summary", "asked after the captions of a video", DEFAULT_SUMMARY_QUESTION),
-        ("part", "asked after some of the captions, if all do not fit into the window", DEFAULT_PART_QUESTION),
-        ("title", "asked after the summary", DEFAULT_TITLE_QUESTION),
+    for name, what in (
+        ("summary", "asked after the captions of a video"),
+        ("part", "asked after some of the captions, if all do not fit into the window"),
+        ("title", "asked after the summary"),
     ):
         summary.add_argument(
             f"--{name}_question",
             type=question,
-            default=Question.literal(default),
-            help=f"question that is {what}, or @FILE; if not given, '{default}'",
+            help=f"question that is {what}, or @FILE; if not given, '{_DEFAULTS[name]}'",
         )
     summary.add_argument(
         "--summary_tokens",
@@ -78,7 +80,7 @@ def summary_settings(flags: argparse.Namespace, system: str) -> SummarySettings:
     Raises:
         UsageError: a question is blank, or contains a column.
     """
-    texts = {name: _text(flags, f"{name}_question") for name in ("summary", "part", "title")}
+    texts = {name: _text(flags, name) for name in _DEFAULTS}
     return SummarySettings(
         texts["summary"],
         texts["part"],
@@ -107,15 +109,18 @@ def summary_job(flags: argparse.Namespace, launch: Launch, settings: SummarySett
 
 
 def _text(flags: argparse.Namespace, name: str) -> str:
-    asked: Question = getattr(flags, name)
+    flag = f"--{name}_question"
+    asked: Question | None = getattr(flags, f"{name}_question")
+    if asked is None:
+        return _DEFAULTS[name]
     if asked.columns:
         raise UsageError(
-            f"--{name}: {{{asked.columns[0]}}} stands for a column, but the question is about the captions of a video; "
+            f"{flag}: {{{asked.columns[0]}}} stands for a column, but the question is about the captions of a video; "
             "write {{ and }} for braces"
         )
     text = asked.render({})
     if not text.strip():
-        raise UsageError(f"the question of --{name} is blank; write a question, or leave --{name} out")
+        raise UsageError(f"the question of {flag} is blank; write a question, or leave {flag} out")
     return text
 
 
