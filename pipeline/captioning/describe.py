@@ -14,10 +14,11 @@ if __package__ in (None, ""):  # started by its path, as msrun does: make the pa
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from pipeline.captioning.run.command import run_command
-from pipeline.captioning.run.describing.command import describe_videos, make_parser, start
+from pipeline.captioning.run.describing.command import command_for
+from pipeline.captioning.run.describing.from_python import describe_videos
 
 __all__ = ["describe_videos"]
 
 if __name__ == "__main__":
-    description = "Describe long videos: captions of their segments, a summary and a title."
-    sys.exit(run_command(make_parser("describe.py", description), start))
+    command = command_for(sys.argv[1:])
+    sys.exit(run_command(command.parser, command.start))

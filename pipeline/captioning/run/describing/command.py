@@ -1,45 +1,49 @@
-"""The command that describes videos: its parser, its checks, and its use from Python."""
+"""The command that describes videos: its parser and its checks, with a model in this process or through a service."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Iterable, Iterator
+import contextlib
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
 
 from ...clips.loader import default_decode_workers
-from ...clips.time_range import TimeRange
 from ...long_videos.cues import FORMATS
-from ...long_videos.document import VideoDescription
 from ...long_videos.segmentation.division import EqualParts, Scenes
 from ...long_videos.segmentation.rule_flags import add_rule_flags, rule_of
 from ...process.arguments import CommandParser, HelpFormatter, positive_int
 from ...process.errors import UsageError
 from ...workers.launch import Launch
-from ...workers.world import solo_world
-from .. import family_source, job, model_flags, prompt_flags, run_flags
+from .. import prompt_flags, run_flags
 from ..command import Started
-from ..model_work import work_of_source
 from ..options import job_options
-from ..rank_work import RankWork
 from ..report import versions
-from ..summaries.flags import add_summary_flags, summary_settings
-from ..summaries.work import SummaryWork
+from ..summaries.command import Command
+from ..summaries.flags import SERVICE_FLAG, add_summary_flags, has_service_flag, summary_settings
+from ..summaries.settings import SummarySettings
 from .descriptions import About
 from .files import Inputs, Outputs, make_outputs, read_inputs
 from .work import DescribeWork
+from .works import CheckedWorks, Works
 
 DEFAULT_FRAMES, DEFAULT_FPS = 4, 1.0
 """Segments unless flags say otherwise: four frames at one frame per second."""
-_COMMAND_ONLY = ("output", "to", "restart", "whole_files", "help")
-"""Flags that are no options of `describe_videos`."""
-PathType = TypeVar("PathType", str, Path)
 
 
-def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """The parser of the command with a model."""
+def command_for(arguments: Sequence[str]) -> Command:
+    """The command for a command line: through a service if it has SERVICE_FLAG, else with a model."""
+    return Command(make_parser("describe.py", has_service_flag(arguments)), start)
+
+
+def make_parser(prog: str, through_service: bool = False) -> argparse.ArgumentParser:
+    """The parser of the command with a model, or with a service."""
+    other = (
+        f"Without {SERVICE_FLAG}, a model in this process" if through_service else f"With {SERVICE_FLAG} URL, a service"
+    )
+    description = f"Describe long videos: captions of their segments, a summary and a title. {other} writes them."
     parser = CommandParser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "inputs",
@@ -70,8 +74,6 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     prompt.add_argument(
         "--prompt", choices=prompt_flags.NAMED_PROMPTS, metavar="NAME", help="named prompt about every segment"
     )
-    prompt_flags.add_conversation_flags(parser)
-    model_flags.add_generation_flags(parser)
     add_summary_flags(parser)
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -80,10 +82,13 @@ def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
     run_flags.add_whole_files_flag(run)
     run_flags.add_end_flags(run)
     run_flags.add_clip_flags(run)
-    run_flags.add_batch_flags(parser)
-    run_flags.add_device_flags(parser)
-    family_source.add_family_flags(parser)
+    _works_module(through_service).add_flags(parser)
     return parser
+
+
+def _works_module(through_service: bool) -> ModuleType:
+    """`model_works` or `service_works`. The former needs packages that a service does without."""
+    return importlib.import_module(f"{__package__}.{'service' if through_service else 'model'}_works")
 
 
 def _add_segment_flags(parser: argparse.ArgumentParser) -> None:
@@ -108,20 +113,21 @@ def _formats(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Checked:
+class Checked:
     """The parts of a command that do not depend on its videos."""
 
     flags: argparse.Namespace
     rule: EqualParts | Scenes
-    captions: RankWork
-    summaries: RankWork
-    about: About
+    works: CheckedWorks
+    settings: SummarySettings
+    batch_size: int
+    versions: Mapping[str, str]
 
     def work(self, inputs: Inputs, outputs: Outputs) -> DescribeWork:
         """The work for some videos. Makes the folder of the tables.
 
         Raises:
-            UsageError: the folder can't be made.
+            UsageError: the folder can't be made, or a flag of a service is wrong.
         """
         flags = self.flags
         try:
@@ -129,25 +135,43 @@ class _Checked:
         except OSError as error:
             raise UsageError(f"--output: the folder {outputs.folder} can't be made: {error.strerror}") from error
         flags.meta_path, flags.output = outputs.segments, outputs.captions
+        if hasattr(flags, "answers") and flags.answers is None:
+            flags.answers = outputs.answers  # not in the folder, which --restart moves away: the answers are paid for
         captions = replace(job_options(flags), times_rows=True, whole_files=False)  # the flag is about the inputs
         summaries = replace(
             captions, meta_path=outputs.captions, output=outputs.summaries, lease_rows=1, times_rows=False
         )
+        try:
+            works = self.works.make(captions, summaries)
+        except UsageError:
+            with contextlib.suppress(OSError):  # it has files of an earlier call
+                outputs.folder.rmdir()
+            raise
         return DescribeWork(
             inputs,
             outputs,
             self.rule,
-            self.captions,
+            works.captions,
             captions,
-            self.summaries,
+            works.summaries,
             summaries,
-            self.about,
+            self._about(works),
             flags.decode_workers or default_decode_workers(1),
             flags.decode_timeout,
         )
 
+    def _about(self, works: Works) -> About:
+        return About(
+            self.batch_size,
+            works.model,
+            works.captions.source.asks.texts[0],
+            self.settings.summary_question,
+            self.settings.title_question,
+            self.versions,
+        )
 
-def _check(flags: argparse.Namespace, launch: Launch) -> _Checked:
+
+def check(flags: argparse.Namespace, launch: Launch) -> Checked:
     """Check everything but the videos.
 
     Raises:
@@ -164,18 +188,9 @@ def _check(flags: argparse.Namespace, launch: Launch) -> _Checked:
     flags.skip_if_existing, flags.redo, flags.short_words, flags.limit = True, None, None, None
     prompt_flags.check_prompt_flags(flags)
     settings = summary_settings(flags, "")
-    source = family_source.make_source(flags)
-    captions = work_of_source(source, flags.framework, flags.device, flags.dtype, launch)
-    summaries = SummaryWork(captions.model, settings, "text", captions.device)
-    about = About(
-        batch_size,
-        flags.pretrained_model_name_or_path.resolve().name,
-        source.asks.texts[0],
-        settings.summary_question,
-        settings.title_question,
-        versions(),  # now, because mindnlp changes what is known about PyTorch
-    )
-    return _Checked(flags, rule, captions, summaries, about)
+    works = _works_module(hasattr(flags, "base_url")).check(flags, launch, settings)
+    # The versions are read now, because mindnlp changes what is known about PyTorch.
+    return Checked(flags, rule, works, settings, batch_size, versions())
 
 
 def start(flags: argparse.Namespace, launch: Launch) -> Started:
@@ -183,49 +198,6 @@ def start(flags: argparse.Namespace, launch: Launch) -> Started:
     # The table need not exist on other hosts.
     inputs = read_inputs(flags.inputs, flags.whole_files) if launch.rank == 0 else Inputs((), ())
     outputs = make_outputs(flags.output, flags.to, inputs)
-    checked = _check(flags, launch)
+    checked = check(flags, launch)
     work = checked.work(inputs, outputs)
-    return Started(flags.stall_timeout, checked.captions.warnings(launch), work.run)
-
-
-def describe_videos(
-    paths: Iterable[PathType], pretrained_model_name_or_path: str | Path, **options: Any
-) -> Iterator[tuple[PathType, VideoDescription]]:
-    """Describe videos one by one in this process: gives each path, as it is, with its description.
-
-    The model is loaded once, for the first video; a video is read from `paths` when its description is asked for. So
-    this can be a step of a pipeline of generators.
-
-    options: the flags of describe.py without their dashes: `every=10`, `bs=4`, `do_sample=True`. None and False are as
-        if not given. Not: `output`, `to`, `restart`, `whole_files`.
-
-    Raises:
-        UsageError: an option is unknown or wrong, or the checkpoint is not usable; before the first video is read.
-        RunError: no segment of a video could be captioned because of the model or the disk. A bad video is described
-            with its messages instead.
-    """
-    arguments: list[str] = ["--pretrained_model_name_or_path", str(pretrained_model_name_or_path)]
-    for name, value in options.items():
-        if name in _COMMAND_ONLY:
-            raise UsageError(f"describe_videos has no option {name!r}: it is of the command only")
-        if value is True:
-            arguments.append(f"--{name}")
-        elif value is not None and value is not False:
-            arguments.append(f"--{name}={value}")
-    flags = make_parser("describe_videos", "").parse_args(["-", "--output", "-", *arguments])
-    return _described(paths, _check(flags, Launch()))
-
-
-def _described(paths: Iterable[PathType], checked: _Checked) -> Iterator[tuple[PathType, VideoDescription]]:
-    for path in paths:
-        yield path, _description(str(path), checked)
-
-
-def _description(path: str, checked: _Checked) -> VideoDescription:
-    """Describe a video in this process."""
-    world, described = solo_world(), list[VideoDescription]()
-    inputs = Inputs((path,), ((TimeRange(0),),))
-    with tempfile.TemporaryDirectory(prefix="describe") as folder:
-        work = checked.work(inputs, make_outputs(Path(folder) / "result.json", None, inputs))
-        job.in_world(world, lambda: work.describe(world, described.extend))
-    return described[0]
+    return Started(flags.stall_timeout, checked.works.warnings, work.run)

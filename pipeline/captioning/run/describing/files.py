@@ -75,6 +75,11 @@ class Outputs:
         return summary_output(self.captions)
 
     @property
+    def answers(self) -> Path:
+        """The answers of a service, unless a flag names another file."""
+        return self.folder.with_name("answers.sqlite" if self.file is None else f"{self.file.name}.answers.sqlite")
+
+    @property
     def settings(self) -> Path:
         """What the captions and summaries depend on."""
         return self.folder / "settings.json"

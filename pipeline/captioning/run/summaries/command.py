@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .. import run_flags
 from ..command import Start
-from .flags import SERVICE_FLAG, add_caption_column, add_summary_flags, refuse
+from .flags import SERVICE_FLAG, add_caption_column, add_summary_flags, has_service_flag, refuse
 
 _PROG = "summarize.py"
 _DESCRIPTION = "Write a summary and a title for each video, from the captions of its segments"
@@ -28,7 +28,7 @@ class Command:
 
 def command_for(arguments: Sequence[str]) -> Command:
     """The command for a command line: with a service if it has SERVICE_FLAG, else with a model."""
-    if any(argument.partition("=")[0] == SERVICE_FLAG for argument in arguments):
+    if has_service_flag(arguments):
         from ..service import summary_command
 
         description = f"{_DESCRIPTION}, through a service. Without {SERVICE_FLAG}, a model in this process writes them."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -39,6 +40,11 @@ def add_caption_column(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"column of the table with the captions of the segments; if not given, {TEXT_COLUMN}",
     )
+
+
+def has_service_flag(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for a service."""
+    return any(argument.partition("=")[0] == SERVICE_FLAG for argument in arguments)
 
 
 def add_summary_flags(parser: argparse.ArgumentParser) -> None:

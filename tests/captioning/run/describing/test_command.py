@@ -27,7 +27,7 @@ DEMO_KEYS += ["turnaround_time"]
 
 
 def _run(*arguments: str) -> int:
-    flags = make_parser("describe.py", "").parse_args([*arguments, *MODEL])
+    flags = make_parser("describe.py").parse_args([*arguments, *MODEL])
     return start(flags, Launch()).run(Launch(), Watchdog())
 
 
