@@ -59,13 +59,14 @@ def supervise(is_worker: bool, watchdog: Watchdog, report: ExitReport, is_leader
     LEAVE_SECONDS. msrun's scheduler gets the same time but no SIGTERM: workers abort if it ends before them.
 
     is_worker: whether the child captions; False for msrun's scheduler.
-    is_leader: whether the child is rank 0.
+    is_leader: whether the child is rank 0 of msrun.
     report: of the child. If the child is ended by a signal after its run, its exit code is the reported one.
     watchdog: of the child. A child without progress should end itself. If it does not, the supervisor kills it. If a
         disk or a driver keeps it in the kernel, the supervisor ends without it.
     """
     supervisor, launcher = os.getpid(), os.getppid()
     launcher_waits, run_end = _launcher_waits(launcher), RunEnd(launcher)
+    run_end.remove()  # of an earlier run that was started by hand from the same shell
     child = os.fork()
     if child == 0:
         die_with_parent(supervisor)

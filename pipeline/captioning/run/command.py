@@ -67,7 +67,8 @@ def run_command(parser: argparse.ArgumentParser, start: Start, arguments: Sequen
         launch = Launch.from_environment()
         _set_up_logging(launch)
         if launch.launcher != "plain":
-            exit_code = supervisor.supervise(not launch.is_scheduler, watchdog, report, launch.rank == 0)
+            is_msrun_leader = launch.launcher == "msrun" and launch.is_leader
+            exit_code = supervisor.supervise(not launch.is_scheduler, watchdog, report, is_msrun_leader)
             if exit_code is not None:
                 return exit_code
         faulthandler.enable()  # a crash of a library writes the stacks of all threads to the log

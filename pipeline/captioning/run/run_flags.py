@@ -17,7 +17,7 @@ from .model_flags import add_generation_flags
 from .options import AUTO
 from .prompt_flags import add_conversation_flags, add_prompt_flags
 
-_EPILOG = (
+EPILOG = (
     "Exit code 0: done, also if single clips failed; 1: the run failed or no row could be captioned (the journals are "
     "kept; run the same command again to resume); 2: usage error."
 )
@@ -40,7 +40,7 @@ def make_table_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=prog,
         description=description,
-        epilog=_EPILOG,
+        epilog=EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )

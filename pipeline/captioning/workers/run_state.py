@@ -150,7 +150,7 @@ class RunState:
             self._publish(exit_code=exit_code)
 
     def begin_next_run(self) -> None:
-        """Forget the exit code. All ranks have taken it: they have passed a barrier since."""
+        """Forget the exit code. All ranks have taken it."""
         with self._changed:
             self._publish(exit_code=None)
 

@@ -44,7 +44,13 @@ def make_parser(prog: str, through_service: bool = False) -> argparse.ArgumentPa
         f"Without {SERVICE_FLAG}, a model in this process" if through_service else f"With {SERVICE_FLAG} URL, a service"
     )
     description = f"Describe long videos: captions of their segments, a summary and a title. {other} writes them."
-    parser = CommandParser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = CommandParser(
+        prog=prog,
+        description=description,
+        epilog=run_flags.EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "inputs",
         nargs="+",

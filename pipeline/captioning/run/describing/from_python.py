@@ -40,6 +40,8 @@ def describe_videos(
         RunError: no segment of a video could be captioned because of the model or the disk. A bad video is described
             with its messages instead.
     """
+    if isinstance(paths, (str, Path)):
+        raise UsageError(f"describe_videos: {paths!r} is one path; give a list of paths")
     arguments: list[str] = []
     options["pretrained_model_name_or_path"] = pretrained_model_name_or_path
     for name, value in options.items():

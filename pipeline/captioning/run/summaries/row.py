@@ -77,6 +77,8 @@ class SummaryRow(AskedRow):
         return not self.is_answered and not self._in_flight
 
     def ask(self) -> tuple[str, ...]:
+        # After an error, the row is asked again: its failure, of another part, is forgotten.
+        self._results = {name: one for name, one in self._results.items() if not isinstance(one, Failure)}
         waiting = [number for number in range(len(self._questions)) if number not in self._answers]
         self._asked = tuple(waiting[:1] if self._one_at_a_time else waiting)
         self._in_flight = set(self._asked)
@@ -89,7 +91,7 @@ class SummaryRow(AskedRow):
             self._fail(result)
         else:
             self._answers[asked] = result
-        if len(self._answers) == len(self._questions):
+        if len(self._answers) == len(self._questions) and not isinstance(self._results.get(SUMMARY), Failure):
             self._next_step([self._answers[n] for n in range(len(self._questions))])
 
     def _next_step(self, answers: Sequence[CaptionResult]) -> None:

@@ -75,7 +75,7 @@ class SummaryRows(ModelRows):
         slots: int,
         ahead: Callable[[], int],
     ) -> RowLoader:
-        return VideoLoader(tasks, self.asked)
+        return VideoLoader(tasks, self.asked, ahead)
 
     def asked(self, task: RowTask) -> AskedRow | EndedRow:
         """The video of a task."""

@@ -143,3 +143,8 @@ def test_whole_files_ignores_the_parts_of_the_table(tmp_path: Path) -> None:
     assert [(batch["start"], batch["end"]) for batch in batches] == [(0, 1), (1, 2)]
     lines = (tmp_path / "out" / "tables" / "segments_caption_outcomes.jsonl").read_text().splitlines()
     assert [json.loads(line).get("start") for line in lines] == [0, 1]
+
+
+def test_one_path_is_not_a_list_of_paths() -> None:
+    with pytest.raises(UsageError, match="give a list of paths"):
+        describe_videos("video.mp4", TINY)
