@@ -112,11 +112,53 @@ def test_two_videos_for_one_file_are_refused(tmp_path: Path, capsys: pytest.Capt
     rows = [[path, "0", "1", "x", ""] for path in ("d/a.mp4", "d/a.webm", "e/a.mp4")]
     arguments = ["--to", "vtt", "--output", f"{tmp_path}/out"]
     assert _run(tmp_path, "csv", *arguments, rows=rows) == 2
-    assert "out/a.vtt' is the file of 'd/a.mp4', 'd/a.webm', 'e/a.mp4'; use --keep_suffix" in capsys.readouterr().err
+    assert "out/a.vtt' is the file of 'd/a.mp4', 'd/a.webm', 'e/a.mp4'; use --keep_suffix (" in (
+        error := capsys.readouterr().err
+    )
+    assert "(a.mp4.vtt) and --root (folders" in error
     assert not (tmp_path / "out").exists()
     assert _run(tmp_path, "csv", *arguments, "--keep_suffix", "--root", ".", rows=rows) == 0
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.vtt")}
     assert files == {"d/a.mp4.vtt", "d/a.webm.vtt", "e/a.mp4.vtt"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "arguments", "advice"),
+    [
+        (["x/a.mp4", "x/a.webm"], [], "use --keep_suffix (a.mp4.srt)"),
+        (["x/a.mp4", "x/a.webm"], ["--output", "out"], "use --keep_suffix (a.mp4.srt)"),
+        (["x/a.mp4", "y/a.mp4"], ["--output", "out"], "use --root (folders of the videos below --output)"),
+        (["x/a.mp4", "y/a.mp4"], ["--output", "out", "--keep_suffix"], "use --root (folders of the videos below --out"),
+        (["https://h/x/a.mp4", "https://h/y/a.mp4"], ["--output", "out"], "use --root (folders of the videos below"),
+        (
+            ["https://h/a.mp4?v=1", "https://h/a.mp4?v=2"],
+            ["--output", "out"],
+            "no flag gives them different files: keep one",
+        ),
+        (["x/a.mp4", "link/a.mp4"], [], "no flag gives them different files: keep one"),
+        (
+            ["x/a.mp4", "x/../x/a.mp4"],
+            ["--output", "out", "--root", "."],
+            "no flag gives them different files: keep one",
+        ),
+    ],
+)
+def test_the_message_names_only_flags_that_help(
+    tmp_path: Path,
+    paths: list[str],
+    arguments: list[str],
+    advice: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to("x")
+    rows = [[path, "0", "1", "x", ""] for path in paths]
+    assert _run(tmp_path, "csv", "--to", "srt", *arguments, rows=rows) == 2
+    error = capsys.readouterr().err
+    assert f"'; {advice}" in error
+    assert ("--keep_suffix" in error, "--root" in error) == ("--keep_suffix" in advice, "--root" in advice)
 
 
 def test_times_that_the_run_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,29 @@ class SidecarNames:
         if path in files:
             raise NoNameError(f"its caption file would replace the clip itself, which ends in {self.suffix}")
         return files
+
+    def flags_apart(self, groups: Sequence[Sequence[str]]) -> list[str]:
+        """The fewest flags that, together, give different files to clips that have one file now; none if no flags do.
+
+        groups: the paths of the clips of each file.
+        """
+        choices = [["--keep_suffix"], ["--root"], ["--keep_suffix", "--root"]]
+        for flags in choices:
+            if "--root" in flags and (self.folder is None or self.root is not None):
+                continue
+            changed = replace(self, keep_suffix=self.keep_suffix or "--keep_suffix" in flags)
+            name = changed._below_any_root if "--root" in flags else changed._identity
+            if all(len(set(map(name, paths))) == len(paths) for paths in groups):
+                return flags
+        return []
+
+    def _identity(self, path: str) -> str:
+        return identity_of(self.of(path)[0])
+
+    def _below_any_root(self, path: str) -> str:
+        """What distinguishes the file of a clip from others below one `root`, whichever it is."""
+        whole = file_name(path) if is_url(path) else os.path.abspath(path)
+        return whole if self.keep_suffix else os.path.splitext(whole)[0]
 
     def _with_folder(self, path: str) -> str:
         if self.folder is None:

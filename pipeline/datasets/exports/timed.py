@@ -193,12 +193,19 @@ def _conflict_message(table: CaptionedTable, names: SidecarNames, conflicts: set
             identity = hash_of(identity_of(file))
             if identity in conflicts:
                 files[identity] = file
-                videos.setdefault(identity, {})[repr(timed.row.path)] = None
+                videos.setdefault(identity, {})[timed.row.path] = None
     examples = "; ".join(
-        f"{files[identity]!r} is the file of {', '.join(list(paths)[:MAX_EXAMPLES])}"
+        f"{files[identity]!r} is the file of {', '.join(map(repr, list(paths)[:MAX_EXAMPLES]))}"
         for identity, paths in videos.items()
     )
-    return (
-        f"different videos would be written to one file: {examples}; use --keep_suffix (a.mp4.vtt), or --root (folders "
-        "of the videos below --output)"
+    meanings = {
+        "--keep_suffix": f"--keep_suffix (a.mp4{names.suffix})",
+        "--root": "--root (folders of the videos below --output)",
+    }
+    flags = names.flags_apart([list(paths) for paths in videos.values()])
+    advice = (
+        f"use {' and '.join(map(meanings.__getitem__, flags))}"
+        if flags
+        else "no flag gives them different files: keep one of them in the table"
     )
+    return f"different videos would be written to one file: {examples}; {advice}"

@@ -89,7 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--summaries",
         type=Path,
         help="for a table of segments: a table with the columns path, summary and title, which the page shows above "
-        "the segments of each video",
+        "the segments of each video; default: <table>_summary next to the table, if there is one",
     )
     parser.add_argument(
         "--whole_files",

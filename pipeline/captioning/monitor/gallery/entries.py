@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...clips.time_range import TimeRange
 from ...meta.marks import CAPTION_MARKS, MarkedCaptions, outcome_columns, read_truncated
-from ...meta.names import TEXT_COLUMN, column_list, failures_path, outcomes_path
+from ...meta.names import TEXT_COLUMN, column_list, failures_path, outcomes_path, summary_output
 from ...meta.table import MetaTable
 from ...process.errors import UsageError
 from .filmstrips import ClipKey
@@ -106,7 +106,7 @@ def read_entries(
     short_words: a caption with fewer words is short.
     captions: the columns of captions; if empty, those that the run wrote.
     whole_files: every row is a whole file; the columns `start` and `end` mean something else.
-    summaries: a table with a summary and a title for each video.
+    summaries: a table with a summary and a title for each video; None for that next to the table, if there is one.
 
     Raises:
         UsageError: the table, its failures or the summaries can't be read, the table has no captions, or summaries are
@@ -150,7 +150,7 @@ def read_entries(
             title=_cut(video.title, _MAX_CHARACTERS["title"]),
             summary=_cut(video.summary, _MAX_CHARACTERS["summary"]),
         )
-        for video in read_videos(table, shown, summaries)
+        for video in read_videos(table, shown, summaries, summary_output(output))
     )
     return Entries(tuple(names), tuple(others), tuple(entries), len(table.paths), captioned, chosen, videos)
 

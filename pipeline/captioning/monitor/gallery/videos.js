@@ -14,6 +14,23 @@ function timeText(milliseconds) {
 }
 const rangeText = (row) => `${timeText(row.start)} - ${row.end === null ? "end" : timeText(row.end)}`;
 
+// For each path its shortest end, in whole names, that no other path has; the whole path if there is none.
+function distinctEnds(paths) {
+  const names = paths.map((path) => path.split("/"));
+  const ends = paths.map(() => "");
+  let open = [...paths.keys()];
+  for (let length = 1; open.length; length++) {
+    const counts = new Map();
+    for (const i of open) {
+      ends[i] = names[i].slice(-length).join("/");
+      counts.set(ends[i], (counts.get(ends[i]) ?? 0) + 1);
+    }
+    open = open.filter((i) => counts.get(ends[i]) > 1 && length < names[i].length);
+  }
+  return ends;
+}
+const videoNames = distinctEnds(data.videos.map((video) => video.path));
+
 // Places segments that overlap one below the other. Returns the row of each in the bar, and the number of rows.
 function placeSegments(segments) {
   const ends = [];
@@ -85,7 +102,7 @@ function makeVideoHead(number) {
   const shown = videoRows[number].filter((row) => matchIndex.has(row)).length;
   const head = element("section", "video");
   const title = element("h2", "line");
-  const name = video.path.split("/").pop();
+  const name = videoNames[number];
   title.title = video.path;
   appendHighlighted(title, video.title || name);
   const about = element("p", "about");

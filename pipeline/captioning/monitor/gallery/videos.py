@@ -35,11 +35,13 @@ class Video:
     summary: str = ""
 
 
-def read_videos(table: MetaTable, shown: Collection[str], summaries: Path | None) -> list[Video]:
+def read_videos(table: MetaTable, shown: Collection[str], summaries: Path | None, usual_summaries: Path) -> list[Video]:
     """The videos that the page shows, in order of their first row.
 
     shown: the paths of these videos.
-    summaries: a table with the columns `path`, and `summary` or `title` or both. None: no video has a summary.
+    summaries: the table that the user has named, with the columns `path`, and `summary` or `title` or both.
+    usual_summaries: the table to use if the user has named none. If it does not exist or can't be used, no video has a
+        summary.
 
     Raises:
         UsageError: the summaries can't be read, have none of these columns, or no row of the table is a segment.
@@ -49,7 +51,7 @@ def read_videos(table: MetaTable, shown: Collection[str], summaries: Path | None
             f"--summaries {summaries}: no row of the captioned table is a segment of a video; give a table with the "
             "columns start and end"
         )
-    texts = {} if summaries is None else _read_summaries(summaries)
+    texts = _read_usual_summaries(table, usual_summaries) if summaries is None else _read_summaries(summaries)
     segments: dict[str, int] = {}
     lengths: dict[str, int] = {}
     for path, part in zip(table.paths, table.ranges, strict=False):
@@ -57,8 +59,21 @@ def read_videos(table: MetaTable, shown: Collection[str], summaries: Path | None
             segments[path] = segments.get(path, 0) + 1
             lengths[path] = max(lengths.get(path, 0), part.start if part.end is None else part.end)
     if texts and not texts.keys() & segments.keys():
-        logger.warning("%s has no summary of a video of the page; are its paths those of the table?", summaries)
+        logger.warning(
+            "%s has no summary of a video of the page; are its paths those of the table?", summaries or usual_summaries
+        )
     return [Video(path, count, lengths[path], *texts.get(path, ())) for path, count in segments.items()]
+
+
+def _read_usual_summaries(table: MetaTable, path: Path) -> dict[str, tuple[str, str]]:
+    """The titles and summaries of a file that the user has not named; none if it can't be used."""
+    if not table.ranges or not path.is_file():
+        return {}
+    try:
+        return _read_summaries(path)
+    except UsageError as error:
+        logger.warning("the page has no summaries: %s; name their table with --summaries", error)
+        return {}
 
 
 def _read_summaries(path: Path) -> dict[str, tuple[str, str]]:
@@ -67,7 +82,7 @@ def _read_summaries(path: Path) -> dict[str, tuple[str, str]]:
     columns = [table.texts(name) for name in (_TITLE, _SUMMARY)]
     if columns == [None, None]:
         raise UsageError(
-            f"--summaries {path} has no column '{_SUMMARY}' or '{_TITLE}'; its columns: {column_list(table.columns)}"
+            f"table {path} has no column '{_SUMMARY}' or '{_TITLE}'; its columns: {column_list(table.columns)}"
         )
     titles, summaries = (column or [""] * len(table.paths) for column in columns)
     texts: dict[str, tuple[str, str]] = {}

@@ -185,6 +185,20 @@ def test_a_table_of_segments_only(tmp_path: Path, open_page: Opener) -> None:
     assert last["x"] + last["width"] == pytest.approx(bar["x"] + bar["width"], abs=1)
 
 
+def test_videos_of_one_name_are_told_apart(tmp_path: Path, open_page: Opener) -> None:
+    table, summaries = tmp_path / "meta_caption.csv", tmp_path / "meta_caption_summary.csv"
+    paths = ["/d/x/1/a.mp4", "/d/y/1/a.mp4", "/d/x/b.mp4", "/d/z/c.mp4", "z/c.mp4", "a.mp4"]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "start", "end", "text"), *((path, 0, 4, "A dog.") for path in paths)])
+    with summaries.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "title"), (paths[0], "A title")])
+    write_page(tmp_path / "page.html", table, read_entries(table, [], 9, 0, 1), {}, {}, {})
+    page = open_page(tmp_path / "page.html")
+    heads = page.locator("section.video h2").all_inner_texts()
+    assert heads == ["A title", "y/1/a.mp4", "b.mp4", "d/z/c.mp4", "z/c.mp4", "a.mp4"]
+    assert page.locator("section.video .about").first.inner_text() == "x/1/a.mp4 · 1 segment"
+
+
 def test_the_bar_on_a_phone(page_path: Path, open_page: Opener) -> None:
     page = open_page(page_path, **PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

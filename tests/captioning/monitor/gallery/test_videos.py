@@ -79,6 +79,19 @@ def test_titles_and_summaries(table: Path, tmp_path: Path, caplog: pytest.LogCap
         _read(table, summaries=summaries, whole_files=True)
 
 
+def test_summaries_next_to_the_table(table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Under the name that summarize.py gives them."""
+    header = ("path", "summary", "title")
+    usual = _table(tmp_path / "meta_caption_summary.csv", [("b.mp4", "One.", "B")], header)
+    assert _read(table).videos[0] == Video("b.mp4", 3, 6000, "B", "One.")
+    named = _table(tmp_path / "s.csv", [("b.mp4", "Two.", "C")], header)
+    assert _read(table, summaries=named).videos[0].title == "C"
+    assert _read(table, whole_files=True).videos == () and not caplog.records
+    _table(usual, [("b.mp4", "x")], ("path", "text"))
+    assert _read(table).videos[0].title == ""
+    assert "the page has no summaries: table" in caplog.text and "name their table with --summaries" in caplog.text
+
+
 def test_failures_of_another_range_are_ignored(table: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As after the video was divided anew."""
     rows = [
