@@ -50,7 +50,7 @@ def test_seeking_gives_the_frames_of_decoding_from_the_start(
     """Every 12th frame is a key frame. In MPEG transport streams (TS) timestamps are misleading after seeking."""
     path = str(render_clip(tmp_path / f"a.{suffix}", frames=200))
     by_seeking = decode(path, segments(6), ["PyAV"])
-    packets = decode_pyav._read_packets(path)
+    packets = decode_pyav.read_packets(path)
     assert packets.count == 200 and len(packets.key_timestamps) > 10
     monkeypatch.setattr(decode_pyav, "_can_skip_frames", lambda *_: False)
     from_start = decode(path, segments(6), ["PyAV"])
