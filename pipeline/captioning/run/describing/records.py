@@ -52,7 +52,7 @@ def read_records(path: Path) -> dict[str, VideoRecord]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(video): _from_json(record) for video, record in found.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -36,7 +36,7 @@ def test_names_of_earlier_calls_stay(tmp_path: Path) -> None:
 
 
 def test_many_videos_with_one_name(tmp_path: Path) -> None:
-    """Their number does not matter much: with a search from 2 on for each, this takes minutes."""
+    """The search for a free number does not begin at 2 for each of them: that takes minutes."""
     begin = time.process_time()
     names = _names(tmp_path, *(f"{number}/video.mp4" for number in range(20_000)))
     assert names[-1] == "video_20000" and len(set(names)) == 20_000

@@ -14,6 +14,7 @@ import pytest
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.process.errors import EXIT_DONE, UsageError
 from pipeline.captioning.run.describing import dividing
+from pipeline.captioning.run.describing.tables import Segments, make_segments
 from tests.captioning.run.describing.fake_work import (
     TextSource,
     captions_by,
@@ -45,6 +46,11 @@ def _source(on_batch: Callable[[Sequence[Clip]], None] = lambda batch: None, pre
 
 def _once(folder: Path, names: Sequence[Path | str], source: TextSource, **options: Any) -> list[object]:
     return describe(lambda: work(folder, names, source, **options))
+
+
+def _segments(folder: Path, names: Sequence[Path | str]) -> Segments:
+    own = work(folder, names, _source())
+    return make_segments(own.inputs, own.outputs, own.rule, own.workers, own.timeout)
 
 
 def _batches(path: Path) -> list[tuple[float, float, str]]:
@@ -82,7 +88,7 @@ def test_bad_parts_of_a_video_with_good_ones(tmp_path: Path, videos: list[Path])
     rows = [[videos[0], 0, 1], [videos[0], 8, 9], [videos[0], 2, 1], [videos[0], 1, 1]]
     table = write_table(tmp_path / "t.csv", rows, PARTS)
     for _ in range(2):
-        segments = work(tmp_path, [table], _source()).begin(0.0)._segments
+        segments = _segments(tmp_path, [table])
         assert [len(parts) for parts in segments.of_videos] == [1]
         after, reversed_, empty = segments.messages[0]
         assert "begins after the end" in after and "reversed" in reversed_ and "empty" in empty
@@ -94,11 +100,11 @@ def test_a_video_that_is_cut_off(tmp_path: Path, videos: list[Path]) -> None:
     content = long.read_bytes()
     long.write_bytes(content[: len(content) // 2])
     for _ in range(2):
-        segments = work(tmp_path, [long], _source()).begin(0.0)._segments
+        segments = _segments(tmp_path, [long])
         (message,) = segments.messages[0]
         assert message.startswith("the file is cut off or damaged, and is divided up to ")
     long.write_bytes(content)
-    segments = work(tmp_path, [long], _source()).begin(0.0)._segments
+    segments = _segments(tmp_path, [long])
     assert not segments.messages and len(segments.of_videos[0]) == 10
 
 
@@ -123,7 +129,7 @@ def test_a_file_that_was_replaced_while_a_run_was_interrupted(tmp_path: Path, vi
     path = Path(shutil.copy(videos[0], tmp_path / "a.mp4"))
     _once(tmp_path, [path], _source(_interrupt))
     os.utime(path)
-    segments = work(tmp_path, [path], _source()).begin(0.0)._segments
+    segments = _segments(tmp_path, [path])
     assert "replaced" in segments.messages[0][0] and "again" in segments.messages[0][0]
     assert _once(tmp_path, [path], _source(prefix="new ")) == [EXIT_DONE]
     assert _batches(tmp_path / "out" / "a.json")[0][2] == "a at 0"
