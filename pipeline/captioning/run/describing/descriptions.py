@@ -59,9 +59,10 @@ class Descriptions:
         self._before: dict[tuple[int, int, int], Segment] = {}  # by video, start and end, in files of an earlier call
         self._described = [self._first(video, path, about) for video, path in enumerate(inputs.paths)]
         self._video_of = {path: video for video, path in enumerate(inputs.paths)}
-        for video, problem in segments.problems.items():
-            self._replace(video, messages=(problem,))
-            self.end(video)
+        for video, messages in segments.messages.items():
+            self._replace(video, messages=messages)
+            if not segments.of_videos[video]:
+                self.end(video)
         # A file that exists is replaced only when there is something new: it may have an earlier description.
         for video in range(len(inputs.paths)):
             if not all(path.exists() for _, path in outputs.of(video)):
@@ -101,6 +102,8 @@ class Descriptions:
 
     def captioned(self, row: int, result: ColumnResult, measured: Mapping[str, float]) -> None:
         """Record the result of a segment. row: of the table of segments. measured: see `RowResult.measured`."""
+        if row >= len(self._segments.rows):  # of a video that is no input of this call
+            return
         video, number = self._segments.rows[row]
         segment = self._described[video].segments[number]
         if isinstance(result, CaptionResult):
@@ -124,6 +127,8 @@ class Descriptions:
 
     def keep_caption(self, row: int, caption: str) -> None:
         """Record that a segment has the caption of an earlier call. Is no reason to write the file of its video."""
+        if row >= len(self._segments.rows):
+            return
         video, number = self._segments.rows[row]
         with self._lock:
             segment = self._described[video].segments[number]
@@ -145,7 +150,9 @@ class Descriptions:
         """Record the summary and the title of a video, or why it has none."""
         texts = {name: one.caption for name, one in results.items() if isinstance(one, CaptionResult)}
         messages = tuple(dict.fromkeys(str(one) for one in results.values() if not isinstance(one, CaptionResult)))
-        video = self._video_of[path]
+        video = self._video_of.get(path)
+        if video is None:
+            return
         self._replace(video, summary=texts.get(SUMMARY, ""), title=texts.get(TITLE, ""), messages=messages)
         self.end(video)
 

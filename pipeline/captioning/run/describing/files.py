@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from ...long_videos.cues import SUFFIXES as SUFFIXES_OF_FORMATS
 from ...meta.names import SUFFIXES, default_output, suffix_of, summary_output
 from ...meta.table import MetaTable
 from ...process.errors import UsageError
+from .records import read_records
 
 logger = logging.getLogger(__name__)
 
-_TABLES = "tables"
+_TABLES, _RECORDS = "tables", "videos.json"
 _UNSAFE = re.compile(r"[\x00-\x1f/\\:*?\"<>|]")
 _MAX_STEM = 150
 _SUFFIX = re.compile(r"\.[A-Za-z]\w*")
@@ -36,6 +38,11 @@ class Inputs:
     paths: tuple[str, ...]
     parts: tuple[tuple[TimeRange, ...], ...]
     table: Path | None = None
+
+    @functools.cached_property
+    def parts_of(self) -> dict[str, tuple[TimeRange, ...]]:
+        """The parts of each video, by its path."""
+        return dict(zip(self.paths, self.parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ class Outputs:
         """What the captions and summaries depend on."""
         return self.folder / "settings.json"
 
+    @property
+    def videos(self) -> Path:
+        """What is known about each video; see `records`."""
+        return self.folder / _RECORDS
+
 
 def read_inputs(names: Sequence[str], whole_files: bool) -> Inputs:
     """The videos that the arguments name: their paths, or one table.
@@ -122,19 +134,22 @@ def make_outputs(output: Path, formats: Sequence[str] | None, inputs: Inputs) ->
     inputs: without videos on ranks other than 0, which write no description.
 
     Raises:
-        UsageError: a file for several videos or formats, a wrong suffix, or a folder that does not exist.
+        UsageError: a file for several videos or formats, a wrong suffix, or a folder that does not exist on rank 0.
     """
     by_suffix = {suffix: name for name, suffix in SUFFIXES_OF_FORMATS.items()}
     format_of_file = by_suffix.get(output.suffix.lower())
-    _check_parent(output)
+    if inputs.paths:
+        _check_parent(output)
     if format_of_file is None or output.is_dir():
         if not output.is_dir() and (output.exists() or _SUFFIX.fullmatch(output.suffix)):
             raise UsageError(
                 f"--output {output} is not a folder, and {output.suffix or 'its name'} is not the suffix of a format; "
                 f"name a file that ends in {', '.join(by_suffix)}, or make a folder and name it"
             )
-        names = _stems(inputs.paths)
-        return Outputs(output / _TABLES, tuple(output / name for name in names), None, tuple(formats or ("json",)))
+        folder = output / _TABLES
+        known = {path: record.stem for path, record in read_records(folder / _RECORDS).items()} if inputs.paths else {}
+        names = _stems(inputs.paths, known)
+        return Outputs(folder, tuple(output / name for name in names), None, tuple(formats or ("json",)))
     if inputs.table is not None or len(inputs.paths) > 1:
         raise UsageError(f"--output {output} is one file, but there may be several videos; name a folder")
     if os.path.realpath(output) in map(os.path.realpath, inputs.paths):
@@ -151,17 +166,25 @@ def _check_parent(output: Path) -> None:
         raise UsageError(f"the folder of --output, {output.parent}, does not exist")
 
 
-def _stems(paths: Sequence[str]) -> list[str]:
-    """The name of each video without its suffix; a number follows if several have the same, in any case of letters."""
-    taken = {_TABLES}
+def _stems(paths: Sequence[str], known: Mapping[str, str]) -> list[str]:
+    """The name of each video without its suffix; a number follows if several have the same, in any case of letters.
+
+    known: the names of videos of earlier calls, by their paths. They stay, and no other video gets them.
+    """
+    taken = {_TABLES, *(stem.lower() for stem in known.values())}
+    numbers: dict[str, int] = {}  # the last one of each name
     stems = []
     for path in paths:
+        if path in known:
+            stems.append(known[path])
+            continue
         name = os.path.splitext(os.path.basename(file_name(path)))[0]
         stem = _UNSAFE.sub("_", name).strip(". ")[:_MAX_STEM] or "video"
-        chosen, number = stem, 1
+        chosen, number = stem, numbers.get(stem.lower(), 1)
         while chosen.lower() in taken:
             number += 1
             chosen = f"{stem}_{number}"
+        numbers[stem.lower()] = number
         taken.add(chosen.lower())
         stems.append(chosen)
     return stems

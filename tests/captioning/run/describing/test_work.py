@@ -148,7 +148,7 @@ def test_other_settings_and_restart(tmp_path: Path, videos: list[Path]) -> None:
 
 
 def test_added_videos_with_the_same_name(tmp_path: Path, videos: list[Path]) -> None:
-    """A table gets another video before the first one, with the same name: its files are then those of `a_2`."""
+    """A table gets another video before the first one, with the same name: its files are `a_2`, the first stay."""
     (tmp_path / "other").mkdir()
     same_name = render_clip(tmp_path / "other" / "a.mp4", 3, 8)
     table = write_table(tmp_path / "t.csv", [[videos[0]]])
@@ -160,10 +160,10 @@ def test_added_videos_with_the_same_name(tmp_path: Path, videos: list[Path]) -> 
     assert len(source.rows_captioned) == 2
     stems = [f"{name}.json" for name in ("a", "a_2", "c")]
     described = [written(tmp_path / "out" / name) for name in stems]
-    assert [one["video"] for one in described] == [str(same_name), str(videos[0]), str(videos[2])]
-    assert [len(one["batches"]) for one in described] == [1, 3, 1]
-    texts = [[batch["description"] for batch in one["batches"]] for one in (described[1], first)]
-    assert texts[0] == texts[1] and described[1]["summary"] == first["summary"]
+    assert [one["video"] for one in described] == [str(videos[0]), str(same_name), str(videos[2])]
+    assert [len(one["batches"]) for one in described] == [3, 1, 1]
+    texts = [[batch["description"] for batch in one["batches"]] for one in (described[0], first)]
+    assert texts[0] == texts[1] and described[0]["summary"] == first["summary"]
     assert {one["status"] for one in described} == {"complete"}
 
 
