@@ -32,12 +32,12 @@ class Segments:
     """The segments of all videos.
 
     of_videos: for each video its segments, in order of time. rows: for each segment row, (video, segment) numbers.
-    problems: of the videos that can't be divided, by their number.
+    messages: what is wrong with the file or the parts of a video, by its number. Videos without any are not in it.
     """
 
     of_videos: tuple[tuple[TimeRange, ...], ...]
     rows: tuple[tuple[int, int], ...]
-    problems: Mapping[int, str]
+    messages: Mapping[int, tuple[str, ...]]
 
 
 def check_settings(outputs: Outputs, settings: Mapping[str, str], restart: bool) -> None:
@@ -132,7 +132,7 @@ def make_segments(
             )
         remove_journals(journal)  # they have failures only, by the rows of the earlier table
         table.write(outputs.segments, {})
-    return Segments(of_videos, rows, problems)
+    return Segments(of_videos, rows, {video: (text,) for video, text in problems.items()})
 
 
 def _known_segments(path: Path) -> dict[str, tuple[TimeRange, ...]]:
