@@ -5,6 +5,7 @@ Files are replaced one by one, only if something about their video has changed. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -30,6 +31,7 @@ from ...process.errors import RunError
 from ..summaries.settings import SUMMARY, TITLE
 from .files import Inputs, Outputs
 from .tables import Segments
+from .written_files import WrittenFiles
 
 logger = logging.getLogger(__name__)
 
@@ -57,29 +59,31 @@ class Descriptions:
         self._lock = threading.Lock()
         self._changed: set[int] = set()
         self._before: dict[tuple[int, int, int], Segment] = {}  # by video, start and end, in files of an earlier call
+        self._written = WrittenFiles(outputs.folder / "files.jsonl")
+        # Lists, because a video may have many segments, and each of them changes; see `_whole`.
+        self._parts = [
+            [Segment(number, part.start, part.end or 0) for number, part in enumerate(parts)]
+            for parts in segments.of_videos
+        ]
         self._described = [self._first(video, path, about) for video, path in enumerate(inputs.paths)]
         self._video_of = {path: video for video, path in enumerate(inputs.paths)}
         for video, messages in segments.messages.items():
             self._replace(video, messages=messages)
-            if not segments.of_videos[video]:
+            if not self._parts[video]:
                 self.end(video)
-        # A file that exists is replaced only when there is something new: it may have an earlier description.
-        for video in range(len(inputs.paths)):
-            if not all(path.exists() for _, path in outputs.of(video)):
+        # A description that exists is replaced only when there is something new: it may be an earlier one.
+        for video, of_video in enumerate(inputs.paths):
+            if not all(path.exists() and self._written.is_of(path, of_video) for _, path in outputs.of(video)):
                 self._changed.add(video)
 
     def _first(self, video: int, path: str, about: About) -> VideoDescription:
-        """What is known before the first run: the segments, and the time that an earlier call needed."""
+        """What is known before the first run: the time that an earlier call needed. Without the segments."""
         earlier = self._earlier(video, path)
         for segment in () if earlier is None else earlier.segments:
             self._before[video, segment.start_ms, segment.end_ms] = segment
         return VideoDescription(
             path,
             about.batch_size,
-            tuple(
-                Segment(number, part.start, part.end or 0)
-                for number, part in enumerate(self._segments.of_videos[video])
-            ),
             turnaround_time=None if earlier is None else earlier.turnaround_time,
             model=about.model,
             prompt=about.prompt,
@@ -96,16 +100,23 @@ class Descriptions:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            logger.warning("%s is not the description of an earlier call, and is replaced: %s", file, error)
+            logger.debug("%s is not the description of an earlier call: %s", file, error)
             return None
-        return earlier if earlier is not None and earlier.path == path else None
+        if file is None or earlier is None or earlier.path != path:
+            return None
+        with contextlib.suppress(OSError):  # what is written later reports it
+            self._written.add(file, path)
+        return earlier
 
     def captioned(self, row: int, result: ColumnResult, measured: Mapping[str, float]) -> None:
-        """Record the result of a segment. row: of the table of segments. measured: see `RowResult.measured`."""
-        if row >= len(self._segments.rows):  # of a video that is no input of this call
+        """Record the result of a segment. measured: see `RowResult.measured`.
+
+        row: of the table of segments. Its last rows may be of videos that are not described now; they are ignored.
+        """
+        if row >= len(self._segments.rows):
             return
         video, number = self._segments.rows[row]
-        segment = self._described[video].segments[number]
+        segment = self._parts[video][number]
         if isinstance(result, CaptionResult):
             outcome = TRUNCATED if result.truncated else CAPTIONED
             new = replace(segment, description=result.caption, outcome=outcome, message="")
@@ -116,28 +127,32 @@ class Descriptions:
 
     def _set_segment(self, video: int, number: int, segment: Segment) -> None:
         with self._lock:
-            described = self._described[video]
-            before = described.segments[number]
+            before = self._parts[video][number]
             if segment == before:
                 return
-            self._described[video] = described = _with_segment(described, segment)
-            if segment.description != before.description:  # the summary was made of other captions
+            self._parts[video][number] = segment
+            described = self._described[video]
+            has_summary = described.summary or described.title or described.turnaround_time is not None
+            if has_summary and segment.description != before.description:  # it was made of other captions
                 self._described[video] = replace(described, summary="", title="", turnaround_time=None)
             self._changed.add(video)
 
     def keep_caption(self, row: int, caption: str) -> None:
-        """Record that a segment has the caption of an earlier call. Is no reason to write the file of its video."""
+        """Record that a segment has the caption of an earlier call. Is no reason to write the file of its video.
+
+        row: as for `captioned`.
+        """
         if row >= len(self._segments.rows):
             return
         video, number = self._segments.rows[row]
         with self._lock:
-            segment = self._described[video].segments[number]
+            segment = self._parts[video][number]
             before = self._before.get((video, segment.start_ms, segment.end_ms))
             if before is not None and before.description == caption:
                 segment = replace(before, number=number)
             else:
                 segment = replace(segment, description=caption, outcome=KEPT)
-            self._described[video] = _with_segment(self._described[video], segment)
+            self._parts[video][number] = segment
 
     def keep_summary(self, path: str, summary: str, title: str) -> None:
         """Record that a video has the summary and the title of an earlier call, as `keep_caption`."""
@@ -147,20 +162,22 @@ class Descriptions:
                 self._described[video] = replace(self._described[video], summary=summary, title=title)
 
     def summarised(self, path: str, results: Mapping[str, ColumnResult]) -> None:
-        """Record the summary and the title of a video, or why it has none."""
-        texts = {name: one.caption for name, one in results.items() if isinstance(one, CaptionResult)}
-        messages = tuple(dict.fromkeys(str(one) for one in results.values() if not isinstance(one, CaptionResult)))
+        """Record the summary and the title of a video, or why it has none. A path that is no input is ignored."""
         video = self._video_of.get(path)
         if video is None:
             return
+        texts = {name: one.caption for name, one in results.items() if isinstance(one, CaptionResult)}
+        messages = tuple(dict.fromkeys(str(one) for one in results.values() if not isinstance(one, CaptionResult)))
+        messages = (*self._segments.messages.get(video, ()), *messages)
         self._replace(video, summary=texts.get(SUMMARY, ""), title=texts.get(TITLE, ""), messages=messages)
         self.end(video)
 
     def end(self, video: int) -> None:
         """Record that no more is done about a video."""
-        described = self._described[video]
-        missing = tuple(segment.number for segment in described.segments if not segment.description)
-        is_complete = described.segments and described.summary and described.title and not missing
+        described, parts = self._described[video], self._parts[video]
+        missing = tuple(segment.number for segment in parts if not segment.description)
+        is_whole = parts and not missing and video not in self._segments.messages
+        is_complete = is_whole and described.summary and described.title
         time_needed = described.turnaround_time
         self._replace(
             video,
@@ -184,10 +201,11 @@ class Descriptions:
         """
         with self._lock:
             changed, self._changed = self._changed, set()
-            described = {video: self._described[video] for video in changed}
-        for video in sorted(described):
+        for video in sorted(changed):
+            with self._lock:
+                described = self._whole(video)
             try:
-                self._write(video, described[video])
+                self._write(video, described)
             except RunError:
                 with self._lock:
                     self._changed |= changed  # the next call tries again
@@ -198,14 +216,18 @@ class Descriptions:
         for name, path in self._outputs.of(video):
             content = render(described, name).encode("utf-8")
             if not path.exists() or path.read_bytes() != content:
+                self._written.claim(path, described.path)
                 with atomic_write(path) as temporary:
                     temporary.write_bytes(content)
+
+    def _whole(self, video: int) -> VideoDescription:
+        return replace(self._described[video], segments=tuple(self._parts[video]))
 
     @property
     def all(self) -> list[VideoDescription]:
         """All descriptions, in the order of the videos."""
         with self._lock:
-            return list(self._described)
+            return list(map(self._whole, range(len(self._described))))
 
     @property
     def has_segments(self) -> bool:
@@ -215,20 +237,14 @@ class Descriptions:
     @property
     def has_captions(self) -> bool:
         """Whether a segment has a caption."""
-        return any(segment.description for described in self.all for segment in described.segments)
+        return any(segment.description for parts in self._parts for segment in parts)
 
     @property
     def has_summaries(self) -> bool:
         """Whether a video has a summary."""
-        return any(described.summary for described in self.all)
+        return any(described.summary for described in self._described)
 
     @property
     def running(self) -> list[int]:
         """The videos whose work has not ended."""
-        return [video for video, described in enumerate(self.all) if described.status == RUNNING]
-
-
-def _with_segment(described: VideoDescription, segment: Segment) -> VideoDescription:
-    """The description with another segment in place of that with the same number."""
-    before, after = described.segments[: segment.number], described.segments[segment.number + 1 :]
-    return replace(described, segments=(*before, segment, *after))
+        return [video for video, described in enumerate(self._described) if described.status == RUNNING]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...journal.folder import journal_folder, planned_at, remove_folder
 from ...long_videos.document import COMPLETE, VideoDescription
 from ...long_videos.segmentation.division import EqualParts, Scenes
 from ...meta.names import TEXT_COLUMN, outcomes_path
@@ -33,6 +32,7 @@ from ..summaries.settings import SUMMARY, TITLE
 from .descriptions import About, Descriptions
 from .files import Inputs, Outputs
 from .live import LiveDescriptions
+from .summary_rows import prepare_summaries
 from .tables import check_settings, make_segments
 
 logger = logging.getLogger(__name__)
@@ -75,9 +75,12 @@ class DescribeWork:
             world.begin_next_run()
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_captions(descriptions)
+            elif descriptions is not None:
+                self._drop_other_segments()
         # If this call could caption nothing, there may be captions of an earlier one.
         if _agreed(world, descriptions is not None and descriptions.has_captions):
-            self._forget_other_summaries(world)
+            videos = self.summaries.read_table(self.summary_options) if world.is_leader else None
+            prepare_summaries(world, self.outputs.summaries, videos, self.summary_options.pad_length)
             exit_code = self._run(world, descriptions, self.summaries, self.summary_options, self._on_summary)
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_summaries(descriptions)
@@ -163,18 +166,25 @@ class DescribeWork:
         table = MetaTable.read(self.outputs.summaries, ())
         columns = self.summaries.source.asks.columns
         texts = dict(zip(columns, table.cells(columns), strict=True))
-        for row, records in _by_row(outcomes_path(self.outputs.summaries)):
+        outcomes = dict(_by_row(outcomes_path(self.outputs.summaries)))
+        for row, path in enumerate(table.paths):
+            records = outcomes.get(row, {})
             results = {name: _result(records.get(name, {}), texts[name][row]) for name in columns}
             kept = {name: CaptionResult(texts[name][row], 0) for name, one in results.items() if one is None}
             made = {name: one for name, one in results.items() if one is not None}
-            descriptions.summarised(table.paths[row], {**made, **kept})
+            descriptions.summarised(path, {**made, **kept})
 
-    def _forget_other_summaries(self, world: World) -> None:
-        """Remove the journals of an interrupted run of summaries if the captions have changed since it began."""
-        folder = journal_folder(self.outputs.summaries)
-        begun = planned_at(folder) if world.is_leader else None
-        if _agreed(world, begun is not None and begun < self.outputs.captions.stat().st_mtime):
-            remove_folder(folder)
+    def _drop_other_segments(self) -> None:
+        """Make the captioned table one of the present segments if the run wrote none: summaries are made of it."""
+        output = self.outputs.captions
+        if not output.exists():
+            return
+        present, earlier = MetaTable.read(self.outputs.segments, ()), MetaTable.read(output, ())
+        if present.is_same_but_for((TEXT_COLUMN,), earlier):
+            return
+        texts = dict(zip(earlier.keys, earlier.texts() or (), strict=True))
+        outcomes_path(output).unlink(missing_ok=True)  # it is about other rows
+        present.write(output, {TEXT_COLUMN: [texts.get(key, "") for key in present.keys]})
 
     def _end(self, descriptions: Descriptions) -> None:
         for video in descriptions.running:
@@ -213,7 +223,9 @@ def _why(described: VideoDescription) -> str:
 
 
 def _by_row(path: Path) -> Iterator[tuple[int, dict[str, Mapping[str, Any]]]]:
-    """The records of an outcomes file by row: for each column one."""
+    """The records of an outcomes file by row: for each column one. None if the file is missing: all is kept."""
+    if not path.exists():
+        return
     for row, records in itertools.groupby(read_outcomes(path), key=operator.itemgetter("row")):
         yield row, {record.get("column", TEXT_COLUMN): record for record in records}
 

@@ -230,6 +230,65 @@ def test_interrupted_while_summarising_then_other_captions(tmp_path: Path, video
     assert titles == ["title of 3", "title of 2", "title of 1"]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_finished_summaries_outlive_a_change_of_other_captions(tmp_path: Path, videos: list[Path], ranks: int) -> None:
+    """A run is interrupted after two of three summaries; then a segment of one of these is captioned after all."""
+
+    def fail(batch: Sequence[Clip]) -> None:
+        if any(_name(clip) == "a at 1" for clip in batch):
+            raise RuntimeError("no luck")
+
+    def interrupt(rows: Sequence[int]) -> None:
+        if 2 in rows:
+            raise KeyboardInterrupt
+
+    first, asked = _source(fail), list[int]()
+    first.on_texts = interrupt
+    (error,) = _once(tmp_path, videos, first)
+    assert isinstance(error, KeyboardInterrupt)
+    source = _source()
+    source.on_texts = asked.extend
+    assert describe(lambda: work(tmp_path, videos, source), ranks) == [EXIT_DONE] * ranks
+    assert set(asked) == {0, 2}  # the summary of b is paid for
+    titles = [written(tmp_path / "out" / f"{name}.json")["video_title"] for name in "abc"]
+    assert titles == ["title of 3", "title of 2", "title of 1"]
+    assert not list(tmp_path.rglob("*.journal"))
+
+
+def test_a_segment_that_fails_again_does_not_discard_summaries(tmp_path: Path, videos: list[Path]) -> None:
+    def fail(batch: Sequence[Clip]) -> None:
+        if any(_name(clip) == "a at 1" for clip in batch):
+            raise RuntimeError("no luck")
+
+    def interrupt(rows: Sequence[int]) -> None:
+        if 1 in rows:
+            raise KeyboardInterrupt
+
+    source, asked = _source(fail), list[int]()
+    source.on_texts = interrupt
+    _once(tmp_path, videos[:2], source)
+    source.on_texts = asked.extend
+    assert _once(tmp_path, videos[:2], source) == [EXIT_DONE]
+    assert set(asked) == {1}
+
+
+def test_other_videos_whose_segments_all_fail(tmp_path: Path, videos: list[Path]) -> None:
+    """The captioned table of an earlier call has a video that is no input now, and the run of captions writes none."""
+
+    def fail(batch: Sequence[Clip]) -> None:
+        if any(_name(clip).startswith("c") for clip in batch):
+            raise RuntimeError("no luck")
+
+    assert _once(tmp_path, [videos[1], videos[0]], _source()) == [EXIT_DONE]
+    earlier = written(tmp_path / "out" / "a.json")
+    assert _once(tmp_path, [videos[0], videos[2]], _source(fail)) == [EXIT_DONE]
+    assert written(tmp_path / "out" / "a.json") == earlier
+    failed = written(tmp_path / "out" / "c.json")
+    assert (failed["status"], failed["missing_segments"]) == ("incomplete", [0])
+    assert _once(tmp_path, [videos[0], videos[2]], _source()) == [EXIT_DONE]
+    assert written(tmp_path / "out" / "c.json")["status"] == "complete"
+
+
 def test_files_are_replaced_while_segments_end(
     tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
