@@ -72,7 +72,6 @@ class DescribeWork:
         exit_code = EXIT_FAILED
         if _agreed(world, descriptions is not None and descriptions.has_segments):
             exit_code = self._run(world, descriptions, self.captions, self.caption_options, self._on_caption)
-            world.begin_next_run()
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_captions(descriptions)
             elif descriptions is not None:
@@ -116,10 +115,14 @@ class DescribeWork:
     def _run(
         self, world: World, descriptions: Descriptions | None, work: RankWork, options: JobOptions, on_result: Any
     ) -> int:
+        """Do one of the two runs; returns its exit code. Afterwards, the other ranks wait for rank 0 without a limit."""
         if descriptions is None:
-            return job.run_rows(options, work, world)
-        with LiveDescriptions(descriptions, options.output, functools.partial(on_result, descriptions)):
-            return job.run_rows(options, work, world)
+            exit_code = job.run_rows(options, work, world)
+        else:
+            with LiveDescriptions(descriptions, options.output, functools.partial(on_result, descriptions)):
+                exit_code = job.run_rows(options, work, world)
+        world.begin_next_run()
+        return exit_code
 
     @staticmethod
     def _on_caption(descriptions: Descriptions, result: RowResult) -> None:
