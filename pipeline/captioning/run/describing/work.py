@@ -115,7 +115,7 @@ class DescribeWork:
     def _run(
         self, world: World, descriptions: Descriptions | None, work: RankWork, options: JobOptions, on_result: Any
     ) -> int:
-        """Do one of the two runs; returns its exit code. Afterwards, the other ranks wait for rank 0 without a limit."""
+        """Do one of the two runs; returns its exit code. After it, the other ranks wait for rank 0 without a limit."""
         if descriptions is None:
             exit_code = job.run_rows(options, work, world)
         else:
