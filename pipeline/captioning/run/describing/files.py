@@ -141,7 +141,8 @@ def make_outputs(output: Path, formats: Sequence[str] | None, inputs: Inputs) ->
     if inputs.paths:
         _check_parent(output)
     if format_of_file is None or output.is_dir():
-        if not output.is_dir() and (output.exists() or _SUFFIX.fullmatch(output.suffix)):
+        # In this order: another rank may make the folder meanwhile.
+        if (output.exists() or _SUFFIX.fullmatch(output.suffix)) and not output.is_dir():
             raise UsageError(
                 f"--output {output} is not a folder, and {output.suffix or 'its name'} is not the suffix of a format; "
                 f"name a file that ends in {', '.join(by_suffix)}, or make a folder and name it"

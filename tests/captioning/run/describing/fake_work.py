@@ -149,8 +149,7 @@ def describe(make: Callable[[], DescribeWork], ranks: int = 1) -> list[object]:
     """Describe on ranks that are threads; returns what each rank returned or raised. make: the work of one rank."""
 
     def main(world: Any) -> int:
-        own = make()
-        return job.in_world(world, lambda: own.describe(world))
+        return job.in_world(world, lambda: make().describe(world))
 
     return run_ranks(ranks, main)
 
