@@ -16,7 +16,7 @@ from tests.fakes import render_clip
 from tests.golden import DATA
 
 COMMAND = str(Path(launched.COMMAND).with_name("describe.py"))
-FLAGS = ["--pretrained_model_name_or_path", str(DATA / "mini-a"), "--lora_alpha", "2", "--every", "0.5", "--bs", "1"]
+FLAGS = ["--pretrained_model_name_or_path", str(DATA / "mini-a"), "--lora_alpha", "2", "--every", "1", "--bs", "1"]
 FLAGS += ["--pooling_shape", "4-6-6", "--max_new_tokens", "16", "--summary_tokens", "16", "--title_tokens", "4"]
 pytestmark = pytest.mark.msrun
 
@@ -35,7 +35,7 @@ def test_two_workers_killed_and_resumed(tmp_path: Path) -> None:
             assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "launcher.log").read_text()
             time.sleep(0.02)
     captioned = sum(map(len, read_contents(journal).captions.values()))  # all processes have been killed
-    assert 0 < captioned < 24
+    assert 0 < captioned < 12
     assert written(tmp_path / "out" / "a.json")["status"] == "running"
 
     assert launched.run(command, tmp_path) == 0, (tmp_path / "launcher.log").read_text()
