@@ -23,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.preparation import FramePreparation
@@ -48,7 +49,7 @@ def _run_side(side: str, flags: list[str], folder: Path, clips: int, slots: int)
 
 def _decoded_clips_per_second(folder: Path, clips: int, model: BenchmarkModel) -> float:
     """Clips per second when videos are only decoded. The first clip, with the start of the process, is not counted."""
-    rows = [(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
+    rows = [ClipTask(row, str(folder / f"clip_{row:05d}.mp4")) for row in range(clips + 1)]
     with ClipLoader(
         rows, FramePreparation(model.sampling, model.frame_transform), DecoderLimits(60.0), prefetch=len(rows)
     ) as loader:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.captioning import backends
 from pipeline.captioning.captioners.base import Captioner
-from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.clip import Clip, ClipTask
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
@@ -58,7 +58,7 @@ Captions = dict[tuple[int, int], list[int]]
 
 def _engine_side(
     model: BenchmarkModel,
-    rows: list[tuple[int, str]],
+    rows: list[ClipTask],
     slots: int,
     backend: backends.Backend,
     refill: bool,
@@ -90,7 +90,7 @@ def _engine_side(
 def _engine_run(
     captioner: Captioner,
     model: BenchmarkModel,
-    rows: list[tuple[int, str]],
+    rows: list[ClipTask],
     slots: int,
     backend: backends.Backend,
     refill: bool,
@@ -113,13 +113,13 @@ def _engine_run(
 
 
 def _loop_side(
-    model: BenchmarkModel, rows: list[tuple[int, str]], backend: backends.Backend
+    model: BenchmarkModel, rows: list[ClipTask], backend: backends.Backend
 ) -> tuple[Captions, dict[str, float]]:
     """Caption one clip after the other. The first clip is for warm-up and is not counted. Returns as `_engine_side`."""
     caption = model.loop(backend)
     captions: Captions = {}
     figures = {"seconds": 0.0, "decode_wait": 0.0}
-    for count, (row, path) in enumerate(rows):
+    for count, (row, path, _) in enumerate(rows):
         begin = time.monotonic()
         sampled = decode(path, model.sampling)
         frames = model.frame_transform(sampled.images)
@@ -165,7 +165,7 @@ def main() -> None:
     else:
         backend = choice.activate(flags.dtype)
     # One clip more than counted, for warm-up.
-    rows = [(row, str(flags.folder / f"clip_{row:05d}.mp4")) for row in range(flags.clips + 1)]
+    rows = [ClipTask(row, str(flags.folder / f"clip_{row:05d}.mp4")) for row in range(flags.clips + 1)]
     if flags.side == "loop":
         captions, figures = _loop_side(model, rows, backend)
     else:

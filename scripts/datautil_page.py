@@ -55,6 +55,19 @@ python -m pipeline.datasets.datautil DATA_caption.csv --info --fmin 16 --remove-
 - The names of Open-Sora v1.3 (column "alias") work too. In all names, underscores may replace hyphens.
 - Operations on captions use the column `text`. `--column text_short` makes all of them, and the comparison by
   `--difference` and `--intersection`, use another one. All other columns stay unchanged.
+- A row may be a part of its file: the columns `start` and `end` have its times in seconds
+  ([tables.md](tables.md#parts-of-files)). Then a row is identified by path, `start` and `end`: by `--difference` and
+  `--intersection` if both tables have at least one of these columns (if only one table has, by path alone, and a line
+  says so), and by `--remove-path-duplication`. `10`, `10.0` and `1e1` are one time. Cells that are no numbers are a
+  usage error. `--whole-files` ignores the columns: rows are identified by path.
+- For a row that is a part of a video, `--info` and `--video-info` give the length of the part: `duration` is `end`, or
+  the end of the video if that is earlier or `end` is blank, minus `start`; `num_frames` is `duration` times `fps`,
+  rounded, at least 1. Both stay empty if the video has no such part, and a line says so. So `--fmin` and `--secondsmax`
+  apply to the part. Images, rows without a range, and all rows with `--whole-files` get the values of the file.
+- `--timestamp-to-range` makes these columns of a column `timestamp`. A cell has two times, or a list of pairs, from
+  which one row for each pair is made; all other cells are repeated, so lists of captions stay lists. A blank cell or an
+  empty list is one row for the whole file. Times are seconds (`83.5`) or time codes (`1:23.5`, `0:01:23.5`). For tables
+  with time codes in `start` and `end`, there is `--timecode-to-seconds`.
 - Paths may be URLs (`https://`, `s3://`). They are never fetched and never treated as missing files. Suffix and name of
   a URL are those of the file: without the part after `?` or `#` of an http(s) URL, with escapes such as `%20` decoded,
   and without `?versionId=…` of an S3 URL.

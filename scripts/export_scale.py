@@ -3,7 +3,7 @@
     python -m scripts.export_scale --rows 1000000
 
 Each export runs in a process of its own. `txt` writes into one folder per thousand clips. WebDataset reads one small
-clip for all rows. Parquet tables have one row group.
+clip for all rows. Parquet tables have one row group. For `vtt`, a hundred rows are the segments of a video.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def _write_tables(folder: Path, rows: int) -> None:
     table = pd.read_csv(folder / "meta.csv", na_filter=False)
     table.to_parquet(folder / "meta.parquet", index=False, row_group_size=rows)
     table.assign(path=table["clip"]).to_csv(folder / "same_clip.csv", index=False)
+    number = pd.Series(range(rows))
+    videos = f"{folder}/clips/" + (number // 100).astype(str) + ".mp4"
+    start = number % 100 * 4
+    table.assign(path=videos, start=start, end=start + 4).to_csv(folder / "segments.csv", index=False)
 
 
 def _measure(arguments: list[str]) -> tuple[float, float]:
@@ -45,7 +49,9 @@ def _measure(arguments: list[str]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table (default: 1000000)")
-    parser.add_argument("--to", choices=("jsonl", "sharegpt", "webdataset", "txt"), help="one format (default: all)")
+    parser.add_argument(
+        "--to", choices=("jsonl", "sharegpt", "webdataset", "txt", "vtt"), help="one format (default: all)"
+    )
     flags = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as name:
@@ -60,6 +66,7 @@ def main() -> None:
             ("same_clip.csv", "webdataset", ["--output", f"{folder}/shards", "--shard_size", "100000"]),
             ("meta.csv", "txt", text_files),
             ("meta.csv", "txt", text_files),  # everything is there
+            ("segments.csv", "vtt", ["--output", f"{folder}/vtt"]),
         ):
             if flags.to not in (None, kind):
                 continue

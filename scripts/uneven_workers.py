@@ -90,7 +90,7 @@ class _WaitingCaptioner(Captioner):
     def caption(self, end: End) -> Caption:
         return Caption(f"row {row_of(end)}", 1, False)
 
-    def max_slots(self) -> int:
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
         return 1
 
     def stages(self) -> Mapping[str, float]:

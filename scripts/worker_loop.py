@@ -13,7 +13,8 @@ from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.generation.requests import End, Engine, Event, Request
 from pipeline.captioning.meta.asks import Asks
 from pipeline.captioning.meta.results import RowResult
-from pipeline.captioning.run.asked_clips import RowTasks
+from pipeline.captioning.run.clip_rows import ClipRowLoader, ClipRows, RowTasks
+from pipeline.captioning.run.loaded_model import LoadedModel
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.work import RankWorker
 from pipeline.captioning.workers.leases import RowTask
@@ -63,9 +64,10 @@ def generated_ids(
     source = _LoadedSource(recorder)
     source.asks = asks or SourceWithoutModel.asks
     journal: Any = _NoJournal()
-    worker = RankWorker(options, source, backend, journal, solo_world())
+    worker = RankWorker(options, ClipRows(source), LoadedModel(source, lambda: backend), journal, solo_world())
     worker.stats.slots = slots
-    worker.caption(_TaskedClips(loader, worker.tasks), recorder, slots)  # type: ignore[arg-type]
+    tasks = RowTasks(source.asks)
+    worker.caption(ClipRowLoader(_TaskedClips(loader, tasks), tasks), recorder, slots)  # type: ignore[arg-type]
     return recorder.ids
 
 
@@ -131,8 +133,8 @@ class _Recorder(Captioner):
         self.ids[row_of(end), end.question] = end.ids
         return Caption("stored", len(end.ids), False)
 
-    def max_slots(self) -> int:
-        return self._captioner.max_slots()
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
+        return self._captioner.max_slots(text_tokens, answer_tokens)
 
     def stages(self) -> Mapping[str, float]:
         return self._captioner.stages()

@@ -7,9 +7,9 @@ caption is found. What goes wrong is decided by `service_faults.Faults`, whose f
 
 Each request for a completion becomes one line of the log, which is written before the answer: `id`, `time` of its
 arrival (seconds since the epoch), `key` and `attempt` of the question, `sighting` (how often it was asked before),
-`status`, and for answers `usage` and tokens. Statuses: `answered`; a fault; `gone`: the client left before the answer;
-`key` and `quota`: refused. If an answer could not be delivered, a line `{"undelivered": id}` follows. The log never
-contains an API key.
+`max_tokens` as it was sent, `status`, and for answers `usage` and tokens. Statuses: `answered`; a fault; `gone`: the
+client left before the answer; `key` and `quota`: refused. If an answer could not be delivered, a line `{"undelivered":
+id}` follows. The log never contains an API key.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class FakeService:
         question = question_of(body)
         sighting = self._seen[question.key, question.attempt]
         record |= {"key": question.key, "attempt": question.attempt, "sighting": sighting}
+        record["max_tokens"] = body.get("max_tokens")
         refusal = self._refused(api_key)
         if refusal is not None:
             self._note(record, refusal[0])
@@ -140,6 +141,8 @@ class FakeService:
 
     def _completion(self, body: Mapping[str, Any], question: Question, kind: str) -> dict[str, Any]:
         text = answer_text(kind, question.caption, "response_format" in body)
+        if self._faults.words is not None:
+            text = " ".join(text.split()[: self._faults.words])
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if kind.startswith("refusal"):
             message = {"role": "assistant", "content": None, "refusal": REFUSAL}

@@ -106,7 +106,7 @@ class FakeCaptioner(Captioner):
             return caption
         return replace(caption, text=f"{caption.text}: {question}")
 
-    def max_slots(self) -> int:
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
         return 3
 
     def stages(self) -> Mapping[str, float]:

@@ -68,6 +68,7 @@ class Faults:
     limit_headers: whether answers have rate-limit headers, which make no sense.
     tokens: prompt and completion tokens of each answer; None to compute them from what was asked.
     models: that the service has.
+    words: of an answer at most; None for no limit.
     """
 
     seed: int = 1
@@ -85,6 +86,7 @@ class Faults:
     limit_headers: bool = False
     tokens: Sequence[int] | None = None
     models: Sequence[str] = ("fake-vl",)
+    words: int | None = None
 
     def __post_init__(self) -> None:
         for shares, names in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.api_installation import FRAMEWORKS, REQUIREMENTS, ROOT, hidden_modules, installed_packages, pins
 
 
@@ -21,3 +23,9 @@ def test_set_up_notices_a_change_of_every_requirements_file() -> None:
     hashed = next(line for line in lines if line.startswith("wanted="))
     for path in [*ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]:
         assert f" {path.name} " in hashed, path.name
+
+
+def test_the_extra_for_scenes_has_the_versions_of_its_requirements_file() -> None:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    extra = next(line for line in lines if line.startswith("scenes = "))
+    assert re.findall(r'"([^"]+)"', extra) == pins(ROOT / "requirements-scenes.txt")

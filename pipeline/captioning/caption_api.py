@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # started by its path: make the packages importab
 
 from pipeline.captioning.captioners.api.source import ServiceSource
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
-from pipeline.captioning.run import command, options, prompt_flags
+from pipeline.captioning.run import command, frame_flags, prompt_flags, run_flags
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.service import flags as service_flags
 from pipeline.captioning.run.service.work import ServiceWork
@@ -22,11 +22,11 @@ from pipeline.captioning.workers.launch import Launch
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = options.make_table_parser("caption_api.py", "Caption every clip of a meta table through a service.")
+    parser = run_flags.make_table_parser("caption_api.py", "Caption every clip of a meta table through a service.")
     prompt_flags.add_prompt_flags(parser)
     service_flags.add_service_flags(parser)
-    options.add_frame_flags(parser, f"if not given, {service_flags.DEFAULT_SAMPLING.num_frames} frames")
-    options.add_run_flags(parser)
+    frame_flags.add_frame_flags(parser, f"if not given, {service_flags.DEFAULT_SAMPLING.num_frames} frames")
+    run_flags.add_clip_flags(run_flags.add_row_flags(parser))
     # The job needs these; the results of one process are not padded, so their size is not limited.
     parser.set_defaults(bs=1, pad_length=1 << 24, framework=None, device=None, dtype=None)
     return parser

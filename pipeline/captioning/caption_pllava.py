@@ -17,12 +17,12 @@ from pipeline.captioning.captioners.pllava import command as pllava
 from pipeline.captioning.captioners.pllava.source import PllavaSource
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
 from pipeline.captioning.process.arguments import positive_int
-from pipeline.captioning.run import command, model_flags, options, prompt_flags
+from pipeline.captioning.run import command, model_flags, prompt_flags, run_flags
 from pipeline.captioning.run.model_work import model_work
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = options.make_parser("caption_pllava.py", "Caption every clip of a meta table with PLLaVA.")
+    parser = run_flags.make_parser("caption_pllava.py", "Caption every clip of a meta table with PLLaVA.")
     model = model_flags.add_model_flags(parser, Path("./pretrained_models/pllava"))
     model.add_argument(
         "--num_frames",

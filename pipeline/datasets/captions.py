@@ -18,6 +18,7 @@ from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.process.errors import UsageError
 
 from .operation import Settings
+from .ranges import row_suffixes
 from .tables import as_numbers, as_text, with_column
 
 OPENINGS = re.compile(
@@ -156,15 +157,16 @@ def merge_camera_motion(frame: pd.DataFrame, _: None, settings: Settings) -> pd.
 def load_captions(frame: pd.DataFrame, kind: str, settings: Settings) -> pd.DataFrame:
     """Reads captions from sidecar files: same folder and name as the clip, suffix `.json` or `.txt`.
 
-    Of text files, NAME.COLUMN.txt comes first: the export of several columns writes these.
+    Of text files, NAME.COLUMN.txt comes first: the export of several columns writes these. For a part of a file, the
+    range is in NAME, as the export writes it: `a_12.500-20.000.txt`.
 
     Rows without a readable sidecar file, and rows whose path is a URL, keep their caption.
     """
 
-    def sidecar_caption(path: str) -> str:
+    def sidecar_caption(path: str, suffix: str) -> str:
         if is_url(path):
             return ""
-        name = os.path.splitext(path)[0]
+        name = os.path.splitext(path)[0] + suffix
         if kind == "json":
             return read(name + ".json")
         return read(f"{name}.{settings.column}.txt") or read(name + ".txt")
@@ -177,7 +179,8 @@ def load_captions(frame: pd.DataFrame, kind: str, settings: Settings) -> pd.Data
             return ""
 
     with ThreadPoolExecutor(settings.workers) as pool:
-        found = list(pool.map(sidecar_caption, as_text(frame["path"]).tolist(), chunksize=64))
+        clips = as_text(frame["path"]).tolist(), row_suffixes(frame, settings)
+        found = list(pool.map(sidecar_caption, *clips, chunksize=64))
     current = _captions(frame, settings).tolist() if settings.column in frame else [""] * len(frame)
     return with_column(frame, settings.column, [new or old for new, old in zip(found, current, strict=True)])
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from pipeline.captioning.meta.names import RANGE_COLUMNS
 from pipeline.captioning.process.arguments import number, positive_int
 
-from . import captions, info, paths, rows
+from . import captions, info, paths, rows, timestamps
 from .operation import Operation
 
 
@@ -58,9 +59,20 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "load-caption", ("path",), captions.load_captions,
         "read captions from files next to the clips: `caption` of NAME.json, or all of NAME.COLUMN.txt, else of "
-        "NAME.txt (COLUMN is that of --column); "
+        "NAME.txt (COLUMN is that of --column; for a part of a file, NAME contains its range, as export writes it); "
         "rows without such a file keep their caption",
         "--load-caption json", _sidecar_kind, "json|txt", makes=("text",),
+    ),
+    # Parts of files
+    Operation(
+        "timestamp-to-range", (timestamps.TIMESTAMP_COLUMN,), timestamps.timestamp_to_range,
+        "make `start` and `end` of the times of scene tools, one row for each pair of times: `['0:00:01.2', "
+        "'0:00:05.6']`, `1.2-5.6`, `00:00:01.2 --> 00:00:05.6`, or a list of pairs",
+        "--timestamp-to-range", aliases=("timestamp",), makes=RANGE_COLUMNS,
+    ),
+    Operation(
+        "timecode-to-seconds", (), timestamps.timecode_to_seconds,
+        "convert time codes in `start` and `end` to seconds: `0:01:23.456` to 83.456", "--timecode-to-seconds",
     ),
     # Paths
     Operation(
@@ -72,7 +84,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "prepend ROOT to relative paths, except URLs", "--abspath /data", str, "ROOT",
     ),
     Operation(
-        "path-to-id", ("path",), paths.path_to_id, "set `id` to the file name without its suffix",
+        "path-to-id", ("path",), paths.path_to_id,
+        "set `id` to the file name without its suffix; for a part of a file, with its range: `clip_12.500-20.000`",
         "--path-to-id", makes=("id",),
     ),
     Operation(
@@ -88,7 +101,8 @@ OPERATIONS: tuple[Operation, ...] = (
         aliases=("path-filter-empty",),
     ),
     Operation(
-        "remove-path-duplication", ("path",), paths.remove_duplicates, "keep the first row of each path",
+        "remove-path-duplication", ("path",), paths.remove_duplicates,
+        "keep the first row of each path; of parts of files: of each path and range",
         "--remove-path-duplication", aliases=("path-dedup",),
     ),
     Operation("img-only", ("path",), paths.select_images(True), "keep still images (by file suffix)", "--img-only"),

@@ -42,7 +42,7 @@ def run(flags: argparse.Namespace) -> None:
     outputs = _output_paths(flags)
     files = expand(flags.input)
     _check_outputs(outputs, files, flags)
-    settings = Settings(flags.key, flags.column, flags.seed, flags.num_workers, flags.timeout)
+    settings = Settings(flags.key, flags.column, flags.seed, flags.num_workers, flags.timeout, flags.whole_files)
     frames = []
     for path in files:
         frames.append(read_table(path))
@@ -101,8 +101,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="split the output into N files of equal length: NAME_0.csv, NAME_1.csv, …",
     )
     parser.add_argument(
-        "--key", default="path", help="column by which --difference and --intersection compare tables (default: path)"
-    )
+        "--key", default="path",
+        help="column by which --difference and --intersection compare tables (default: path, with start and end if "
+        "both tables have them)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--whole-files", "--whole_files", action="store_true",
+        help="the columns 'start' and 'end' do not say which part of its file a row is: rows are identified by path",
+    )  # fmt: skip
     parser.add_argument(
         "--column", default="text", metavar="NAME", help="column of captions, for all operations (default: text)"
     )

@@ -1,9 +1,10 @@
-"""Exports the captions of a table for trainers.
+"""Exports the captions of a table for trainers and players.
 
     python -m pipeline.datasets.export meta_caption.csv --to txt
     python -m pipeline.datasets.export meta_caption.csv --to jsonl --output captions.jsonl
     python -m pipeline.datasets.export meta_caption.csv --to webdataset --output shards
     python -m pipeline.datasets.export meta_caption.csv --to sharegpt --output conversations.json
+    python -m pipeline.datasets.export segments_caption.csv --to vtt --output subtitles
 
 Rows without a caption are left out. docs/export.md describes the formats.
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
+from pipeline.captioning.long_videos.cues import SUFFIXES
 from pipeline.captioning.meta.marks import outcome_columns
 from pipeline.captioning.meta.names import MAX_NAME_BYTES, outcomes_path, stem_of
 from pipeline.captioning.monitor.gallery.outputs import read_report
@@ -32,10 +34,13 @@ from .exports.questions import run_question
 from .exports.rows import CaptionedTable
 from .exports.shards import ShardSize, check_shards, write_shards
 from .exports.sidecars import SidecarNames, check_sidecars, write_sidecars
+from .exports.timed import check_timed, write_timed
 
-_FORMAT_OF_FLAG = {
-    "root": "txt", "keep_suffix": "txt", "columns": "jsonl", "shard_size": "webdataset", "shard_bytes": "webdataset",
-    "question": "sharegpt", "question_column": "sharegpt",
+_SMALL_FILES = ("txt", "vtt", "srt", "chapters")
+_FORMATS_OF_FLAG = {
+    "root": _SMALL_FILES, "keep_suffix": _SMALL_FILES, "columns": ("jsonl",), "shard_size": ("webdataset",),
+    "shard_bytes": ("webdataset",), "question": ("sharegpt",), "question_column": ("sharegpt",),
+    "whole_files": ("txt", "jsonl", "webdataset", "sharegpt"),
 }  # fmt: skip
 _SHARD_SIZE, _SHARD_BYTES = 1000, 10**9
 _PART_OF_NAME = re.compile(r"[^\W_][^/\s]*")
@@ -56,7 +61,8 @@ def _make_parser() -> CommandParser:
     parser.add_argument("--to", choices=_EXPORTS, required=True, help="format of the export")
     parser.add_argument(
         "--output", type=Path,
-        help="file (jsonl, sharegpt) or folder (webdataset, txt) to write; txt without it: beside each clip",
+        help="file (jsonl, sharegpt) or folder (all others) to write; txt, vtt, srt and chapters without it: beside "
+        "each clip",
     )  # fmt: skip
     parser.add_argument(
         "--column", action="append", metavar="NAME",
@@ -67,10 +73,18 @@ def _make_parser() -> CommandParser:
         help="replace existing files (jsonl, sharegpt: the old file is kept as .bak; webdataset: all shards of the "
         "folder are removed)",
     )  # fmt: skip
-    parser.add_argument("--keep_suffix", action="store_true", help="txt: write a.mp4.txt instead of a.txt")
     parser.add_argument(
-        "--root", help="txt with --output: keep the folders of the clips below this folder or URL (default: names only)"
+        "--whole_files", action="store_true",
+        help="txt, jsonl, webdataset, sharegpt: the columns 'start' and 'end' do not say which part of its file a row "
+        "is (default: as the run decided, by the report beside the table; without a report, they do)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep_suffix", action="store_true", help="txt, vtt, srt, chapters: write a.mp4.txt instead of a.txt"
     )
+    parser.add_argument(
+        "--root", help="txt, vtt, srt and chapters with --output: keep the folders of the clips below this folder or "
+        "URL (default: names only)",
+    )  # fmt: skip
     parser.add_argument("--columns", metavar="NAME,NAME", help="jsonl: columns of the table to write (default: all)")
     parser.add_argument(
         "--shard_size", type=positive_int, metavar="N", help=f"webdataset: clips of a shard (default: {_SHARD_SIZE})"
@@ -92,28 +106,45 @@ def _make_parser() -> CommandParser:
 
 
 def _run(flags: argparse.Namespace) -> None:
-    for name, owner in _FORMAT_OF_FLAG.items():
-        if getattr(flags, name) not in (None, False) and flags.to != owner:
-            raise UsageError(f"--{name} is a flag of --to {owner}, not of --to {flags.to}")
+    for name, owners in _FORMATS_OF_FLAG.items():
+        if getattr(flags, name) not in (None, False) and flags.to not in owners:
+            raise UsageError(f"--{name} is a flag of --to {', '.join(owners)}, not of --to {flags.to}")
     columns = flags.column or []
     if len(set(columns)) < len(columns):
         raise UsageError(f"--column {' --column '.join(columns)}: name each column once")
-    table = CaptionedTable(flags.table, columns, outcome_columns(outcomes_path(flags.table)))
+    report = read_report(flags.table)
+    whole_files = flags.whole_files or bool(report and not report.get("ranges"))
+    table = CaptionedTable(flags.table, columns, outcome_columns(outcomes_path(flags.table)), whole_files)
     _EXPORTS[flags.to](table, flags)
 
 
 def _export_txt(table: CaptionedTable, flags: argparse.Namespace) -> None:
+    names = _file_names(table, flags, ".txt")
+    check_sidecars(table, names, flags.overwrite)
+    with FailedRows(_failures_path(table, None)) as failed:
+        written = write_sidecars(table, names, flags.overwrite, failed)
+    _print_result(_files(written, flags), table, failed)
+
+
+def _export_timed(table: CaptionedTable, flags: argparse.Namespace) -> None:
+    names = _file_names(table, flags, SUFFIXES[flags.to])
+    counts = check_timed(table, names, flags.overwrite)
+    with FailedRows(_failures_path(table, None)) as failed:
+        written = write_timed(table, names, counts, flags.to, failed)
+    _print_result(_files(written, flags), table, failed)
+
+
+def _file_names(table: CaptionedTable, flags: argparse.Namespace, suffix: str) -> SidecarNames:
     _check_parts_of_names(table.captions)
     if flags.root is not None and flags.output is None:
         raise UsageError("--root needs --output: without it, captions are written beside the clips")
     if flags.output is not None:
         _check_folder(flags.output)
-    names = SidecarNames(flags.output, flags.root, flags.keep_suffix, table.captions)
-    check_sidecars(table, names, flags.overwrite)
-    with FailedRows(_failures_path(table, None)) as failed:
-        written = write_sidecars(table, names, flags.overwrite, failed)
-    where = "files beside the clips" if flags.output is None else f"files in {flags.output}"
-    _print_result(f"{written:,} {where}", table, failed)
+    return SidecarNames(flags.output, flags.root, flags.keep_suffix, table.captions, suffix)
+
+
+def _files(count: int, flags: argparse.Namespace) -> str:
+    return f"{count:,} files {'beside the clips' if flags.output is None else f'in {flags.output}'}"
 
 
 def _export_jsonl(table: CaptionedTable, flags: argparse.Namespace) -> None:
@@ -165,7 +196,8 @@ def _export_webdataset(table: CaptionedTable, flags: argparse.Namespace) -> None
 
 
 _EXPORTS = {
-    "txt": _export_txt, "jsonl": _export_jsonl, "webdataset": _export_webdataset, "sharegpt": _export_sharegpt
+    "txt": _export_txt, "jsonl": _export_jsonl, "webdataset": _export_webdataset, "sharegpt": _export_sharegpt,
+    "vtt": _export_timed, "srt": _export_timed, "chapters": _export_timed,
 }  # fmt: skip
 
 

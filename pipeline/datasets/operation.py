@@ -21,6 +21,7 @@ class Settings:
     seed: random seed for shuffling and sampling.
     workers: processes or threads that read files.
     timeout: maximum seconds to read the size and length of one file.
+    whole_files: every row is a whole file; the columns `start` and `end` mean something else.
     """
 
     key: str = "path"
@@ -28,6 +29,7 @@ class Settings:
     seed: int = 42
     workers: int = 4
     timeout: float = 60.0
+    whole_files: bool = False
 
     def column_of(self, name: str) -> str:
         """The column of the table for which `name` stands in `Operation.needs` and `Operation.makes`."""

@@ -12,6 +12,7 @@ from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.media import names_image
 
 from .operation import Settings
+from .ranges import row_keys, row_suffixes
 from .tables import as_text, with_column
 from .urls import stem
 
@@ -32,8 +33,9 @@ def absolute_under(frame: pd.DataFrame, root: str, _: Settings) -> pd.DataFrame:
     return with_column(frame, "path", paths)
 
 
-def path_to_id(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return with_column(frame, "id", [stem(path) for path in _paths(frame)])
+def path_to_id(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    suffixes = row_suffixes(frame, settings)
+    return with_column(frame, "id", [stem(path) + suffix for path, suffix in zip(_paths(frame), suffixes, strict=True)])
 
 
 def with_part(frame: pd.DataFrame, part: str, _: Settings) -> pd.DataFrame:
@@ -48,8 +50,8 @@ def remove_empty(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
     return frame[as_text(frame["path"]).str.strip() != ""]
 
 
-def remove_duplicates(frame: pd.DataFrame, _: None, __: Settings) -> pd.DataFrame:
-    return frame.drop_duplicates("path")
+def remove_duplicates(frame: pd.DataFrame, _: None, settings: Settings) -> pd.DataFrame:
+    return frame[~row_keys(frame, settings).duplicated()]
 
 
 def select_images(keep_images: bool) -> Callable[[pd.DataFrame, None, Settings], pd.DataFrame]:

@@ -10,33 +10,42 @@ from pipeline.captioning.meta.names import column_list
 from pipeline.captioning.process.errors import UsageError
 
 from .operation import Settings
+from .ranges import compared_keys
 from .tables import STRING, as_numbers, as_text, expand, read_tables
 
+_KEY = "\0key"
+"""Name of a column that no table has, because names can't contain NUL."""
 RowFilter = Callable[[pd.DataFrame, float, Settings], pd.DataFrame]
 
 
 def difference(frame: pd.DataFrame, other: str, settings: Settings) -> pd.DataFrame:
     """The rows that are not done in the table `other`."""
-    return frame[~frame[settings.key].isin(_done_rows(other, settings)[settings.key])]
+    keys, _, done_keys = _done_rows(frame, other, settings)
+    return frame[~keys.isin(done_keys)]
 
 
 def intersection(frame: pd.DataFrame, other: str, settings: Settings) -> pd.DataFrame:
     """The rows that are done in the table `other`, with the columns that only `other` has."""
-    key = settings.key
-    done = _done_rows(other, settings).drop_duplicates(key)
-    new = [name for name in done if name == key or name not in frame]
-    return frame.merge(done[new], on=key, how="inner")
+    keys, done, done_keys = _done_rows(frame, other, settings)
+    first = ~done_keys.duplicated()
+    new = done.loc[first, [name for name in done if name not in frame]].assign(**{_KEY: done_keys[first]})
+    return frame.assign(**{_KEY: keys}).merge(new, on=_KEY, how="inner").drop(columns=_KEY)
 
 
-def _done_rows(pattern: str, settings: Settings) -> pd.DataFrame:
-    """The rows of a table that have a caption; all rows if the table has no column of captions."""
+def _done_rows(frame: pd.DataFrame, pattern: str, settings: Settings) -> tuple[pd.Series, pd.DataFrame, pd.Series]:
+    """What identifies the rows of `frame`; the rows of a table that are done, and what identifies them.
+
+    A row is done if it has a caption; all rows are done if the table has no column of captions.
+    """
     other = read_tables(expand([pattern]))
     if settings.key not in other:
         raise UsageError(f"table {pattern} has no column '{settings.key}'; its columns: {column_list(other.columns)}")
+    keys, other_keys = compared_keys(frame, other, pattern, settings)
     if settings.column not in other:
         print(f"{pattern} has no column '{settings.column}' (--column), so all its rows count as done")
-        return other
-    return other[as_text(other[settings.column]).str.strip() != ""]
+        return keys, other, other_keys
+    done = as_text(other[settings.column]).str.strip() != ""
+    return keys, other[done], other_keys[done]
 
 
 def at_least(column: str) -> RowFilter:

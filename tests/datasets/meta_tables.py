@@ -71,8 +71,14 @@ def read(path: Path) -> list[dict[str, str]]:
     return [{str(name): str(cell) for name, cell in row.items()} for row in cells.to_dict("records")]
 
 
-def run(folder: Path, kind: str, *arguments: str, rows: Sequence[Sequence[str]] = TABLE) -> list[dict[str, str]]:
-    source = write(folder / f"in.{kind}", HEADER, rows)
+def run(
+    folder: Path,
+    kind: str,
+    *arguments: str,
+    rows: Sequence[Sequence[str]] = TABLE,
+    header: Sequence[str] = HEADER,
+) -> list[dict[str, str]]:
+    source = write(folder / f"in.{kind}", header, rows)
     output = folder / f"out.{kind}"
     assert datautil.main([str(source), *arguments, "--output", str(output)]) == 0
     return read(output)

@@ -253,7 +253,7 @@ def test_every_operation_accepts_an_empty_table_and_names_a_missing_column(
     value = VALUES.get(operation.name, "1").replace("TOKENIZER", str(tiny))
     arguments = [operation.flag, *([value] if operation.value else [])]
     for kind in KINDS:
-        assert run(tmp_path, kind, *arguments, rows=[]) == []
+        assert run(tmp_path, kind, *arguments, rows=[], header=[*HEADER, "timestamp", "start"]) == []
     if operation.needs:
         write(tmp_path / "bare.csv", ["other"], [["1"]])
         assert datautil.main(["bare.csv", *arguments, "--output", "none.csv"]) == 2

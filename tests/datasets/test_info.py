@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from pipeline.captioning.clips import killable
+from pipeline.captioning.clips import file_processes, killable
 from pipeline.captioning.clips.decode_pyav import video_info
-from pipeline.captioning.process.errors import RunError
+from pipeline.captioning.process.errors import RunError, UsageError
 from pipeline.datasets import info
 from pipeline.datasets.operation import Settings
 from tests.fakes import render_clip
@@ -70,6 +70,39 @@ def test_videos_images_and_unreadable_files(tmp_path: Path) -> None:
     assert videos_only["num_frames"].isna().tolist() == [False, True]
 
 
+def test_parts_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each part has its own length. The video has 16 frames in 2 seconds."""
+    video, image = str(render_clip(tmp_path / "a.mp4", frames=16)), str(tmp_path / "a.jpg")
+    Image.new("RGB", (40, 20)).save(image)
+    rows = [
+        (video, "0.5", "1.25", 6, 0.75),
+        (video, "1.5", "9", 4, 0.5),  # ends with the video
+        (video, "1", "", 8, 1.0),
+        (video, "0", "0.001", 1, 0.001),
+        (video, "", "", 16, 2.0),
+        (image, "0", "1", 1, None),
+        (video, "2", "3", None, None),
+        (video, "1", "0.5", None, None),
+        ("/nowhere.mp4", "0", "1", None, None),
+    ]
+    frame = pd.DataFrame([row[:3] for row in rows], columns=["path", "start", "end"], dtype="string")
+    for operation in (info.add_info, info.add_video_info):
+        made = operation(frame, None, SETTINGS)
+        found = made[["num_frames", "duration"]].astype(object).where(made[["num_frames", "duration"]].notna(), None)
+        expected = [row[3:] for row in rows]
+        if operation is info.add_video_info:
+            expected[5] = (None, None)
+        assert list(found.itertuples(index=False, name=None)) == expected
+        assert made["height"].tolist()[:5] == [64] * 5 and made["fps"].tolist()[6:8] == [8.0] * 2
+    printed = capsys.readouterr()
+    assert f"row 6: {video}: the range 2.000 s to 3.000 s begins after the end of the video (2.000 s)" in printed.out
+    assert "row 7: " in printed.out and "is reversed" in printed.out
+    whole = info.add_info(frame, None, replace(SETTINGS, whole_files=True))
+    assert whole["num_frames"].tolist()[:4] == [16] * 4
+    with pytest.raises(UsageError, match="'x' is not"):
+        info.add_info(frame.assign(start="x"), None, SETTINGS)
+
+
 def _misbehave(path: str) -> object:
     """Replaces `info._probe` in the process that reads files."""
     if "hang" in path:
@@ -94,7 +127,7 @@ def test_the_command_fails_if_processes_cannot_be_started(tmp_path: Path, monkey
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(killable, "START_PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(info._Prober, "_make_process", forbidden)
+    monkeypatch.setattr(file_processes.FileProcess, "_make_process", forbidden)
     with pytest.raises(RunError, match="Resource temporarily unavailable"):
         info.probe_files([str(tmp_path / "a.mp4")], Settings(workers=2, timeout=10))
 

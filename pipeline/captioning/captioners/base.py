@@ -9,14 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..backends import Backend
 from ..clips.clip import Clip
 from ..clips.preparation import FramePreparation, FrameTransform
 from ..clips.sampling import FrameSampling
+from ..generation.options import GenerationOptions
 from ..generation.requests import End, Engine, Request
 from ..meta.asks import Asks
 from ..meta.names import TEXT_COLUMN
+from ..process.errors import UsageError
+from .prompts import NO_TEXT
+
+if TYPE_CHECKING:
+    from .text_prompts import TextPrompts  # imports a tokenizer, which captions through a service do without
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,31 @@ class Captioner(ABC):
         questions: about each clip, at least one; None for those of the source.
         """
 
+    def prepare_text(
+        self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
+    ) -> Request:
+        """The request that asks a question about text alone, without a clip; see `CaptionerSource.text_prompts`.
+
+        key: (row, number of the question). The row determines the random stream, as for clips.
+        options: replace those of the run. Beam search is possible only if the run's captions have it too.
+        system: the system prompt; empty for that of the template.
+
+        Raises:
+            UsageError: the model can't answer questions about text.
+        """
+        raise UsageError(NO_TEXT)
+
     @abstractmethod
     def caption(self, end: End) -> Caption:
         """The caption of a request that has ended without an error."""
 
     @abstractmethod
-    def max_slots(self) -> int:
-        """The number of slots that suits the device and its memory (`--bs auto`)."""
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
+        """The number of slots that suits the device and its memory (`--bs auto`).
+
+        text_tokens: tokens of the longest prompt of `prepare_text`; 0 if there are clips only.
+        answer_tokens: `max_new_tokens` of these prompts; 0 for that of the run.
+        """
 
     @abstractmethod
     def stages(self) -> Mapping[str, float]:
@@ -79,36 +104,13 @@ class Captioner(ABC):
 
 
 class Source(ABC):
-    """What a run needs to know before it begins: what is asked, which frames, what the captions depend on.
-
-    asks: what is asked about every clip.
-    sampling: which frames of each clip are sampled.
-    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
-        no scaling.
-    frame_transform: prepares the frames of a clip, see FrameTransform.
-    image_transform: prepares a still image; None if it is a clip of one frame.
-    """
+    """What a run needs to know before it begins: what is asked about every row, and what the answers depend on."""
 
     asks: Asks
-    sampling: FrameSampling
-    short_side: int = 0
-    frame_transform: FrameTransform
-    image_transform: FrameTransform | None = None
-
-    @property
-    def preparation(self) -> FramePreparation:
-        """How the decoding processes choose and prepare frames."""
-        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
 
     @abstractmethod
     def fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions depend on, except the clips, as text. Journals store it."""
-
-    def _prompt_entries(self) -> list[str]:
-        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
-        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
-            return ["prompt"]
-        return [f"prompt {column}" for column in self.asks.columns]
 
     def image_fingerprint(self) -> Mapping[str, str]:
         """Everything that the captions of still images depend on besides `fingerprint`, as text.
@@ -121,8 +123,35 @@ class Source(ABC):
     def describe(self) -> list[str]:
         """Lines for the log: the settings in use and the reasons for them."""
 
+    def _prompt_entries(self) -> list[str]:
+        """The name of the fingerprint's entry for each question. Runs of one constant question have `prompt`."""
+        if self.asks.columns == (TEXT_COLUMN,) and not self.asks.cell_columns:
+            return ["prompt"]
+        return [f"prompt {column}" for column in self.asks.columns]
 
-class CaptionerSource(Source):
+
+class ClipSource(Source):
+    """A source whose rows are clips.
+
+    sampling: which frames of each clip are sampled.
+    short_side: larger frames are scaled before `frame_transform` so that their shorter side has this many pixels; 0 for
+        no scaling.
+    frame_transform: prepares the frames of a clip, see FrameTransform.
+    image_transform: prepares a still image; None if it is a clip of one frame.
+    """
+
+    sampling: FrameSampling
+    short_side: int = 0
+    frame_transform: FrameTransform
+    image_transform: FrameTransform | None = None
+
+    @property
+    def preparation(self) -> FramePreparation:
+        """How the decoding processes choose and prepare frames."""
+        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
+
+
+class CaptionerSource(ClipSource):
     """A captioner before its framework is imported: checked options and checkpoint.
 
     family: name of the model family and why it was chosen, for the log; empty if there was no choice.
@@ -137,6 +166,16 @@ class CaptionerSource(Source):
             UsageError: values would overflow.
         """
         return None
+
+    def text_prompts(self, system: str = "") -> TextPrompts:
+        """The prompts of questions about text alone.
+
+        system: the system prompt; empty for that of the template, or none.
+
+        Raises:
+            UsageError: the model can't answer questions about text, or the system prompt is not usable.
+        """
+        raise UsageError(NO_TEXT)
 
     @abstractmethod
     def check_weights(self) -> None:

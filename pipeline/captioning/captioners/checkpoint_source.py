@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..backends import Backend
+from ..generation.length_limit import LengthLimit
 from ..generation.options import GenerationOptions
+from ..process.errors import UsageError
 from .base import Captioner, CaptionerSource
 from .checkpoint_config import describe_penalties, with_checkpoint_defaults
 from .clip_prompts import ClipPrompts
+from .text_prompts import TextPrompts, TextTemplate
 from .tokenizer import CheckpointTokenizer
 from .weights import CheckpointWeights
 
@@ -28,7 +31,7 @@ Loaded = TypeVar("Loaded", bound=Captioner)
 class CheckpointSource(CaptionerSource, Generic[Loaded]):
     """A checked checkpoint.
 
-    A subclass sets `weights`, and the attributes of `CaptionerSource`.
+    A subclass sets `weights`, `stop_ids` (token ids that end an answer), and the attributes of `CaptionerSource`.
 
     folder: of the checkpoint.
     prompts: of the run. tokenizer: of the checkpoint.
@@ -39,6 +42,7 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
     """
 
     weights: CheckpointWeights
+    stop_ids: frozenset[int]
 
     def __init__(
         self, folder: Path, prompts: ClipPrompts, tokenizer: CheckpointTokenizer, generation: GenerationOptions
@@ -46,19 +50,45 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         self.folder, self.prompts, self.tokenizer, self.asks = folder, prompts, tokenizer, prompts.asks
         self.generation = with_checkpoint_defaults(generation, folder)
         self._given_generation = generation
+        self._text_prompts: dict[str, TextPrompts] = {}
 
     def fingerprint(self) -> Mapping[str, str]:
-        config = (self.folder / "config.json").read_bytes()
         return {
-            "checkpoint": f"config {digest(config)} weights {self.weights.digest()}",
-            "tokenizer": digest(self.tokenizer.file.read_bytes()),
-            "lora alpha": str(self.weights.lora_alpha),
+            **self._model_fingerprint(),
             **dict(zip(self._prompt_entries(), self._prompt_texts(), strict=True)),
             "frames": str(self.sampling),  # the gallery reads it
             "preprocessing": str(self.frame_transform),
             "generation": self.generation.fingerprint(),
             **self._own_fingerprint(),
         }
+
+    def _model_fingerprint(self) -> dict[str, str]:
+        """The entries about the text model and its tokenizer."""
+        config = (self.folder / "config.json").read_bytes()
+        return {
+            "checkpoint": f"config {digest(config)} weights {self.weights.digest()}",
+            "tokenizer": digest(self.tokenizer.file.read_bytes()),
+            "lora alpha": str(self.weights.lora_alpha),
+        }
+
+    def text_prompts(self, system: str = "") -> TextPrompts:
+        if system not in self._text_prompts:
+            template, window = self._text_template(system), self._limit().tokens
+            if window is None:
+                raise UsageError(
+                    f"{self.folder / 'config.json'} has no max_position_embeddings of the text model, so it is not "
+                    "known how much text fits; take the file from the published checkpoint"
+                )
+            self._text_prompts[system] = TextPrompts(
+                template,
+                self.tokenizer,
+                window,
+                self.generation,
+                self.stop_ids,
+                self._model_fingerprint(),
+                describe_penalties(self._given_generation, self.generation),
+            )
+        return self._text_prompts[system]
 
     def describe(self) -> list[str]:
         return [*self._own_lines(), *describe_penalties(self._given_generation, self.generation)]
@@ -90,6 +120,18 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
     @abstractmethod
     def _prompt_texts(self) -> Sequence[str]:
         """The prompt of each question as text."""
+
+    @abstractmethod
+    def _text_template(self, system: str) -> TextTemplate:
+        """The template of prompts without a clip. system: the system prompt; empty for that of the template.
+
+        Raises:
+            UsageError: the family can't answer questions about text, or the system prompt is not usable.
+        """
+
+    @abstractmethod
+    def _limit(self) -> LengthLimit:
+        """The longest sequence of the text model."""
 
     @abstractmethod
     def _own_fingerprint(self) -> Mapping[str, str]:

@@ -9,19 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..process.errors import UsageError
-from .chat_template import (
-    TOKENIZER_CONFIG,
-    ChatTemplate,
-    Message,
-    find_template,
-    overridden_template,
-    render,
-    special_tokens,
-)
 from .checkpoint_config import read_settings
+from .checkpoint_template import SYSTEM_MOVED, CheckpointTemplate, Conversation
 from .prompt_formats import (
     BLIP_2,
     CHATML,
@@ -34,7 +25,6 @@ from .prompt_formats import (
     QWEN_VL,
     VICUNA,
     PromptFormat,
-    before_question,
 )
 from .prompts import check_prompt_part
 
@@ -49,16 +39,6 @@ class PromptText:
 
     text: str
     source: str
-    placeholder: str
-
-
-@dataclass(frozen=True)
-class _Conversation:
-    """What a prompt is made from; `placeholder` is what the family's templates write for a block."""
-
-    question: str
-    system: str
-    blocks: Sequence[str]
     placeholder: str
 
 
@@ -95,50 +75,6 @@ FAMILY_PROMPTS = {
 
 
 @dataclass(frozen=True)
-class _CheckpointTemplate:
-    """The chat template of a checkpoint.
-
-    tokens: special tokens by their names in the template.
-    other: a `chat_template.json` that differs and is not used; None if there is none.
-    """
-
-    template: ChatTemplate
-    tokens: Mapping[str, Any]
-    other: Path | None
-
-    @classmethod
-    def of(cls, folder: Path) -> _CheckpointTemplate | None:
-        """The template of a checkpoint folder; None if it has none."""
-        template = find_template(folder)
-        return None if template is None else cls(template, special_tokens(folder), overridden_template(folder))
-
-    def rendered(self, asked: _Conversation) -> tuple[str, str] | None:
-        """The text and source of a prompt; None if the template has no place for images or videos.
-
-        Raises:
-            UsageError: the template fails, or has a place for some of the blocks only.
-        """
-        file = self.template.file
-        try:
-            text, note = _with_system_prompt(self.template, self.tokens, asked)
-        except UsageError:
-            # A template of tokenizer_config.json may be that of the text model, which takes text only.
-            if file.name == TOKENIZER_CONFIG:
-                return None
-            raise
-        places = text.count(asked.placeholder)
-        if places == 0:
-            return None
-        if places != len(asked.blocks):
-            raise UsageError(
-                f"{file}: the chat template writes {asked.placeholder} {places} times for {len(asked.blocks)} "
-                f"{asked.blocks[0]}s; correct or remove it"
-            )
-        unused = f"; {self.other.name} differs and is not used" if self.other else ""
-        return text, f"chat template of {file.name}{note}{unused}"
-
-
-@dataclass(frozen=True)
 class FamilyPrompt:
     """Makes the prompts of a run with one checkpoint. Its files are read once, by `of`: they may change during a run.
 
@@ -150,7 +86,7 @@ class FamilyPrompt:
 
     family: str
     published: PromptFormat
-    template: _CheckpointTemplate | None
+    template: CheckpointTemplate | None
     has_janus_system: bool = False
 
     @classmethod
@@ -164,7 +100,7 @@ class FamilyPrompt:
         return cls(
             family,
             about.published or _format_of_text_model(folder),
-            _CheckpointTemplate.of(folder) if about.uses_template else None,
+            CheckpointTemplate.of(folder) if about.uses_template else None,
             family == "janus" and bool(read_settings(folder / _PROCESSOR_CONFIG).get(_JANUS_SETTING)),
         )
 
@@ -189,53 +125,55 @@ class FamilyPrompt:
         for placeholder in filter(None, about.placeholders.values()):
             check_prompt_part("the question", question, placeholder)
             check_prompt_part("--system", system, placeholder)
-        asked = _Conversation(question, system, blocks, about.placeholders[blocks[0]])
+        asked = Conversation(question, system, blocks, about.placeholders[blocks[0]])
         text, source = self._text_and_source(asked, time)
         text, placeholder = _written_out(family, text, asked.placeholder, frames)
         return PromptText(text, source, placeholder)
 
-    def _text_and_source(self, asked: _Conversation, time: str) -> tuple[str, str]:
+    def text_alone(self, question: str, system: str) -> PromptText:
+        """The prompt for a question about text alone: the same template as in `text`, without a block.
+
+        The question may contain placeholders; the caller sees to it that they are no tokens.
+
+        Raises:
+            UsageError: the system prompt contains a placeholder, or the checkpoint's template is unusable.
+        """
+        about = FAMILY_PROMPTS[self.family]
+        for placeholder in about.placeholders.values():
+            check_prompt_part("--system", system, placeholder)
+        asked = Conversation(question, system, [], "")
+        rendered = None if self.template is None else self.template.rendered_alone(asked, about.placeholders)
+        text, source = self._chosen(rendered, asked, "", "is not one for images, videos and text alone")
+        return PromptText(text, source, "")
+
+    def _text_and_source(self, asked: Conversation, time: str) -> tuple[str, str]:
         rendered = None if self.template is None else self.template.rendered(asked)
+        return self._chosen(rendered, asked, time, f"has no place for {asked.blocks[0]}s")
+
+    def _chosen(self, rendered: tuple[str, str] | None, asked: Conversation, time: str, lack: str) -> tuple[str, str]:
+        """The text and source of a prompt.
+
+        rendered: those of the chat template, if it can be used. lack: what a template lacks that can't be used.
+        """
         if rendered is None:
             text, source = _published(self.published, asked, time)
-            return text, source + self._reason_for_published(asked.blocks[0])
+            return text, source + self._reason_for_published(lack)
         text, source = rendered
         if not self.has_janus_system or asked.system:
             return text, source
         text = JANUS.system.format(system=JANUS.default_system) + text
         return text, f"{source}; with the system prompt of Janus, as {_PROCESSOR_CONFIG} asks for"
 
-    def _reason_for_published(self, block: str) -> str:
+    def _reason_for_published(self, lack: str) -> str:
         if self.template is not None:
-            return f"; the chat template of {self.template.template.file.name} has no place for {block}s"
+            return f"; the chat template of {self.template.template.file.name} {lack}"
         return "; the checkpoint has no chat template" if FAMILY_PROMPTS[self.family].uses_template else ""
 
 
 _PROCESSOR_CONFIG, _JANUS_SETTING = "processor_config.json", "use_default_system_prompt"
-_SYSTEM_MOVED = "; it has no system turn, so the system prompt stands before the question"
 
 
-def _with_system_prompt(template: ChatTemplate, tokens: Mapping[str, Any], asked: _Conversation) -> tuple[str, str]:
-    """The rendered template, and a note if it does not write a system turn."""
-    system = asked.system.strip()
-    if not system:
-        return render(template, [_user(asked.question, asked.blocks)], tokens), ""
-    turn = {"role": "system", "content": [{"type": "text", "text": asked.system}]}
-    try:
-        text = render(template, [turn, _user(asked.question, asked.blocks)], tokens)
-    except UsageError:
-        text = ""  # if the system prompt was not the cause, the template fails below again
-    if text.count(system) > asked.question.count(system):
-        return text, ""
-    question = before_question(asked.system, asked.question)
-    return render(template, [_user(question, asked.blocks)], tokens), _SYSTEM_MOVED
-
-
-def _user(question: str, blocks: Sequence[str]) -> Message:
-    return {"role": "user", "content": [*({"type": kind} for kind in blocks), {"type": "text", "text": question}]}
-
-
-def _published(chosen: PromptFormat, asked: _Conversation, time: str) -> tuple[str, str]:
+def _published(chosen: PromptFormat, asked: Conversation, time: str) -> tuple[str, str]:
     """The text and source of a published prompt."""
     tokens = [asked.placeholder] * len(asked.blocks)
     if asked.system and not asked.question and not chosen.is_chat:
@@ -245,7 +183,7 @@ def _published(chosen: PromptFormat, asked: _Conversation, time: str) -> tuple[s
         text = chosen.text(f"{''.join(tokens)}{time}\n{asked.question}", asked.system, [])
     else:
         text = chosen.text(asked.question, asked.system, tokens)
-    return text, f"published prompt {chosen.name}{_SYSTEM_MOVED if asked.system and not chosen.system else ''}"
+    return text, f"published prompt {chosen.name}{SYSTEM_MOVED if asked.system and not chosen.system else ''}"
 
 
 def _format_of_text_model(folder: Path) -> PromptFormat:

@@ -10,7 +10,6 @@ import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,33 +28,8 @@ from ..generation.whole_batch import BatchEngine
 from ..meta.names import column_list
 from ..process.errors import UsageError
 from .base import Caption, Captioner, Refused
-from .clip_prompts import ClipPrompts
+from .captioner_settings import CaptionerSettings
 from .question_groups import QuestionPrompt, grouped, shared_text
-from .tokenizer import CheckpointTokenizer
-
-
-@dataclass(frozen=True)
-class CaptionerSettings:
-    """What a captioner needs besides its model.
-
-    longest: a clip without content, with the longest prompts of all clips of common sizes; for arithmetic and
-        rehearsals. units: what the vision tower processes of it, in units such as frames.
-    unit_bytes: bytes of the intermediate values of one unit in the vision stage.
-    prompts_each_block: number of prompts of the longest clip if each block has a prompt of its own, else 0.
-    needs_generate: whether only transformers' `generate` can run the text model.
-    shares_prefix: compute keys and values of the text before the visual tokens once, not for every clip.
-    """
-
-    prompts: ClipPrompts
-    tokenizer: CheckpointTokenizer
-    generation: GenerationOptions
-    stop_ids: frozenset[int]
-    longest: Clip
-    units: int
-    unit_bytes: int
-    prompts_each_block: int = 0
-    needs_generate: bool = False
-    shares_prefix: bool = True
 
 
 class ModelCaptioner(Captioner):
@@ -88,6 +62,14 @@ class ModelCaptioner(Captioner):
         """The prompt of a question about a clip. Positions count all tokens unless a family says otherwise."""
         length = sum(map(len, pieces)) + sum(self._prompt_lengths(clip))
         return QuestionPrompt(number, pieces, np.arange(length), length)
+
+    def _text_positions(self, tokens: int) -> np.ndarray:
+        """Positions of a prompt without visual tokens, (tokens,) unless a family has three axes."""
+        return np.arange(tokens)
+
+    def _text_history(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a prompt without visual tokens that the repetition rules cover."""
+        return ()
 
     def engine(self, slots: int) -> Engine:
         if self._common.prompts_each_block:
@@ -152,8 +134,7 @@ class ModelCaptioner(Captioner):
         """
         first, *others = group
         pieces = first.pieces
-        has_prefix = len(self._prefix) > 0 and tuple(pieces[0][: len(self._prefix)]) == tuple(self._prefix)
-        skipped = len(self._prefix) if has_prefix else 0
+        skipped = self._prefix_in(pieces[0])
         texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
         prompts = [_interleaved(texts, own) for own in self._blocks_of_prompts(clip, blocks)]
         own_text = shared_text(group)
@@ -165,7 +146,7 @@ class ModelCaptioner(Captioner):
             next_position=first.next_position,
             options=self._common.generation,
             stop_ids=self._common.stop_ids,
-            has_prefix=has_prefix,
+            has_prefix=skipped > 0,
             history_ids=first.history_ids,
             stream=clip.row,
             question=first.number,
@@ -181,6 +162,35 @@ class ModelCaptioner(Captioner):
                 for prompt in others
             ),
         )
+
+    def prepare_text(
+        self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
+    ) -> Request:
+        ids = self._common.text_prompts(system).token_ids(question)
+        return self._text_request(key, ids, options or self._common.generation)
+
+    def _text_request(self, key: tuple[int, int], ids: Sequence[int], options: GenerationOptions) -> Request:
+        # A prefill computes at least one token.
+        skipped = self._prefix_in(ids) if len(ids) > len(self._prefix) else 0
+        with torch.no_grad():
+            embeddings = self._embed(ids[skipped:])
+        return Request(
+            key=key,
+            embeddings=embeddings[None] if self._common.prompts_each_block else embeddings,
+            positions=self._text_positions(len(ids))[..., skipped:],
+            next_position=len(ids),
+            options=options,
+            stop_ids=self._common.stop_ids,
+            has_prefix=skipped > 0,
+            history_ids=self._text_history(ids),
+            stream=key[0],
+            question=key[1],
+        )
+
+    def _prefix_in(self, ids: Sequence[int]) -> int:
+        """The number of tokens of the shared prefix if a prompt begins with it, else 0."""
+        length = len(self._prefix)
+        return length if tuple(ids[:length]) == tuple(self._prefix) else 0
 
     def _blocks_of_prompts(self, clip: Clip, blocks: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
         """The blocks of each prompt of one question."""
@@ -212,11 +222,15 @@ class ModelCaptioner(Captioner):
         longest = self._common.longest
         return self._common.prompts.most_tokens(longest) + sum(self._prompt_lengths(longest))
 
-    def max_slots(self) -> int:
+    def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
         common, config, itemsize = self._common, self._text.config, self._backend.dtype.itemsize
-        length = self._longest_prompt
+        # Clips and texts may be in flight together: the cache has room for the longest prompt and the longest answer.
+        length = max(self._longest_prompt, text_tokens)
+        options = dataclasses.replace(
+            common.generation, max_new_tokens=max(common.generation.max_new_tokens, answer_tokens)
+        )
         units = min(self._units_together, self.clips_together * max(1, common.units))
-        prompt = capacity.slot_memory(config, length, common.generation, itemsize)
+        prompt = capacity.slot_memory(config, length, options, itemsize)
         work = units * common.unit_bytes
         if self._in_batches:  # all prompts of a batch are prefilled together
             eager_length = length if makes_own_masks(config) else 0
@@ -224,24 +238,35 @@ class ModelCaptioner(Captioner):
         else:
             work += capacity.prefill_memory(config, max(self._backend.prefill_tokens, length), itemsize)
         estimate = capacity.MemoryEstimate(slot=prompt * max(1, common.prompts_each_block), work=work)
-        beams = common.generation.num_beams
-        return capacity.max_slots(self._backend, estimate, beams, self.clips_together, self._rehearse)
+
+        def rehearse(clips: int) -> None:
+            self._rehearse(clips, text_tokens, options)
+
+        return capacity.max_slots(self._backend, estimate, options.num_beams, self.clips_together, rehearse)
 
     def stages(self) -> Mapping[str, float]:
         return {"vision_seconds": self._vision_seconds, **dataclasses.asdict(self._stats)}
 
-    def _rehearse(self, clips: int) -> None:
+    def _rehearse(self, clips: int, text_tokens: int = 0, text_options: GenerationOptions | None = None) -> None:
         """Run the vision stage, a prefill and the first decoding steps for `clips` clips without content.
 
         If further questions follow in a slot, their text is prefilled too.
+
+        text_tokens, text_options: as many prompts of this number of tokens, without a clip, are run after the clips.
         """
         stats, vision_seconds = self._stats, self._vision_seconds
         self._stats = EngineStats()
         longest = self._common.longest
         prepared = self.prepare([dataclasses.replace(longest, row=row) for row in range(clips)])
         requests = [one for one in prepared if isinstance(one, Request)]
+        options = text_options or self._common.generation
+        rows = range(clips if text_tokens else 0)
+        texts = [self._text_request((clips + row, 0), [0] * text_tokens, options) for row in rows]
         no_token = frozenset({self._text.vocabulary})  # an id beyond the logits: captions reach their full length
-        self._run_two_steps(clips, requests, no_token)  # a prefill, and decoding steps
+        # A prefill, and decoding steps. The slots of the clips have room for the texts that wait for them.
+        self._run_two_steps(clips, requests if self._in_batches else [*requests, *texts], no_token)
+        if texts:
+            self._run_two_steps(clips, texts, no_token)
         if any(request.follow_ups for request in requests):
             # Every answer ends with its first token, so that the next question follows.
             self._run_two_steps(clips, requests, frozenset(range(self._text.vocabulary)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ..process.errors import UsageError
@@ -15,6 +16,8 @@ DEFAULT_SYSTEM = (
     "the movement of the camera. Say only what can be seen."
 )
 DEFAULT_QUESTION = "Describe the video in details."
+NO_TEXT = "this captioner cannot answer questions about text; use a checkpoint of a family that can, such as qwen2_5_vl"
+"""The usage error of a model that is prompted with clips only."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class ConversationTemplate:
     def prompt(self, question: str, system: str) -> str:
         head = self.system.format(system=system) if system else ""
         return head + self.user.format(question=question)
+
+    def text_prompt(self, question: str, system: str) -> str:
+        """The prompt for a question about text alone: without the placeholder and the line that it stands on."""
+        user = self.user.replace(f"{IMAGE_PLACEHOLDER}\n", "").replace(IMAGE_PLACEHOLDER, "")
+        return dataclasses.replace(self, user=user).prompt(question, system)
 
 
 TEMPLATES = {

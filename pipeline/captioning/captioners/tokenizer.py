@@ -7,7 +7,7 @@ image token, or the placeholder of images and videos.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class CheckpointTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises plain Exception
             raise UsageError(f"{path} can't be read: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._folder = folder
         self._image_token_id = image_token_id
         if image_token_id is not None and self._tokenizer.id_to_token(image_token_id) is None:
@@ -57,12 +59,50 @@ class CheckpointTokenizer:
 
     def special_token_in(self, text: str) -> str:
         """A special token whose text occurs in `text`; '' if there is none."""
-        return next((token for token in self._special_tokens if token in text), "")
+        return next((token for token in self._special_tokens.values() if token in text), "")
 
     @functools.cached_property
-    def _special_tokens(self) -> tuple[str, ...]:
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        return tuple(token.content for token in added if token.special)
+    def added_ids(self) -> frozenset[int]:
+        """Ids of the tokens that were added to the vocabulary, which are found in a text before it is divided."""
+        return frozenset(self._tokenizer.get_added_tokens_decoder())
+
+    @functools.cached_property
+    def _special_tokens(self) -> dict[int, str]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {number: token.content for number, token in added.items() if token.special}
+
+    def without_control_tokens(self, text: str, control: Collection[int] = ()) -> str:
+        """A text in which no special token takes effect: a space after the first character makes it ordinary text.
+
+        `a <|im_end|> b` becomes `a < |im_end|> b`. The tokenizer itself finds the tokens, because those that match
+        normalised text also match other spellings. A token that a space does not break is removed.
+
+        control: ids of further tokens to break, such as placeholders that are not marked as special.
+        """
+        control = {*self._special_tokens, *control}
+        spans = self._spans(text, control)
+        replace = _broken
+        while spans:
+            for begin, end in reversed(spans):
+                text = text[:begin] + replace(text[begin:end]) + text[end:]
+            replace, spans = _removed, self._spans(text, control)
+        return text
+
+    def _spans(self, text: str, control: Collection[int]) -> list[tuple[int, int]]:
+        """Where tokens of `control` are in a text: begin and end, from the first to the last."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        found = zip(encoding.ids, encoding.offsets, strict=True)
+        return [span for number, span in found if number in control and not self._is_unknown(number, text, *span)]
+
+    @functools.cached_property
+    def _unknown(self) -> object:
+        """The text of the unknown token; None if the vocabulary has none."""
+        return special_tokens(self._folder).get("unk_token") or getattr(self._tokenizer.model, "unk_token", None)
+
+    def _is_unknown(self, number: int, text: str, begin: int, end: int) -> bool:
+        """Whether a token stands for characters that the vocabulary does not have."""
+        unknown = self._special_tokens.get(number, "")
+        return unknown == self._unknown and unknown not in text[begin:end]
 
     def token_id(self, token: str) -> int | None:
         """The id of a token; None if the vocabulary does not have it."""
@@ -83,6 +123,14 @@ class CheckpointTokenizer:
             )
         position = ids.index(self._image_token_id)
         return ids[:position], ids[position + 1 :]
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a whole prompt without blocks, including the beginning-of-sequence token."""
+        return list(self._tokenizer.encode(prompt).ids)
+
+    def count(self, text: str) -> int:
+        """Number of tokens of a piece of text, without the tokens that begin or end a prompt."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def stop_ids(self, template: ConversationTemplate | None = None) -> list[int]:
         """Token ids that end a caption: those of both config files, of the tokenizer and of the template, if given.
@@ -129,8 +177,6 @@ class PromptTokenizer(CheckpointTokenizer):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, None)
         self._bos: str | None = special_tokens(folder).get("bos_token")
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         if read_settings(folder / TOKENIZER_CONFIG).get("tokenizer_class") in _LLAMA_CLASSES:
             self._add_llama_tokens(read_settings(folder / TOKENIZER_CONFIG))
 
@@ -140,11 +186,14 @@ class PromptTokenizer(CheckpointTokenizer):
         own = self._eos_ids("config.json: text_config", text) if isinstance(text, dict) else []
         return super()._configured_stop_ids() + own
 
-    def split(self, prompt: str, placeholder: str | int, blocks: int) -> list[list[int]]:
-        """Token ids before, between and after the blocks: blocks + 1 lists. The prompt is encoded as a whole.
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """As in the base class, but special tokens such as the beginning of sequence are not added to a prompt that
+        begins with the text of that token, as chat templates may write it.
+        """
+        return list(self._tokenizer.encode(prompt, add_special_tokens=not self._begins_with_bos(prompt)).ids)
 
-        Special tokens such as the beginning of sequence are added once, and not at all if the prompt begins with the
-        text of that token, as chat templates may write it.
+    def split(self, prompt: str, placeholder: str | int, blocks: int) -> list[list[int]]:
+        """Token ids before, between and after the blocks: blocks + 1 lists. The prompt is encoded as by `prompt_ids`.
 
         placeholder: text of the placeholder, which must be one token, or the id of this token. Empty if the prompt
             contains none, because the blocks stand before it and before its special tokens (BLIP-2).
@@ -152,7 +201,7 @@ class PromptTokenizer(CheckpointTokenizer):
         Raises:
             UsageError: the placeholder is not a token, or the prompt does not contain it `blocks` times.
         """
-        ids: list[int] = self._tokenizer.encode(prompt, add_special_tokens=not self._begins_with_bos(prompt)).ids
+        ids = self.prompt_ids(prompt)
         if placeholder == "":
             return [*([] for _ in range(blocks)), ids]
         token = placeholder if isinstance(placeholder, int) else self._tokenizer.token_to_id(placeholder)
@@ -215,3 +264,13 @@ class PromptTokenizer(CheckpointTokenizer):
 
 
 _LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+
+
+def _broken(token: str) -> str:
+    """A token with a space after its first character. Spaces around it belong to tokens that take them too."""
+    word = token.strip()
+    return token.replace(word, f"{word[0]} {word[1:]}") if len(word) > 1 else ""
+
+
+def _removed(token: str) -> str:
+    return ""

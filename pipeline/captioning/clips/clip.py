@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from .time_range import TimeRange
+
+
+class ClipTask(NamedTuple):
+    """What the loader needs to load a clip.
+
+    row: index in the meta table.
+    path: of a local file, or a URL.
+    range: the part of the file that is the clip; None for the whole file.
+    """
+
+    row: int
+    path: str
+    range: TimeRange | None = None
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,8 @@ class Clip:
     size: (height, width) in pixels of the first frame that the FrameTransform got.
     rate: frames of the video per second; 0.0 if it is unknown, and for still images.
     is_image: the file is a still image.
+    range: the part of the file that the clip is; None for the whole file. `seconds` and `duration` are those of a file
+        that begins and ends with the range.
     mime_type: of the file of a video that is not decoded (`FramePreparation.sends_file`), for example `video/mp4`; then
         `frame_index`, `seconds`, `duration`, `size` and `rate` are empty or zero. Empty if `frames` are frames.
     """
@@ -36,6 +54,7 @@ class Clip:
     rate: float = 0.0
     is_image: bool = False
     mime_type: str = ""
+    range: TimeRange | None = None
 
 
 @dataclass(frozen=True)

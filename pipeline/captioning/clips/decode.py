@@ -1,8 +1,8 @@
 """Decode a clip: from its path to its sampled frames, PIL images in display orientation.
 
-Decoders are tried in order: decord if it is installed, then PyAV; for images PIL. If all of them fail, the error
-contains every message. In a run, this runs in the decoding process, because a decoder may hang or crash. Knows nothing
-about processes and models.
+Decoders are tried in order: decord if it is installed, then PyAV; for ranges of videos PyAV; for images PIL. If all of
+them fail, the error contains every message. In a run, this runs in the decoding process, because a decoder may hang or
+crash. Knows nothing about processes and models.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from PIL import Image
 from .content import playlist_in, text_at_start
 from .decode_pil import decode_pil
 from .decode_pyav import decode_pyav
+from .decode_pyav_range import decode_pyav_range
 from .file_kind import file_kind
 from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
 from .incomplete import is_incomplete
 from .media import file_name, names_image
 from .sampling import FrameSampling
+from .time_range import TimeRange
 
 _CPP_LOCATION = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
@@ -65,10 +67,14 @@ def check_path(path: str) -> None:
 
 
 def decode(
-    path: str, sampling: FrameSampling, decoders: Sequence[str] | None = None, short_side: int = 0
+    path: str,
+    sampling: FrameSampling,
+    decoders: Sequence[str] | None = None,
+    short_side: int = 0,
+    part: TimeRange | None = None,
 ) -> SampledFrames[tuple[Image.Image, ...]]:
     """Sample frames of a video or an image; see `decode_into`. All images are kept in memory."""
-    return decode_into(tuple, path, sampling, decoders, short_side)
+    return decode_into(tuple, path, sampling, decoders, short_side, part=part)
 
 
 def decode_into(
@@ -79,32 +85,39 @@ def decode_into(
     short_side: int = 0,
     collect_image: Collect[Frames] | None = None,
     named: str = "",
+    part: TimeRange | None = None,
 ) -> SampledFrames[Frames]:
     """Sample frames of a video or an animated image, or read a still image, and give them to `collect` one by one.
 
     If a video is incomplete or damaged, its frames are spread over the part that can be decoded, and the result is
-    marked as partial. A still image has one frame, whatever the sampling; an incomplete one fails.
+    marked as partial. A still image has one frame, whatever the sampling; an incomplete one fails, and so does a range.
 
     collect: gets the frames and returns `SampledFrames.images`. An error that it raises counts as one of the decoder.
-    decoders: names from `available_decoders(path)`, tried in order; all of them by default. If the file is an image
-        with the name of a video, PIL takes the place of the first one, and the others do nothing; and the reverse.
+    decoders: names from `available_decoders(path, part)`, tried in order; all of them by default. If the file is an
+        image with the name of a video, PIL takes the place of the first one, and the others do nothing; and the
+        reverse.
     short_side: larger frames are scaled so that their shorter side has this many pixels; 0 for no scaling.
     collect_image: gets the frame of a still image; None for `collect`.
     named: the path or URL by whose suffix the file is known, if it is not `path`.
+    part: the range of the file to sample, as if it were a file of its own; None for the whole file.
 
     Raises:
-        DecodeError: no decoder can decode it, or it is a playlist.
+        DecodeError: no decoder can decode it, it is a playlist, or it has no frames in the range.
     """
+    if part is not None and part.problem:
+        raise DecodeError([part.problem], is_final=True)
     check_path(path)
     named = named or path
-    decoders = available_decoders(named) if decoders is None else decoders
+    decoders = available_decoders(named, part) if decoders is None else decoders
     kind = kind_of(path, named)
-    fitting = _fitting(kind, available_decoders(named), decoders)
+    fitting = _fitting(kind, available_decoders(named, part), decoders)
     messages = []
     for name in fitting:
         try:
             if name == "PIL":
-                return decode_pil(path, sampling, short_side, collect, collect_image or collect)
+                return decode_pil(path, sampling, short_side, collect, collect_image or collect, part)
+            if part is not None:
+                return decode_pyav_range(path, part, sampling, short_side, collect)
             sampled: SampledFrames[Frames] = _VIDEO_DECODERS[name](path, sampling, short_side, collect)
             return replace(sampled, partial=True) if is_incomplete(path) else sampled
         except Exception as error:  # decoders raise errors of any type
@@ -115,11 +128,15 @@ def decode_into(
     raise DecodeError(messages, is_final=fitting is not decoders)
 
 
-def available_decoders(path: str) -> tuple[str, ...]:
-    """The names of the decoders for `path` by its suffix, in the order in which they are tried."""
+def available_decoders(path: str, part: TimeRange | None = None) -> tuple[str, ...]:
+    """The names of the decoders for `path` by its suffix, in the order in which they are tried.
+
+    part: the range of the file that is decoded; None for the whole file.
+    """
     if names_image(path):
         return ("PIL",)
-    return ("decord", "PyAV") if _has_decord() else ("PyAV",)
+    # decord reads the packets of the whole file when it opens it.
+    return ("decord", "PyAV") if part is None and _has_decord() else ("PyAV",)
 
 
 def kind_of(path: str, named: str) -> str:

@@ -2,7 +2,7 @@
 
 The worker requests one decoder after the other. If a decoder hangs or crashes, its process is killed and the next
 decoder is tried. Only that clip can fail. A clip whose path is a URL is downloaded first, by a request of its own: all
-decoders then read the same file.
+decoders then read the same file, and so do the next clips that are ranges of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .frame_memory import FrameMemory
 from .killable import Deadline, DecoderLimits, KillableProcess, serve
 from .preparation import FramePreparation
 from .process_start import make_process
+from .time_range import TimeRange
 
 _DOWNLOAD_GRACE_SECONDS = 15.0
 """The decoding process ends a download at its deadline and reports why. If it hangs, it is killed this much later."""
@@ -68,12 +69,16 @@ class DecodeClient(KillableProcess):
         self._preparation = preparation
         self._memory: FrameMemory | None = None
         self._file: DownloadFile | None = None  # made for the first URL; outlives the process
+        self._downloaded = ""  # the URL of which the file has the content
 
-    def decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
+    def decode(
+        self, path: str, stopping: threading.Event, part: TimeRange | None = None
+    ) -> tuple[np.ndarray | None, DecodeReply]:
         """Decode a clip. The decoders are tried one after the other, each with the whole deadline.
 
         path: of a local file, or a URL.
         stopping: set by another thread to end the call early.
+        part: of the file; None for the whole file.
 
         Returns the prepared frames and the reply; if the clip failed, None and a reply with the stage and every
         message.
@@ -81,24 +86,32 @@ class DecodeClient(KillableProcess):
         Raises:
             StartError: no process can be started.
         """
+        if part is not None and part.problem:  # a URL need not be downloaded
+            return None, DecodeReply(stage="decode", messages=(part.problem,))
         if not is_url(path):
-            return self._decode(path, stopping)
-        problem = url_problem(path) or self._download(path, stopping)
+            self._clear_file()
+            return self._decode(path, stopping, part)
+        problem = url_problem(path)
+        if not problem and path != self._downloaded:
+            problem = self._download(path, stopping)
         if problem:
             self.recycle()
             return None, DecodeReply(stage="download", messages=(problem,))
-        assert self._file is not None
-        frames, reply = self._decode(path, stopping)
-        self._file.clear()
+        self._downloaded = path
+        frames, reply = self._decode(path, stopping, part)
+        if part is None:
+            self._clear_file()  # else the next row probably is another range of the same file
         messages = tuple(map(DownloadFile.without_path, reply.messages))
         return frames, replace(reply, messages=messages)
 
-    def _decode(self, path: str, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
+    def _decode(
+        self, path: str, stopping: threading.Event, part: TimeRange | None
+    ) -> tuple[np.ndarray | None, DecodeReply]:
         messages: list[str] = []
         # A file that is sent has no second decoder to try; its process chooses one by its content.
-        decoders = ("file",) if self._preparation.sends_file else available_decoders(path)
+        decoders = ("file",) if self._preparation.sends_file else available_decoders(path, part)
         for decoder in decoders:
-            reply, problem = self.ask(DecodeRequest(path, decoder), stopping)
+            reply, problem = self.ask(DecodeRequest(path, decoder, part=part), stopping)
             if stopping.is_set():
                 break
             if reply is None:
@@ -120,6 +133,7 @@ class DecodeClient(KillableProcess):
 
     def _download(self, url: str, stopping: threading.Event) -> str:
         """Download a clip into the file. Returns '', or why it failed."""
+        self._clear_file()
         if self._file is None:
             self.kill()  # a process inherits the file when it starts
             try:
@@ -140,7 +154,7 @@ class DecodeClient(KillableProcess):
             return no_reply
         self._record(host, outcome.may_pass)
         if outcome.problem:
-            self._file.clear()
+            self._clear_file()
         return str(outcome.problem)
 
     def _record(self, host: str, has_failed: bool) -> None:
@@ -168,7 +182,13 @@ class DecodeClient(KillableProcess):
         self.kill()
         self._close_file()
 
+    def _clear_file(self) -> None:
+        self._downloaded = ""
+        if self._file is not None:
+            self._file.clear()
+
     def _close_file(self) -> None:
+        self._downloaded = ""
         file, self._file = self._file, None
         if file is not None:
             file.close()

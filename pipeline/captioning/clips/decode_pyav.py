@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
-from .frames import Collect, Frames, SampledFrames, check_size, distinct_frames, known_rate, scaled_down
+from .frames import Collect, Frames, SampledFrames, distinct_frames, known_rate, scaled_down
+from .pyav_video import EndedEarly, Packet, decode_by_seeking, decode_from_start, is_damage, open_video, shown_packets
 from .sampling import FrameSampling
 
 
@@ -57,23 +55,6 @@ class VideoInfo:
     duration: float
 
 
-class _EndedEarly(ValueError):
-    """Decoding gave fewer frames than there are packets.
-
-    frames: number of decoded frames.
-    is_damaged: decoding ended with an error.
-    """
-
-    def __init__(self, frames: int, is_damaged: bool) -> None:
-        super().__init__(f"the video ended after {frames} frames")
-        self.frames = frames
-        self.is_damaged = is_damaged
-
-
-class _WrongTimestamps(Exception):
-    """After seeking, no decoded frame has the timestamp of the wanted packet."""
-
-
 def decode_pyav(path: str, sampling: FrameSampling, short_side: int, collect: Collect[Frames]) -> SampledFrames[Frames]:
     """Sample frames of a video.
 
@@ -87,14 +68,14 @@ def decode_pyav(path: str, sampling: FrameSampling, short_side: int, collect: Co
             rate, and the file has none.
         Exception: any error of PyAV.
     """
-    packets = _read_packets(path)
+    packets = read_packets(path)
     positions = sampling.indices(packets.count, packets.rate)
     try:
         images = _decode_images(path, packets, distinct_frames(positions)[0], short_side, collect)
         return SampledFrames(images, tuple(positions), packets.rate, packets.count, packets.is_damaged)
-    except _EndedEarly as ended:  # some packets have no picture: the number of decoded frames is the right one
+    except EndedEarly as ended:  # some packets have no picture: the number of decoded frames is the right one
         positions = sampling.indices(ended.frames, packets.rate)
-        frames = _decode_from_start(path, distinct_frames(positions)[0])
+        frames = decode_from_start(path, distinct_frames(positions)[0])
         images = collect(scaled_down(frame, short_side) for frame in frames)
         is_damaged = packets.is_damaged or ended.is_damaged
         return SampledFrames(images, tuple(positions), packets.rate, ended.frames, is_damaged)
@@ -106,14 +87,16 @@ def _decode_images(
     """The frames with the numbers `wanted` (ascending), scaled and collected.
 
     Raises:
-        _EndedEarly: the last of them was not reached.
+        EndedEarly: the last of them was not reached.
     """
     if _can_skip_frames(packets, wanted):
         try:
-            return collect(scaled_down(frame, short_side) for frame in _decode_by_seeking(path, packets, wanted))
+            timestamps = [packets.timestamps[number] for number in wanted]
+            images = decode_by_seeking(path, timestamps, packets.key_timestamps, packets.timestamps[0])
+            return collect(scaled_down(image, short_side) for image in images)
         except Exception:  # seeking may fail in any way; decoding from the start does not depend on timestamps
             pass
-    return collect(scaled_down(frame, short_side) for frame in _decode_from_start(path, wanted))
+    return collect(scaled_down(frame, short_side) for frame in decode_from_start(path, wanted))
 
 
 def video_info(path: str) -> VideoInfo:
@@ -123,10 +106,10 @@ def video_info(path: str) -> VideoInfo:
         ValueError: the file has no video stream, no frames or no frame rate, or the frames are too large.
         Exception: any error of PyAV.
     """
-    packets = _read_packets(path)
+    packets = read_packets(path)
     if not packets.count:
         raise ValueError("the video has no frames")
-    with _open_video(path) as (container, stream):
+    with open_video(path) as (container, stream):
         first = next(iter(container.decode(stream)), None)
         if first is None:
             raise ValueError("the video has no frames")
@@ -146,25 +129,24 @@ def _span_seconds(packets: _Packets, stream: Any) -> float:
     return float((packets.timestamps[-1] - packets.timestamps[0]) * stream.time_base)
 
 
-def _read_packets(path: str) -> _Packets:
+def read_packets(path: str) -> _Packets:
     import av
 
-    shown = []
+    shown: list[Packet] = []
     is_damaged = False
-    with _open_video(path) as (container, stream):
+    with open_video(path) as (container, stream):
         rate = known_rate(stream.average_rate or stream.guessed_rate)
         try:
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    shown.append((packet.pts, packet.is_keyframe))
+            for packet in shown_packets(container, stream):
+                shown.append(packet)
         except av.FFmpegError as error:
-            if not shown or not _is_damage(error):
+            if not shown or not is_damage(error):
                 raise
             is_damaged = True
-    timestamps = {timestamp for timestamp, _ in shown}
-    if None in timestamps or len(timestamps) < len(shown):
+    timestamps = {packet.pts for packet in shown if packet.pts is not None}
+    if len(timestamps) < len(shown):
         return _Packets(len(shown), (), (), is_damaged, rate)
-    key_timestamps = sorted(timestamp for timestamp, is_key in shown if is_key)
+    key_timestamps = sorted(packet.pts for packet in shown if packet.is_key and packet.pts is not None)
     return _Packets(len(shown), sorted(timestamps), key_timestamps, is_damaged, rate)
 
 
@@ -177,88 +159,3 @@ def _can_skip_frames(packets: _Packets, wanted: Sequence[int]) -> bool:
         bisect_right(packets.key_timestamps, before) < bisect_right(packets.key_timestamps, after)
         for before, after in itertools.pairwise(stops)
     )
-
-
-def _decode_by_seeking(path: str, packets: _Packets, wanted: Sequence[int]) -> Iterator[Image.Image]:
-    """The frames with the numbers `wanted` (ascending), found by their timestamps.
-
-    Raises:
-        _WrongTimestamps: a frame is not found. Seeking may also raise any error of PyAV.
-    """
-    with _open_video(path) as (container, stream):
-        frames = container.decode(stream)
-        position = packets.timestamps[0]
-        for number in wanted:
-            timestamp = packets.timestamps[number]
-            keys_before = bisect_right(packets.key_timestamps, timestamp)
-            if keys_before and packets.key_timestamps[keys_before - 1] > position:
-                container.seek(packets.key_timestamps[keys_before - 1], stream=stream)
-                frames = container.decode(stream)
-            frame = next((frame for frame in frames if frame.pts is None or frame.pts >= timestamp), None)
-            if frame is None or frame.pts != timestamp:
-                raise _WrongTimestamps
-            position = timestamp
-            yield _upright(frame)
-
-
-def _decode_from_start(path: str, wanted: Sequence[int]) -> Iterator[Image.Image]:
-    """The frames with the numbers `wanted` (ascending), counted from the start.
-
-    Raises:
-        _EndedEarly: the last of them was not reached.
-    """
-    import av
-
-    remaining = iter(wanted)
-    next_wanted = next(remaining)
-    number = -1
-    with _open_video(path) as (container, stream):
-        frames = enumerate(container.decode(stream))
-        while True:
-            try:
-                number, frame = next(frames)
-            except StopIteration:
-                raise _EndedEarly(number + 1, is_damaged=False) from None
-            except av.FFmpegError as error:
-                if number < 0 or not _is_damage(error):
-                    raise
-                raise _EndedEarly(number + 1, is_damaged=True) from error
-            if number == next_wanted:
-                yield _upright(frame)
-                next_wanted = next(remaining, -1)
-                if next_wanted < 0:
-                    return
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether the data of the file is damaged. After an error of the disk, a later run may read the whole file."""
-    # BlockingIOError is FFmpeg's "try again": the file ends too early.
-    return not isinstance(error, OSError) or isinstance(error, BlockingIOError)
-
-
-@contextmanager
-def _open_video(path: str) -> Iterator[tuple[Any, Any]]:
-    import av
-
-    with av.open(path) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.best("video") or container.streams.video[0]
-        stream.thread_count = 1  # several processes decode clips in parallel already
-        check_size(stream.width, stream.height)
-        yield container, stream
-
-
-_TRANSPOSE = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-}
-
-
-def _upright(frame: Any) -> Image.Image:
-    check_size(frame.width, frame.height)
-    image: Image.Image = frame.to_image()
-    # PyAV does not rotate frames. It gives the angle of the display matrix in degrees, counterclockwise.
-    transpose = _TRANSPOSE.get(round(frame.rotation) % 360)
-    return image if transpose is None else image.transpose(transpose)

@@ -18,7 +18,10 @@ from PIL import Image
 from .decode import DecodeError, check_path, decode_into, kind_of
 from .frame_memory import FrameMemory, FramesInMemory
 from .preparation import FramePreparation, FrameTransform
+from .time_range import TimeRange
 from .video_file import is_video, read_video_file
+
+_WHOLE_FILES_ONLY = "the service gets whole files with --send video; use --send images, or --whole_files"
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,13 @@ class DecodeRequest:
     decoder: not used if files are sent (`FramePreparation.sends_file`).
     named: the URL of the clip, if `path` is the file into which it was downloaded. Its suffix tells an image from a
         video.
+    part: the range of the file that is the clip; None for the whole file.
     """
 
     path: str
     decoder: str
     named: str = ""
+    part: TimeRange | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def handle_request(request: DecodeRequest, memory: FrameMemory, preparation: Fra
         if not preparation.sends_file:
             return _decode(request, request.decoder, memory, preparation)
         if is_video(kind_of(request.path, named), named):
+            if request.part is not None:
+                return DecodeReply(stage="prepare", messages=(_WHOLE_FILES_ONLY,))
             return _read(request.path, named, memory)
         return _decode(request, "PIL", memory, preparation)
     except DecodeError as error:
@@ -107,6 +114,7 @@ def _decode(request: DecodeRequest, decoder: str, memory: FrameMemory, preparati
         preparation.short_side,
         collect_image,
         request.named,
+        request.part,
     )
     prepared = sampled.images
     if prepared.problem:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from ..process.limited_log import LimitedLog
-from .clip import Clip, LoadFailure
+from .clip import Clip, ClipTask, LoadFailure
 from .decode_client import DecodeClient
 from .downloads.hosts import Hosts
 from .killable import DecoderLimits, StartError
@@ -42,7 +42,7 @@ class ClipLoader:
     With one decoding process, clips are given in the order of `rows`. With several, a slow clip does not delay the
     others, so the order may differ.
 
-    rows: (row, path) pairs; the next one is requested when a decoding process is free.
+    rows: the clips to load; the next one is requested when a decoding process is free.
     preparation: how frames are chosen and prepared, in the decoding processes.
     limits: of each decoding process.
     prefetch: most clips that wait for the consumer, in addition to one in each decoding process.
@@ -56,7 +56,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        rows: Iterable[tuple[int, str]],
+        rows: Iterable[ClipTask],
         preparation: FramePreparation,
         limits: DecoderLimits,
         prefetch: int,
@@ -72,7 +72,7 @@ class ClipLoader:
         self.has_ended = False
         """Whether `next_clip` has given all clips."""
         self._rows, self._wanted_ahead = iter(rows), ahead
-        self._returned_rows: list[tuple[int, str]] = []  # by threads whose process could not be started
+        self._returned_rows: list[ClipTask] = []  # by threads whose process could not be started
         self._start_error: StartError | None = None
         self._max_ahead = max(1, prefetch) + max(1, workers)
         self._max_bytes, self._least_ahead = prefetch_bytes, max(1, prefetch_least)
@@ -158,10 +158,10 @@ class ClipLoader:
 
     def _load_rows(self, client: DecodeClient) -> None:
         while (taken := self._take_row()) is not None:
-            row, path = taken
+            row, path, part = taken
             begin = time.monotonic()
             try:
-                frames, reply = client.decode(path, self._stopping)
+                frames, reply = client.decode(path, self._stopping, part)
             except StartError:
                 with self._changed:
                     self._returned_rows.append(taken)
@@ -172,7 +172,7 @@ class ClipLoader:
             if frames is None:
                 self._put(LoadFailure(row, path, reply.stage, reply.messages))
             else:
-                about = reply.seconds, reply.duration, reply.size, reply.rate, reply.is_image, reply.mime_type
+                about = reply.seconds, reply.duration, reply.size, reply.rate, reply.is_image, reply.mime_type, part
                 self._put(Clip(row, path, frames, reply.frame_index, reply.partial, *about))
 
     def _put(self, clip: Clip | LoadFailure) -> None:
@@ -183,7 +183,7 @@ class ClipLoader:
             self._largest_bytes = max(self._largest_bytes, size)
         self._clips.put(clip)
 
-    def _take_row(self) -> tuple[int, str] | None:
+    def _take_row(self) -> ClipTask | None:
         """Wait until another clip may be decoded ahead. Returns its row; None after the last row or after closing."""
         with self._row_lock:
             with self._changed:

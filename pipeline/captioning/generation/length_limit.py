@@ -65,7 +65,7 @@ class LengthLimit:
             return None
         return (
             f"{prompt_tokens} prompt tokens and --max_new_tokens {new_tokens} make {length}; {self}: use fewer or "
-            "smaller frames, a shorter question, or a lower --max_new_tokens"
+            "smaller frames, a shorter question, or a lower --max_new_tokens; for a summary, a lower --context_tokens"
         )
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..process.errors import UsageError
-from .names import PATH_COLUMN, TEXT_COLUMN
+from .names import PATH_COLUMN, RANGE_COLUMNS, TEXT_COLUMN
 
 _SHOWN = 100
 """Characters of a question that a message shows: a question that is read from a file may be long."""
@@ -79,7 +79,7 @@ class Asks:
         only ask; empty for none.
 
     Raises:
-        UsageError: two asks have the same column, or a column can't receive captions: it has paths or questions.
+        UsageError: two asks have the same column, or a column can't receive captions: it has paths, times or questions.
     """
 
     asks: tuple[Ask, ...]
@@ -88,7 +88,7 @@ class Asks:
     def __post_init__(self) -> None:
         assert self.asks and (len(self.asks) == 1 or not self.question_column)
         for column in self.columns:
-            if not column.strip() or column == PATH_COLUMN:
+            if not column.strip() or column in (PATH_COLUMN, *RANGE_COLUMNS):
                 raise UsageError(f"captions can't be written to the column {column!r}; choose another name")
             if self.columns.count(column) > 1:
                 raise UsageError(f"two questions have the column {column!r}; choose different names")

@@ -48,10 +48,10 @@ class CsvStyle:
 PLAIN_CSV = CsvStyle()
 
 
-def read_csv_cells(path: Path, dtype: Any = str) -> pd.DataFrame:
+def read_csv_cells(path: Path, dtype: Any = str, columns: list[int] | None = None) -> pd.DataFrame:
     """All cells of a CSV file as strings. Row 0 of the frame is the header. Rows that are too short get empty cells.
 
-    dtype: pandas type of the cells.
+    dtype: pandas type of the cells. columns: positions of the columns to read; None for all.
 
     Raises:
         UsageError: the file is not CSV, is empty, is not UTF-8, contains NUL bytes, or has a row with more cells than
@@ -62,12 +62,13 @@ def read_csv_cells(path: Path, dtype: Any = str) -> pd.DataFrame:
         if _contains_nul(path):  # pandas would cut the cell there
             raise _unreadable(path, _find_fault(path, csv_faults.nul_fault))
         if _line_end(last_line) == "\r":
-            return _read_cr_rows(path, len(header), dtype)
+            cells = _read_cr_rows(path, len(header), dtype)
+            return cells if columns is None else cells[columns]
         # The header is read as a row, so that pandas neither renames nor reorders columns. pandas does not unquote a
         # cell that follows a byte order mark, so utf-8-sig removes the mark first.
         return pd.read_csv(
             path, header=None, dtype=dtype, na_filter=False, encoding="utf-8-sig",
-            compression="gzip" if is_gzip(path) else None,
+            compression="gzip" if is_gzip(path) else None, usecols=columns,
         )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from ..clips.time_range import TimeRange
 from .names import TEXT_COLUMN
 from .outcomes import read_outcomes
+from .ranges import range_of_fields
 from .repetition import caption_words, has_fewer_words, is_looping
 
 logger = logging.getLogger(__name__)
@@ -82,19 +84,23 @@ class MarkedCaptions:
         return found
 
 
-def read_truncated(path: Path, paths: Sequence[str]) -> dict[str, dict[int, bool]]:
+def read_truncated(
+    path: Path, paths: Sequence[str], ranges: Sequence[TimeRange | None] = ()
+) -> dict[str, dict[int, bool]]:
     """Whether captions were cut off, according to an outcomes file: by column and row.
 
-    Skips captions that the run did not make, and rows whose path in the table is now a different one. If the file does
-    not exist or can't be read, nothing is known; the latter is logged.
+    Skips captions that the run did not make, and rows whose path or range in the table is now a different one. If the
+    file does not exist or can't be read, nothing is known; the latter is logged.
 
-    paths: of all rows of the table.
+    paths: of all rows of the table. ranges: of all rows; empty if no row has one.
     """
     truncated: dict[str, dict[int, bool]] = {}
     try:
         for record in read_outcomes(path):
             row = record["row"]
-            if "truncated" in record and 0 <= row < len(paths) and paths[row] == record["path"]:
+            if "truncated" not in record or not 0 <= row < len(paths) or paths[row] != record["path"]:
+                continue
+            if range_of_fields(record) == (ranges[row] if ranges else None):
                 of_column = truncated.setdefault(record.get("column", TEXT_COLUMN), {})
                 of_column[row] = record["truncated"] is True
     except FileNotFoundError:

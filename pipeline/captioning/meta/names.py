@@ -10,6 +10,8 @@ from ..process.errors import UsageError
 PATH_COLUMN = "path"
 TEXT_COLUMN = "text"
 """The column that receives the captions unless a run names others."""
+START_COLUMN, END_COLUMN = RANGE_COLUMNS = "start", "end"
+"""The part of its file that a row is, in seconds."""
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 """Suffixes of tables that can be written. A table with any other suffix is read as CSV."""
 MAX_NAME_BYTES = 200
@@ -33,6 +35,11 @@ def stem_of(path: Path) -> str:
 def default_output(meta_path: Path) -> Path:
     """The output if `--output` is not given."""
     return meta_path.with_name(f"{stem_of(meta_path)}_caption{suffix_of(meta_path) or '.csv'}")
+
+
+def summary_output(segments_path: Path) -> Path:
+    """The table of summaries if `--output` is not given."""
+    return segments_path.with_name(f"{stem_of(segments_path)}_summary{suffix_of(segments_path) or '.csv'}")
 
 
 def failures_path(output: Path) -> Path:

@@ -11,8 +11,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..clips.time_range import TimeRange
 from .files import atomic_write
+from .ranges import range_fields
 from .results import ColumnResults, as_json
+
+_NONE: Mapping[int, Mapping[str, float]] = {}
 
 
 def write_outcomes(
@@ -23,6 +27,8 @@ def write_outcomes(
     excluded: Container[int],
     partial: Container[int] = (),
     images: Container[int] = (),
+    ranges: Sequence[TimeRange | None] = (),
+    measured: Mapping[int, Mapping[str, float]] = _NONE,
 ) -> None:
     """Write the outcome of every row and column, in the order of the table and of `results`, one line at a time.
 
@@ -30,6 +36,8 @@ def write_outcomes(
     results: for each column, the results of all rows that are neither kept nor excluded, and possibly of excluded rows.
     kept: for each column, rows that keep an earlier caption. excluded: rows beyond `--limit`.
     partial, images: captioned rows whose clip is a partial video, or a still image.
+    ranges: of all rows; empty if no row has one.
+    measured: `RowResult.measured` of captioned and failed rows; empty if the run measured nothing.
 
     Raises:
         RunError: the file can't be written.
@@ -37,9 +45,12 @@ def write_outcomes(
     columns = [(as_json(column), kept[column], results[column]) for column in results]
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         for row, clip_path in enumerate(paths):
-            begin = f'{{"row": {row}, "path": {as_json(clip_path)}, "column": '
+            identity = {"row": row, "path": clip_path, **range_fields(ranges[row] if ranges else None)}
+            begin = f'{as_json(identity)[:-1]}, "column": '
             for column, is_kept, of_column in columns:
                 fields = _outcome_json(row, is_kept, excluded, of_column, partial, images)
+                if row in measured and (row in of_column.captions or row in of_column.failures):
+                    fields = f"{fields[:-1]}, {as_json(measured[row])[1:]}"
                 file.write(f"{begin}{column}, {fields[1:]}\n")
 
 

@@ -59,12 +59,16 @@ class RowResult:
     results: a caption or a failure for each column whose question was asked; at least one.
     partial: only a part of the clip could be decoded (`Clip.partial`).
     is_image: the clip is a still image (`Clip.is_image`).
+    seconds: from asking the first question to the last answer, if the run measures it; else None.
+    frames: number of sampled frames, if the run measures `seconds` and the row is a clip; else None.
     """
 
     row: int
     results: Mapping[str, ColumnResult]
     partial: bool = False
     is_image: bool = False
+    seconds: float | None = None
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         assert self.results, "a caption or a failure"
@@ -94,6 +98,12 @@ class RowResult:
         return any(isinstance(result, CaptionResult) for result in self.results.values())
 
     @property
+    def measured(self) -> dict[str, float]:
+        """What the run measured about the row, by name: `seconds` and `frames`."""
+        found = {"seconds": self.seconds, "frames": self.frames}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
     def tokens(self) -> int:
         """Number of generated tokens of all captions."""
         return sum(result.tokens for result in self.results.values() if isinstance(result, CaptionResult))
@@ -106,7 +116,7 @@ class RowResult:
             record["partial"] = True
         if self.is_image:
             record["image"] = True
-        return as_json(record)
+        return as_json(record | self.measured)
 
     @classmethod
     def from_json(cls, line: str) -> RowResult:
@@ -120,7 +130,14 @@ class RowResult:
             results = {TEXT_COLUMN: _result_of(record)}
         else:
             results = {sys.intern(column): _result_of(result) for column, result in captions.items()}
-        return cls(record["row"], results, record.get("partial", False), record.get("image", False))
+        return cls(
+            record["row"],
+            results,
+            record.get("partial", False),
+            record.get("image", False),
+            record.get("seconds"),
+            record.get("frames"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,21 @@ keep their types. Knows nothing about workers and models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from ..clips.time_range import TimeRange
 from ..process.errors import UsageError
 from .csv_cells import NUL, NUL_REPLACEMENT, PLAIN_CSV, csv_style, read_csv_cells, read_header, write_csv
 from .files import atomic_write
-from .names import PATH_COLUMN, TEXT_COLUMN, check_is_file, column_list, is_gzip, is_parquet
-from .parquet_cells import check_names, read_parquet, read_schema, texts_of
+from .names import PATH_COLUMN, RANGE_COLUMNS, TEXT_COLUMN, check_is_file, column_list, is_gzip, is_parquet
+from .parquet_cells import check_names, read_parquet, read_parquet_chunks, read_schema, texts_of
+from .ranges import NO_RANGES, Ranges, read_ranges, row_keys
 
 _NO_CELLS: Mapping[str, str] = {}
+_CHUNK_ROWS = 65536
 
 
 class MetaTable(ABC):
@@ -28,6 +31,19 @@ class MetaTable(ABC):
     """The `path` of every row; '' where it is missing."""
     columns: list[str]
     """The names of all columns, in order."""
+    ranges: Ranges = NO_RANGES
+    """The part of its file that each row is; None for the whole file. Empty if no row is a part."""
+    range_columns: Sequence[str] = ()
+    """The columns of the table that say which part of its file a row is; none if they are ignored."""
+
+    def range_of(self, row: int) -> TimeRange | None:
+        """The part of its file that a row is; None for the whole file."""
+        return self.ranges[row] if self.ranges else None
+
+    @property
+    def keys(self) -> Sequence[Hashable]:
+        """For each row, what identifies it except its number: path and range."""
+        return row_keys(self.paths, self.ranges)
 
     def texts(self, column: str = TEXT_COLUMN) -> list[str] | None:
         """The cells of a column in their text form ('' where missing); None if the table has no such column."""
@@ -92,17 +108,28 @@ class MetaTable(ABC):
     def _write_parquet(self, file: Path, texts: Mapping[str, Sequence[str]]) -> None: ...
 
     @staticmethod
-    def read(path: Path, captions: Sequence[str] = (TEXT_COLUMN,), cells: Mapping[str, str] = _NO_CELLS) -> MetaTable:
+    def read(
+        path: Path,
+        captions: Sequence[str] = (TEXT_COLUMN,),
+        cells: Mapping[str, str] = _NO_CELLS,
+        whole_files: bool = False,
+    ) -> MetaTable:
         """Read a table. The suffix selects the format.
 
         captions: columns that receive captions. cells: columns that questions need, each with its use, for messages.
+        whole_files: every row is a whole file; the columns `start` and `end` mean something else.
 
         Raises:
-            UsageError: the file is missing, empty or unreadable; or it does not have exactly one column `path`, exactly
-                one column for each of `cells`, and at most one for each of `captions`.
+            UsageError: the file is missing, empty or unreadable; it does not have exactly one column `path`, exactly
+                one column for each of `cells`, and at most one for each of `captions`; or, unless `whole_files`, it has
+                several columns `start` or `end`, or a cell there that is neither blank nor a number.
         """
-        MetaTable.check(path, None, captions, cells)
-        return _ParquetTable(path) if is_parquet(path) else _CsvTable(path)
+        _check_header(path, None, captions, cells, whole_files)
+        table = _ParquetTable(path) if is_parquet(path) else CsvTable(path)
+        if not whole_files:
+            table.range_columns = [name for name in RANGE_COLUMNS if name in table.columns]
+            table.ranges = _ranges(path, dict(zip(table.range_columns, table.cells(table.range_columns), strict=True)))
+        return table
 
     @staticmethod
     def check(
@@ -110,22 +137,23 @@ class MetaTable(ABC):
         output: Path | None = None,
         captions: Sequence[str] = (TEXT_COLUMN,),
         cells: Mapping[str, str] = _NO_CELLS,
-    ) -> None:
-        """Read the header only, to find usage errors early.
+        whole_files: bool = False,
+    ) -> bool:
+        """Read the header and the columns `start` and `end` only, to find usage errors early.
 
-        output: the file to which the table will be written. captions, cells: as for `read`.
+        output: the file to which the table will be written. captions, cells, whole_files: as for `read`.
+
+        Returns whether rows are parts of their files.
 
         Raises:
-            UsageError: as `read`, as far as the header shows it; and as `write`, if `output` is given.
+            UsageError: as `read`, as far as header, `start` and `end` show it; and as `write`, if `output` is given.
         """
-        check_is_file(path, "meta file")
-        names = read_schema(path).names if is_parquet(path) else read_header(path)
-        _check_columns(path, names, captions, cells)
-        if output is not None and is_parquet(output):
-            check_names(output, names)
+        names = _check_header(path, output, captions, cells, whole_files)
+        found = [] if whole_files else [name for name in RANGE_COLUMNS if name in names]
+        return bool(found and _ranges(path, _only_columns(path, names, found)))
 
 
-class _CsvTable(MetaTable):
+class CsvTable(MetaTable):
     def __init__(self, path: Path) -> None:
         cells = read_csv_cells(path)
         self.columns = [str(name) for name in cells.iloc[0]]
@@ -216,6 +244,43 @@ class _ParquetTable(MetaTable):
         pq.write_table(self._with_texts(texts), file)
 
 
+def _check_header(
+    path: Path, output: Path | None, captions: Sequence[str], cells: Mapping[str, str], whole_files: bool
+) -> list[str]:
+    """Check the header, as `MetaTable.check`; returns the names of the columns."""
+    check_is_file(path, "meta file")
+    names = list(read_schema(path).names if is_parquet(path) else read_header(path))
+    _check_columns(path, names, captions, cells)
+    for name in () if whole_files else RANGE_COLUMNS:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"meta file {path} has {names.count(name)} columns named '{name}'; keep one, or give --whole_files if "
+                "they do not say which part of its file a row is"
+            )
+    if output is not None and is_parquet(output):
+        check_names(output, names)
+    return names
+
+
+def _ranges(path: Path, cells: Mapping[str, Sequence[str]]) -> Ranges:
+    return read_ranges(f"meta file {path}", cells)
+
+
+def _only_columns(path: Path, names: Sequence[str], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """The cells of a few columns in their text form. The others are not in memory."""
+    if is_parquet(path):
+        import pyarrow as pa
+
+        found: dict[str, list[str]] = {name: [] for name in wanted}
+        for batch in read_parquet_chunks(path, wanted, _CHUNK_ROWS):
+            for name in wanted:
+                found[name] += texts_of(pa.chunked_array([batch.column(name)])).to_pylist()
+        return found
+    positions = {name: names.index(name) for name in wanted}
+    cells = read_csv_cells(path, columns=sorted(positions.values()))
+    return {name: cells[position].tolist()[1:] for name, position in positions.items()}
+
+
 def _check_columns(path: Path, columns: Sequence[str], captions: Sequence[str], cells: Mapping[str, str]) -> None:
     for name in dict.fromkeys([PATH_COLUMN, *captions, *cells]):
         if columns.count(name) > 1:
@@ -227,25 +292,3 @@ def _check_columns(path: Path, columns: Sequence[str], captions: Sequence[str], 
     missing = [f"{column_list([name])} ({use})" for name, use in cells.items() if name not in columns]
     if missing:
         raise UsageError(f"meta file {path} has no column {', '.join(missing)}; its columns: {column_list(columns)}")
-
-
-def matching_rows(paths: Sequence[str], earlier_paths: Sequence[str]) -> list[int]:
-    """For each row, the row of an earlier table that matches it; -1 for none.
-
-    The n-th occurrence of a path matches its n-th occurrence in the earlier table.
-    """
-    occurrence = _occurrence_counter()
-    earlier = {(path, occurrence(path)): row for row, path in enumerate(earlier_paths)}
-    occurrence = _occurrence_counter()
-    return [earlier.get((path, occurrence(path)), -1) for path in paths]
-
-
-def _occurrence_counter() -> Callable[[str], int]:
-    """A function that returns how many times it was called with the same path before."""
-    last: dict[str, int] = {}
-
-    def occurrence(path: str) -> int:
-        last[path] = last.get(path, -1) + 1
-        return last[path]
-
-    return occurrence

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from ..journal.folder import planned_at
-from ..meta.names import report_path
+from ..meta.names import outcomes_path, report_path
 from .journal_monitor import JournalMonitor
 from .run_progress import FailureExample, RunProgress, state_of
 from .service_usage import COST_OF_ALL
 from .speed import seconds_left
+from .video_counts import VideoCounts, finished_counts
 
 
-def poll(monitor: JournalMonitor, output: Path, silent_seconds: float) -> dict[str, Any]:
+def poll(
+    monitor: JournalMonitor, output: Path, silent_seconds: float, videos: VideoCounts | None = None
+) -> dict[str, Any]:
     """The figures of the run that writes `output`.
+
+    videos: counts the videos of the run's table; None: they are counted only after the end of the run.
 
     States in addition to those of `run_progress.state_of`:
 
@@ -31,12 +36,12 @@ def poll(monitor: JournalMonitor, output: Path, silent_seconds: float) -> dict[s
     """
     progress = monitor.poll()
     if progress is not None:
-        return _figures(progress, monitor, time.time(), silent_seconds)
+        return _figures(progress, monitor, time.time(), silent_seconds, videos)
     planned, reported = planned_at(monitor.folder), _modified_at(report_path(output))
     if reported is not None and (planned is None or reported > planned):
         return _finished_figures(output, reported)
     state = "gone" if monitor.last is not None and planned is None else "waiting"
-    return _figures(monitor.last or RunProgress(), monitor, time.time(), silent_seconds) | {"state": state}
+    return _figures(monitor.last or RunProgress(), monitor, time.time(), silent_seconds, videos) | {"state": state}
 
 
 def last_report(output: Path) -> dict[str, Any] | None:
@@ -55,7 +60,9 @@ def _modified_at(path: Path) -> float | None:
         return None
 
 
-def _figures(progress: RunProgress, monitor: JournalMonitor, now: float, silent_seconds: float) -> dict[str, Any]:
+def _figures(
+    progress: RunProgress, monitor: JournalMonitor, now: float, silent_seconds: float, videos: VideoCounts | None
+) -> dict[str, Any]:
     """The figures of a run that has not ended. Rows are those of all runs in the journals."""
     state, silent = state_of(progress, now, silent_seconds)
     rates = {rank.rank: monitor.clips_per_second(rank) for rank in progress.ranks}
@@ -69,6 +76,7 @@ def _figures(progress: RunProgress, monitor: JournalMonitor, now: float, silent_
         "captioned": progress.done - progress.failed,
         "failed": progress.failed,
         "left": progress.remaining,
+        "videos": None if videos is None else videos.figures(progress),
         "ranks_elsewhere": progress.ranks_elsewhere,
         "finished_before": progress.finished_before,
         "clips_per_second": round(sum(rates.values()), 4),
@@ -121,6 +129,7 @@ def _finished_figures(output: Path, written_at: float) -> dict[str, Any]:
         "captioned": done - failed,
         "failed": failed,
         "left": 0,
+        "videos": finished_counts(outcomes_path(output), done) if report.get("ranges") else None,
         "ranks_elsewhere": 0,
         "finished_before": None if has_several else done - in_this_run,
         "clips_per_second": report["clips_per_second"],

@@ -65,6 +65,8 @@ class JournalMonitor:
         progress.failed_before += tail.failed_before
         progress.failures.update(tail.failures)
         progress.service = added(progress.service, tail.usage)
+        progress.has_ranges = progress.has_ranges or tail.has_ranges
+        progress.finished_rows += [tail.captioned_rows, tail.failed_rows]
         for stage, example in tail.examples.items():
             progress.examples.setdefault(stage, example)
         if is_of_this_run:

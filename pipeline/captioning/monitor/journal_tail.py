@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,20 @@ from .service_usage import added
 class JournalTail:
     """Reads the new lines of one journal.
 
+    on_result: called with each result, also of earlier sessions; None for nothing.
     run: the run of the newest session.
     progress: of the newest session.
     failures, examples: failures of all sessions by stage, and the first one of each stage.
     finished_before: rows finished in earlier sessions.
     failed_before: rows that failed in earlier sessions.
+    captioned_rows, failed_rows: the numbers of the rows finished in all sessions, those with a failure apart; failures
+        that are to be forgotten are not among them. A row may be there several times.
+    has_ranges: rows of the run's table are parts of their files.
     usage: tokens, cost and answers of a service, added over all sessions.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, on_result: Callable[[RowResult], None] | None = None) -> None:
+        self.path, self._on_result = path, on_result
         self._file_id: tuple[int, int] | None = None
         self._reset()
 
@@ -40,6 +45,8 @@ class JournalTail:
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, FailureExample] = {}
         self.finished_before = self.failed_before = 0
+        self.captioned_rows, self.failed_rows = array("q"), array("q")
+        self.has_ranges = False
         self._usage: dict[str, float] = {}  # of the newest session
         self._usage_before: dict[str, float] = {}  # of the earlier sessions
 
@@ -85,6 +92,8 @@ class JournalTail:
             self._begin_session(record)
         elif "loaded" in record:
             self.progress.started_at, self.progress.has_loaded = _seconds(record["loaded"]), True
+        elif "fingerprint" in record:
+            self.has_ranges = "ranges" in record["fingerprint"]  # an entry of the table that only segments make
         elif "usage" in record:
             self._usage = record["usage"]
         elif "forget_failures" in record:
@@ -93,8 +102,11 @@ class JournalTail:
         self.progress.is_waiting = "waiting" in record
 
     def _add_result(self, result: RowResult) -> None:
+        if self._on_result is not None:
+            self._on_result(result)
         self.progress.done += 1
         self.progress.failed += bool(result.failures)
+        (self.failed_rows if result.failures else self.captioned_rows).append(result.row)
         for failure, columns in result.failures.items():
             self.failures[failure.stage] += len(columns)
             column = "" if result.columns == (TEXT_COLUMN,) else columns[0]
@@ -125,6 +137,7 @@ class JournalTail:
             self.finished_before -= self.failed_before
             self.failed_before = 0
             self.failures, self.examples = Counter(), {}
+            self.failed_rows = array("q")
             self._forgets_failures = False
 
 

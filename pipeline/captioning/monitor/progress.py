@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .figures import last_report, poll
 from .journal_monitor import JournalMonitor
 from .progress_log import duration
 from .service_usage import usage_text
+from .video_counts import VideoCounts
 
 MAX_SHOWN_RANKS = 16
 """If the run has more ranks, only this many of the slowest are shown."""
@@ -79,8 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> None:
     output = flags.output or default_output(flags.meta)
     is_watching = flags.watch == "on" or (flags.watch is None and not flags.json and sys.stdout.isatty())
-    monitor = JournalMonitor(journal_folder(output))
-    now = poll(monitor, output, flags.silent)
+    monitor, videos = JournalMonitor(journal_folder(output)), VideoCounts(flags.meta)
+
+    def poll_run() -> dict[str, Any]:
+        return poll(monitor, output, flags.silent, videos)
+
+    now = poll_run()
     may_start = is_watching and os.path.isfile(flags.meta)
     figures = last_report(output) if now["state"] == "waiting" and not may_start else now
     if figures is None:
@@ -91,27 +96,27 @@ def _run(flags: argparse.Namespace) -> None:
         )
     try:
         if flags.json:
-            _print_json(monitor, output, flags, figures, is_watching)
+            _print_json(poll_run, flags.interval, figures, is_watching)
         else:
-            _print_text(monitor, output, flags, figures, is_watching)
+            _print_text(poll_run, flags.interval, figures, is_watching, output)
     except (KeyboardInterrupt, BrokenPipeError):
         pass
 
 
 def _print_json(
-    monitor: JournalMonitor, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], is_watching: bool
+    poll_run: Callable[[], dict[str, Any]], interval: float, figures: Mapping[str, Any], is_watching: bool
 ) -> None:
     print(json.dumps(figures, ensure_ascii=False), flush=True)
     while is_watching and figures["state"] not in END_STATES:
-        time.sleep(flags.interval)
+        time.sleep(interval)
         was_waiting = figures["state"] == "waiting"
-        figures = poll(monitor, output, flags.silent)
+        figures = poll_run()
         if not (was_waiting and figures["state"] == "waiting"):
             print(json.dumps(figures, ensure_ascii=False), flush=True)
 
 
 def _print_text(
-    monitor: JournalMonitor, output: Path, flags: argparse.Namespace, figures: Mapping[str, Any], is_watching: bool
+    poll_run: Callable[[], dict[str, Any]], interval: float, figures: Mapping[str, Any], is_watching: bool, output: Path
 ) -> None:
     console = Console()
     if not is_watching:
@@ -119,8 +124,8 @@ def _print_text(
         return
     with Live(render(figures, output), console=console, auto_refresh=False) as live:
         while figures["state"] not in END_STATES:
-            time.sleep(flags.interval)
-            figures = poll(monitor, output, flags.silent)
+            time.sleep(interval)
+            figures = poll_run()
             live.update(render(figures, output), refresh=True)
 
 
@@ -132,8 +137,11 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
         earlier = f"; {report_path(output)} is the report of an earlier run, which --watch off shows"
         return Group(head, Text(f"the run has not started{earlier if report_path(output).exists() else ''}"))
     left = figures["seconds_left"]
+    videos = figures["videos"]
     parts = [
-        f"{done:,} of {rows:,} clips",
+        f"{videos['complete']:,} of {videos['total']:,} videos complete ({done:,} of {rows:,} segments)"
+        if videos
+        else f"{done:,} of {rows:,} clips",
         f"{figures['failed']:,} failed",
         f"{figures['clips_per_second']:.2f} clips/s",
     ]
@@ -141,6 +149,8 @@ def render(figures: Mapping[str, Any], output: Path) -> Group:
         parts.append(usage_text(figures["service"]))
     if figures["finished_before"]:
         parts.append(f"{figures['finished_before']:,} finished by earlier runs")
+    if videos and videos["other_rows"] and not figures["ranks_elsewhere"]:
+        parts.append(f"{videos['other_rows']:,} other rows of the table are not part of this run")
     if state == "running":
         parts.append(f"time left {'unknown' if left is None else duration(left)}")
     if figures["ranks_elsewhere"]:

@@ -22,6 +22,7 @@ class ProgressLog:
     snapshot: returns the state of the run; its counts are (rows done, rows failed, ranks that caption).
     interval: seconds between two lines.
     note: what a line says in addition; '' for nothing.
+    unit: what the rows are, in the plural.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class ProgressLog:
         snapshot: Callable[[], Snapshot],
         interval: float = INTERVAL_SECONDS,
         note: Callable[[], str] = str,
+        unit: str = "clips",
     ) -> None:
-        self._total = total
+        self._total, self._unit = total, unit
         self._snapshot = snapshot
         self._interval = interval
         self._note = note
@@ -67,8 +69,8 @@ class ProgressLog:
         failures = f", {failed} failed" if failed else ""
         late = "".join(f"; rank {rank}: no progress for {duration(seconds)}" for rank, seconds in snapshot.late)
         return (
-            f"{done}/{self._total} clips ({done / max(1, self._total):.0%}){failures}, {rate:.2f} clips/s, "
-            f"time left {'unknown' if left is None else duration(left)}{late}"
+            f"{done}/{self._total} {self._unit} ({done / max(1, self._total):.0%}){failures}, "
+            f"{rate:.2f} {self._unit}/s, time left {'unknown' if left is None else duration(left)}{late}"
         )
 
 

@@ -6,6 +6,7 @@ Knows nothing about files.
 from __future__ import annotations
 
 import socket
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -77,6 +78,8 @@ class RunProgress:
     failures: number of failures by stage; a row has one for each question without an answer.
     examples: for each stage, one failure.
     service: tokens, cost and answers of a service, added over the sessions in the journals; empty without a service.
+    has_ranges: rows of the run's table are parts of their files.
+    finished_rows: the numbers of the rows that have a result, in parts; a row may be there several times.
     """
 
     run: str = ""
@@ -86,6 +89,8 @@ class RunProgress:
     failures: Counter[str] = field(default_factory=Counter)
     examples: dict[str, FailureExample] = field(default_factory=dict)
     service: dict[str, float] = field(default_factory=dict)
+    has_ranges: bool = False
+    finished_rows: list[array[int]] = field(default_factory=list)
 
     @property
     def ranks_elsewhere(self) -> int:

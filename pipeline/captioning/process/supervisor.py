@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 
 import psutil
 
-from .errors import EXIT_FAILED
+from .errors import EXIT_DONE, EXIT_FAILED
+from .exit_report import ExitReport
+from .run_end import RunEnd
 from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def waits_for_workers(command: Sequence[str], environment: Mapping[str, str]) ->
     return joins or "TORCHELASTIC_RUN_ID" in environment
 
 
-def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
+def supervise(is_worker: bool, watchdog: Watchdog, report: ExitReport, is_leader: bool = False) -> int | None:
     """Start a child process; returns None in the child. In this process, returns the child's exit code after it ended.
 
     The supervisor passes SIGINT and SIGTERM on to the child. The child dies with the supervisor. If a launcher that
@@ -57,11 +59,14 @@ def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
     LEAVE_SECONDS. msrun's scheduler gets the same time but no SIGTERM: workers abort if it ends before them.
 
     is_worker: whether the child captions; False for msrun's scheduler.
+    is_leader: whether the child is rank 0 of msrun.
+    report: of the child. If the child is ended by a signal after its run, its exit code is the reported one.
     watchdog: of the child. A child without progress should end itself. If it does not, the supervisor kills it. If a
         disk or a driver keeps it in the kernel, the supervisor ends without it.
     """
     supervisor, launcher = os.getpid(), os.getppid()
-    launcher_waits = _launcher_waits(launcher)
+    launcher_waits, run_end = _launcher_waits(launcher), RunEnd(launcher)
+    run_end.remove()  # of an earlier run that was started by hand from the same shell
     child = os.fork()
     if child == 0:
         die_with_parent(supervisor)
@@ -79,7 +84,12 @@ def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
                     "the worker made no progress for longer than --stall_timeout and was ended; "
                     "the stacks of its threads are in this log"
                 )
-            return max(EXIT_FAILED, os.waitstatus_to_exitcode(status)) if status else 0
+            exit_code = os.waitstatus_to_exitcode(status)
+            if not is_worker:
+                return _scheduler_code(exit_code, run_end)
+            if is_leader and report.exit_code == EXIT_DONE:
+                run_end.mark()
+            return _worker_code(exit_code, report)
         overdue = watchdog.overdue()
         if overdue > _STALL_GRACE_SECONDS:
             os.kill(child, signal.SIGKILL)
@@ -95,6 +105,33 @@ def supervise(is_worker: bool, watchdog: Watchdog) -> int | None:
         if end_begun is not None and time.monotonic() - end_begun > LEAVE_SECONDS:
             os.kill(child, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
+
+
+def _worker_code(child_code: int, report: ExitReport) -> int:
+    """The exit code for that of the child, which is negative if a signal ended it."""
+    if child_code >= 0:
+        return child_code
+    name = signal.Signals(-child_code).name
+    if report.exit_code is None:
+        logger.error("the worker was ended by signal %d (%s)", -child_code, name)
+        return EXIT_FAILED
+    logger.warning(
+        "the worker was ended by signal %d (%s) while its process shut down; its run had ended with exit code %d",
+        -child_code,
+        name,
+        report.exit_code,
+    )
+    return report.exit_code
+
+
+def _scheduler_code(child_code: int, run_end: RunEnd) -> int:
+    """The exit code for that of msrun's scheduler, which fails if a worker crashes while it shuts down."""
+    ended = run_end.is_marked
+    run_end.remove()
+    if child_code != EXIT_DONE and ended:
+        logger.warning("the scheduler failed while the workers shut down; the run had ended with exit code 0")
+        return EXIT_DONE
+    return max(EXIT_FAILED, child_code) if child_code else EXIT_DONE
 
 
 def _launcher_waits(launcher: int) -> bool:

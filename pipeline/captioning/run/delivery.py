@@ -16,9 +16,10 @@ from typing import Any
 from ..journal.run_journals import RunJournals
 from ..meta.csv_cells import NUL, NUL_REPLACEMENT
 from ..meta.files import atomic_write
-from ..meta.names import failures_path, outcomes_path, report_path
+from ..meta.names import RANGE_COLUMNS, failures_path, outcomes_path, report_path
 from ..meta.outcomes import write_outcomes
 from ..meta.results import CaptionResult, ColumnResults, Failure, RowResult
+from ..meta.table import MetaTable
 from ..process.errors import RunError
 from .plan import Plan
 from .planning import LeaderPlan
@@ -31,11 +32,13 @@ class RunResults:
     columns: the results of each column, in the order of the run's columns.
     partial: captioned rows whose clips are partial videos: only a part of the file could be decoded.
     images: captioned rows whose clips are still images.
+    measured: `RowResult.measured` of the rows about which the run measured something.
     """
 
     columns: Mapping[str, ColumnResults]
     partial: frozenset[int]
     images: frozenset[int]
+    measured: Mapping[int, Mapping[str, float]]
 
     @property
     def captioned(self) -> int:
@@ -106,6 +109,7 @@ class _Gathered:
         self._failures: dict[str, dict[int, Failure]] = {column: {} for column in columns}
         self._partial: set[int] = set()
         self._images: set[int] = set()
+        self._measured: dict[int, Mapping[str, float]] = {}
 
     def add(self, result: RowResult) -> None:
         for column, one in result.results.items():
@@ -113,6 +117,8 @@ class _Gathered:
                 self._failures[column][result.row] = one
             else:
                 self._captions[column].setdefault(result.row, one)
+        if result.measured and (result.has_caption or result.row not in self._measured):
+            self._measured[result.row] = result.measured
         if result.has_caption:
             if result.partial:
                 self._partial.add(result.row)
@@ -144,20 +150,19 @@ class _Gathered:
             frozenset(row for row in rows if any(row in results.captions for results in columns.values()))
             for rows in (self._partial, self._images)
         )
-        return RunResults(columns, partial, images)
+        return RunResults(columns, partial, images, self._measured)
 
 
 def write_outputs(output: Path, leader: LeaderPlan, results: RunResults, report: Mapping[str, Any]) -> None:
     """Write failures, outcomes, report, and last the captioned table: when it appears, all other files are complete."""
-    paths, plan = leader.table.paths, leader.plan
-    _write_failures(failures_path(output), paths, results)
-    write_outcomes(
-        outcomes_path(output), paths, results.columns, plan.kept, plan.excluded, results.partial, results.images
-    )
+    table, plan = leader.table, leader.plan
+    _write_failures(failures_path(output), table, results)
+    marks = results.partial, results.images, table.ranges, results.measured
+    write_outcomes(outcomes_path(output), table.paths, results.columns, plan.kept, plan.excluded, *marks)
     with atomic_write(report_path(output)) as temporary:
         temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     captions = {column: _texts(leader, results, column) for column in plan.columns}
-    leader.table.write(output, {**leader.other_captions, **captions})
+    table.write(output, {**leader.other_captions, **captions})
 
 
 def _texts(leader: LeaderPlan, results: RunResults, column: str) -> list[str]:
@@ -170,13 +175,16 @@ def _texts(leader: LeaderPlan, results: RunResults, column: str) -> list[str]:
     return texts
 
 
-def _write_failures(path: Path, paths: Sequence[str], results: RunResults) -> None:
+def _write_failures(path: Path, table: MetaTable, results: RunResults) -> None:
     if not results.failed:
         path.unlink(missing_ok=True)
         return
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(["row", "path", "column", "stage", "message"])
+        times = RANGE_COLUMNS if table.ranges else ()
+        writer.writerow(["row", "path", *times, "column", "stage", "message"])
         for row, column, failure in results.failures():
             message = "; ".join(failure.messages).replace(NUL, NUL_REPLACEMENT)
-            writer.writerow([row, paths[row], column, failure.stage, message])
+            part = table.range_of(row)
+            cells = part.cells if part is not None else [""] * len(times)
+            writer.writerow([row, table.paths[row], *cells, column, failure.stage, message])

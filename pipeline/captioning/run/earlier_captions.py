@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..meta.names import TEXT_COLUMN, report_path
-from ..meta.table import MetaTable, matching_rows
+from ..meta.ranges import matching_rows
+from ..meta.table import MetaTable
 
 Redo: TypeAlias = Callable[[MetaTable, Path, str], Collection[int]]
 """Returns the rows of a table, which was read from a file, whose caption in a column is to be made again (`--redo`)."""
@@ -45,7 +46,7 @@ class EarlierCaptions:
         cls, table: MetaTable, meta_path: Path, earlier: MetaTable | None, output: Path, columns: Sequence[str]
     ) -> EarlierCaptions:
         """The captions in `columns`. earlier: the table at `output`, if there is one."""
-        matching = matching_rows(table.paths, earlier.paths) if earlier is not None else []
+        matching = matching_rows(table.keys, earlier.keys) if earlier is not None else []
         captions = {column: _matching_captions(earlier, matching, column) for column in columns}
         texts = {
             column: {row: text for row, text in enumerate(table.texts(column) or []) if text.strip()}

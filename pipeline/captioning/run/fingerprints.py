@@ -47,6 +47,9 @@ def table_fingerprint(table: MetaTable, asks: Asks, cells: Sequence[Sequence[str
     """What the captions depend on in the table, and the columns that the journals contain."""
     digest = _digest(["\n".join(table.paths)])
     entries = {"meta paths": f"{len(table.paths)} rows {digest}"}
+    if table.ranges:
+        digest = _digest(f"{row} {part.to_json()}\n" for row, part in enumerate(table.ranges) if part is not None)
+        entries["ranges"] = f"{table.ranges.parts} rows {digest}"
     if asks.columns != (TEXT_COLUMN,):
         entries["columns"] = json.dumps(sorted(asks.columns), ensure_ascii=False)
     if cells:

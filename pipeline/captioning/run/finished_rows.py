@@ -7,9 +7,10 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from ..captioners.api.errors import BLOCKED, EMPTY, INVALID, REFUSED, REJECTED, SERVICE
-from ..clips.downloads.urls import without_credentials
+from ..clips.time_range import TimeRange
 from ..journal.journal import Journal
 from ..meta.names import failures_path
+from ..meta.ranges import row_name
 from ..meta.results import RowResult
 from ..process.errors import RunError
 from ..process.limited_log import LimitedLog
@@ -73,8 +74,10 @@ class FinishedRows:
     def close(self) -> None:
         self._warnings.close()
 
-    def add(self, result: RowResult, path: str) -> None:
+    def add(self, result: RowResult, path: str, part: TimeRange | None = None) -> None:
         """Record the result of a row.
+
+        path, part: of its file, for the log; `part` is None for the whole file.
 
         Raises:
             MassFailure: more than `max_failure_rate` of the last FAILURE_WINDOW rows have no caption,
@@ -87,7 +90,7 @@ class FinishedRows:
         failures = result.failures
         for failure, columns in failures.items():
             column = "" if len(columns) == len(result.columns) else f", {', '.join(columns)}"
-            self._warnings.warning("row %d (%s%s): %s", result.row, without_credentials(path), column, failure)
+            self._warnings.warning("row %d (%s%s): %s", result.row, row_name(path, part), column, failure)
         stages = [] if result.has_caption else [failure.stage for failure in failures]
         self._recent.append(stages[0] if stages else "")
         self._device_failures = self._device_failures + 1 if "caption" in stages else 0

@@ -6,15 +6,14 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..clips.downloads.urls import without_credentials
 from ..clips.media import names_image
 from ..journal.run_journals import RunJournals
 from ..meta.files import backup_of
 from ..meta.names import column_list
-from ..meta.table import MetaTable
+from ..meta.ranges import row_name
 from ..monitor.progress_log import ProgressLog
 from ..process.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..process.watchdog import Watchdog
@@ -28,7 +27,6 @@ from .options import JobOptions
 from .planning import LeaderPlan, RankPlan, plan_run
 from .rank_stats import RankStats
 from .rank_work import RankWork
-from .redo import MarkedRows
 from .report import make_report, summary
 
 logger = logging.getLogger(__name__)
@@ -53,8 +51,17 @@ def run_in_world(options: JobOptions, work: RankWork, world: World) -> int:
     Raises:
         UsageError, RunError: as in `run`.
     """
+    return in_world(world, lambda: run_rows(options, work, world))
+
+
+def in_world(world: World, body: Callable[[], int]) -> int:
+    """Do one rank's part of what the ranks do together, and leave the world; returns the exit code of `body`.
+
+    Raises:
+        UsageError, RunError: those of `body`; the failure has been reported to the other ranks.
+    """
     try:
-        exit_code = _run(options, work, world)
+        exit_code = body()
     except BaseException as error:
         if not isinstance(error, FailedElsewhere):
             world.report_failure(f"{type(error).__name__}: {error}")
@@ -88,14 +95,14 @@ class _Job:
             for line in self.work.describe():
                 logger.info("%s", line)
             _log_plan(options, plan, plan.leader)
-        log = ProgressLog(plan.total_rows, lambda: world.snapshot, note=self.work.progress_note)
+        log = ProgressLog(plan.total_rows, lambda: world.snapshot, note=self.work.progress_note, unit=self.work.unit)
         with log if world.is_leader else contextlib.nullcontext():
             stats = self._caption(plan, time.monotonic() - planned)
             rank_stats = [RankStats(**values) for values in world.gather_json(dataclasses.asdict(stats))]
         results = delivery.gather_results(self.journals, plan.leader, options.pad_length)
         if plan.leader is not None and results is not None:
             seconds = time.monotonic() - self.begin
-            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, seconds))
+            world.decide(_write_results(options, plan, plan.leader, results, rank_stats, seconds, self.work.unit))
         exit_code = world.exit_code()
         if exit_code != EXIT_DONE:
             self.journals.forget_failures()
@@ -140,18 +147,23 @@ class _Job:
         return stats
 
 
-def _run(options: JobOptions, work: RankWork, world: World) -> int:
+def run_rows(options: JobOptions, work: RankWork, world: World) -> int:
+    """Do one rank's part of a run, without leaving the world; returns the exit code. See `World.begin_next_run`.
+
+    Raises:
+        UsageError, RunError: see their docstrings.
+    """
     begin = time.monotonic()
     # Before the first collective: if a file can't be read, no other rank has to wait for a timeout.
     source, asks = work.source, work.source.asks
-    table = MetaTable.read(options.meta_path, asks.columns, asks.cell_uses) if world.is_leader else None
+    table = work.read_table(options) if world.is_leader else None
     fingerprint = source.fingerprint()
     check_same_settings(world, fingerprint)
     if table is not None and any(map(names_image, table.paths)):
         fingerprint = {**fingerprint, **source.image_fingerprint()}
     with RunJournals(world, options.output) as journals:
         try:
-            plan = plan_run(world, journals, table, options, asks, fingerprint, MarkedRows(options))
+            plan = plan_run(world, journals, table, options, asks, fingerprint, work.redo(options))
         except UsageError:
             journals.remove_unused()
             raise
@@ -252,6 +264,7 @@ def _write_results(
     results: delivery.RunResults,
     rank_stats: list[RankStats],
     seconds: float,
+    unit: str,
 ) -> int:
     """Write the outputs and log the summary, on rank 0; returns the run's exit code."""
     if results.failed and not results.captioned:
@@ -260,13 +273,13 @@ def _write_results(
             "none of %d rows could be captioned, so no output is written; for example row %d (%s): %s",
             len({row for row, _, _ in results.failures()}),
             row,
-            without_credentials(leader.table.paths[row]),
+            row_name(leader.table.paths[row], leader.table.range_of(row)),
             failure,
         )
         return EXIT_FAILED
     report = make_report(options, plan, leader, results, rank_stats, seconds)
     delivery.write_outputs(options.output, leader, results, report)
-    for level, line in summary(report):
+    for level, line in summary(report, unit):
         logger.log(level, "%s", line)
     logger.info("wrote %s", options.output)
     return EXIT_DONE

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from ..clips.downloads.urls import without_credentials
 from ..clips.media import IMAGE, VIDEO, medium_of
 from ..meta.asks import Ask, Asks
+from ..meta.ranges import row_name
 from ..workers.leases import RowTask
 
 
@@ -35,10 +35,10 @@ def media_problem(asks: Asks, tasks: Iterable[RowTask]) -> str | None:
     number, task = min(first.items(), key=lambda item: item[0])
     ask = asks.asks[number]
     other = VIDEO if ask.medium == IMAGE else IMAGE
-    path = without_credentials(task.path)
+    name = row_name(task.path, task.range)
     return (
         f"{ask.flag}: the prompt {ask.prompt} is for {ask.medium}s, but the rows to caption include {counts[number]} "
-        f"{other}{'' if counts[number] == 1 else 's'}, first row {task.row} ({path}); choose a prompt for "
+        f"{other}{'' if counts[number] == 1 else 's'}, first row {task.row} ({name}); choose a prompt for "
         f"{other}s or a question of your own, or give --any_media"
     )
 

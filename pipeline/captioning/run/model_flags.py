@@ -13,16 +13,20 @@ from ..process.arguments import number, positive_int, whole_number
 from ..process.errors import UsageError
 
 
-def add_generation_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `generation_options` reads."""
+def add_generation_flags(parser: argparse.ArgumentParser, has_length: bool = True) -> None:
+    """Add the flags that `generation_options` reads.
+
+    has_length: with --max_new_tokens, the length of captions. Otherwise the command sets `flags.max_new_tokens`.
+    """
     generation = parser.add_argument_group("generation")
     defaults = GenerationOptions()
-    generation.add_argument(
-        "--max_new_tokens",
-        type=positive_int,
-        default=defaults.max_new_tokens,
-        help="maximum length of a caption, in tokens; longer captions are cut off",
-    )
+    if has_length:
+        generation.add_argument(
+            "--max_new_tokens",
+            type=positive_int,
+            default=defaults.max_new_tokens,
+            help="maximum length of a caption, in tokens; longer captions are cut off",
+        )
     generation.add_argument(
         "--num_beams",
         type=positive_int,

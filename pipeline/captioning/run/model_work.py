@@ -9,12 +9,16 @@ from collections.abc import Callable
 
 from .. import backends
 from ..backends import Backend
-from ..captioners.base import CaptionerSource
+from ..captioners.base import CaptionerSource, Source
+from ..captioners.named_prompts import frame_warnings
 from ..journal.journal import Journal
 from ..process.watchdog import Watchdog
 from ..workers import launch_checks
 from ..workers.launch import Launch
 from ..workers.world import World, join_world, solo_world
+from .clip_rows import ClipRows
+from .loaded_model import LoadedModel
+from .model_rows import ModelRows
 from .options import JobOptions
 from .planning import RankPlan
 from .rank_stats import RankStats
@@ -29,43 +33,40 @@ class ModelWork(RankWork):
     device: one of `backends.DEVICES`, for warnings.
     """
 
-    source: CaptionerSource
+    source: Source
+    rows: ModelRows
 
     def __init__(self, source: CaptionerSource, activate: Callable[[], Backend], device: str = "cpu") -> None:
-        self.source = source
-        self._activate, self._device = activate, device
-        self._backend: Backend | None = None
+        self.source, self.rows = source, ClipRows(source)
+        self.model, self.device = LoadedModel(source, activate), device
 
     def warnings(self, launch: Launch) -> list[str]:
-        return launch_checks.warnings(launch, self._device, os.environ)
+        source = self.model.source
+        return [
+            *launch_checks.warnings(launch, self.device, os.environ),
+            *frame_warnings(source.asks, source.sampling),
+        ]
 
     def join(self, launch: Launch, watchdog: Watchdog) -> World:
         if launch.launcher == "plain":
             # A single process imports the framework only if there is something to caption.
             return solo_world(watchdog=watchdog)
-        return join_world(launch, self._activated().device, watchdog)
+        return join_world(launch, self.model.backend.device, watchdog)
 
     def prepare(self) -> str:
-        backend = self._activated()
-        self.source.check_dtype(backend.dtype_name)
-        self.source.check_weights()
-        return backend.dtype_name
+        return self.model.check()
 
     def describe(self) -> list[str]:
-        lines = [f"family {self.source.family}"] if self.source.family else []
+        family = self.model.source.family
+        lines = [f"family {family}"] if family else []
         lines += self.source.describe()
-        backend = self._backend
-        if backend is not None:
+        if self.model.is_active:
+            backend = self.model.backend
             lines.append(f"{backend.framework} on {backend.device} in {backend.dtype_name}: {backend.reason}")
         return lines
 
     def run(self, options: JobOptions, plan: RankPlan, journal: Journal, world: World, stats: RankStats) -> None:
-        RankWorker(options, self.source, self._activated(), journal, world, stats).run(plan)
-
-    def _activated(self) -> Backend:
-        if self._backend is None:
-            self._backend = self._activate()
-        return self._backend
+        RankWorker(options, self.rows, self.model, journal, world, stats).run(plan)
 
 
 def model_work(
@@ -77,15 +78,25 @@ def model_work(
     """
 
     def make_work(flags: argparse.Namespace, options: JobOptions, launch: Launch) -> ModelWork:
-        source = make_source(flags)
-        choice = backends.choose(
-            options.framework,
-            options.device,
-            launch.launcher,
-            launch.local_rank,
-            launch.world_size,
-            launch.local_workers,
-        )
-        return ModelWork(source, functools.partial(choice.activate, options.dtype), choice.device)
+        return work_of_source(make_source(flags), options.framework, options.device, options.dtype, launch)
 
     return make_work
+
+
+def work_of_source(
+    source: CaptionerSource, framework: str | None, device: str | None, dtype: str | None, launch: Launch
+) -> ModelWork:
+    """The work of captioning with the model of `source`. framework, device, dtype: as in `JobOptions`.
+
+    Raises:
+        UsageError: the choice is not possible.
+    """
+    choice = backends.choose(
+        framework,
+        device,
+        launch.launcher,
+        launch.local_rank,
+        launch.world_size,
+        launch.local_workers,
+    )
+    return ModelWork(source, functools.partial(choice.activate, dtype), choice.device)

@@ -144,24 +144,24 @@ def make_plan(
     )
 
 
-def fingerprint_difference(found: Fingerprint, wanted: Fingerprint) -> list[str]:
-    """Compare a journal's fingerprint with that of this run; returns one line for each entry that differs.
+def fingerprint_difference(found: Fingerprint, wanted: Fingerprint, place: str = "in the journals") -> list[str]:
+    """Compare an earlier fingerprint with that of this run; returns one line for each entry that differs.
 
-    Of long values, a line shows only the part that differs.
+    Of long values, a line shows only the part that differs. place: where the earlier one is.
     """
     return [
-        f"{name}: {_difference(found.get(name, '(none)'), wanted.get(name, '(none)'))}"
+        f"{name}: {_difference(found.get(name, '(none)'), wanted.get(name, '(none)'), place)}"
         for name in sorted(set(found) | set(wanted))
         if found.get(name) != wanted.get(name)
     ]
 
 
-def _difference(found: str, wanted: str) -> str:
+def _difference(found: str, wanted: str, place: str) -> str:
     if max(len(found), len(wanted)) <= _SHORT_VALUE:
-        return f"{found} in the journals, {wanted} now"
+        return f"{found} {place}, {wanted} now"
     begin = _common_prefix_length(found, wanted)
     end = _common_prefix_length(found[begin:][::-1], wanted[begin:][::-1])
-    return f"{_excerpt(found, begin, end)} in the journals, {_excerpt(wanted, begin, end)} now"
+    return f"{_excerpt(found, begin, end)} {place}, {_excerpt(wanted, begin, end)} now"
 
 
 def _common_prefix_length(one: str, other: str) -> int:

@@ -53,7 +53,11 @@ class LeaderPlan:
     def task_of(self, row: int) -> RowTask:
         """What a rank needs to caption a row."""
         return RowTask(
-            row, self.table.paths[row], tuple([column[row] for column in self.cells]), self.plan.wanted.get(row, ())
+            row,
+            self.table.paths[row],
+            tuple([column[row] for column in self.cells]),
+            self.plan.wanted.get(row, ()),
+            self.table.range_of(row),
         )
 
 
@@ -112,6 +116,7 @@ def plan_run(
     contents = journals.contents(options.restart)
     leader, shared = None, b""
     if table is not None:
+        _log_ranges(table)
         cells = table.cells(asks.cell_columns)
         fingerprint = {**captioner_fingerprint, **table_fingerprint(table, asks, cells)}
         discards = not any(contents.captions.values()) and is_other_run(contents.fingerprints, fingerprint)
@@ -126,7 +131,7 @@ def plan_run(
             raise UsageError(problem)
         _warn_of_blank_cells(asks, leader)
         rows = {PENDING: leader.plan.pending, RETRIES: leader.plan.retries}
-        world.offer(RowPool(leader.task_of, rows, world.world_size))
+        world.offer(RowPool(leader.task_of, rows, world.world_size, options.lease_rows))
         types = {found[COMPUTING_TYPE] for found in contents.fingerprints if COMPUTING_TYPE in found}
         shared = json.dumps(
             {
@@ -146,6 +151,17 @@ def plan_run(
     return RankPlan(**received, has_work=has_work, isolated=isolated, host_workers=host_workers, leader=leader)
 
 
+def _log_ranges(table: MetaTable) -> None:
+    """A column `start` or `end` may mean something else, so its use is always said."""
+    if table.ranges:
+        logger.info(
+            "column %s: %s of %s rows are parts of their files; --whole_files captions whole files",
+            ", ".join(table.range_columns),
+            f"{table.ranges.parts:,}",
+            f"{len(table.paths):,}",
+        )
+
+
 def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     """The table that an earlier run wrote to the output path; None if there is none, or it can't be read.
 
@@ -155,7 +171,7 @@ def _earlier_output(options: JobOptions, asks: Asks) -> MetaTable | None:
     if not options.output.exists():
         return None
     try:
-        return MetaTable.read(options.output, asks.columns)
+        return MetaTable.read(options.output, asks.columns, whole_files=options.whole_files)
     except UsageError:
         if options.skip_if_existing:
             raise

@@ -6,23 +6,49 @@ from abc import ABC, abstractmethod
 
 from ..captioners.base import Source
 from ..journal.journal import Journal
+from ..meta.table import MetaTable
 from ..process.watchdog import Watchdog
 from ..workers.launch import Launch
 from ..workers.world import World
+from .earlier_captions import Redo
 from .options import JobOptions
 from .planning import RankPlan
 from .rank_stats import RankStats
+from .redo import MarkedRows
 
 
 class RankWork(ABC):
     """How a rank captions its rows.
 
     source: what is asked, and what the captions depend on.
+    unit: what the rows are, in the plural, for the log.
     only_reports: the run ends after `report_plan`; it captions nothing and writes nothing.
     """
 
     source: Source
+    unit: str = "clips"
     only_reports: bool = False
+
+    def read_table(self, options: JobOptions) -> MetaTable:
+        """Read the table of the rows. Is called on rank 0.
+
+        Raises:
+            UsageError: as `MetaTable.read`.
+        """
+        asks = self.source.asks
+        return MetaTable.read(options.meta_path, asks.columns, asks.cell_uses, options.whole_files)
+
+    def redo(self, options: JobOptions) -> Redo:
+        """Which existing captions count as missing, with `--skip_if_existing`."""
+        return MarkedRows(options)
+
+    def check_ranges(self, options: JobOptions) -> None:
+        """Check that rows may be parts of their files. Is called early if the table has such rows.
+
+        Raises:
+            UsageError: only whole files can be captioned with these settings.
+        """
+        return None
 
     @abstractmethod
     def warnings(self, launch: Launch) -> list[str]:

@@ -44,5 +44,5 @@ class MarkedRows:
         if "unfinished" not in self._marks:
             return {}
         if path not in self._truncated:
-            self._truncated[path] = read_truncated(outcomes_path(path), table.paths)
+            self._truncated[path] = read_truncated(outcomes_path(path), table.paths, table.ranges)
         return self._truncated[path]

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..clips.downloads.urls import without_credentials
 from ..meta.names import TEXT_COLUMN
+from ..meta.ranges import range_fields, range_of_fields, row_name
 from ..meta.results import CaptionResult
 from ..monitor.progress_log import duration
 from ..monitor.service_usage import usage_text
@@ -44,6 +44,7 @@ def make_report(
     rank_stats: what each rank did in this run.
     seconds: wall time of this run.
     """
+    table = leader.table
     captioned = sum(stats.captioned for stats in rank_stats)
     clips = sum(stats.captioned_rows for stats in rank_stats)
     tokens = sum(stats.tokens for stats in rank_stats)
@@ -55,6 +56,9 @@ def make_report(
 
     rows = {"finished_rows": results.finished_rows(), "failed_rows": results.failed_rows()}
 
+    def identity(row: int) -> dict[str, Any]:
+        return {"row": row, "path": table.paths[row], **range_fields(table.range_of(row))}
+
     def column_of(column: str) -> dict[str, str]:
         return {"column": column} if names_columns else {}
 
@@ -62,7 +66,8 @@ def make_report(
         "run": plan.run,
         "questions": {ask.column: ask.question.text for ask in leader.asks.asks},
         **({"question_column": leader.asks.question_column} if leader.asks.question_column else {}),
-        "rows": len(leader.table.paths),
+        "rows": len(table.paths),
+        **({"ranges": table.ranges.parts} if table.ranges else {}),
         "captioned": results.captioned,
         "failed": results.failed,
         "kept": leader.plan.kept_captions,
@@ -72,11 +77,11 @@ def make_report(
         **({**rows, "columns": _columns(leader, results)} if names_columns else {}),
         **({"kept_columns": list(leader.other_captions)} if leader.other_captions else {}),
         "partial": len(partial),
-        "partial_examples": [{"row": row, "path": leader.table.paths[row]} for row in partial[:MAX_PARTIAL_EXAMPLES]],
+        "partial_examples": list(map(identity, partial[:MAX_PARTIAL_EXAMPLES])),
         "most_repeated_captions": _most_repeated_captions(results, column_of),
         "failures_by_stage": results.failures_by_stage(),
         "failure_examples": {
-            stage: {"row": row, "path": leader.table.paths[row], **column_of(column), "message": "; ".join(f.messages)}
+            stage: {**identity(row), **column_of(column), "message": "; ".join(f.messages)}
             for stage, (row, column, f) in results.failure_examples().items()
         },
         "captioned_in_this_run": captioned,
@@ -100,11 +105,11 @@ def make_report(
         **({"service": service} if service else {}),
         "options": {name: _plain(value) for name, value in dataclasses.asdict(options).items()},
         "fingerprint": dict(plan.fingerprint),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
     }
 
 
-def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+def summary(report: Mapping[str, Any], unit: str = "clips") -> Iterator[tuple[int, str]]:
     """The report as text for the log: (logging level, line) pairs."""
     columns: Mapping[str, Any] = report.get("columns", {})
     what = "captions" if len(columns) > 1 else "rows"
@@ -113,11 +118,12 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield (
             logging.WARNING,
             f"{what} that failed at stage {stage}: {count}, for example row {example['row']} "
-            f"({without_credentials(example['path'])}): {example['message']}",
+            f"({_name(example)}): {example['message']}",
         )
     if report["truncated"]:
         share = report["truncated"] / report["captioned"]
-        line = f"{report['truncated']} captions ({share:.1%}) were cut off by --max_new_tokens"
+        limit = "--max_new_tokens" if unit == "clips" else "--summary_tokens or --title_tokens"
+        line = f"{report['truncated']} captions ({share:.1%}) were cut off by {limit}"
         yield logging.WARNING, line + _by_column(columns, "truncated")
     if report["looping"]:
         line = f"{report['looping']} captions loop: they repeat the same words"
@@ -128,7 +134,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield (
             logging.WARNING,
             f"{report['partial']} {what} ({share:.1%}) are of partial videos, of which only a part could be decoded, "
-            f"for example row {example['row']} ({without_credentials(example['path'])})",
+            f"for example row {example['row']} ({_name(example)})",
         )
     for repeated in report["most_repeated_captions"][:1]:
         share = repeated["rows"] / columns.get(repeated.get("column"), report)["captioned"]
@@ -143,7 +149,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         yield logging.INFO, _service_line(report["service"])
     elif report["device_seconds"]:
         yield logging.INFO, f"device time: {timeline(report)}"
-    speed = f"{report['clips_per_second']:.2f} clips/s, {report['tokens_per_second']:.1f} tokens/s"
+    speed = f"{report['clips_per_second']:.2f} {unit}/s, {report['tokens_per_second']:.1f} tokens/s"
     if len(columns) > 1:
         speed = f"{report['captions_per_second']:.2f} captions/s, {speed}"
     images = f" of {report['images']} images and {report['videos']} videos" if report["images"] else ""
@@ -152,6 +158,10 @@ def summary(report: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         f"{report['captioned']} captions{images} in {duration(report['seconds'])} ({speed}), {report['failed']} "
         "failures",
     )
+
+
+def _name(example: Mapping[str, Any]) -> str:
+    return row_name(example["path"], range_of_fields(example))
 
 
 def timeline(report: Mapping[str, Any]) -> str:
@@ -232,9 +242,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Python and of the installed packages that captions may depend on."""
     packages = ("mindspore", "mindnlp", "torch", "transformers", "decord", "av", "numpy", "pillow", *_OF_SERVICES)
-    found = {}
+    found = {"python": platform.python_version()}
     for package in packages:
         try:
             found[package] = importlib.metadata.version(package)

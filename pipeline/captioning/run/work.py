@@ -1,4 +1,4 @@
-"""The work of one rank: take clips from the loader, give requests to the engine, write results to the journal.
+"""The work of one rank: take rows from the loader, give requests to the engine, write results to the journal.
 
 Knows nothing about the meta table and about other ranks, except what `World` and the plan provide.
 """
@@ -9,15 +9,13 @@ import contextlib
 import functools
 import logging
 import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ..backends import Backend
-from ..captioners.base import Captioner, CaptionerSource, Refused
-from ..clips.clip import LoadFailure
-from ..clips.loader import ClipLoader, default_decode_workers
+from ..captioners.base import Captioner, Refused
 from ..generation.requests import End, EndReason, Engine
 from ..journal.journal import Journal
 from ..meta.results import ColumnResult, Failure, caption_result
@@ -25,19 +23,15 @@ from ..process.errors import RunError
 from ..process.signals import interruption
 from ..workers.leases import PENDING, RETRIES, LeasedRows, RowTask
 from ..workers.world import World
-from .asked_clips import AskedClip, RowTasks
 from .finished_rows import FinishedRows
+from .loaded_model import LoadedModel
+from .model_rows import AskedRow, EndedRow, ModelRows, RowLoader
 from .options import JobOptions
 from .planning import RankPlan
 from .rank_stats import RankStats
 
 logger = logging.getLogger(__name__)
 
-AUTO_PREFETCH = 64
-"""Number of clips decoded ahead with `--bs auto`: the number of slots is known only after the model is loaded."""
-PREFETCH_BYTES = 512 * 2**20
-"""Bytes of frames that are decoded ahead, but never less than a batch: the 64 frames of a clip of LLaVA-Video take
-28 MB."""
 RETRY_DIVISOR = 8
 """Rows that were in flight when a worker died, with many others, are retried with the slots divided by this."""
 FIRST_STEP_SECONDS = 7200.0
@@ -50,13 +44,13 @@ _POLL_SECONDS = 0.2
 
 @dataclass
 class _Group:
-    """Clips that are captioned separately from other clips, because an error occurred while they were in flight.
+    """Rows that are captioned separately from other rows, because an error occurred while they were in flight.
 
-    slots: maximum number of these clips in flight.
+    slots: maximum number of these rows in flight.
     """
 
     slots: int
-    clips: deque[AskedClip] = field(default_factory=deque)
+    rows: deque[AskedRow] = field(default_factory=deque)
 
 
 @dataclass
@@ -64,15 +58,14 @@ class RankWorker:
     """Captions the rows that one rank leases from rank 0."""
 
     options: JobOptions
-    source: CaptionerSource
-    backend: Backend
+    rows: ModelRows
+    model: LoadedModel
     journal: Journal
     world: World
     stats: RankStats = field(default_factory=RankStats)
 
     def __post_init__(self) -> None:
         self._captioner: Captioner | None = None
-        self.tasks = RowTasks(self.source.asks)
         self._finished = FinishedRows(self.options, self.journal, self.world, self.stats)
         options = self.options
         decoders = 2  # tried one after the other, each with the full time limit
@@ -89,7 +82,7 @@ class RankWorker:
         """
         with contextlib.closing(self._finished):
             self._run(plan)
-        backend = self.backend
+        backend = self.model.backend
         self.stats.backend = f"{backend.framework} on {backend.device} in {backend.dtype_name}"
         if self._captioner is not None:
             self.stats.stages = dict(self._captioner.stages())
@@ -111,37 +104,27 @@ class RankWorker:
             self.journal.record_waiting()
             self.world.barrier()
         if plan.isolated:
-            with self._loader(plan.isolated, plan, lambda: AUTO_PREFETCH) as loader:
+            with self._loader(plan.isolated, plan, lambda: sys.maxsize) as loader:
                 self.caption(loader, self._loaded_captioner(), slots=1)
 
     def _loaded_captioner(self) -> Captioner:
         """The captioner; the first call loads it."""
         if self._captioner is None:
             begin = time.monotonic()
-            self._captioner = self.source.load(self.backend)
+            self._captioner = self.model.captioner
             self.stats.load_seconds += time.monotonic() - begin
             logger.info("model loaded in %.1f s", self.stats.load_seconds)
-            self.stats.slots = self.options.batch_size or self._captioner.max_slots()
+            self.stats.slots = self.options.batch_size or self.rows.max_slots(self._captioner)
             self.journal.loaded()
             self._finished.report_counts()
             self.world.watchdog.progress()
             self.world.watchdog.allow(FIRST_STEP_SECONDS)
         return self._captioner
 
-    def _loader(self, tasks: Iterable[RowTask], plan: RankPlan, ahead: Callable[[], int]) -> ClipLoader:
-        options = self.options
-        return ClipLoader(
-            self.tasks.rows(tasks),
-            self.source.preparation,
-            options.decoder_limits,
-            prefetch=AUTO_PREFETCH if options.batch_size is None else 2 * options.batch_size,
-            workers=options.decode_workers or default_decode_workers(plan.host_workers),
-            ahead=ahead,
-            prefetch_bytes=PREFETCH_BYTES,
-            prefetch_least=max(2, options.batch_size or self.stats.slots),
-        )
+    def _loader(self, tasks: Iterable[RowTask], plan: RankPlan, ahead: Callable[[], int]) -> RowLoader:
+        return self.rows.loader(tasks, self.options, plan.host_workers, self.stats.slots, ahead)
 
-    def caption(self, loader: ClipLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:
+    def caption(self, loader: RowLoader, captioner: Captioner, slots: int, is_retry: bool = False) -> None:
         """Caption all clips of `loader`.
 
         The loop loads clips, prepares their requests, adds these to the engine, calls its `step`, and writes the
@@ -151,31 +134,31 @@ class RankWorker:
         is_retry: the rows were in flight when a worker died.
         """
         engine: Engine | None = None
-        engine_slots, in_flight = 0, dict[int, AskedClip]()
+        engine_slots, in_flight = 0, dict[int, AskedRow]()
         # The loader fills the first group, `_recover` adds others. The last group is captioned first.
         groups = [_Group(slots)]
         with interruption.postponed():
             while groups:
                 group, group_loader = groups[-1], loader if len(groups) == 1 else None
                 may_load = group_loader is not None and not group_loader.has_ended
-                if not in_flight and (not (group.clips or may_load) or interruption.requested):
+                if not in_flight and (not (group.rows or may_load) or interruption.requested):
                     groups.pop()
                     engine = None
                     continue
                 if engine is None:
-                    most = group.slots if may_load else min(group.slots, len(group.clips))
+                    most = group.slots if may_load else min(group.slots, len(group.rows))
                     engine, engine_slots = self._engine(captioner, most)
-                clips = self._next_clips(group, group_loader, captioner, engine, is_retry)
-                in_flight |= {asked.clip.row: asked for asked in clips}
+                rows = self._next_rows(group, group_loader, captioner, engine, is_retry)
+                in_flight |= {asked.row: asked for asked in rows}
                 begin, problem = time.monotonic(), None
                 try:
-                    _prepare(captioner, engine, clips)
-                    events = engine.step() if in_flight and not (clips and engine.requests_needed) else []
+                    self._prepare(captioner, engine, rows)
+                    events = engine.step() if in_flight and not (rows and engine.requests_needed) else []
                     for event in events:
                         if isinstance(event, End):
                             in_flight[_row(event.key)].answer(event.question, _answer(captioner, event))
                 except Exception as error:
-                    problem = _one_line(error), self.backend.is_out_of_memory(error)
+                    problem = _one_line(error), self.model.backend.is_out_of_memory(error)
                 self.stats.device_seconds += time.monotonic() - begin
                 if problem is not None:
                     engine = None
@@ -185,11 +168,11 @@ class RankWorker:
                     self.world.watchdog.progress()
                 for asked in list(in_flight.values()):
                     if asked.is_answered:
-                        del in_flight[asked.clip.row]
-                        self._finished.add(asked.result(), asked.clip.path)
+                        del in_flight[asked.row]
+                        self._finish(asked)
                     elif asked.may_ask_next:
-                        del in_flight[asked.clip.row]
-                        group.clips.append(asked)
+                        del in_flight[asked.row]
+                        group.rows.append(asked)
         self.stats.decode_wait_seconds += loader.wait_seconds
         self.stats.decode_seconds += loader.decode_seconds
 
@@ -205,87 +188,92 @@ class RankWorker:
             engine.on_token = self.world.watchdog.progress
             return engine, slots
         except Exception as error:
-            if slots == 1 or not self.backend.is_out_of_memory(error):
+            if slots == 1 or not self.model.backend.is_out_of_memory(error):
                 raise RunError(f"the captioner failed before it accepted a clip: {_one_line(error)}") from error
         self._halve_slots(slots)
         return self._engine(captioner, most)
 
     def _halve_slots(self, slots: int) -> None:
-        self.backend.release_memory()
+        self.model.backend.release_memory()
         self.stats.slots = slots // 2
         logger.warning("out of memory with %d clips in flight; continuing with %d", slots, slots // 2)
 
-    def _next_clips(
-        self, group: _Group, loader: ClipLoader | None, captioner: Captioner, engine: Engine, is_retry: bool
-    ) -> list[AskedClip]:
-        """The next clips for the engine: first those of the group, then those of the loader.
+    def _next_rows(
+        self, group: _Group, loader: RowLoader | None, captioner: Captioner, engine: Engine, is_retry: bool
+    ) -> list[AskedRow]:
+        """The next rows for the engine: first those of the group, then those of the loader.
 
-        Waits for clips only if another step of the engine is not worthwhile without them. A clip that cannot be
-        loaded becomes a failure.
+        Waits for rows only if another step of the engine is not worthwhile without them. A row that cannot be loaded
+        becomes a failure.
         """
         if engine.waiting or interruption.requested:
             return []
         most = min(engine.free, captioner.clips_together)
-        of_group = [group.clips.popleft() for _ in range(min(most, len(group.clips)))]
-        new: list[AskedClip] = []
+        of_group = [group.rows.popleft() for _ in range(min(most, len(group.rows)))]
+        new: list[AskedRow] = []
         while len(of_group + new) < most and not interruption.requested:
             if loader is None or loader.has_ended:
                 break
             must_wait = len(of_group + new) < engine.requests_needed
-            loaded = loader.next_clip(_POLL_SECONDS if must_wait else 0.0)
-            if isinstance(loaded, LoadFailure):
-                self._finished.add(self.tasks.failed(loaded), loaded.path)
+            loaded = loader.next_row(_POLL_SECONDS if must_wait else 0.0)
+            if isinstance(loaded, EndedRow):
+                self._finished.add(loaded.result, loaded.path, loaded.range)
             elif loaded is not None:
-                asked = self.tasks.asked(loaded)
-                if asked.is_answered:  # no question may be asked about it
-                    self._finished.add(asked.result(), loaded.path)
-                else:
-                    new.append(asked)
+                new.append(loaded)
             elif not must_wait:
                 break
             else:
                 self.world.watchdog.allow(self._clip_seconds)
         if new:
-            self.journal.start([asked.clip.row for asked in new], is_retry)
+            self.journal.start([asked.row for asked in new], is_retry)
         return of_group + new
 
     def _recover(
-        self, groups: list[_Group], in_flight: dict[int, AskedClip], slots: int, message: str, out_of_memory: bool
+        self, groups: list[_Group], in_flight: dict[int, AskedRow], slots: int, message: str, out_of_memory: bool
     ) -> None:
-        """Arrange that all clips in flight are captioned again after an error; a new engine takes them.
+        """Arrange that all rows in flight are asked again after an error; a new engine takes them.
 
-        They become a group of their own with half as many in flight. This is repeated until only the clip that causes
+        They become a group of their own with half as many in flight. This is repeated until only the row that causes
         the error fails, and then until only the question about it that causes the error fails. Answers that have
         arrived are kept. Out of memory instead halves the slots for the rest of the run.
         """
-        clips = list(in_flight.values())
+        rows = list(in_flight.values())
         in_flight.clear()
-        if not clips:
+        if not rows:
             raise RunError(f"the captioner failed before it accepted a clip: {message}")
-        if slots == 1 or (len(clips) == 1 and not out_of_memory):
-            for asked in clips:
+        if slots == 1 or (len(rows) == 1 and not out_of_memory):
+            for asked in rows:
                 if asked.fail_asked(Failure("caption", (message,))):
-                    self._finished.add(asked.result(), asked.clip.path)
+                    self._finish(asked)
                 else:
                     groups.append(_Group(1, deque([asked])))
         elif out_of_memory:
             self._halve_slots(slots)
-            groups[-1].clips.extendleft(reversed(clips))
+            groups[-1].rows.extendleft(reversed(rows))
         else:
-            half = len(clips) // 2
-            logger.warning("an error (%s) with %d clips in flight; continuing with %d", message, len(clips), half)
-            groups.append(_Group(half, deque(clips)))
+            half = len(rows) // 2
+            logger.warning("an error (%s) with %d clips in flight; continuing with %d", message, len(rows), half)
+            groups.append(_Group(half, deque(rows)))
 
+    def _prepare(self, captioner: Captioner, engine: Engine, rows: Sequence[AskedRow]) -> None:
+        """Add the requests of rows to the engine. A question that can't be asked is answered with a failure."""
+        if not rows:
+            return
+        now, by_row = time.monotonic(), {asked.row: asked for asked in rows}
+        for asked in rows:
+            asked.added = now if asked.added is None else asked.added
+        # A request keeps its embeddings, so no variable may keep it: that would be the memory of a whole batch.
+        for request in self.rows.requests(captioner, rows):
+            if isinstance(request, Refused):
+                by_row[request.row].answer(request.question, Failure("prompt", (request.message,)))
+            else:
+                engine.add(request)
 
-def _prepare(captioner: Captioner, engine: Engine, clips: Sequence[AskedClip]) -> None:
-    """Add the requests of clips to the engine. A question that can't be asked is answered with a failure."""
-    by_row = {asked.clip.row: asked for asked in clips}
-    # A request keeps its embeddings, so no variable may keep it: that would be the memory of a whole batch.
-    for request in captioner.prepare([asked.clip for asked in clips], [asked.ask() for asked in clips]):
-        if isinstance(request, Refused):
-            by_row[request.row].answer(request.question, Failure("prompt", (request.message,)))
-        else:
-            engine.add(request)
+    def _finish(self, asked: AskedRow) -> None:
+        result = asked.result()
+        if self.options.times_rows and asked.added is not None:
+            result = replace(result, seconds=round(time.monotonic() - asked.added, 3), frames=asked.frames)
+        self._finished.add(result, asked.path, asked.range)
 
 
 def _row(key: Hashable) -> int:

@@ -67,8 +67,10 @@ class Heartbeat:
         with self._guard:
             return self._snapshot
 
-    def barrier(self) -> None:
+    def barrier(self, is_last: bool = True) -> None:
         """Wait until all ranks have called `barrier` as often as this rank. Pauses the watchdog.
+
+        is_last: once the exit code is decided, the others may be missing because they have ended.
 
         Raises:
             RunError: a rank failed, was silent for too long or made no progress for too long, or rank 0 is out of
@@ -80,7 +82,7 @@ class Heartbeat:
         self._beat()
         while (snapshot := self.snapshot).barriers < wanted:
             waited = time.monotonic() - begin
-            if snapshot.exit_code is None:
+            if snapshot.exit_code is None or not is_last:
                 self.check()
             elif waited > _MAX_WAIT_AFTER_DECISION:
                 return  # the exit code is decided and the output is written; the missing ranks have ended already

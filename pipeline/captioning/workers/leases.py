@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..clips.clip import ClipTask
+from ..clips.time_range import TimeRange
+
 PENDING = "pending"
 RETRIES = "retries"
 """The two kinds of rows that any rank may caption. Isolated rows are captioned by rank 0 only, one by one."""
@@ -30,20 +33,27 @@ class RowTask:
 
     cells: the cells of the row that its questions contain, in the order of `Asks.cell_columns`.
     wanted: numbers of the questions to ask; empty for all.
+    range: the part of the file that the row is about; None for the whole file.
     """
 
     row: int
     path: str
     cells: tuple[str, ...] = ()
     wanted: tuple[int, ...] = ()
+    range: TimeRange | None = None
+
+    @property
+    def clip(self) -> ClipTask:
+        """What a loader needs to load the clip."""
+        return ClipTask(self.row, self.path, self.range)
 
     def to_json(self) -> Any:
-        return [self.row, self.path, self.cells, self.wanted]
+        return [self.row, self.path, self.cells, self.wanted, self.range.to_json() if self.range else None]
 
     @classmethod
     def from_json(cls, value: Any) -> RowTask:
-        row, path, cells, wanted = value
-        return cls(row, path, tuple(cells), tuple(wanted))
+        row, path, cells, wanted, part = value
+        return cls(row, path, tuple(cells), tuple(wanted), TimeRange.from_json(part) if part else None)
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,17 @@ class RowPool:
 
     task_of: makes the task of a row.
     rows: for each kind, the rows to lease.
+    max_rows: most rows of a lease.
     """
 
-    def __init__(self, task_of: Callable[[int], RowTask], rows: Mapping[str, Sequence[int]], world_size: int) -> None:
-        self._task_of, self._rows, self._world_size = task_of, rows, world_size
+    def __init__(
+        self,
+        task_of: Callable[[int], RowTask],
+        rows: Mapping[str, Sequence[int]],
+        world_size: int,
+        max_rows: int = MAX_LEASE_ROWS,
+    ) -> None:
+        self._task_of, self._rows, self._world_size, self._max_rows = task_of, rows, world_size, max_rows
         self._taken = dict.fromkeys(rows, 0)
         self._last: dict[int, tuple[int, Lease]] = {}
 
@@ -91,7 +108,7 @@ class RowPool:
         rows, taken = self._rows.get(kind, ()), self._taken.get(kind, 0)
         remaining = len(rows) - taken
         share = remaining if self._world_size == 1 else max(1, remaining // (SHARES * self._world_size))
-        block = rows[taken : taken + min(share, MAX_LEASE_ROWS)]
+        block = rows[taken : taken + min(share, self._max_rows)]
         self._taken[kind] = taken + len(block)
         lease = Lease([self._task_of(row) for row in block], max(MIN_AHEAD, share))
         self._last[rank] = request_number, lease

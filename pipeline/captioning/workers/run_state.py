@@ -149,6 +149,11 @@ class RunState:
         with self._changed:
             self._publish(exit_code=exit_code)
 
+    def begin_next_run(self) -> None:
+        """Forget the exit code. All ranks have taken it."""
+        with self._changed:
+            self._publish(exit_code=None)
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change of the version. It may be called from any thread."""
         self._listeners.append(listener)
@@ -171,10 +176,11 @@ class RunState:
             return  # an old heartbeat that arrives late, from a connection that its rank has closed
         before, rank.status, rank.last_heard = rank.status, status, time.monotonic()
         if status.counts != before.counts:
-            missing = len(status.counts) - len(self._counts)
-            self._counts += [0] * missing
-            for index, count in enumerate(status.counts):
-                self._counts[index] += count - (before.counts[index] if before.counts else 0)
+            pairs = itertools.zip_longest(status.counts, before.counts, fillvalue=0)
+            changes = [count - earlier for count, earlier in pairs]
+            self._counts += [0] * (len(changes) - len(self._counts))
+            for index, change in enumerate(changes):
+                self._counts[index] += change
         if status.barriers != before.barriers:
             self._ranks_at_barrier.update({status.barriers: 1, before.barriers: -1})
             self._ranks_at_barrier = +self._ranks_at_barrier

@@ -117,6 +117,14 @@ class World:
         self.barrier()
         return self._heartbeat.exit_code()
 
+    def begin_next_run(self) -> None:
+        """Let another run follow the one that has ended. All ranks call it at once after the first run has returned."""
+        self._heartbeat.barrier(is_last=False)  # all ranks have taken the exit code
+        if self._state is not None:
+            self._state.begin_next_run()
+        self._heartbeat.report_counts()
+        self._heartbeat.barrier(is_last=False)
+
     def report_failure(self, message: str) -> None:
         """Report to the other ranks that this rank fails."""
         self._heartbeat.report_failure(message)

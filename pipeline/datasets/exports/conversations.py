@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.captioning.meta.files import atomic_write
+from pipeline.captioning.meta.ranges import range_fields
 from pipeline.captioning.meta.results import as_json
 from pipeline.captioning.process.errors import UsageError
 
@@ -73,6 +74,7 @@ def _records(columns: Sequence[str], row: Row, questions: Sequence[str], medium:
         yield {
             "id": row.key if len(columns) == 1 else f"{row.key}_{column}",
             medium: row.path,
+            **range_fields(row.range),
             "conversations": [
                 {"from": "human", "value": f"<{medium}>\n{question}"},
                 {"from": "gpt", "value": caption},

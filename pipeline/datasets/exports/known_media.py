@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.captioning.clips.media import IMAGE, VIDEO, medium_of
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.outcomes import read_outcomes
+from pipeline.captioning.meta.ranges import range_of_fields
 
 from .rows import Row
 
@@ -25,21 +27,21 @@ class KnownMedia:
         """`image` or `video`. Rows must come in ascending order.
 
         The suffix decides if the outcomes file does not say it: if it is missing or can't be read, if the row has no
-        caption of this run, or if its path is now a different one.
+        caption of this run, or if its path or range is now a different one.
         """
         while self._latest is not None and self._latest[0] < row.number:
             self._latest = next(self._recorded, None)
-        if self._latest is not None and self._latest[:2] == (row.number, row.path):
-            return self._latest[2]
+        if self._latest is not None and self._latest[:3] == (row.number, row.path, row.range):
+            return self._latest[3]
         return medium_of(row.path)
 
 
-def _recorded_media(outcomes: Path) -> Iterator[tuple[int, str, str]]:
-    """Row, path and medium of each outcome that has a medium, in the order of the file."""
+def _recorded_media(outcomes: Path) -> Iterator[tuple[int, str, TimeRange | None, str]]:
+    """Row, path, range and medium of each outcome that has a medium, in the order of the file."""
     try:
         for record in read_outcomes(outcomes):
             if isinstance(record["row"], int) and record.get("media") in (IMAGE, VIDEO):
-                yield record["row"], record["path"], record["media"]
+                yield record["row"], record["path"], range_of_fields(record), record["media"]
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.csv_cells import read_csv_rows, read_header
-from pipeline.captioning.meta.names import check_is_file, column_list, is_parquet
+from pipeline.captioning.meta.names import (
+    END_COLUMN,
+    RANGE_COLUMNS,
+    START_COLUMN,
+    check_is_file,
+    column_list,
+    is_parquet,
+)  # fmt: skip
 from pipeline.captioning.meta.parquet_cells import read_parquet_chunks, read_schema, texts_of
+from pipeline.captioning.meta.ranges import not_a_time, range_fields, range_of_cells
 from pipeline.captioning.meta.table import PATH_COLUMN, TEXT_COLUMN
 from pipeline.captioning.process.errors import RunError, UsageError
 
@@ -25,13 +34,15 @@ class Row:
     number: from 0, in file order.
     path: of the clip; '' where missing.
     captions: one for each chosen caption column; '' where the row has none.
-    cells: the other wanted cells, as JSON values. Cells of CSV tables are strings.
+    cells: the other wanted cells, as JSON values. Cells of CSV tables are strings, but times of ranges are numbers.
+    range: the part of the file that the row is; None for the whole file.
     """
 
     number: int
     path: str
     captions: tuple[str, ...]
     cells: tuple[Any, ...]
+    range: TimeRange | None = None
 
     @property
     def key(self) -> str:
@@ -47,11 +58,14 @@ class CaptionedTable:
     without_caption: number of rows that the latest `captioned_rows` has left out so far.
     """
 
-    def __init__(self, path: Path, captions: Sequence[str], usual: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, captions: Sequence[str], usual: Sequence[str] = (), whole_files: bool = False
+    ) -> None:
         """Read the header.
 
         captions: the caption columns that the user has chosen; if empty, those of `usual` that the table has, else
             `text`.
+        whole_files: every row is a whole file; the columns `start` and `end` mean something else.
 
         Raises:
             UsageError: the table can't be read, has several columns of the same name, or lacks `path` or one of
@@ -63,6 +77,7 @@ class CaptionedTable:
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if repeated:
             raise UsageError(f"table {path} has several columns named '{repeated[0]}'; keep one")
+        self._times = [] if whole_files else [name for name in RANGE_COLUMNS if name in self.columns]
         self.without_caption = 0
         self.check_columns([PATH_COLUMN])
         self.captions = tuple(captions or [name for name in usual if name in self.columns] or [TEXT_COLUMN])
@@ -99,7 +114,26 @@ class CaptionedTable:
         Raises:
             UsageError: the table can't be read; for a fault in a row, when this row is read.
         """
-        return self._parquet_rows(others) if is_parquet(self.path) else self._csv_rows(others)
+        rows = self._parquet_rows if is_parquet(self.path) else self._csv_rows
+        if not self._times:
+            return rows(others)
+        return self._with_ranges(rows([*others, *self._times]), others)
+
+    def _with_ranges(self, rows: Iterator[Row], others: Sequence[str]) -> Iterator[Row]:
+        """The rows with their ranges. rows: with the times as last cells."""
+        positions = [(i, name) for i, name in enumerate(others) if name in self._times]
+        for row in rows:
+            times = dict(zip(self._times, row.cells[len(others) :], strict=True))
+            start, end = ("" if times.get(name) is None else str(times[name]) for name in RANGE_COLUMNS)
+            try:
+                part = range_of_cells(start, end)
+            except ValueError as error:
+                column, cell = (START_COLUMN, start) if error.args[0] == start else (END_COLUMN, end)
+                raise not_a_time(f"table {self.path}", row.number, column, cell) from None
+            cells, fields = list(row.cells[: len(others)]), range_fields(part)
+            for i, name in positions:
+                cells[i] = fields.get(name)
+            yield replace(row, cells=tuple(cells), range=part)
 
     def captioned_rows(self, others: Sequence[str] = ()) -> Iterator[Row]:
         """The rows that have a caption in at least one of the chosen columns. Errors and arguments as for `rows`."""

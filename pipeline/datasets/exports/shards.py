@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pipeline.captioning.clips.decode import DecodeError, check_path
 from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.meta.files import atomic_write
+from pipeline.captioning.meta.ranges import range_fields
 from pipeline.captioning.meta.results import as_json
 from pipeline.captioning.process.errors import RunError, UsageError
 
@@ -39,6 +40,7 @@ _PATTERN = "%06d.tar"
 _CLIP_KEYS = {suffix for suffixes in KINDS.values() for suffix in suffixes}
 """A suffix that is not one of these must not become a key: the library's loader parses some of them as numbers, and
 unpickles others."""
+_WHOLE_FILE = "source"
 _MAX_BYTES = 8 * 2**30 - 1
 """The largest file in a tar archive of the kind that the library writes."""
 
@@ -141,12 +143,17 @@ def _read_clip(path: str) -> bytes:
 
 
 def _sample(table: CaptionedTable, row: Row, cells: dict[str, Any], clip: bytes) -> dict[str, str | bytes]:
-    """A sample for the library: the clip under its suffix, captions as text, the other cells as JSON."""
+    """A sample for the library: the clip under its suffix, captions as text, the other cells as JSON.
+
+    If the row is a part of the file, the file is not the clip that its caption is about. So it has another key, and a
+    trainer that asks for clips does not take it for one.
+    """
     suffix = Path(row.path).suffix.lower()
+    key = suffix[1:] if suffix in _CLIP_KEYS else "clip"
     sample: dict[str, str | bytes] = {
         "__key__": row.key,
-        "json": as_json(cells).encode(),
-        suffix[1:] if suffix in _CLIP_KEYS else "clip": clip,
+        "json": as_json({**cells, **range_fields(row.range)}).encode(),
+        key if row.range is None else f"{_WHOLE_FILE}.{key}": clip,
     }
     for name, caption in zip(table.captions, row.captions, strict=True):
         if caption.strip():

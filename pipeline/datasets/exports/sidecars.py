@@ -7,26 +7,23 @@ already, and files that two rows would write with different captions.
 from __future__ import annotations
 
 import errno
-import functools
 import os
-import secrets
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.captioning.clips.downloads.urls import is_url
 from pipeline.captioning.clips.media import file_name
+from pipeline.captioning.clips.time_range import TimeRange
+from pipeline.captioning.meta.ranges import range_suffix
 from pipeline.captioning.process.errors import RunError, UsageError
 
 from .failures import FailedRows
 from .rows import CaptionedTable, Row
-
-_SUFFIX = ".txt"
-_MAX_EXAMPLES = 3
+from .small_files import MAX_EXAMPLES, conflicting, contains, hash_of, identity_of, write_file
 
 
 class NoNameError(Exception):
@@ -41,15 +38,17 @@ class SidecarNames:
     root: the files in `folder` have the path of their clip relative to this folder or URL; None for its name only.
     keep_suffix: `a.mp4.txt` instead of `a.txt`.
     columns: the caption columns. If there are several, their names become part of the file name: `a.text_short.txt`.
+    suffix: of the files.
     """
 
     folder: Path | None
     root: str | None
     keep_suffix: bool
     columns: Sequence[str]
+    suffix: str = ".txt"
 
-    def of(self, path: str) -> list[str]:
-        """The file for each column, for the clip at `path`.
+    def of(self, path: str, part: TimeRange | None = None) -> list[str]:
+        """The file for each column, for the clip at `path`. A range becomes part of its name: `a_12.500-20.000.txt`.
 
         Raises:
             NoNameError: the clip is a URL, but has no folder; it is not below `root`; or `path` does not name a file.
@@ -59,10 +58,36 @@ class SidecarNames:
             raise NoNameError("the path does not name a file")
         if not self.keep_suffix:
             stem = os.path.splitext(stem)[0]
-        files = [stem + _SUFFIX] if len(self.columns) == 1 else [f"{stem}.{name}{_SUFFIX}" for name in self.columns]
+        stem += range_suffix(part)
+        files = (
+            [stem + self.suffix] if len(self.columns) == 1 else [f"{stem}.{name}{self.suffix}" for name in self.columns]
+        )
         if path in files:
-            raise NoNameError(f"its caption file would replace the clip itself, which ends in {_SUFFIX}")
+            raise NoNameError(f"its caption file would replace the clip itself, which ends in {self.suffix}")
         return files
+
+    def flags_apart(self, groups: Sequence[Sequence[str]]) -> list[str]:
+        """The fewest flags that, together, give different files to clips that have one file now; none if no flags do.
+
+        groups: the paths of the clips of each file.
+        """
+        choices = [["--keep_suffix"], ["--root"], ["--keep_suffix", "--root"]]
+        for flags in choices:
+            if "--root" in flags and (self.folder is None or self.root is not None):
+                continue
+            changed = replace(self, keep_suffix=self.keep_suffix or "--keep_suffix" in flags)
+            name = changed._below_any_root if "--root" in flags else changed._identity
+            if all(len(set(map(name, paths))) == len(paths) for paths in groups):
+                return flags
+        return []
+
+    def _identity(self, path: str) -> str:
+        return identity_of(self.of(path)[0])
+
+    def _below_any_root(self, path: str) -> str:
+        """What distinguishes the file of a clip from others below one `root`, whichever it is."""
+        whole = file_name(path) if is_url(path) else os.path.abspath(path)
+        return whole if self.keep_suffix else os.path.splitext(whole)[0]
 
     def _with_folder(self, path: str) -> str:
         if self.folder is None:
@@ -101,13 +126,13 @@ def check_sidecars(table: CaptionedTable, names: SidecarNames, overwrite: bool) 
     existing: list[str] = []
     exist = 0
     for _, file, caption in _captions(table, names):
-        files.append(_hash(_identity(file)))
-        captions.append(_hash(caption))
-        if not overwrite and os.path.lexists(file) and not _contains(file, caption):
+        files.append(hash_of(identity_of(file)))
+        captions.append(hash_of(caption))
+        if not overwrite and os.path.lexists(file) and not contains(file, caption):
             exist += 1
-            if len(existing) < _MAX_EXAMPLES:
+            if len(existing) < MAX_EXAMPLES:
                 existing.append(file)
-    conflicts = _conflicts(np.frombuffer(files, np.uint64), np.frombuffer(captions, np.uint64))
+    conflicts = conflicting(np.frombuffer(files, np.uint64), np.frombuffer(captions, np.uint64))
     if conflicts:
         raise UsageError(_conflict_message(table, names, conflicts))
     if exist:
@@ -131,8 +156,8 @@ def write_sidecars(table: CaptionedTable, names: SidecarNames, overwrite: bool, 
             continue
         try:
             if overwrite or not os.path.lexists(file):
-                _write(file, caption, make_folder=names.folder is not None)
-            written.append(_hash(_identity(file)))
+                write_file(file, caption, make_folder=names.folder is not None)
+            written.append(hash_of(identity_of(file)))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunError(f"can't write {file}: {error.strerror}; the same command continues") from error
@@ -149,7 +174,7 @@ def _captions(
     """Row, file and caption of each caption that has a file. Rows without a name are given to `failed`."""
     for row in table.captioned_rows():
         try:
-            files = names.of(row.path)
+            files = names.of(row.path, row.range)
         except NoNameError as error:
             if failed is not None:
                 failed.add(row, str(error))
@@ -159,62 +184,16 @@ def _captions(
                 yield row, file, caption
 
 
-def _write(file: str, caption: str, make_folder: bool) -> None:
-    folder = os.path.dirname(file)
-    if make_folder:
-        os.makedirs(folder, exist_ok=True)
-    # The name of the clip may have the greatest length that a name can have, so it is not part of the temporary name.
-    # The folder may belong to others: the name can't be guessed, and `x` neither opens a file nor follows a link.
-    temporary = os.path.join(folder, f".export-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as content:
-            content.write(caption.encode())
-        os.replace(temporary, file)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _contains(file: str, caption: str) -> bool:
-    try:
-        return Path(file).read_bytes() == caption.encode()
-    except OSError:
-        return False
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _identity(file: str) -> str:
-    """The same for two names of one file."""
-    folder, name = os.path.split(file)
-    return os.path.join(_real_folder(os.path.join(os.getcwd(), folder)), name)
-
-
-@functools.lru_cache(4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
-def _conflicts(files: np.ndarray, captions: np.ndarray) -> set[int]:
-    """Some of the hashes of files that get different captions."""
-    order = np.lexsort((captions, files))
-    files, captions = files[order], captions[order]
-    different = (files[1:] == files[:-1]) & (captions[1:] != captions[:-1])
-    return set(files[1:][different][:_MAX_EXAMPLES].tolist())
-
-
 def _conflict_message(table: CaptionedTable, names: SidecarNames, conflicts: set[int]) -> str:
     rows: dict[int, list[str]] = {}
     files: dict[int, str] = {}
     for row, file, _ in _captions(table, names):
-        identity = _hash(_identity(file))
+        identity = hash_of(identity_of(file))
         if identity in conflicts:
             files[identity] = file
             rows.setdefault(identity, []).append(f"{row.number} ({row.path!r})")
     examples = "; ".join(
-        f"{files[identity]!r} is the file of rows {', '.join(found[:_MAX_EXAMPLES])}"
-        for identity, found in rows.items()
+        f"{files[identity]!r} is the file of rows {', '.join(found[:MAX_EXAMPLES])}" for identity, found in rows.items()
     )
     return (
         f"different captions would be written to one file: {examples}; use --keep_suffix (a.mp4.txt), --root (folders "

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.captioning.captioners.base import Captioner, Refused
 from pipeline.captioning.clips.clip import Clip
-from pipeline.captioning.generation.requests import End
+from pipeline.captioning.generation.requests import End, Engine, Request
 
 Answers = dict[tuple[int, int], list[int]]
 
@@ -51,6 +51,18 @@ def ends(
             assert engine.active == 0
             return found
     raise AssertionError(f"{len(found)} of {expected} questions ended")
+
+
+def complete(engine: Engine, requests: Sequence[Request]) -> dict[tuple[object, int], End]:
+    """Add all requests to an engine and run it; the end of each question by key of the request and its number."""
+    for request in requests:
+        engine.add(request)
+    found: dict[tuple[object, int], End] = {}
+    for _ in range(3000):
+        found |= {(event.key, event.question): event for event in engine.step() if isinstance(event, End)}
+        if not engine.active:
+            return found
+    raise AssertionError(f"{engine.active} requests have not ended")
 
 
 def count_vision(captioner: Any, monkeypatch: Any) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.captioning.clips.clip import LoadFailure
+from pipeline.captioning.clips.clip import ClipTask, LoadFailure
 from pipeline.captioning.clips.content import playlist_in, text_at_start
 from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode
 from pipeline.captioning.clips.killable import DecoderLimits
@@ -45,7 +45,7 @@ def test_a_local_playlist_opens_nothing_and_has_one_message(tmp_path: Path) -> N
     clip = render_clip(tmp_path / "segment.ts")
     (tmp_path / "a.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n")
     (tmp_path / "b.mp4").write_text("ffconcat version 1.0\nfile segment.ts\n")
-    rows = [(row, str(tmp_path / name)) for row, name in enumerate(("a.mp4", "b.mp4"))]
+    rows = [ClipTask(row, str(tmp_path / name)) for row, name in enumerate(("a.mp4", "b.mp4"))]
     with ClipLoader(rows, FramePreparation(segments(2), mean_colour), DecoderLimits(30), prefetch=2) as loader:
         failures = list(loader)
     for failure, name in zip(failures, ("an HLS playlist", "a list of files for FFmpeg"), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips import decode_pyav, frames
+from pipeline.captioning.clips import decode_pyav, frames, pyav_video
 from pipeline.captioning.clips.decode import DecodeError, available_decoders, decode
 from pipeline.captioning.clips.frames import SampledFrames
 from pipeline.captioning.clips.sampling import FrameSampling
@@ -50,15 +50,15 @@ def test_seeking_gives_the_frames_of_decoding_from_the_start(
     """Every 12th frame is a key frame. In MPEG transport streams (TS) timestamps are misleading after seeking."""
     path = str(render_clip(tmp_path / f"a.{suffix}", frames=200))
     by_seeking = decode(path, segments(6), ["PyAV"])
-    packets = decode_pyav._read_packets(path)
+    packets = decode_pyav.read_packets(path)
     assert packets.count == 200 and len(packets.key_timestamps) > 10
     monkeypatch.setattr(decode_pyav, "_can_skip_frames", lambda *_: False)
     from_start = decode(path, segments(6), ["PyAV"])
     assert by_seeking.index == from_start.index == tuple(range(6))
     assert [image.tobytes() for image in by_seeking.images] == [image.tobytes() for image in from_start.images]
     if suffix != "ts":
-        wanted = [100, 199]
-        assert len(list(decode_pyav._decode_by_seeking(path, packets, wanted))) == 2
+        wanted, first = [packets.timestamps[100], packets.timestamps[199]], packets.timestamps[0]
+        assert len(list(pyav_video.decode_by_seeking(path, wanted, packets.key_timestamps, first))) == 2
 
 
 def test_a_still_image_is_rotated_to_display_orientation(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.captioning.captioners.images.patches_of_two import PatchesOfTwo
 from pipeline.captioning.captioners.images.square import Square
 from pipeline.captioning.captioners.images.tiles import Tiles
 from pipeline.captioning.captioners.pllava.processing import FrameProcessor
-from pipeline.captioning.clips import decode_pyav
+from pipeline.captioning.clips import decode_pyav, pyav_video
 from pipeline.captioning.clips.decode import available_decoders, decode
 from pipeline.captioning.clips.decode_server import DecodeReply, DecodeRequest, handle_request
 from pipeline.captioning.clips.frame_memory import FrameMemory
@@ -120,25 +120,25 @@ def test_after_seeking_has_failed_frames_are_prepared_once_more(
 ) -> None:
     path = render_clip(tmp_path / "a.mp4", frames=60)
     expected, _ = _handle(path, "PyAV", mean_colour)
-    by_seeking = decode_pyav._decode_by_seeking
+    by_seeking = decode_pyav.decode_by_seeking
 
     def fail_after_two(*arguments: Any) -> Any:
         frames = by_seeking(*arguments)
         yield next(frames)
         yield next(frames)
-        raise decode_pyav._WrongTimestamps
+        raise pyav_video.WrongTimestamps
 
-    monkeypatch.setattr(decode_pyav, "_decode_by_seeking", fail_after_two)
+    monkeypatch.setattr(decode_pyav, "decode_by_seeking", fail_after_two)
     frames, reply = _handle(path, "PyAV", mean_colour)
     assert reply.frame_index == (0, 1, 2, 3) and frames.tolist() == expected.tolist()
 
 
 def test_frames_of_several_sizes_get_the_size_of_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, transform = render_clip(tmp_path / "a.mp4", frames=9), _TRANSFORMS["patches_of_two"]
-    upright = decode_pyav._upright
+    upright = pyav_video.upright
     numbers = iter(range(100))
     monkeypatch.setattr(
-        decode_pyav, "_upright", lambda frame: upright(frame).resize((96, 64) if next(numbers) % 4 < 2 else (80, 120))
+        pyav_video, "upright", lambda frame: upright(frame).resize((96, 64) if next(numbers) % 4 < 2 else (80, 120))
     )
     images = decode(str(path), segments(4), ["PyAV"]).images
     assert [image.size for image in images] == [(96, 64)] * 2 + [(80, 120)] * 2
@@ -179,10 +179,10 @@ def test_the_distinct_frames_of_a_clip_become_jpegs(tmp_path: Path, decoder: str
 
 
 def test_jpegs_of_a_clip_keep_their_own_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    upright = decode_pyav._upright
+    upright = pyav_video.upright
     numbers = iter(range(100))
     monkeypatch.setattr(
-        decode_pyav, "_upright", lambda frame: upright(frame).resize((96, 64) if next(numbers) % 4 < 2 else (80, 120))
+        pyav_video, "upright", lambda frame: upright(frame).resize((96, 64) if next(numbers) % 4 < 2 else (80, 120))
     )
     frames, reply = _handle(render_clip(tmp_path / "a.mp4", frames=9), "PyAV", JpegFrames(60, 85))
     assert [Image.open(io.BytesIO(jpeg)).size for jpeg in jpegs(frames)] == [(60, 40)] * 2 + [(40, 60)] * 2

@@ -13,7 +13,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from pipeline.captioning.clips import frames
-from pipeline.captioning.clips.clip import LoadFailure
+from pipeline.captioning.clips.clip import ClipTask, LoadFailure
 from pipeline.captioning.clips.decode import DecodeError, decode
 from pipeline.captioning.clips.decode_server import DecodeReply, DecodeRequest, handle_request
 from pipeline.captioning.clips.frame_memory import FrameMemory
@@ -250,7 +250,7 @@ def test_a_file_with_a_wrong_name_has_one_message(tmp_path: Path) -> None:
     """The decoding process is asked for one decoder after the other, until an answer is final."""
     (tmp_path / "a.mp4").write_bytes(_noise(Path("a.jpg"))[:500])
     preparation = FramePreparation(segments(4), mean_colour)
-    with ClipLoader([(0, str(tmp_path / "a.mp4"))], preparation, DecoderLimits(30), prefetch=1) as loader:
+    with ClipLoader([ClipTask(0, str(tmp_path / "a.mp4"))], preparation, DecoderLimits(30), prefetch=1) as loader:
         (failure,) = loader
     assert isinstance(failure, LoadFailure) and failure.stage == "decode"
     assert len(failure.messages) == 1 and "truncated" in failure.messages[0].lower()
@@ -330,7 +330,7 @@ def test_still_images_have_a_transform_of_their_own(tmp_path: Path) -> None:
     _quarters().save(tmp_path / "a.jpg")
     paths = [tmp_path / "a.jpg", render_clip(tmp_path / "b.mp4"), animation(tmp_path / "c.webp", [100] * 4)]
     preparation = FramePreparation(segments(4), mean_colour, image_transform=_tall)
-    rows = [(row, str(path)) for row, path in enumerate(paths)]
+    rows = [ClipTask(row, str(path)) for row, path in enumerate(paths)]
     with ClipLoader(rows, preparation, DecoderLimits(30), prefetch=3) as loader:
         image, video, animated = loader
     assert [clip.is_image for clip in (image, video, animated)] == [True, False, False]

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.clips import loader as loader_module
-from pipeline.captioning.clips.clip import Clip, LoadFailure
+from pipeline.captioning.clips.clip import Clip, ClipTask, LoadFailure
 from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.killable import DecoderLimits
@@ -46,13 +46,13 @@ def _raise(images: Sequence[Image.Image]) -> np.ndarray:
     raise ValueError("larger than 64 megapixels")
 
 
-def _rows(folder: Path) -> list[tuple[int, str]]:
+def _rows(folder: Path) -> list[ClipTask]:
     sizes = [(96, 64), (64, 96), (96, 64)]
-    return [(i, str(render_clip(folder / f"{i}.mp4", i, size=size))) for i, size in enumerate(sizes)]
+    return [ClipTask(i, str(render_clip(folder / f"{i}.mp4", i, size=size))) for i, size in enumerate(sizes)]
 
 
 def test_clips_come_in_order_with_their_rows(tmp_path: Path) -> None:
-    rows = [(7, _rows(tmp_path)[0][1]), (3, "missing.mp4"), (5, str(tmp_path / "1.mp4"))]
+    rows = [ClipTask(7, _rows(tmp_path)[0][1]), ClipTask(3, "missing.mp4"), ClipTask(5, str(tmp_path / "1.mp4"))]
     with ClipLoader(rows, FramePreparation(segments(2), mean_colour), DecoderLimits(20), prefetch=1) as loader:
         clips = list(loader)
     assert [clip.row for clip in clips] == [7, 3, 5]
@@ -150,8 +150,8 @@ def _process_id(images: Sequence[Image.Image]) -> np.ndarray:
     return np.array([os.getpid()])
 
 
-def _many(folder: Path, count: int) -> list[tuple[int, str]]:
-    return [(i, str(render_clip(folder / f"{i}.mp4", i, frames=3))) for i in range(count)]
+def _many(folder: Path, count: int) -> list[ClipTask]:
+    return [ClipTask(i, str(render_clip(folder / f"{i}.mp4", i, frames=3))) for i in range(count)]
 
 
 def _pids(clips: Sequence[Clip | LoadFailure]) -> list[int]:
@@ -183,7 +183,7 @@ def test_a_clip_that_takes_too_much_memory_fails_alone(tmp_path: Path) -> None:
 
 def test_one_hanging_clip_does_not_delay_the_others(tmp_path: Path) -> None:
     tall = render_clip(tmp_path / "tall.mp4", size=(64, 96))
-    rows = [(9, str(tall)), *_many(tmp_path, 6)]
+    rows = [ClipTask(9, str(tall)), *_many(tmp_path, 6)]
     with ClipLoader(
         rows, FramePreparation(segments(2), _hang_on_tall), DecoderLimits(4), prefetch=8, workers=2
     ) as loader:
@@ -244,7 +244,7 @@ def test_clips_carry_the_times_and_the_size_of_their_frames(tmp_path: Path) -> N
     video = render_clip(tmp_path / "a.mp4", frames=21)  # 8 frames per second, 96 x 64
     Image.new("RGB", (30, 40)).save(tmp_path / "b.png")
     sampling = FrameSampling("rate", 0, 2.0, multiple=2)
-    rows = [(0, str(video)), (1, str(tmp_path / "b.png"))]
+    rows = [ClipTask(0, str(video)), ClipTask(1, str(tmp_path / "b.png"))]
     with ClipLoader(rows, FramePreparation(sampling, _sizes), DecoderLimits(20), prefetch=1) as loader:
         clip, image = loader
     assert isinstance(clip, Clip) and isinstance(image, Clip)
@@ -274,10 +274,10 @@ def test_large_clips_are_decoded_ahead_up_to_a_number_of_bytes(
     """Three clips of one megabyte fit. A batch is decoded ahead in any case, but no more clips than usual."""
     path, taken = str(render_clip(tmp_path / "a.mp4")), []
 
-    def rows() -> Iterator[tuple[int, str]]:
+    def rows() -> Iterator[ClipTask]:
         for row in range(9):
             taken.append(row)
-            yield row, path
+            yield ClipTask(row, path)
 
     with ClipLoader(
         rows(),

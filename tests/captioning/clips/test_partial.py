@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.captioning.clips import decode_pyav
-from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips import decode_pyav, pyav_video
+from pipeline.captioning.clips.clip import Clip, ClipTask
 from pipeline.captioning.clips.decode import DecodeError, decode
 from pipeline.captioning.clips.incomplete import is_incomplete
 from pipeline.captioning.clips.killable import DecoderLimits
@@ -100,14 +100,15 @@ def test_a_disk_error_is_a_failure_not_a_partial_video(tmp_path: Path, monkeypat
                     raise av.error.OSError(5, "Input/output error")
                 yield frame
 
-    open_video = decode_pyav._open_video
+    open_video = pyav_video.open_video
 
     @contextmanager
     def open_failing(path: str) -> Iterator[tuple[Any, Any]]:
         with open_video(path) as (container, stream):
             yield FailingContainer(container), stream
 
-    monkeypatch.setattr(decode_pyav, "_open_video", open_failing)
+    for module in (pyav_video, decode_pyav):
+        monkeypatch.setattr(module, "open_video", open_failing)
     with pytest.raises(DecodeError, match="Input/output error"):
         decode(str(render_clip(tmp_path / "a.mkv", frames=40)), segments(4), ["PyAV"])
 
@@ -136,7 +137,7 @@ def test_files_without_a_known_size_are_not_incomplete(tmp_path: Path, data: byt
 def test_the_decoding_process_reports_partial_videos(tmp_path: Path) -> None:
     whole, cut = (render_clip(tmp_path / f"{name}.mkv", frames=40) for name in ("whole", "cut"))
     cut.write_bytes(cut.read_bytes()[:-600])
-    rows = [(0, str(whole)), (1, str(cut))]
+    rows = [ClipTask(0, str(whole)), ClipTask(1, str(cut))]
     with ClipLoader(rows, FramePreparation(segments(4), mean_colour), DecoderLimits(30), prefetch=2) as loader:
         clips = list(loader)
     assert [isinstance(clip, Clip) and clip.partial for clip in clips] == [False, True]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.clips import decode_client, killable
-from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.clips.clip import Clip, ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.preparation import FramePreparation
@@ -34,7 +34,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(killable, "START_PAUSES", (0.0, 0.0))
 
 
-def _load(rows: Sequence[tuple[int, str]], transform: Any = mean_colour, workers: int = 1) -> list[object]:
+def _load(rows: Sequence[ClipTask], transform: Any = mean_colour, workers: int = 1) -> list[object]:
     with ClipLoader(
         rows, FramePreparation(segments(2), transform), DecoderLimits(30), prefetch=8, workers=workers
     ) as loader:
@@ -57,7 +57,7 @@ def _import_missing_package() -> None:
 
 
 def test_the_error_names_the_missing_import(tmp_path: Path) -> None:
-    rows = [(0, str(render_clip(tmp_path / "a.mp4")))]
+    rows = [ClipTask(0, str(render_clip(tmp_path / "a.mp4")))]
     with pytest.raises(StartError, match=r"can't be started: ModuleNotFoundError: No module named 'no_such_package'$"):
         _load(rows, _Unimportable())
     assert _memory_files() == 0
@@ -65,7 +65,7 @@ def test_the_error_names_the_missing_import(tmp_path: Path) -> None:
 
 def test_the_error_names_what_can_not_be_pickled(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"can't be started: .*pickle"):
-        _load([(0, "a.mp4")], lambda images: mean_colour(images))
+        _load([ClipTask(0, "a.mp4")], lambda images: mean_colour(images))
 
 
 def _refuse(times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -88,7 +88,7 @@ def test_the_loader_ends_if_the_system_refuses_all_processes(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _refuse(99, monkeypatch)
-    rows = [(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(3)]
+    rows = [ClipTask(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(3)]
     with pytest.raises(StartError, match=r"can't be started: BlockingIOError: .*temporarily unavailable"):
         _load(rows, workers=workers)
     assert _memory_files() == 0
@@ -98,7 +98,7 @@ def test_starting_a_process_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused = _refuse(2, monkeypatch)
-    assert all(isinstance(clip, Clip) for clip in _load([(0, str(render_clip(tmp_path / "a.mp4")))]))
+    assert all(isinstance(clip, Clip) for clip in _load([ClipTask(0, str(render_clip(tmp_path / "a.mp4")))]))
     assert len(refused) == 2 and not caplog.records
 
 
@@ -115,7 +115,7 @@ def test_other_processes_decode_the_clips_of_one_that_can_not_start(
         start(self, *arguments)
 
     monkeypatch.setattr(decode_client.DecodeClient, "_start", _start)
-    rows = [(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(5)]
+    rows = [ClipTask(i, str(render_clip(tmp_path / f"{i}.mp4", i))) for i in range(5)]
     clips = _load(rows, workers=2)
     assert sorted(clip.row for clip in clips if isinstance(clip, Clip)) == [0, 1, 2, 3, 4]
     assert "no memory; continuing with 1 decoding process" in caplog.text
@@ -131,6 +131,7 @@ def test_the_run_ends_with_the_cause(tmp_path: Path) -> None:
 
 PROGRAM = """
 import resource, sys
+from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips import killable
 from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.loader import ClipLoader
@@ -143,7 +144,7 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
     try:
         preparation = FramePreparation(segments(2), mean_colour)
-        with ClipLoader([(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
+        with ClipLoader([ClipTask(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
             print([type(clip).__name__ for clip in loader])
     except StartError as error:
         print(error)

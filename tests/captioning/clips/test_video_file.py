@@ -6,6 +6,7 @@ import io
 import os
 import signal
 from collections.abc import Sequence
+from itertools import starmap
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ from PIL import Image
 
 from pipeline.captioning.captioners.api.frames import JpegFrames, jpegs
 from pipeline.captioning.clips import video_file
-from pipeline.captioning.clips.clip import Clip, LoadFailure
+from pipeline.captioning.clips.clip import Clip, ClipTask, LoadFailure
 from pipeline.captioning.clips.decode_server import DecodeReply, DecodeRequest, handle_request
 from pipeline.captioning.clips.downloads.limits import DownloadLimits
 from pipeline.captioning.clips.frame_memory import FrameMemory
@@ -46,7 +47,7 @@ def test_clips_as_the_worker_sees_them(tmp_path: Path, monkeypatch: pytest.Monke
     with web_server() as web:
         data = video.read_bytes()
         urls = [web.url("/a.mp4?v=1", content(data)), web.url("/b", content(data)), web.url("/c.mp4", content(b"text"))]
-        rows = list(enumerate([str(video), str(image), str(tmp_path / "missing.mp4"), *urls]))
+        rows = list(starmap(ClipTask, enumerate([str(video), str(image), str(tmp_path / "missing.mp4"), *urls])))
         limits = DecoderLimits(30, download=DownloadLimits(timeout=20))
         with ClipLoader(rows, PREPARATION, limits, prefetch=1) as loader:
             clips = list(loader)
@@ -176,7 +177,7 @@ def _die(images: Sequence[Image.Image]) -> np.ndarray:
 def test_a_file_that_kills_its_process_is_read_once(tmp_path: Path) -> None:
     """There is no second decoder, although the name is that of a video."""
     Image.new("RGB", (20, 10)).save(tmp_path / "a.mp4", format="PNG")
-    rows = [(0, str(tmp_path / "a.mp4"))]
+    rows = [ClipTask(0, str(tmp_path / "a.mp4"))]
     with ClipLoader(rows, FramePreparation(segments(3), _die, sends_file=True), DecoderLimits(30), 1) as loader:
         (failure,) = loader
     assert isinstance(failure, LoadFailure)

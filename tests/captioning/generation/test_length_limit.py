@@ -60,11 +60,12 @@ def test_messages_name_the_limit_and_the_numbers() -> None:
     assert LengthLimit(40).problem(30, 10) is None and LengthLimit(40, is_window=True).problem(30, 10) is None
     assert LengthLimit(40).problem(30, 11) == (
         "30 prompt tokens and --max_new_tokens 11 make 41; the model was made for 40: use fewer or "
-        "smaller frames, a shorter question, or a lower --max_new_tokens"
+        "smaller frames, a shorter question, or a lower --max_new_tokens; for a summary, a lower --context_tokens"
     )
     assert LengthLimit(40, is_window=True).problem(30, 11) == (
         "30 prompt tokens and --max_new_tokens 11 make 41; the model's sliding window has 40 tokens; beyond it the "
-        "result would be wrong: use fewer or smaller frames, a shorter question, or a lower --max_new_tokens"
+        "result would be wrong: use fewer or smaller frames, a shorter question, or a lower --max_new_tokens; for a "
+        "summary, a lower --context_tokens"
     )
 
 

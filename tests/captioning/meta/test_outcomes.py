@@ -11,8 +11,10 @@ import pytest
 
 from pipeline.captioning.captioners.base import Caption
 from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.journal.folder import journal_folder, journals
+from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.meta.outcomes import read_outcomes, write_outcomes
-from pipeline.captioning.meta.results import CaptionResult, ColumnResults, Failure
+from pipeline.captioning.meta.results import CaptionResult, ColumnResults, Failure, RowResult
 from pipeline.captioning.process.errors import RunError
 from tests.fakes import FakeSource, render_clip
 from tests.runs import run_job, write_meta
@@ -84,6 +86,27 @@ def test_each_column_of_a_row_has_its_own_outcome(tmp_path: Path) -> None:
         {"row": 2, "path": "c.mp4", "column": 'a "1"', "outcome": "excluded"},
         {"row": 2, "path": "c.mp4", "column": "b", "outcome": "excluded"},
     ]
+
+
+def test_seconds_that_a_run_measured_are_in_the_outcomes(tmp_path: Path) -> None:
+    """From the journal to the file. Rows without a measurement have no such field."""
+    options = write_meta(tmp_path, [str(render_clip(tmp_path / f"{i}.mp4", i)) for i in range(4)])
+    run_job(options, FakeSource(on_batch=_interrupt))
+    folder = journal_folder(options.output)
+    fingerprint = json.loads(journals(folder)[0].read_text().splitlines()[0])["fingerprint"]
+    failure, caption = {"text": Failure("caption", ("no",))}, {"text": CaptionResult("A dog.", 3)}
+    with Journal(folder, 0, fingerprint) as journal:
+        journal.finish([RowResult(0, caption, seconds=1.25), RowResult(1, failure, seconds=0.5)])
+        # Of two results of a row, the caption is used; so is its time.
+        journal.finish([RowResult(2, caption, seconds=3.0), RowResult(2, failure, seconds=2.0)])
+    assert run_job(options, FakeSource()) == [0]
+    records = list(read_outcomes(tmp_path / "out_outcomes.jsonl"))
+    assert [record["outcome"] for record in records] == ["captioned", "failed", "captioned", "captioned"]
+    assert [record.get("seconds") for record in records] == [1.25, 0.5, 3.0, None]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_table_is_written_after_the_outcomes(tmp_path: Path) -> None:

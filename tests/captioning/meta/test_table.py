@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.captioning.meta.files import atomic_write, backup_of
-from pipeline.captioning.meta.table import MetaTable, matching_rows
+from pipeline.captioning.meta.ranges import matching_rows
+from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import RunError, UsageError
 
 SPECIAL_CELLS = [

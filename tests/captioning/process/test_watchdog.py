@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 HANGS = """
 import ctypes, sys
-from pipeline.captioning.run import command, options
+from pipeline.captioning.run import command, run_flags
 from pipeline.captioning.run.model_work import model_work
 from tests.fakes import FakeSource
 
@@ -28,17 +28,18 @@ def hang_with_the_interpreter_locked():
     ctypes.PyDLL(None).sleep(600)
 
 make_work = model_work(lambda flags: FakeSource(on_batch=on_batch))
-sys.exit(command.main(options.make_parser("caption", ""), make_work, sys.argv[1:]))
+sys.exit(command.main(run_flags.make_parser("caption", ""), make_work, sys.argv[1:]))
 """
 
 SUPERVISED = """
 import faulthandler, signal, sys, time
 from pipeline.captioning.process import supervisor
+from pipeline.captioning.process.exit_report import ExitReport
 from pipeline.captioning.process.watchdog import Watchdog
 
 supervisor._STALL_GRACE_SECONDS = 1.0
 watchdog = Watchdog(enforces=True)
-code = supervisor.supervise(is_worker=True, watchdog=watchdog)
+code = supervisor.supervise(is_worker=True, watchdog=watchdog, report=ExitReport())
 if code is None:
     watchdog.timeout = 0.5
     watchdog.progress()

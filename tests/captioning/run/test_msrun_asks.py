@@ -71,9 +71,8 @@ def _captions(folder: Path) -> dict[str, list[str]]:
     [
         (_pllava, launched.msrun),
         (_family(tiny_families.qwen2_5_vl, "--num_frames", "4", *_FEW_PIXELS), launched.plain),
-        (_family(tiny_families.llava_next, "--num_frames", "2"), launched.plain),
     ],
-    ids=["pllava", "qwen2_5_vl", "llava_next"],
+    ids=["pllava", "qwen2_5_vl"],
 )
 def test_three_questions_killed_and_resumed_are_three_runs_with_one_question(
     tmp_path: Path, paths: list[Path], flags_of: Callable[[Path], list[str]], resumes: Callable[..., list[str]]

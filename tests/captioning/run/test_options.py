@@ -11,7 +11,9 @@ import pytest
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.process.arguments import CommandParser
 from pipeline.captioning.process.errors import UsageError
-from pipeline.captioning.run.options import JobOptions, add_frame_flags, frame_sampling, job_options, make_parser
+from pipeline.captioning.run.frame_flags import add_frame_flags, frame_sampling
+from pipeline.captioning.run.options import JobOptions, job_options
+from pipeline.captioning.run.run_flags import make_parser
 
 
 def _options(*arguments: str) -> JobOptions:

@@ -17,10 +17,11 @@ from pipeline.captioning.meta.names import outcomes_path
 from pipeline.captioning.meta.table import MetaTable
 from pipeline.captioning.process.errors import UsageError
 from pipeline.captioning.run.earlier_captions import EarlierCaptions
-from pipeline.captioning.run.options import JobOptions, job_options, make_parser
+from pipeline.captioning.run.options import JobOptions, job_options
 from pipeline.captioning.run.plan import make_plan
 from pipeline.captioning.run.planning import leader_plan
 from pipeline.captioning.run.redo import MarkedRows
+from pipeline.captioning.run.run_flags import make_parser
 from tests.fakes import FakeSource, render_clip
 from tests.runs import read_rows, run_job, write_meta
 

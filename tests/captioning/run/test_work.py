@@ -24,7 +24,9 @@ from pipeline.captioning.journal.journal import Journal
 from pipeline.captioning.process import signals as interruption_module
 from pipeline.captioning.process.errors import RunError
 from pipeline.captioning.process.signals import interruption
-from pipeline.captioning.run import work
+from pipeline.captioning.run import clip_rows
+from pipeline.captioning.run.clip_rows import ClipRows
+from pipeline.captioning.run.loaded_model import LoadedModel
 from pipeline.captioning.run.options import JobOptions
 from pipeline.captioning.run.planning import RankPlan
 from pipeline.captioning.run.work import RankWorker
@@ -94,7 +96,7 @@ def make_worker(
     journal = Journal(folder / "journal", 0, {})
     world = solo_world()
     world.offer(RowPool(lambda row: RowTask(row, clips[row]), {PENDING: range(len(clips))}, 1))
-    worker = RankWorker(options, source, CPU, journal, world)
+    worker = RankWorker(options, ClipRows(source), LoadedModel(source, lambda: CPU), journal, world)
     plan = RankPlan({}, [], "", len(clips), 1, False, False, True, [], 1, None)
     return worker, plan, journal_path(folder / "journal", 0)
 
@@ -335,7 +337,7 @@ def test_large_clips_are_not_decoded_far_ahead(
             time.sleep(0.5)  # in which all clips can be decoded
             seen.append(len(list(folder.iterdir())) // 2)  # two frames each
 
-    monkeypatch.setattr(work, "PREFETCH_BYTES", limit)
+    monkeypatch.setattr(clip_rows, "PREFETCH_BYTES", limit)
     source = SlotSource(on_step=on_step, frame_transform=_Recorded(folder))
     worker, plan, journal = make_worker(tmp_path, source, clips, None)
     worker.run(plan)

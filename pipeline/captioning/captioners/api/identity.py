@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from ...clips.decode import DecodeError, check_path, kind_of
 from ...clips.downloads.urls import is_url, scheme_of, url_problem
 from ...clips.sampling import FrameSampling
+from ...clips.time_range import TimeRange
 from ...clips.video_file import is_video
 from .options import VIDEO, Visuals
 
@@ -61,17 +62,23 @@ def file_identity(path: str) -> str:
     return f"file {size} {digest.hexdigest()}"
 
 
-def clip_identity(path: str, visuals: Visuals, sampling: FrameSampling, short_side: int) -> Mapping[str, Any]:
+def clip_identity(
+    path: str, visuals: Visuals, sampling: FrameSampling, short_side: int, part: TimeRange | None = None
+) -> Mapping[str, Any]:
     """What an answer about a clip depends on besides the text: the file, which frames of it, and how they are sent.
 
     A still image has one frame and is always sent as an image, so its identity contains no sampling, and that of a
     video file which is sent as it is contains nothing about frames. The content behind a URL is not known, so
     everything that may count for it is contained.
 
+    part: of the file, if the clip is not the whole file.
+
     Raises:
         OSError, ValueError: as `file_identity`.
     """
     identity: dict[str, Any] = {"file": file_identity(path)}
+    if part is not None:
+        identity["range"] = part.to_json()
     frames = {
         "short_side": short_side,
         "max_side": visuals.max_side,

@@ -68,7 +68,7 @@ def _empty(answer: Answer, is_truncated: bool) -> Outcome:
     if is_truncated:
         message = (
             f"the answer has no text: all its {_tokens(answer)} were used before the text began (a model that reasons "
-            "needs more); use a larger --max_new_tokens"
+            "needs more); use a larger --max_new_tokens, or for summaries --summary_tokens and --title_tokens"
         )
         return _failed(EMPTY, message)
     message = f"the answer has no text ({_tokens(answer)}, finish reason {answer.finish_reason!r})"

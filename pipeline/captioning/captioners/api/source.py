@@ -10,13 +10,13 @@ from typing import Any
 from ...clips.preparation import FramePreparation
 from ...clips.sampling import FrameSampling
 from ...meta.asks import Asks
-from ..base import Source
+from ..base import ClipSource
 from ..clip_prompts import check_questions
 from .frames import JpegFrames
 from .options import VIDEO, Generation, Limits, Prices, ServiceOptions, Visuals
 
 
-class ServiceSource(Source):
+class ServiceSource(ClipSource):
     """options: of the service.
 
     Raises:
@@ -43,25 +43,18 @@ class ServiceSource(Source):
             "frames": str(self.sampling),  # the gallery reads it
             "short side": str(self.short_side or "as decoded"),
             "visuals": _visuals_text(self.options.visuals),
-            "generation": _generation_text(generation),
+            "generation": generation_text(generation),
         }
 
     def describe(self) -> list[str]:
         options, generation = self.options, self.options.generation
-        lines = [f"model {generation.model} at {options.base_url}"]
-        if generation.system:
-            lines.append(f"system prompt: {generation.system}")
-        lines += [f"prompt of {ask.column}: {text}" for ask, text in zip(self.asks.asks, self.asks.texts, strict=True)]
-        lines += [f"generation: {_generation_text(generation)}", self._sent()]
-        if options.dry_run:
-            lines.append("dry run: nothing is sent")
-        elif options.batch:
-            lines.append(f"pace: Batch API, asked for its state every {options.poll_seconds:g} s")
-        else:
-            lines.append(_pace(options.limits))
-        lines.append(_prices(options.prices))
-        use = "those of earlier runs are not used (--pay_again)" if options.pay_again else "those in it are used"
-        return [*lines, f"answers are stored in {options.answers}; {use}"]
+        return [
+            *model_lines(options),
+            *(f"prompt of {ask.column}: {text}" for ask, text in zip(self.asks.asks, self.asks.texts, strict=True)),
+            f"generation: {generation_text(generation)}",
+            self._sent(),
+            *run_lines(options),
+        ]
 
     def _sent(self) -> str:
         visuals = self.options.visuals
@@ -74,6 +67,25 @@ class ServiceSource(Source):
         return f"sent: frames {self.sampling} as {jpeg}"
 
 
+def model_lines(options: ServiceOptions) -> list[str]:
+    """Lines for the log: model and system prompt."""
+    generation = options.generation
+    lines = [f"model {generation.model} at {options.base_url}"]
+    return [*lines, f"system prompt: {generation.system}"] if generation.system else lines
+
+
+def run_lines(options: ServiceOptions) -> list[str]:
+    """Lines for the log: pace, prices and store."""
+    if options.dry_run:
+        pace = "dry run: nothing is sent"
+    elif options.batch:
+        pace = f"pace: Batch API, asked for its state every {options.poll_seconds:g} s"
+    else:
+        pace = _pace(options.limits)
+    use = "those of earlier runs are not used (--pay_again)" if options.pay_again else "those in it are used"
+    return [pace, _prices(options.prices), f"answers are stored in {options.answers}; {use}"]
+
+
 def _visuals_text(visuals: Visuals) -> str:
     text = f"send {visuals.send} max side {visuals.max_side} quality {visuals.quality}"
     detail = f" detail {visuals.detail}" if visuals.detail else ""
@@ -81,7 +93,7 @@ def _visuals_text(visuals: Visuals) -> str:
     return text + detail + options
 
 
-def _generation_text(generation: Generation) -> str:
+def generation_text(generation: Generation) -> str:
     """The parameters; of a schema and of further fields, which may be long or private, a digest."""
     text = f"max new tokens {generation.max_new_tokens}"
     for name, value in (

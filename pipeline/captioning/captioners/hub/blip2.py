@@ -27,6 +27,9 @@ class Blip2(HubFamily):
 
     prompts_each_block = True
     needs_generate = True
+    no_text_questions = (
+        "its text model has learned to continue a text after an image, and knows neither conversations nor instructions"
+    )
 
     def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
         self.config, self.frame_transform = config, frame_transform

@@ -202,7 +202,7 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks,
     )
     shown = [of_clip(longest, question) for question in asks.texts]
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
-    return HubPrompt(prompts, descriptions, tokenizer, True, token(frames_as), token(image_as))
+    return HubPrompt(prompts, descriptions, tokenizer, True, token(frames_as), token(image_as), family_prompt)
 
 
 def _check_pinpoints(config: Mapping[str, Any], transform: Tiles) -> None:

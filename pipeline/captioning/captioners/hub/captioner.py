@@ -15,7 +15,8 @@ import torch
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...generation import capacity
-from ..model_captioner import CaptionerSettings, ModelCaptioner
+from ..captioner_settings import CaptionerSettings
+from ..model_captioner import ModelCaptioner
 from ..question_groups import QuestionPrompt
 from .settings import HubSettings
 
@@ -36,6 +37,7 @@ class HubCaptioner(ModelCaptioner):
             unit_bytes=family.unit_bytes(itemsize),
             prompts_each_block=family.prompts(longest) if family.prompts_each_block else 0,
             needs_generate=family.needs_generate,
+            text_prompts=settings.text_prompts,
         )
         super().__init__(common, family.text_model(model), backend)
         self._image_units_together = capacity.frames_together(backend, family.image_unit_bytes(itemsize))
@@ -48,6 +50,12 @@ class HubCaptioner(ModelCaptioner):
         positions, next_position = self._family.positions(pieces, lengths, clip)
         visual_token = self._hub_prompt.image_token if clip.is_image else self._hub_prompt.visual_token
         return QuestionPrompt(number, pieces, positions, next_position, self._history(pieces, lengths, visual_token))
+
+    def _text_positions(self, tokens: int) -> np.ndarray:
+        return self._family.text_positions(tokens)
+
+    def _text_history(self, ids: Sequence[int]) -> tuple[int, ...]:
+        return self._history([ids], [], None)
 
     def _history(
         self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], visual_token: int | None

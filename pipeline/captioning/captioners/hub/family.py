@@ -35,6 +35,7 @@ class HubFamily(ABC):
         text, and its blocks the same length. The caption is the answers, joined.
     needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
         attention. These are models that make their own masks, and encoder-decoder models.
+    no_text_questions: why the model can't answer questions about text without an image; empty if it can.
     """
 
     config: Mapping[str, Any]
@@ -42,6 +43,7 @@ class HubFamily(ABC):
     image_transform: ImageTransform | None = None
     prompts_each_block: bool = False
     needs_generate: bool = False
+    no_text_questions: str = ""
 
     @abstractmethod
     def block_lengths(self, clip: Clip) -> list[int]:
@@ -114,6 +116,10 @@ class HubFamily(ABC):
         """
         total = sum(map(len, pieces)) + sum(lengths)
         return np.arange(total), total
+
+    def text_positions(self, tokens: int) -> np.ndarray:
+        """Positions of a prompt without blocks, (tokens,) or (3, tokens); the next one is `tokens`."""
+        return np.arange(tokens)
 
 
 def kept_layers(layers: int, layer: int) -> int:

@@ -108,7 +108,7 @@ def _prompt(
     shown = [text(_SOME_TIMES if has_times else "", question) for question in asks.texts]
     prompts = ClipPrompts(pieces, clip_text, [longest], asks, tokenizer.special_token_in)
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)
-    return HubPrompt(prompts, descriptions, tokenizer, counts_prompt=False)
+    return HubPrompt(prompts, descriptions, tokenizer, counts_prompt=False, family_prompt=family_prompt)
 
 
 def prompt_times(clip: Clip, sampling: FrameSampling) -> list[float]:

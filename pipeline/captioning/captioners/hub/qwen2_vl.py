@@ -131,6 +131,9 @@ class Qwen2Vl(HubFamily):
         )
         return np.concatenate([first, block, last], 1), begin + after
 
+    def text_positions(self, tokens: int) -> np.ndarray:
+        return np.tile(np.arange(tokens), (3, 1))
+
     def _seconds_per_pair(self, clip: Clip) -> float:
         """The duration of the clip for each pair of frames, as the loader of the publishers (qwen-vl-utils) has it."""
         index = clip.frame_index

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...clips.clip import Clip
 from ...generation.options import GenerationOptions
+from ..text_prompts import TextPrompts, no_text_prompts
 from .family import HubFamily
 from .prompts import HubPrompt
 
@@ -16,6 +18,7 @@ class HubSettings:
 
     longest: a clip without content, with the longest prompt of all clips and still images of common sizes; for
         arithmetic and rehearsals.
+    text_prompts: returns the prompts of questions about text for a system prompt, see `CaptionerSource.text_prompts`.
     """
 
     family: HubFamily
@@ -23,3 +26,4 @@ class HubSettings:
     generation: GenerationOptions
     stop_ids: frozenset[int]
     longest: Clip
+    text_prompts: Callable[[str], TextPrompts] = no_text_prompts

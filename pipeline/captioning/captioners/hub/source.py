@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
+from ...generation.length_limit import LengthLimit
 from ...generation.options import GenerationOptions
 from ...process.errors import UsageError
 from ..checkpoint_source import CheckpointSource, digest
+from ..family_prompts import FAMILY_PROMPTS
+from ..text_prompts import TextTemplate
 from ..weights import CheckpointWeights
+from .config_defaults import text_settings
 from .family import HubFamily
 from .frames import HubFrames, first_frame, frames_of, frames_that_fit, largest_clip, length_problem
 from .prompts import HubPrompt
@@ -62,7 +66,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
     ) -> None:
         super().__init__(options.checkpoint, prompt.prompts, prompt.tokenizer, generation)
         self._family, self._options, self._prompt = family, options, prompt
-        self._stop_ids = frozenset(prompt.tokenizer.stop_ids())
+        self.stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self.longest, self._frames_note = frames.longest, frames.note
         self.frame_transform, self.image_transform = family.frame_transform, family.image_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
@@ -88,7 +92,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
             "family": str(self._family.config["model_type"]),
             **({"vision tower": f"config {digest((tower / 'config.json').read_bytes())}"} if tower else {}),
             "prompt tokens": digest(repr(pieces[0] if len(pieces) == 1 else pieces).encode()),
-            "stop ids": str(sorted(self._stop_ids)),
+            "stop ids": str(sorted(self.stop_ids)),
             "short side": str(self.short_side or "as decoded"),
         }
 
@@ -110,13 +114,31 @@ class HubSource(CheckpointSource["HubCaptioner"]):
             f"checkpoint {self.folder}, frames: {self.sampling}{scaled}"
             + (f" ({self._frames_note})" if self._frames_note else ""),
             *self._lines_of_prompts(),
-            f"stop tokens: {', '.join(map(self.tokenizer.token, sorted(self._stop_ids)))}",
+            f"stop tokens: {', '.join(map(self.tokenizer.token, sorted(self.stop_ids)))}",
         ]
         if self._options.tower_folder is not None:
             lines.append(f"vision tower: {self._options.tower_folder}, where the checkpoint has no weights of its own")
         if self.weights.lora_alpha is not None:
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines
+
+    def _text_template(self, system: str) -> TextTemplate:
+        why, prompt = self._family.no_text_questions, self._prompt.family_prompt
+        if why or prompt is None:
+            family, reason = self._family.config["model_type"], f": {why}" if why else ""
+            raise UsageError(
+                f"{self.folder}: the family {family} cannot answer questions about text{reason}; "
+                "use a checkpoint of another family, for example qwen2_5_vl or pllava"
+            )
+
+        def text(question: str) -> str:
+            return prompt.text_alone(question, system).text
+
+        source = prompt.text_alone("?", system).source
+        return TextTemplate(text, source, [*FAMILY_PROMPTS[prompt.family].placeholders.values()])
+
+    def _limit(self) -> LengthLimit:
+        return LengthLimit.from_settings(text_settings(self._family.config))
 
     def check_dtype(self, dtype_name: str) -> None:
         problem = self._family.dtype_problem(dtype_name)
@@ -127,7 +149,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
         from .captioner import HubCaptioner
 
         largest = largest_clip(self._family, self._prompt, self.generation, self.longest, self.short_side)
-        settings = HubSettings(self._family, self._prompt, self.generation, self._stop_ids, largest)
+        settings = HubSettings(self._family, self._prompt, self.generation, self.stop_ids, largest, self.text_prompts)
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:

@@ -11,8 +11,10 @@ import torch
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...generation.options import GenerationOptions
+from ..captioner_settings import CaptionerSettings
 from ..clip_prompts import ClipPrompts
-from ..model_captioner import CaptionerSettings, ModelCaptioner
+from ..model_captioner import ModelCaptioner
+from ..text_prompts import TextPrompts
 from ..tokenizer import CheckpointTokenizer
 from .modeling import PllavaForConditionalGeneration
 from .processing import FrameProcessor
@@ -28,6 +30,9 @@ class PllavaSettings(Protocol):
     frame_processor: FrameProcessor
     longest: Clip
     pooling_shape: tuple[int, int, int]
+
+    def text_prompts(self, system: str = "") -> TextPrompts:
+        """See `CaptionerSource`; used for questions about text only."""
 
 
 class PllavaCaptioner(ModelCaptioner):
@@ -53,6 +58,7 @@ class PllavaCaptioner(ModelCaptioner):
             units=len(source.longest.frames),
             unit_bytes=model.frame_bytes(backend.dtype.itemsize),
             shares_prefix=share_prefix,
+            text_prompts=lambda system: source.text_prompts(system),
         )
         super().__init__(common, model.language_model, backend)
 

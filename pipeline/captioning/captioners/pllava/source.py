@@ -12,12 +12,14 @@ import numpy as np
 from ...backends import Backend
 from ...clips.clip import Clip
 from ...clips.sampling import FrameSampling
+from ...generation.length_limit import LengthLimit
 from ...generation.options import GenerationOptions
 from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_source import CheckpointSource
 from ..clip_prompts import ClipPrompts
-from ..prompts import check_prompt_part
+from ..prompts import IMAGE_PLACEHOLDER, check_prompt_part
+from ..text_prompts import TextTemplate
 from ..tokenizer import CheckpointTokenizer
 from ..weights import CheckpointWeights
 from .configuration import PllavaConfig
@@ -80,6 +82,7 @@ class PllavaSource(CheckpointSource["PllavaCaptioner"]):
         self.longest = empty_clip(self.sampling, self.frame_processor)
         tokenizer = CheckpointTokenizer(folder, self.config.image_token_id)
         self._template_name, template, self._template_reason = tokenizer.template(options.conv_mode)
+        self._template = template
 
         def text(clip: Clip, question: str) -> str:
             check_prompt_part("the question", question)
@@ -116,6 +119,15 @@ class PllavaSource(CheckpointSource["PllavaCaptioner"]):
 
     def _prompt_texts(self) -> Sequence[str]:
         return [self.prompts.text(self.longest, question) for question in self.asks.texts]
+
+    def _text_template(self, system: str) -> TextTemplate:
+        check_prompt_part("--system", system)
+        source = f"conversation template {self._template_name}: {self._template_reason}"
+        placeholders = [IMAGE_PLACEHOLDER]
+        return TextTemplate(lambda question: self._template.text_prompt(question, system), source, placeholders)
+
+    def _limit(self) -> LengthLimit:
+        return LengthLimit(self.config.max_positions)
 
     def _own_fingerprint(self) -> Mapping[str, str]:
         return {"stop ids": str(tuple(sorted(self.stop_ids))), "pooling shape": _dashed(self.pooling_shape)}

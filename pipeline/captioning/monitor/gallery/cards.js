@@ -12,6 +12,7 @@ const element = (name, className, text) => {
 const listItems = (pairs) => pairs.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]);
 const shownColumns = new Set();
 let matches = [];
+let matchIndex = new Map(); // from each of the matches to its index
 let cards = []; // cards made so far, in the order of matches
 let playing = false;
 
@@ -120,6 +121,7 @@ function makeCard(row, index) {
     selectFrame(card, 0);
   }
   const text = element("div", "words");
+  if (isSegment(row)) text.append(element("p", "time", rangeText(row)));
   row.captions.forEach((caption, i) => text.append(...makeNames(i), makeText(caption, "caption"), makeBadges(caption)));
   const about = element("p", "about");
   const name = element("span", "line");
@@ -150,6 +152,7 @@ setInterval(() => {
 function showMatches() {
   let counts;
   [matches, counts] = findRows();
+  matchIndex = new Map(matches.map((row, i) => [row, i]));
   for (const [mark, count] of counts) {
     const button = $("marks").querySelector(`[data-mark=${mark}]`);
     button.textContent = `${mark} ${count}`;
@@ -173,13 +176,16 @@ function summary() {
     const name = hasSeveralCaptions ? `${column}: ` : "";
     return `${name}${number(captioned)} captioned, ${number(data.total - captioned)} failed`;
   });
-  const count = `${number(rows.length)} row${rows.length === 1 ? "" : "s"}`;
+  const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+  const videos = data.videos.length && rows.every(isSegment) ? ` of ${counted(data.videos.length, "video")}` : "";
+  const count = counted(rows.length, "row") + videos;
   return `${shown}${count}${sampled} · ${table}${outcomes.join("; ")}`;
 }
 function addCards() {
-  const added = matches.slice(cards.length, cards.length + CARDS_PER_STEP).map((row, i) => makeCard(row, cards.length + i));
+  const first = cards.length;
+  const added = matches.slice(first, first + CARDS_PER_STEP).map((row, i) => makeCard(row, first + i));
   cards.push(...added);
-  $("cards").append(...added);
+  $("cards").append(...added.flatMap((card) => [...makeBlockHead(card.row, matches[card.index - 1]), card]));
   added.forEach((card) => visibilityObserver.observe(card));
 }
 new IntersectionObserver(([entry]) => entry.isIntersecting && cards.length < matches.length && fillWindow(), {

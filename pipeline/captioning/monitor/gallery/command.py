@@ -3,7 +3,8 @@
     python -m pipeline.captioning.gallery meta_caption.csv --output gallery.html
 
 The page needs no other file: it can be sent by e-mail, or opened on a phone. It shows the frames that the model saw,
-and has search, filters and sorting. If the table is large, the page shows a random sample of its rows.
+and has search, filters and sorting. If the table is large, the page shows a random sample of its rows. Rows that are
+parts of one file (columns start and end) are grouped by video, with a time bar.
 """
 
 from __future__ import annotations
@@ -85,6 +86,18 @@ def _make_parser() -> argparse.ArgumentParser:
         help=f"a caption with fewer words than this is short (default: {SHORT_WORDS})",
     )
     parser.add_argument(
+        "--summaries",
+        type=Path,
+        help="for a table of segments: a table with the columns path, summary and title, which the page shows above "
+        "the segments of each video; default: <table>_summary next to the table, if there is one",
+    )
+    parser.add_argument(
+        "--whole_files",
+        action="store_true",
+        help="ignore the columns start and end of the table: they do not say which part of its file a row is; default: "
+        "as in the report of the run, or off if there is no report",
+    )
+    parser.add_argument(
         "--num_frames",
         type=positive_int,
         help="number of frames to sample from each clip; default: as in the report (what the model saw), or "
@@ -124,13 +137,16 @@ def _run(flags: argparse.Namespace) -> None:
         raise UsageError(f"--output {output} must end in .html")
     if not output.parent.is_dir():
         raise UsageError(f"the folder of --output, {output.parent}, does not exist")
-    entries = read_entries(table, flags.only, flags.sample, flags.seed, flags.short_words, flags.column)
     report = read_report(table)
-    paths = list(dict.fromkeys(entry.path for entry in entries.entries if _may_have_frames(entry)))
+    whole_files = flags.whole_files or bool(report and not report.get("ranges"))
+    entries = read_entries(
+        table, flags.only, flags.sample, flags.seed, flags.short_words, flags.column, whole_files, flags.summaries
+    )
+    clips = list(dict.fromkeys(entry.clip for entry in entries.entries if _may_have_frames(entry)))
     strips, problems = make_filmstrips(
-        paths,
+        clips,
         FrameSampling("segments", flags.num_frames) if flags.num_frames else _sampling_of(report),
-        min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(paths))),
+        min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(clips))),
         DecoderLimits(flags.decode_timeout, download=DownloadLimits(flags.max_download, flags.download_timeout)),
         flags.decode_workers or default_decode_workers(host_workers=1),
     )

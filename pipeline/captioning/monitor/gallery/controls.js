@@ -126,7 +126,19 @@ function focusCard(by) {
   while (cards.length <= index && cards.length < matches.length) addCards();
   if (cards[index]) cards[index].focus();
 }
-const cardsInFirstRow = () => cards.findIndex((card) => card.offsetTop > cards[0].offsetTop);
+// Moves to the nearest card in the next row of cards (direction 1) or the previous one (-1). Rows may be short.
+function focusRow(direction) {
+  const current = document.activeElement;
+  if (!cards.includes(current)) return focusCard(0);
+  const isBeyond = (card) => (card.offsetTop - current.offsetTop) * direction > 0;
+  while (direction > 0 && cards.length < matches.length && !isBeyond(cards.at(-1))) addCards();
+  const beyond = cards.filter(isBeyond);
+  if (!beyond.length) return;
+  const top = direction > 0 ? beyond[0].offsetTop : beyond.at(-1).offsetTop;
+  const distance = (card) => Math.abs(card.offsetLeft - current.offsetLeft);
+  const inRow = beyond.filter((card) => card.offsetTop === top);
+  inRow.reduce((one, other) => (distance(other) < distance(one) ? other : one)).focus();
+}
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if ($("dialog").open) {
@@ -137,7 +149,6 @@ document.addEventListener("keydown", (event) => {
   const isTyping = event.target.matches("input:not([type=checkbox]), select, summary");
   if (event.key === "Escape" && isTyping) return event.target.blur();
   if (isTyping || $("help").open) return;
-  const columns = Math.max(1, cardsInFirstRow());
   const keys = {
     "/": () => $("search").focus(),
     "?": () => $("help").showModal(),
@@ -145,7 +156,7 @@ document.addEventListener("keydown", (event) => {
     p: togglePlaying,
     j: () => focusCard(1), ArrowRight: () => focusCard(1),
     k: () => focusCard(-1), ArrowLeft: () => focusCard(-1),
-    ArrowDown: () => focusCard(columns), ArrowUp: () => focusCard(-columns),
+    ArrowDown: () => focusRow(1), ArrowUp: () => focusRow(-1),
     0: () => { state.marks.clear(); update(); },
   };
   Object.keys(data.marks).forEach((mark, i) => { keys[i + 1] = () => toggleMark(mark); });

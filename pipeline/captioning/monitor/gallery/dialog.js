@@ -5,7 +5,7 @@ let openIndex = -1; // index in matches of the row shown; -1: the dialog is clos
 function showDialog(index) {
   openIndex = index;
   const row = matches[index];
-  $("dialog-title").textContent = `row ${row.row} · ${row.path}`;
+  $("dialog-title").textContent = `row ${row.row} · ${isSegment(row) ? `${rangeText(row)} · ` : ""}${row.path}`;
   $("previous").disabled = index === 0;
   $("next").disabled = index === matches.length - 1;
   $("frames").replaceChildren();
@@ -24,7 +24,8 @@ function showDialog(index) {
     $("dialog-captions").append(...makeNames(i), makeBadges(caption), makeText(caption, "full")),
   );
   const words = data.captions.map((name, i) => [hasSeveralCaptions ? `words (${name})` : "words", row.captions[i].words]);
-  const facts = [["path", row.path], ...words, ...data.columns.map((name, i) => [name, row.cells[i]])];
+  const time = isSegment(row) ? [["time", rangeText(row)]] : [];
+  const facts = [["path", row.path], ...time, ...words, ...data.columns.map((name, i) => [name, row.cells[i]])];
   $("facts").replaceChildren(...listItems(facts));
   if (row.link) {
     const link = element("a", "", "open the clip");

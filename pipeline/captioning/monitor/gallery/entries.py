@@ -5,21 +5,25 @@ Knows nothing about pictures or HTML.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...clips.time_range import TimeRange
 from ...meta.marks import CAPTION_MARKS, MarkedCaptions, outcome_columns, read_truncated
-from ...meta.names import TEXT_COLUMN, column_list, failures_path, outcomes_path
+from ...meta.names import TEXT_COLUMN, column_list, failures_path, outcomes_path, summary_output
 from ...meta.table import MetaTable
 from ...process.errors import UsageError
+from .filmstrips import ClipKey
 from .outputs import read_failures
+from .videos import Video, read_videos
 
 MARKS = {"failed": "has no caption", **CAPTION_MARKS}
 """What may be wrong with a caption of a row, in the order in which the gallery shows it."""
 
-_MAX_CHARACTERS = {"caption": 4000, "message": 1000, "path": 5000}
+_MAX_CHARACTERS = {"caption": 4000, "message": 1000, "path": 5000, "title": 400, "summary": 8000}
 _MAX_CELL_CHARACTERS = 1000
 _MAX_CHARACTERS_OF_ALL_CELLS = 4_000_000
 
@@ -48,12 +52,19 @@ class Entry:
 
     captions: one for each of `Entries.captions`.
     cells: cells of the other columns.
+    range: the part of its file that the row is; None for the whole file.
     """
 
     row: int
     path: str
     captions: tuple[EntryCaption, ...]
     cells: tuple[str, ...]
+    range: TimeRange | None = None
+
+    @property
+    def clip(self) -> ClipKey:
+        """What the frames of the row depend on."""
+        return self.path, self.range
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class Entries:
     rows: number of rows of the whole table.
     captioned: for each of `captions`, the number of rows of the whole table that have a caption.
     chosen: number of rows from which the sample is drawn: those with a requested mark, or all if none is requested.
+    videos: the videos of which rows in `entries` are segments, in order of their first row in the table.
     """
 
     captions: tuple[str, ...]
@@ -73,10 +85,18 @@ class Entries:
     rows: int
     captioned: tuple[int, ...]
     chosen: int
+    videos: tuple[Video, ...] = ()
 
 
 def read_entries(
-    output: Path, only: Collection[str], sample: int, seed: int, short_words: int, captions: Sequence[str] = ()
+    output: Path,
+    only: Collection[str],
+    sample: int,
+    seed: int,
+    short_words: int,
+    captions: Sequence[str] = (),
+    whole_files: bool = False,
+    summaries: Path | None = None,
 ) -> Entries:
     """Read a captioned table, its failures and its outcomes.
 
@@ -85,20 +105,23 @@ def read_entries(
     seed: seed of the sample.
     short_words: a caption with fewer words is short.
     captions: the columns of captions; if empty, those that the run wrote.
+    whole_files: every row is a whole file; the columns `start` and `end` mean something else.
+    summaries: a table with a summary and a title for each video; None for that next to the table, if there is one.
 
     Raises:
-        UsageError: the table or its failures can't be read, or the table has no captions.
+        UsageError: the table, its failures or the summaries can't be read, the table has no captions, or summaries are
+            given but no row is a segment.
     """
     outcomes = outcomes_path(output)
     wanted = list(dict.fromkeys(captions)) or outcome_columns(outcomes) or [TEXT_COLUMN]
-    table = MetaTable.read(output, wanted)
+    table = MetaTable.read(output, wanted, whole_files=whole_files)
     names = _chosen_columns(output, table, wanted) if captions else _columns_of_run(output, table, wanted)
-    truncated = read_truncated(outcomes, table.paths)
+    truncated = read_truncated(outcomes, table.paths, table.ranges)
     columns = {
         name: MarkedCaptions(cells, truncated.get(name, {}), short_words)
         for name, cells in zip(names, table.cells(names), strict=True)
     }
-    failures = read_failures(failures_path(output), table.paths)
+    failures = read_failures(failures_path(output), table.paths, table.ranges)
 
     rows: Sequence[int] = range(len(table.paths))
     if only:
@@ -114,11 +137,22 @@ def read_entries(
             path=_cut(table.paths[row], _MAX_CHARACTERS["path"]),
             captions=tuple(_caption(name, marked, row, failures) for name, marked in columns.items()),
             cells=tuple(_cut(cell, max_length) for cell in cells),
+            range=table.range_of(row),
         )
         for row, cells in zip(rows, table.other_cells(rows, names), strict=True)
     ]
     captioned = tuple(sum(map(bool, marked.texts)) for marked in columns.values())
-    return Entries(tuple(names), tuple(others), tuple(entries), len(table.paths), captioned, chosen)
+    shown = {table.paths[row] for row in rows if table.range_of(row) is not None}
+    videos = tuple(
+        dataclasses.replace(
+            video,
+            path=_cut(video.path, _MAX_CHARACTERS["path"]),
+            title=_cut(video.title, _MAX_CHARACTERS["title"]),
+            summary=_cut(video.summary, _MAX_CHARACTERS["summary"]),
+        )
+        for video in read_videos(table, shown, summaries, summary_output(output))
+    )
+    return Entries(tuple(names), tuple(others), tuple(entries), len(table.paths), captioned, chosen, videos)
 
 
 def _chosen_columns(output: Path, table: MetaTable, chosen: Sequence[str]) -> list[str]:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...clips.clip import LoadFailure
+from ...clips.clip import ClipTask, LoadFailure
 from ...clips.killable import DecoderLimits
 from ...clips.loader import ClipLoader
 from ...clips.preparation import FramePreparation
 from ...clips.sampling import FrameSampling
+from ...clips.time_range import TimeRange
 
+ClipKey: TypeAlias = tuple[str, TimeRange | None]
+"""A path, and the part of the file that is the clip; None for the whole file."""
 _BITS_PER_PIXEL = 1.2
 """Of WebP at the highest of `_QUALITIES`, for frames with much detail."""
 _QUALITIES = (80, 65, 50, 35, 20)
@@ -34,12 +37,16 @@ for 31 frames of the maximum."""
 
 @dataclass(frozen=True)
 class Filmstrip:
-    """data: a WebP picture of `frames` frames side by side; each frame has `width` x `height` pixels."""
+    """data: a WebP picture of `frames` frames side by side; each frame has `width` x `height` pixels.
+
+    duration: of the clip, in seconds; 0.0 if it is unknown, and for still images.
+    """
 
     data: bytes
     frames: int
     width: int
     height: int
+    duration: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,32 +94,36 @@ def _side_by_side(images: Sequence[Image.Image], width: int, height: int) -> Ima
 
 
 def make_filmstrips(
-    paths: Sequence[str], sampling: FrameSampling, max_bytes: int, limits: DecoderLimits, workers: int
-) -> tuple[dict[str, Filmstrip], dict[str, str]]:
-    """The filmstrips of the clips that can be decoded, and the problems of the other clips, both by path.
+    clips: Iterable[ClipKey], sampling: FrameSampling, max_bytes: int, limits: DecoderLimits, workers: int
+) -> tuple[dict[ClipKey, Filmstrip], dict[ClipKey, str]]:
+    """The filmstrips of the clips that can be decoded, and the problems of the other clips.
 
+    clips: may contain a clip several times.
     sampling: which frames of each clip are sampled; a filmstrip shows at most MAX_FRAMES of them.
     max_bytes: maximum size of one filmstrip.
     workers: decoding processes.
     """
-    strips: dict[str, Filmstrip] = {}
-    problems: dict[str, str] = {}
-    clips = list(enumerate(dict.fromkeys(paths)))
+    strips: dict[ClipKey, Filmstrip] = {}
+    problems: dict[ClipKey, str] = {}
+    keys = list(dict.fromkeys(clips))
+    tasks = [ClipTask(number, path, part) for number, (path, part) in enumerate(keys)]
     encoder = FilmstripEncoder(max_bytes)
     with (
-        tqdm(total=len(clips), unit="clip", desc="frames", disable=None) as bar,
-        ClipLoader(clips, FramePreparation(sampling, encoder), limits, prefetch=4 * workers, workers=workers) as loader,
+        tqdm(total=len(tasks), unit="clip", desc="frames", disable=None) as bar,
+        ClipLoader(tasks, FramePreparation(sampling, encoder), limits, prefetch=4 * workers, workers=workers) as loader,
     ):
         for clip in loader:
+            key = keys[clip.row]
             if isinstance(clip, LoadFailure):
-                problems[clip.path] = f"{clip.stage}: " + "; ".join(clip.messages)
+                problems[key] = f"{clip.stage}: " + "; ".join(clip.messages)
             else:
-                strips[clip.path] = _filmstrip(clip.frames.tobytes(), _frames_shown(max(clip.frame_index) + 1))
+                frames = _frames_shown(max(clip.frame_index) + 1)
+                strips[key] = _filmstrip(clip.frames.tobytes(), frames, clip.duration)
             bar.update()
-    return {path: strips[path] for _, path in clips if path in strips}, problems
+    return {key: strips[key] for key in keys if key in strips}, problems
 
 
-def _filmstrip(data: bytes, frames: int) -> Filmstrip:
+def _filmstrip(data: bytes, frames: int, duration: float) -> Filmstrip:
     with Image.open(io.BytesIO(data)) as picture:
         width, height = picture.size
-    return Filmstrip(data, frames, width // frames, height)
+    return Filmstrip(data, frames, width // frames, height, duration)

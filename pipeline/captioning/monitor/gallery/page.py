@@ -19,12 +19,14 @@ from typing import Any
 from urllib.parse import quote
 
 from ...clips.downloads.urls import is_url, without_credentials
+from ...clips.time_range import TimeRange
 from ...meta.files import atomic_write
 from ..progress_log import duration
 from .entries import MARKS, Entries, Entry
-from .filmstrips import Filmstrip
+from .filmstrips import ClipKey, Filmstrip
+from .videos import Video
 
-_SCRIPTS = ("rows.js", "cards.js", "dialog.js", "controls.js")
+_SCRIPTS = ("rows.js", "cards.js", "videos.js", "dialog.js", "controls.js")
 """Joined in this order into one script; they share one scope."""
 
 
@@ -32,19 +34,20 @@ def write_page(
     output: Path,
     table: Path,
     entries: Entries,
-    strips: Mapping[str, Filmstrip],
-    problems: Mapping[str, str],
+    strips: Mapping[ClipKey, Filmstrip],
+    problems: Mapping[ClipKey, str],
     report: Mapping[str, Any],
 ) -> None:
     """Write the gallery page of `table` to `output`: the whole page, or nothing.
 
-    strips, problems: by path, see `filmstrips.make_filmstrips`.
+    strips, problems: by clip, see `filmstrips.make_filmstrips`.
     report: the report of the run; may be empty.
 
     Raises:
         RunError: the page can't be written.
     """
-    strip_numbers = {path: number for number, path in enumerate(strips)}
+    strip_numbers = {clip: number for number, clip in enumerate(strips)}
+    videos = {video.path: number for number, video in enumerate(entries.videos)}
     data = {
         "captions": entries.captions,
         "columns": entries.columns,
@@ -54,7 +57,11 @@ def write_page(
         "chosen": entries.chosen,
         "run": list(_run_facts(report)),
         "strips": [[strip.frames, strip.width, strip.height] for strip in strips.values()],
-        "rows": [_row(entry, strip_numbers, problems, output) for entry in entries.entries],
+        "videos": [_video(video) for video in entries.videos],
+        "rows": [
+            _row(entry, strip_numbers, problems, output) | _segment(entry, videos, strips.get(entry.clip))
+            for entry in entries.entries
+        ],
     }
     with atomic_write(output) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         for part in _parts_before_pictures(table.name, data):
@@ -89,18 +96,46 @@ def embedded_json(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _row(entry: Entry, strip_numbers: Mapping[str, int], problems: Mapping[str, str], output: Path) -> dict[str, Any]:
+def _video(video: Video) -> dict[str, Any]:
+    return {**dataclasses.asdict(video), "path": without_credentials(video.path)}
+
+
+def _row(
+    entry: Entry, strip_numbers: Mapping[ClipKey, int], problems: Mapping[ClipKey, str], output: Path
+) -> dict[str, Any]:
     row = {
         "row": entry.row,
         "path": without_credentials(entry.path),
         "captions": [dataclasses.asdict(caption) for caption in entry.captions],
         "cells": entry.cells,
-        "strip": strip_numbers.get(entry.path),
-        "problem": problems.get(entry.path, ""),
+        "strip": strip_numbers.get(entry.clip),
+        "problem": problems.get(entry.clip, ""),
     }
-    if entry.path in strip_numbers and (link := _link(entry.path, output)):
-        row["link"] = link
+    if entry.clip in strip_numbers and (link := _link(entry.path, output)):
+        row["link"] = link + _link_time(link, entry.range)
     return row
+
+
+def _segment(entry: Entry, videos: Mapping[str, int], strip: Filmstrip | None) -> dict[str, Any]:
+    """What a row that is a part of its file has in addition: the number of its video, and its times in milliseconds.
+
+    An end that the table does not give is null. `until` is then the end as far as it is known from the decoded clip.
+    """
+    part = entry.range
+    if part is None:
+        return {}
+    segment = {"video": videos[entry.path], "start": part.start, "end": part.end}
+    if part.end is None and strip is not None and strip.duration > 0:
+        segment["until"] = part.start + round(strip.duration * 1000)
+    return segment
+
+
+def _link_time(link: str, part: TimeRange | None) -> str:
+    """What makes a browser play only the range (Media Fragments URI 1.0); '' for the whole file."""
+    if part is None or part.problem or "#" in link:
+        return ""
+    start, end = part.cells
+    return f"#t={start}" + (f",{end}" if end else "")
 
 
 def _link(path: str, output: Path) -> str:

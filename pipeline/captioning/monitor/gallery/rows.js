@@ -6,10 +6,29 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const rows = data.rows.map((row) => ({
   ...row,
   marks: Object.keys(data.marks).filter((mark) => row.captions.some((caption) => caption.marks.includes(mark))),
-  searchText: [row.path, ...row.captions.flatMap((caption) => [caption.text, caption.stage, caption.message])]
+  searchText: [
+    row.path,
+    ...row.captions.flatMap((caption) => [caption.text, caption.stage, caption.message]),
+    ...videoTexts(row),
+  ]
     .join("\n")
     .toLowerCase(),
 }));
+// The words of a title or a summary find all segments of the video.
+function videoTexts(row) {
+  const video = data.videos[row.video];
+  return video ? [video.title, video.summary] : [];
+}
+// For each video, its segments in order of time, and its length in milliseconds.
+const isSegment = (row) => row.video !== undefined;
+const byTime = (one, other) => one.start - other.start || segmentEnd(one) - segmentEnd(other) || one.row - other.row;
+const videoRows = data.videos.map(() => []);
+rows.forEach((row) => videoRows[row.video]?.push(row));
+const videoLengths = data.videos.map((video, i) =>
+  videoRows[i].reduce((length, row) => Math.max(length, row.until ?? 0), Math.max(1, video.length)),
+);
+const segmentEnd = (row) => row.end ?? row.until ?? videoLengths[row.video];
+videoRows.forEach((segments) => segments.sort(byTime));
 const hasSeveralCaptions = data.captions.length > 1;
 
 // Fields by which rows can be sorted and filtered: the name, and a function from a row to its value.
@@ -67,5 +86,19 @@ function findRows() {
     (row) => required.every((term) => row.searchText.includes(term)) && (!valueOf || matchesColumn(valueOf(row))),
   );
   const counts = Object.keys(data.marks).map((mark) => [mark, found.filter((row) => row.marks.includes(mark)).length]);
-  return [found.filter(matchesMarks).sort(makeComparison(fields[state.sort][1])), counts];
+  return [inBlocks(found.filter(matchesMarks).sort(makeComparison(fields[state.sort][1]))), counts];
+}
+// Puts the segments of each video next to each other, at the place of the first of them. If the user has not chosen
+// another order, they are in order of time; otherwise they stay in the chosen order.
+function inBlocks(sorted) {
+  if (!data.videos.length) return sorted;
+  const blocks = new Map();
+  for (const row of sorted) {
+    const key = row.video ?? row;
+    if (!blocks.has(key)) blocks.set(key, []);
+    blocks.get(key).push(row);
+  }
+  const inOrder = state.isDescending ? (one, other) => byTime(other, one) : byTime;
+  if (!state.sort) blocks.forEach((block) => isSegment(block[0]) && block.sort(inOrder));
+  return [...blocks.values()].flat();
 }

@@ -26,8 +26,9 @@ from ...captioners.api.errors import SERVICE, ServiceStop
 from ...captioners.api.options import ServiceOptions
 from ...captioners.api.store import AnswerStore
 from ...captioners.api.usage import Usage
-from ...clips.clip import Clip, LoadFailure
+from ...clips.clip import Clip, ClipTask, LoadFailure
 from ...clips.loader import ClipLoader
+from ...clips.time_range import TimeRange
 from ...meta.results import Failure, RowResult
 from ...process.errors import RunError
 from ...process.signals import interruption
@@ -53,9 +54,9 @@ _SLICE_SECONDS = 0.5
 class BatchWorker:
     """Captions rows through the Batch API.
 
-    make_loader: makes the loader of (row, path) pairs.
+    make_loader: makes the loader of clips.
     rows: the questions of a row.
-    finish: receives the result of each row, and its path.
+    finish: receives the result of each row, its path and its range.
     progress: called often, also while the run waits for the service.
     api: its `sleep` is set to `wait`, so that `progress` is called during its calls.
     max_open, max_requests, max_bytes: see `Batches`.
@@ -64,12 +65,12 @@ class BatchWorker:
 
     options: JobOptions
     service: ServiceOptions
-    make_loader: Callable[[Iterable[tuple[int, str]]], ClipLoader]
+    make_loader: Callable[[Iterable[ClipTask]], ClipLoader]
     rows: ServiceRows
     asker: Asker
     store: AnswerStore
     usage: Usage
-    finish: Callable[[RowResult, str], None]
+    finish: Callable[[RowResult, str, TimeRange | None], None]
     api: BatchService
     progress: Callable[[], None] = lambda: None
     max_open: int = MAX_OPEN
@@ -127,7 +128,8 @@ class BatchWorker:
                 await self._batches.wait_for_all(self._questions.needed)
             for task in remaining:
                 message = f"the question changed in each of {MAX_ROUNDS} rounds: does the file change?"
-                self.finish(self.rows.failed(task, LoadFailure(task.row, task.path, SERVICE, (message,))), task.path)
+                failure = LoadFailure(task.row, task.path, SERVICE, (message,))
+                self.finish(self.rows.failed(task, failure), task.path, task.range)
         except MassFailure:
             await self._records.forget_failures()
             raise
@@ -175,14 +177,14 @@ class BatchWorker:
         await self._submit()
         return sorted(self._later, key=lambda task: task.row)
 
-    def _to_load(self, tasks: Iterable[RowTask]) -> Iterator[tuple[int, str]]:
+    def _to_load(self, tasks: Iterable[RowTask]) -> Iterator[ClipTask]:
         """The rows whose clips are needed; runs in the threads of the loader, one at a time."""
         for task in tasks:
             keys = self._questions.keys(task)
             known = None if keys is None else self._questions.known(task, keys)
             if known is None or known.new:
                 self._loading[task.row] = task, keys
-                yield task.row, task.path
+                yield task.clip
                 continue
             if known.asked:
                 self._later.append(task)
@@ -217,7 +219,7 @@ class BatchWorker:
             keys = self._questions.keys(task)
         if keys is None:
             unread = self.rows.failed(task, loaded) if isinstance(loaded, LoadFailure) else self.rows.unreadable(task)
-            self.finish(unread, task.path)
+            self.finish(unread, task.path, task.range)
             return
         if isinstance(loaded, Clip):
             self._questions.loaded(task, loaded)
@@ -316,4 +318,4 @@ class BatchWorker:
         logger.info("estimate for the whole run: %s", estimate)
 
     def _finish(self, task: RowTask, known: KnownAnswers) -> None:
-        self.finish(self._questions.result(task, known), task.path)
+        self.finish(self._questions.result(task, known), task.path, task.range)

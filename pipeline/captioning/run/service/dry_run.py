@@ -128,9 +128,8 @@ def _spread(rows: Sequence[int]) -> list[int]:
 def _loader(rows: Sequence[int], options: JobOptions, plan: RankPlan, source: ServiceSource) -> ClipLoader:
     """Loads the clips of `rows` as the run would."""
     assert plan.leader is not None
-    paths = plan.leader.table.paths
     return ClipLoader(
-        [(row, paths[row]) for row in rows],
+        [plan.leader.task_of(row).clip for row in rows],
         source.preparation,
         options.decoder_limits,
         prefetch=2,

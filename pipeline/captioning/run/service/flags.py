@@ -1,7 +1,7 @@
 """The flags of a service: protocol, answers, what is sent of a clip, money, the Batch API; checked, then frozen.
 
-The types of the values are in `values`, the key and the list of models in `access`. Imports no library
-of a service, except to ask the service for its models if `--model` is missing.
+The types of the values are in `values`, the flags that all commands have in `flag_groups`, the key and the list of
+models in `access`. Imports no library of a service, except to ask the service for its models if `--model` is missing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from ...captioners.api.requests import video_fields
 from ...clips.sampling import FrameSampling
 from ...meta.files import backup_of
 from ...meta.names import failures_path, gallery_path, outcomes_path, report_path, stem_of
-from ...process.arguments import number, positive_int, whole_number
+from ...process.arguments import number, positive_int
 from ...process.errors import UsageError
 from ...workers.launch import Launch
-from ..options import JobOptions, frame_sampling
-from ..prompt_flags import utf8
+from ..frame_flags import frame_sampling
+from ..options import JobOptions
 from . import values
-from .access import KEY_VARIABLE, api_key_of, only_model
+from .access import api_key_of, only_model
+from .flag_groups import add_flags_of_answers, add_flags_of_money, add_flags_of_the_service
 
 DEFAULT_SAMPLING = FrameSampling("segments", 4)
 """Which frames are sampled unless flags say otherwise: those of PLLaVA."""
@@ -31,8 +32,20 @@ _POLL_SECONDS = 60.0
 
 def add_service_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `service_options` reads. Flags that do not suit every mode are None if they are not given."""
-    _add_flags_of_the_service(parser)
-    _add_flags_of_answers(parser)
+    add_flags_of_the_service(parser)
+    answers = add_flags_of_answers(parser)
+    answers.add_argument(
+        "--max_new_tokens",
+        type=values.answer_tokens,
+        default=Generation("").max_new_tokens,
+        help="maximum length of an answer, in tokens; longer answers are cut off",
+    )
+    answers.add_argument(
+        "--json_schema",
+        type=values.json_schema,
+        metavar="FILE",
+        help="file with a JSON schema that every answer must fit; the captions are then JSON",
+    )
     visuals, defaults = parser.add_argument_group("what is sent of a clip"), Visuals()
     visuals.add_argument(
         "--send",
@@ -56,28 +69,7 @@ def add_service_flags(parser: argparse.ArgumentParser) -> None:
         choices=("low", "high"),
         help="OpenAI's 'detail' of an image: how many tokens it takes; if not given, the service chooses",
     )
-    money = parser.add_argument_group("money")
-    money.add_argument("--price_in", type=number(minimum=0), help="price of a million prompt tokens, in any currency")
-    money.add_argument("--price_out", type=number(minimum=0), help="price of a million generated tokens")
-    money.add_argument(
-        "--max_cost",
-        type=number(minimum=0, above=True),
-        help="end the run in good order before it has cost more than this; needs the prices",
-    )
-    money.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="report rows, bytes and a rough cost; send nothing and write nothing",
-    )
-    money.add_argument(
-        "--answers",
-        type=Path,
-        help="SQLite file that keeps every paid answer, so that later runs need not pay for it again; if not given, "
-        "<meta>_answers.sqlite next to the meta table",
-    )
-    money.add_argument(
-        "--pay_again", action="store_true", help="do not use the answers that earlier runs have paid for"
-    )
+    add_flags_of_money(parser)
     batch = parser.add_argument_group("Batch API")
     batch.add_argument(
         "--batch", action="store_true", help="send the requests through the Batch API, which answers within 24 hours"
@@ -89,97 +81,16 @@ def add_service_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_flags_of_the_service(parser: argparse.ArgumentParser) -> None:
-    service, limits = parser.add_argument_group("service"), Limits()
-    service.add_argument(
-        "--base_url",
-        type=values.base_url,
-        required=True,
-        metavar="URL",
-        help="URL of the service with the version, for example http://localhost:8000/v1 or https://api.openai.com/v1",
-    )
-    service.add_argument(
-        "--model",
-        type=values.name,
-        metavar="NAME",
-        help="model that is asked; if not given, the only one that the service lists",
-    )
-    service.add_argument(
-        "--api_key_env",
-        type=values.name,
-        metavar="NAME",
-        help=f"environment variable with the key; if not given, {KEY_VARIABLE}, and no key if that is not set",
-    )
-    names = ("--api_key", "--api-key", "--key", "--openai_api_key", "--openai-api-key")
-    service.add_argument(*names, type=values.no_key, help=argparse.SUPPRESS)
-    service.add_argument(
-        "--concurrency",
-        type=positive_int,
-        help=f"maximum number of requests in flight; if not given, {limits.concurrency}",
-    )
-    service.add_argument(
-        "--requests_per_minute",
-        type=number(minimum=0, above=True),
-        metavar="N",
-        help="send at most this many requests a minute; if not given, no limit",
-    )
-    service.add_argument(
-        "--tokens_per_minute",
-        type=number(minimum=0, above=True),
-        metavar="N",
-        help="send at most requests of this many tokens a minute, with those of the answers; if not given, no limit",
-    )
-    service.add_argument(
-        "--max_tries",
-        type=positive_int,
-        default=limits.max_tries,
-        help="send a request at most this many times if the service does not answer it",
-    )
-    service.add_argument(
-        "--timeout",
-        type=number(minimum=0, above=True),
-        default=limits.timeout,
-        help="time limit of one request, in seconds",
-    )
-    service.add_argument(
-        "--extra_body",
-        type=values.extra_body,
-        metavar="JSON",
-        help="JSON object with further fields of every request, which replace fields of the same name; @FILE reads it "
-        "from a file",
-    )
+def add_text_service_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `service_options` reads if nothing is sent but text, and set the others to no value.
 
-
-def _add_flags_of_answers(parser: argparse.ArgumentParser) -> None:
-    answers, defaults = parser.add_argument_group("answers"), Generation("")
-    answers.add_argument("--system", type=utf8, help="system prompt; if not given or '', none is sent")
-    answers.add_argument(
-        "--max_new_tokens",
-        type=values.answer_tokens,
-        default=defaults.max_new_tokens,
-        help="maximum length of an answer, in tokens; longer answers are cut off",
-    )
-    answers.add_argument(
-        "--temperature",
-        type=values.temperature,
-        default=defaults.temperature,
-        help=f"sampling temperature; '{values.DEFAULT_OF_SERVICE}' leaves it to the service",
-    )
-    answers.add_argument(
-        "--top_p",
-        type=number(minimum=0, maximum=1, above=True),
-        help="sample from the smallest set of tokens whose probabilities add up to at least this value; if not given, "
-        "the service chooses",
-    )
-    answers.add_argument(
-        "--seed", type=whole_number(0), help="seed of sampling, for services that take it; if not given, none is sent"
-    )
-    answers.add_argument(
-        "--json_schema",
-        type=values.json_schema,
-        metavar="FILE",
-        help="file with a JSON schema that every answer must fit; the captions are then JSON",
-    )
+    The command sets `flags.max_new_tokens`.
+    """
+    add_flags_of_the_service(parser)
+    add_flags_of_answers(parser)
+    add_flags_of_money(parser)
+    not_read = ("max_side", "jpeg_quality", "detail", "sampling", "num_frames", "fps", "max_frames", "short_side")
+    parser.set_defaults(send=IMAGES, json_schema=None, batch=False, poll_seconds=None, **dict.fromkeys(not_read))
 
 
 def check_launch(launch: Launch) -> None:
@@ -196,7 +107,7 @@ def check_launch(launch: Launch) -> None:
 
 
 def service_options(flags: argparse.Namespace, options: JobOptions) -> ServiceOptions:
-    """Check the flags of `add_service_flags` and of `options.add_frame_flags`.
+    """Check the flags of `add_service_flags` and of `frame_flags.add_frame_flags`.
 
     Raises:
         UsageError: values that do not go together, no key, a file that can't be used, or no model.

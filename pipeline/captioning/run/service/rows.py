@@ -40,7 +40,8 @@ class ServiceRows:
             OSError, ValueError: as `clip_identity`.
         """
         source = self._source
-        identity = clip_identity(task.path, source.options.visuals, source.sampling, source.short_side)
+        how = source.options.visuals, source.sampling, source.short_side
+        identity = clip_identity(task.path, *how, task.range)
         questions = self._asks.questions(task.cells)
         return {number: request_key(identity, questions[number], self._generation) for number in self.wanted(task)}
 

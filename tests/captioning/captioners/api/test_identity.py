@@ -18,6 +18,7 @@ from pipeline.captioning.captioners.api.identity import clip_identity, file_iden
 from pipeline.captioning.captioners.api.options import VIDEO, Visuals
 from pipeline.captioning.clips.decode import decode
 from pipeline.captioning.clips.sampling import FrameSampling
+from pipeline.captioning.clips.time_range import TimeRange
 from tests.captioning.clips.test_animations import animation
 from tests.fakes import render_clip, segments
 
@@ -216,6 +217,16 @@ def test_a_still_image_is_the_same_whether_videos_are_sent_as_files_or_not(tmp_p
     Image.new("RGB", (20, 10)).save(path)
     images, video = (clip_identity(path, replace(_VISUALS, send=send), segments(3), 0) for send in ("images", VIDEO))
     assert images == video
+
+
+def test_the_range_counts_for_parts_of_files_only(tmp_path: Path) -> None:
+    path = str(render_clip(tmp_path / "a.mp4"))
+    for clip in (path, _URL):
+        whole = clip_identity(clip, Visuals(), segments(3), 0)
+        assert clip_identity(clip, Visuals(), segments(3), 0, None) == whole and "range" not in whole
+        parts = [TimeRange(0, 1000), TimeRange(0, 2000), TimeRange(500, 1000), TimeRange(0)]
+        found = [json.dumps(clip_identity(clip, Visuals(), segments(3), 0, part)) for part in parts]
+        assert len({*found, json.dumps(whole)}) == 5
 
 
 def test_the_way_of_sending_a_video_counts(tmp_path: Path) -> None:

@@ -31,11 +31,13 @@ from .reference_cases import (
     NEW_TOKENS,
     QUESTION,
     RECORDED,
+    TEXTS,
     checkpoint,
     checkpoint_of,
     digest,
     generation_stop_ids,
     images,
+    text_cases,
     videos,
 )
 
@@ -59,6 +61,11 @@ _PROMPTS = {
 _IMAGE_PROMPTS = {
     "llava_next": _PROMPTS["llava_next"].replace("<image>\n" * 3, "<image>\n"),
     "qwen2_vl": _PROMPTS["qwen2_vl"].replace("video_pad", "image_pad"),
+}
+# Of questions about text alone, for the cases without a chat template.
+_TEXT_PROMPTS = {
+    "llava_next": _PROMPTS["llava_next"].replace("<image>\n" * 3, "").replace(QUESTION, "{}"),
+    "qwen2_vl": f"{_SYSTEM}<|im_start|>user\n{{}}<|im_end|>\n<|im_start|>assistant\n",
 }
 
 
@@ -114,6 +121,14 @@ class _Reference:
         before, after = text.split(placeholder)
         ids = self.tokenizer(before + self._written(placeholder * count) + after)["input_ids"]
         return [_Prompt(ids, vision)]
+
+    def text_prompt(self, question: str) -> _Prompt:
+        """The prompt of a question about text alone."""
+        if self.name in _TEXT_PROMPTS:
+            return _Prompt(self.tokenizer(_TEXT_PROMPTS[self.name].format(question))["input_ids"], {})
+        messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return _Prompt(self.tokenizer(text)["input_ids"], {})
 
     def _image_vision(self, image: Image.Image) -> tuple[dict[str, Any], int, str]:
         """The visual arguments of `generate`, the number of visual tokens, and their placeholder."""
@@ -227,7 +242,8 @@ def _recorded(name: str, parent: Path) -> dict[str, Any]:
     reference = _Reference(name, checkpoint(written, name, parent / f"{name}-copy", []))
     clips = [reference.prompts(video) for video in videos()]
     stills = [reference.image_prompts(image) for image in images()]
-    prompts = [prompt for clip in clips + stills for prompt in clip]
+    texts = [[reference.text_prompt(question)] for question in TEXTS] if name in text_cases() else []
+    prompts = [prompt for clip in clips + stills + texts for prompt in clip]
     endless = [reference.answer(prompt, [_NO_ID]) for prompt in prompts]
     margin = min(answer.margin for answer in endless)
     stop = _stop_id([answer.ids for answer in endless[: sum(map(len, clips))]])  # as before there were images
@@ -242,6 +258,11 @@ def _recorded(name: str, parent: Path) -> dict[str, Any]:
     if CASES[name].beams:
         record["beams"] = answers([clips[row] for row in BEAM_ROWS], max_new_tokens=BEAM_TOKENS, num_beams=BEAMS)
     record["images"] = answers(stills)
+    if texts:
+        record["texts"] = answers(texts)
+        if CASES[name].beams:
+            record["texts beams"] = answers(texts, max_new_tokens=BEAM_TOKENS, num_beams=BEAMS)
+        assert len(set(map(tuple, record["texts"]))) == len(texts), f"{name}: two texts have the same answer"
     lengths = [len(ids) for ids in record["greedy"]]
     print(f"{name}: smallest margin {margin:.4f}, tokens {lengths}")
     assert margin > _CLOSE, f"{name}: two logits differ by {margin} only"

@@ -31,6 +31,13 @@ NEW_TOKENS = 12
 SLOTS = 3
 BEAMS, BEAM_TOKENS, BEAM_ROWS = 3, 6, (1, 2, 7)
 """How many beams and new tokens answers with beams have, and which clips are answered so."""
+TEXTS = (
+    "What is a title for this?",
+    "Captions of one video, in order of time:\n0 to 10 s: A man cuts bread.\n10 to 20 s: He eats it.\nSummarise them.",
+    "Summarise this: " + " ".join(f"At {second} s a red car turns left, and a dog runs." for second in range(0, 60, 3)),
+    'Größe & 大小? "Quoted", <b>bold</b>  two spaces; 12.5 %.',
+)
+"""Questions about text alone; the third has more tokens than any prompt of the clips."""
 _THREE_FRAMES = ("--sampling=uniform", "--num_frames=3")
 _ALL_FRAMES = ("--sampling=step", "--fps=4", "--max_frames=10")
 _QWEN = (*_ALL_FRAMES, "--min_pixels=3136", "--max_pixels=12544")
@@ -173,9 +180,14 @@ def _image_clip(made: HubSource, row: int, image: Image.Image) -> Clip:
     return Clip(row, "", pixels, (0,), seconds=(0.0,), size=(image.height, image.width), is_image=True)
 
 
+def text_cases() -> list[str]:
+    """The cases whose families answer questions about text alone."""
+    return [name for name in CASES if not name.startswith("blip2") and checkpoint_of(name) == name]
+
+
 def recorded() -> dict[str, Any]:
     """By checkpoint: its `digest`, `stop ids`, and token ids: of each clip `greedy` and, for some, `beams`, and of each
-    still image `images`.
+    still image `images`; and of each question about text `texts` and, for some, `texts beams`.
     """
     answers: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
     return answers

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.clips import decode_client
-from pipeline.captioning.clips.clip import Clip, LoadFailure
+from pipeline.captioning.clips.clip import Clip, ClipTask, LoadFailure
 from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.downloads.limits import DownloadLimits
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.preparation import FramePreparation
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.process.limited_log import LimitedLog
 from tests.captioning.clips.downloads.servers import WebServer, content, stalling, status
 from tests.fakes import mean_colour, render_clip, segments
@@ -61,7 +63,7 @@ def _load(
     paths: Sequence[str], transform: Any = mean_colour, limits: DecoderLimits = LIMITS, workers: int = 1
 ) -> list[Clip | LoadFailure]:
     preparation = FramePreparation(segments(2), transform)
-    with ClipLoader(enumerate(paths), preparation, limits, prefetch=8, workers=workers) as loader:
+    with ClipLoader(starmap(ClipTask, enumerate(paths)), preparation, limits, prefetch=8, workers=workers) as loader:
         return sorted(loader, key=lambda clip: clip.row)
 
 
@@ -96,6 +98,27 @@ def test_frames_are_those_of_the_local_files(tmp_path: Path, web: WebServer, s3:
     assert [isinstance(clip, Clip) and clip.is_image for clip in local[6:]] == [True, False, False, True]
     assert isinstance(local[7], Clip) and len(local[7].frames) == 2
     assert len(web.requests) == len(files)
+
+
+def _ranges(url: str, first_row: int, count: int) -> list[ClipTask]:
+    return [ClipTask(first_row + n, url, TimeRange(n * 1000, n * 1000 + 1000)) for n in range(count)]
+
+
+def test_ranges_of_one_url_need_one_download(tmp_path: Path, web: WebServer) -> None:
+    """As long as their rows follow each other; also if one is outside the video, or its decoder dies."""
+    path = render_clip(tmp_path / "a.mp4", frames=32)
+    url, other = (web.url(name, content(path.read_bytes())) for name in ("/a.mp4", "/other.mp4"))
+    rows = [*_ranges(url, 0, 5), ClipTask(5, other), *_ranges(url, 6, 2), ClipTask(8, str(path))]
+    preparation = FramePreparation(segments(2), _Fatal(tmp_path, signal.SIGSEGV))
+    with ClipLoader(rows, preparation, LIMITS, prefetch=8) as loader:
+        died, *clips = list(loader)
+    assert web.requests == ["/a.mp4", "/other.mp4", "/a.mp4"]
+    assert isinstance(died, LoadFailure) and "its process died" in died.messages[0]
+    outside = clips.pop(3)
+    assert isinstance(outside, LoadFailure) and "the end of the video (4.000 s)" in outside.messages[0]
+    durations = [clip.duration for clip in clips if isinstance(clip, Clip)]
+    assert durations == [1.0, 1.0, 1.0, 4.0, 1.0, 1.0, 4.0]
+    assert [clip.range for clip in clips if isinstance(clip, Clip)][:4] == [*(row.range for row in rows[1:4]), None]
 
 
 def test_failures_have_their_stage_and_cause(tmp_path: Path, web: WebServer) -> None:
@@ -277,13 +300,14 @@ def test_a_decoding_process_that_hangs_in_a_download_is_killed(
 
 WORKER = """
 import sys
+from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.preparation import FramePreparation
 from tests.fakes import mean_colour, segments
 
 preparation = FramePreparation(segments(2), mean_colour)
-with ClipLoader([(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
+with ClipLoader([ClipTask(0, sys.argv[1])], preparation, DecoderLimits(30), prefetch=1) as loader:
     list(loader)
 """
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captioning.clips.killable import DecoderLimits
-from pipeline.captioning.monitor.gallery.filmstrips import FilmstripEncoder, make_filmstrips
+from pipeline.captioning.monitor.gallery.filmstrips import ClipKey, FilmstripEncoder, make_filmstrips
 from tests.fakes import render_clip, segments
 
 
@@ -37,8 +37,9 @@ def test_small_frames_are_not_enlarged_and_sixteen_wide_frames_fit() -> None:
 
 def test_at_most_sixteen_frames_are_shown(tmp_path: Path) -> None:
     clip = str(render_clip(tmp_path / "long.mp4", 1, frames=60))
-    strips, _ = make_filmstrips([clip], segments(40), 50_000, DecoderLimits(20), workers=1)
-    assert (strips[clip].frames, strips[clip].width) == (16, 96)
+    strips, _ = make_filmstrips([(clip, None)], segments(40), 50_000, DecoderLimits(20), workers=1)
+    strip = strips[clip, None]
+    assert (strip.frames, strip.width) == (16, 96) and strip.duration > 1
 
 
 def test_clips_images_and_unreadable_files(tmp_path: Path) -> None:
@@ -47,13 +48,14 @@ def test_clips_images_and_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     unreadable = [str(tmp_path / "text.mp4"), "/nowhere.mp4", ""]
     paths = [clip, str(tmp_path / "image.png"), *unreadable, clip]
-    strips, problems = make_filmstrips(paths, segments(4), 50_000, DecoderLimits(20), workers=2)
-    assert set(strips) == {clip, paths[1]} and set(problems) == set(unreadable)
-    assert problems["/nowhere.mp4"] == "path: no such file"
-    assert problems[unreadable[0]].startswith("decode: ")
-    strip = strips[clip]
+    clips: list[ClipKey] = [(path, None) for path in paths]
+    strips, problems = make_filmstrips(clips, segments(4), 50_000, DecoderLimits(20), workers=2)
+    assert set(strips) == set(clips[:2]) and set(problems) == set(clips[2:5])
+    assert problems["/nowhere.mp4", None] == "path: no such file"
+    assert problems[clips[2]].startswith("decode: ")
+    strip = strips[clips[0]]
     assert (strip.frames, strip.width, strip.height) == (4, 96, 64)
-    assert (strips[paths[1]].frames, strips[paths[1]].width) == (1, 60)
+    assert (strips[clips[1]].frames, strips[clips[1]].width) == (1, 60)
     # The square moves to the right from frame to frame, so its centre does, too.
     picture = np.asarray(_picture(strip.data)).astype(int)
     frames = [picture[:, i * 96 : (i + 1) * 96] for i in range(4)]

@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect
 
 from pipeline.captioning.monitor.gallery import command as gallery
 from pipeline.captioning.monitor.gallery.entries import read_entries
-from pipeline.captioning.monitor.gallery.filmstrips import Filmstrip, FilmstripEncoder
+from pipeline.captioning.monitor.gallery.filmstrips import ClipKey, Filmstrip, FilmstripEncoder
 from pipeline.captioning.monitor.gallery.page import write_page
 from scripts import launched
 from tests.captioning.monitor.gallery.conftest import PHONE, Opener
@@ -167,11 +167,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     most_bytes = gallery.PICTURES_BYTES // ROWS
     noise = np.random.default_rng(0).integers(0, 256, (8, 4, 360, 640, 3), np.uint8)
     pictures = [FilmstripEncoder(most_bytes)([Image.fromarray(frame) for frame in clip]).tobytes() for clip in noise]
-    strips = {}
+    strips: dict[ClipKey, Filmstrip] = {}
     for i, row in enumerate(rows):
         data = pictures[i % 8].ljust(most_bytes, b"\0")
         width, height = Image.open(io.BytesIO(data)).size
-        strips[row[0]] = Filmstrip(data, 4, width // 4, height)
+        strips[row[0], None] = Filmstrip(data, 4, width // 4, height)
     entries = read_entries(table, [], ROWS, 0, 5)
     write_page(folder / "gallery.html", table, entries, strips, {}, {})
     return folder / "gallery.html"

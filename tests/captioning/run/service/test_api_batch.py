@@ -22,9 +22,11 @@ from pipeline.captioning.captioners.api.service import Service
 from pipeline.captioning.captioners.api.source import ServiceSource
 from pipeline.captioning.captioners.api.store import AnswerStore
 from pipeline.captioning.captioners.api.usage import Usage
+from pipeline.captioning.clips.clip import ClipTask
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import ClipLoader
 from pipeline.captioning.clips.sampling import FrameSampling
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.results import CaptionResult, RowResult
 from pipeline.captioning.process.signals import interruption
@@ -102,10 +104,10 @@ class BatchRun:
             finally:
                 await service.close()
 
-    def _loader(self, rows: Iterable[tuple[int, str]]) -> ClipLoader:
+    def _loader(self, rows: Iterable[ClipTask]) -> ClipLoader:
         return ClipLoader(rows, self.source.preparation, DecoderLimits(30), prefetch=4)
 
-    def _finish(self, result: RowResult, path: str) -> None:
+    def _finish(self, result: RowResult, path: str, part: TimeRange | None) -> None:
         assert result.row not in self.finished
         self.fail_on(result)
         self.finished[result.row] = result

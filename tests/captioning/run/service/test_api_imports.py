@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from tests.api_installation import FRAMEWORKS, ROOT
 from tests.fakes import render_clip
 
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_api.py")
-PACKAGES = ("captioners/api", "clips", "journal", "meta", "monitor", "process", "run", "workers")
+DESCRIBE = str(ROOT / "pipeline" / "captioning" / "describe.py")
+SUMMARIZE = str(ROOT / "pipeline" / "captioning" / "summarize.py")
+PACKAGES = ("captioners/api", "clips", "journal", "long_videos", "meta", "monitor", "process", "run", "workers")
 """Of `pipeline/captioning`: those that a run through a service consists of."""
 
 
@@ -64,6 +67,36 @@ def test_a_whole_run_needs_no_framework(environment: Mapping[str, str], tmp_path
     assert row["text"].startswith("2 shown: 96x64")
 
 
+def test_summaries_need_no_framework(environment: Mapping[str, str], tmp_path: Path) -> None:
+    (tmp_path / "segments.csv").write_text("path,start,end,text\na.mp4,0,4,A dog.\na.mp4,4,8,A cat.\n")
+    with service_runs.running_service(tmp_path / "service") as service:
+        done = _run(environment, tmp_path, SUMMARIZE, "segments.csv", "--base_url", service.url)
+    assert done.returncode == 0, done.stderr
+    (row,) = service_runs.read_table(tmp_path / "segments_summary.csv")
+    assert "[0:00 - 0:04] A dog. [0:04 - 0:08] A cat." in row["summary"] and row["title"]
+
+
+def test_descriptions_need_no_framework_and_nothing_is_paid_twice(
+    environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    render_clip(tmp_path / "a.mp4", frames=20)  # 2.5 s
+    flags = [DESCRIBE, "a.mp4", "--output", "a.json", "--every", "1"]
+    with service_runs.running_service(tmp_path / "service") as service:
+        done = _run(environment, tmp_path, *flags, "--base_url", service.url)
+        assert done.returncode == 0, done.stderr
+        described = json.loads((tmp_path / "a.json").read_text())
+        asked = len(service.log().requests)
+        assert asked == 3 + 2 and (tmp_path / "a.json.answers.sqlite").exists()
+        done = _run(environment, tmp_path, *flags, "--base_url", service.url, "--restart")
+        assert done.returncode == 0 and len(service.log().requests) == asked, done.stderr
+        refused = _run(environment, tmp_path, *flags, "--base_url", service.url, "--batch")
+    assert [batch["frames"] for batch in described["batches"]] == [4, 4, 4]
+    assert all("shown: 96x64" in batch["description"] for batch in described["batches"])
+    assert "[0:01 - 0:02]" in described["summary"] and described["status"] == "complete"
+    assert json.loads((tmp_path / "a.json").read_text())["summary"] == described["summary"]
+    assert refused.returncode == 2 and "--batch is not possible" in refused.stderr
+
+
 def test_every_module_of_a_run_can_be_imported(environment: Mapping[str, str], tmp_path: Path) -> None:
     folder = ROOT / "pipeline" / "captioning"
     files = [file for package in PACKAGES for file in (folder / package).rglob("*.py")]
@@ -80,6 +113,7 @@ def test_tables_exports_gallery_and_progress_need_no_framework(environment: Mapp
     for arguments in (
         ("pipeline.datasets.datautil", "meta.csv", "--clean-caption", "--output", "meta.parquet"),
         ("pipeline.datasets.export", "meta.parquet", "--to", "jsonl", "--output", "captions.jsonl"),
+        ("pipeline.datasets.segments", "meta.csv", "--every", "1", "--output", "segments.csv"),
         ("pipeline.captioning.gallery", "meta.csv", "--output", "gallery.html"),
     ):
         done = _run(environment, tmp_path, "-m", *arguments)

@@ -40,6 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("usage")
     (folder / "meta.csv").write_text("path\na.mp4\n")
     (folder / "no_path.csv").write_text("name\na.mp4\n")
+    (folder / "ranges.csv").write_text("path,start\na.mp4,\na.mp4,1.5\n")
+    (folder / "codes.csv").write_text("path,start\na.mp4,0:01:00\n")
     (folder / "text.json").write_text("not JSON")
     (folder / "list.json").write_text("[1]")
     (folder / "no_schema.json").write_text('{"type": "objekt"}')
@@ -59,6 +61,8 @@ USAGE_ERRORS = [
     (["meta.csv", "--base_url", URL, "--model", ""], "--model"),
     (["nowhere.csv", *SERVICE[1:]], "nowhere.csv does not exist"),
     (["no_path.csv", *SERVICE[1:]], "no 'path' column"),
+    (["codes.csv", *SERVICE[1:]], "'0:01:00' is not a time in seconds"),
+    (["ranges.csv", *SERVICE[1:], "--send", "video"], "give --send images, or --whole_files"),
     ([*SERVICE, "--no_such_flag"], "--no_such_flag"),
     ([*SERVICE, "--output", "meta.csv"], "the meta file itself"),
     ([*SERVICE, "--question", "{x}"], "'x' (--question inserts its cells"),

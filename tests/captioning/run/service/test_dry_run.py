@@ -15,8 +15,9 @@ from PIL import Image
 from pipeline.captioning.captioners.api.answer import NO_CLIP
 from pipeline.captioning.captioners.api.asker import Attempt, StoredResult
 from pipeline.captioning.captioners.api.options import Generation, Prices, ServiceOptions, Visuals
-from pipeline.captioning.captioners.base import Source
+from pipeline.captioning.captioners.base import ClipSource
 from pipeline.captioning.clips.sampling import FrameSampling
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.journal.reader import JournalContents
 from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.meta.results import CaptionResult
@@ -50,7 +51,7 @@ def _jpegs(frames: np.ndarray) -> list[bytes]:
     return encoded
 
 
-class FramesSource(Source):
+class FramesSource(ClipSource):
     def __init__(self, asks: Asks, sampling: FrameSampling, options: ServiceOptions) -> None:
         self.asks, self.sampling, self.frame_transform, self.options = asks, sampling, _pixels, options
 
@@ -77,8 +78,10 @@ class FakeAsker:
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key is the file and the question; a file whose name begins with `missing` can't be read."""
 
-    def identity(path: str, visuals: Visuals, sampling: FrameSampling, short_side: int) -> Mapping[str, Any]:
-        assert (sampling, short_side) == (segments(2), 0)
+    def identity(
+        path: str, visuals: Visuals, sampling: FrameSampling, short_side: int, part: TimeRange | None
+    ) -> Mapping[str, Any]:
+        assert (sampling, short_side, part) == (segments(2), 0, None)
         if Path(path).name.startswith("missing"):
             raise FileNotFoundError(f"no file {path}")
         return {"file": Path(path).name}

@@ -16,12 +16,14 @@ from pipeline.captioning.captioners.api.asker import Asker, Attempt, StoredResul
 from pipeline.captioning.captioners.api.requests import ServiceRequest
 from pipeline.captioning.captioners.api.sender import Sender
 from pipeline.captioning.captioners.api.usage import ESTIMATE_AFTER, Usage
-from pipeline.captioning.clips.clip import Clip, LoadFailure
+from pipeline.captioning.clips.clip import Clip, ClipTask, LoadFailure
 from pipeline.captioning.clips.loader import ClipLoader
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.results import CaptionResult, ColumnResult, Failure, RowResult
 from pipeline.captioning.process.watchdog import Watchdog
 from pipeline.captioning.run.finished_rows import FinishedRows
-from pipeline.captioning.run.service import worker
+from pipeline.captioning.run.service import loop
+from pipeline.captioning.run.service.loop import LoopParts
 from pipeline.captioning.run.service.rows import ServiceRows
 from pipeline.captioning.run.service.usage_records import UsageRecords
 from pipeline.captioning.run.service.worker import ServiceWorker
@@ -36,7 +38,7 @@ class FakeLoader:
 
     wait_seconds = decode_seconds = 0.0
 
-    def __init__(self, items: Iterable[tuple[int, str]]) -> None:
+    def __init__(self, items: Iterable[ClipTask]) -> None:
         self._items = iter(items)
         self.has_ended = False
 
@@ -47,7 +49,8 @@ class FakeLoader:
         pass
 
     def next_clip(self, timeout: float) -> Clip | LoadFailure | None:
-        for row, path in self._items:
+        for item in self._items:
+            row, path = item.row, item.path
             if not path.endswith("MiB"):
                 return LoadFailure(row, path, "decode", ("broken",))
             frames = np.broadcast_to(np.uint8(0), (int(path.split()[0]) * MIB,))  # takes no memory
@@ -113,7 +116,7 @@ class Fakes:
     def __init__(self) -> None:
         self.finished: dict[int, RowResult] = {}
 
-    def add(self, result: RowResult | None = None, path: str = "") -> None:
+    def add(self, result: RowResult | None = None, path: str = "", part: TimeRange | None = None) -> None:
         if result is not None:
             self.finished[result.row] = result
 
@@ -124,23 +127,30 @@ class Fakes:
 
 
 def _run(
-    paths: Sequence[str], use: Callable[[FakeAsker], Coroutine[Any, Any, None]], concurrency: int = 32
+    paths: Sequence[str],
+    use: Callable[[FakeAsker], Coroutine[Any, Any, None]],
+    concurrency: int = 32,
+    times_rows: bool = False,
 ) -> tuple[FakeAsker, dict[int, RowResult]]:
     async def main() -> tuple[FakeAsker, dict[int, RowResult]]:
         usage, fakes = Usage(), Fakes()
         asker = FakeAsker(usage)
-        running = ServiceWorker(
-            cast(ServiceRows, FakeRows()),
-            cast(Asker, asker),
+        parts = LoopParts(
             cast(Sender, fakes),
             usage,
             cast(FinishedRows, fakes),
             cast(UsageRecords, fakes),
             cast(Watchdog, fakes),
-            lambda items: cast(ClipLoader, FakeLoader(items)),
             concurrency,
+            wait_seconds=1.0,
+            times_rows=times_rows,
+        )
+        running = ServiceWorker(
+            cast(ServiceRows, FakeRows()),
+            cast(Asker, asker),
+            parts,
+            lambda items: cast(ClipLoader, FakeLoader(items)),
             questions=len(paths),
-            clip_seconds=1.0,
         )
         tasks = deque(RowTask(row, path) for row, path in enumerate(paths))
         await asyncio.wait_for(asyncio.gather(running.run(tasks), use(asker)), 20)
@@ -181,7 +191,7 @@ def test_the_store_is_asked_once_for_each_row() -> None:
 
 def test_the_estimate_knows_rows_that_cost_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Stored rows and rows that can't be loaded are not among the remaining ones."""
-    caplog.set_level(logging.INFO, worker.__name__)
+    caplog.set_level(logging.INFO, loop.__name__)
 
     async def use(asker: FakeAsker) -> None:
         asker.may_answer.set()
@@ -190,3 +200,19 @@ def test_the_estimate_knows_rows_that_cost_nothing(caplog: pytest.LogCaptureFixt
     _run(paths, use, concurrency=1)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "estimate for the whole run: about 23,000 tokens in, 2,300 out"
+
+
+@pytest.mark.parametrize("times_rows", [True, False])
+def test_seconds_are_those_from_the_first_question_to_the_last_answer(times_rows: bool) -> None:
+    async def use(asker: FakeAsker) -> None:
+        await asyncio.sleep(0.5)
+        asker.may_answer.set()
+
+    _, finished = _run(["stored", "1 MiB", "broken"], use, times_rows=times_rows)
+    assert finished[2].seconds is None, "nothing was asked"
+    if times_rows:
+        seconds = finished[1].seconds
+        assert seconds is not None and 0.1 < seconds < 5 and seconds == round(seconds, 3)
+        assert finished[0].seconds == 0, "the store has the answer"
+    else:
+        assert finished[0].seconds is finished[1].seconds is None

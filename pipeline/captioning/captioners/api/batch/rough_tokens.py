@@ -6,18 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_CHARACTERS_PER_TOKEN = 4
+from ..text_tokens import text_tokens
+
 _IMAGE_TOKENS, _LOW_DETAIL_TOKENS = 26_000, 3_000
 """Of an image of 768 pixels: gpt-4o-mini counts 25,501 tokens, or 2,833 with `detail` `low`; other models fewer."""
 _VIDEO_TOKENS = 100_000
 
 
-def rough_tokens(body: Mapping[str, Any], max_new_tokens: int) -> tuple[float, int]:
+def rough_tokens(body: Mapping[str, Any], max_new_tokens: int) -> tuple[int, int]:
     """Prompt and completion tokens of a request.
 
     body: of `requests.body`. max_new_tokens: if the body does not say it.
     """
-    characters, tokens = 0, 0
+    tokens = 0
     for message in body["messages"]:
         content = message["content"]
         parts: Sequence[Mapping[str, Any]] = [{"text": content}] if isinstance(content, str) else content
@@ -27,8 +28,8 @@ def rough_tokens(body: Mapping[str, Any], max_new_tokens: int) -> tuple[float, i
             elif "video_url" in part:
                 tokens += _VIDEO_TOKENS
             else:
-                characters += len(part["text"])
-    characters += len(json.dumps(body.get("response_format", "")))
+                tokens += text_tokens(part["text"])
+    tokens += text_tokens(json.dumps(body.get("response_format", "")))
     limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
     completion = max((limit for limit in limits if isinstance(limit, int)), default=max_new_tokens)
-    return tokens + characters / _CHARACTERS_PER_TOKEN, completion
+    return tokens, completion

@@ -1,0 +1,1 @@
+"""Divides videos into segments."""

@@ -1,0 +1,1 @@
+"""Summaries and titles of videos, from the captions of their segments."""
