@@ -24,7 +24,10 @@ from pipeline.captioning.long_videos.segmentation import rule_flags
 from pipeline.captioning.long_videos.segmentation.many import FRAMES_PER_TIMEOUT, divide_many
 from pipeline.captioning.meta.csv_cells import PLAIN_CSV, csv_style
 from pipeline.captioning.meta.names import (
+    END_COLUMN,
     PATH_COLUMN,
+    SEGMENT_COLUMN,
+    START_COLUMN,
     check_output,
     column_list,
     failures_path,
@@ -39,7 +42,6 @@ from .exports.rows import Row
 from .media import VIDEO_SUFFIXES
 from .tables import STRING, as_text, read_table, with_column, write_table
 
-START, END, SEGMENT = "start", "end", "segment"
 _WHOLE = TimeRange(0)
 _EXIT_INTERRUPTED = 130
 
@@ -82,7 +84,9 @@ def _run(flags: argparse.Namespace) -> None:
     is_table = suffix_of(flags.input) != "" or not flags.input.name.lower().endswith(VIDEO_SUFFIXES)
     frame = read_table(flags.input) if is_table else pd.DataFrame({PATH_COLUMN: [str(flags.input)]}, dtype=STRING)
     style = csv_style(flags.input) if is_table and not is_parquet(flags.input) else PLAIN_CSV
-    text_columns = set(frame.columns[frame.dtypes == STRING]) - {START, END} if is_parquet(flags.input) else set()
+    text_columns = (
+        set(frame.columns[frame.dtypes == STRING]) - {START_COLUMN, END_COLUMN} if is_parquet(flags.input) else set()
+    )
     if PATH_COLUMN not in frame:
         raise UsageError(
             f"table {flags.input} has no column '{PATH_COLUMN}'; its columns: {column_list(frame.columns)}"
@@ -126,15 +130,15 @@ def _parts(frame: pd.DataFrame, table: Path) -> list[TimeRange]:
         UsageError: a cell of the columns `start` and `end` is not a number.
     """
     blank = [""] * len(frame)
-    starts, ends = (as_text(frame[name]).tolist() if name in frame else blank for name in (START, END))
+    starts, ends = (as_text(frame[name]).tolist() if name in frame else blank for name in (START_COLUMN, END_COLUMN))
     parts = []
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         try:
             parts.append(TimeRange.from_cells(start, end) or _WHOLE)
         except ValueError as error:
             raise UsageError(
-                f"table {table}: row {row}: '{error}' in the columns {START} and {END} is not a number of seconds; "
-                "correct it, or ignore these columns with --whole_files"
+                f"table {table}: row {row}: '{error}' in the columns {START_COLUMN} and {END_COLUMN} is not "
+                "a number of seconds; correct it, or ignore these columns with --whole_files"
             ) from None
     return parts
 
@@ -152,8 +156,8 @@ def _segment_rows(frame: pd.DataFrame, paths: Sequence[str], divided: Sequence[t
             numbers.append(counts[path])
             counts[path] += 1
     made = frame.iloc[sources].reset_index(drop=True)
-    made = with_column(with_column(made, START, starts), END, ends)
-    return with_column(made, SEGMENT, numbers, "Int64")
+    made = with_column(with_column(made, START_COLUMN, starts), END_COLUMN, ends)
+    return with_column(made, SEGMENT_COLUMN, numbers, "Int64")
 
 
 if __name__ == "__main__":

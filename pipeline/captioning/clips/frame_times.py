@@ -12,7 +12,7 @@ from typing import Any
 
 from .decode_pyav import is_damage, open_video, read_packets
 from .frames import check_size
-from .time_range import TimeRange, seconds_text
+from .time_range import TimeRange
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class FrameTimes:
         """
         if part.problem:
             raise ValueError(part.problem)
-        if part.start >= self.end:
-            raise ValueError(f"the range {part} begins after the end of the video ({seconds_text(self.end)} s)")
+        part.check_begin(self.end, "the video")
         return TimeRange(part.start, self.end if part.end is None else min(part.end, self.end))
 
 

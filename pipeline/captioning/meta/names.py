@@ -10,6 +10,8 @@ from ..process.errors import UsageError
 PATH_COLUMN = "path"
 TEXT_COLUMN = "text"
 """The column that receives the captions unless a run names others."""
+SEGMENT_COLUMN = "segment"
+"""The number of a segment within its video, from 0."""
 START_COLUMN, END_COLUMN = RANGE_COLUMNS = "start", "end"
 """The part of its file that a row is, in seconds."""
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")

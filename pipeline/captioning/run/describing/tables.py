@@ -14,7 +14,7 @@ from ...journal.folder import journal_folder, read_contents, remove_journals
 from ...long_videos.segmentation.division import EqualParts, Scenes
 from ...meta.files import atomic_write
 from ...meta.made_table import MadeTable
-from ...meta.names import END_COLUMN, PATH_COLUMN, START_COLUMN, TEXT_COLUMN
+from ...meta.names import END_COLUMN, PATH_COLUMN, SEGMENT_COLUMN, START_COLUMN, TEXT_COLUMN
 from ...meta.table import MetaTable
 from ...process.errors import RunError, UsageError
 from ..plan import fingerprint_difference
@@ -25,8 +25,6 @@ from .records import VideoRecord, file_state, read_records, write_records
 
 logger = logging.getLogger(__name__)
 
-SEGMENT = "segment"
-"""The column with the number of a segment within its video, from 0."""
 RULE = "segments"
 """The setting that says how videos are divided."""
 
@@ -265,6 +263,6 @@ def _table(rows: Sequence[tuple[str, int, TimeRange]]) -> MadeTable:
         PATH_COLUMN: [path for path, _, _ in rows],
         START_COLUMN: [part.cells[0] for _, _, part in rows],
         END_COLUMN: [part.cells[1] for _, _, part in rows],
-        SEGMENT: [str(number) for _, number, _ in rows],
+        SEGMENT_COLUMN: [str(number) for _, number, _ in rows],
     }
     return MadeTable(columns, {})

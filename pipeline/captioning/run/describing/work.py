@@ -71,7 +71,7 @@ class DescribeWork:
         descriptions = self.begin(time.monotonic()) if world.is_leader else None
         exit_code = EXIT_FAILED
         if _agreed(world, descriptions is not None and descriptions.has_segments):
-            exit_code = self._run(world, descriptions, self.captions, self.caption_options, self._on_caption)
+            exit_code = self._run(world, descriptions, self.captions, self.caption_options, _on_caption)
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_captions(descriptions)
             elif descriptions is not None:
@@ -80,7 +80,8 @@ class DescribeWork:
         if _agreed(world, descriptions is not None and descriptions.has_captions):
             videos = self.summaries.read_table(self.summary_options) if world.is_leader else None
             prepare_summaries(world, self.outputs.summaries, videos, self.summary_options.pad_length)
-            exit_code = self._run(world, descriptions, self.summaries, self.summary_options, self._on_summary)
+            on_summary = functools.partial(_on_summary, videos.paths if videos is not None else ())
+            exit_code = self._run(world, descriptions, self.summaries, self.summary_options, on_summary)
             if descriptions is not None and exit_code == EXIT_DONE:
                 self._take_summaries(descriptions)
         if descriptions is not None:
@@ -123,20 +124,6 @@ class DescribeWork:
                 exit_code = job.run_rows(options, work, world)
         world.begin_next_run()
         return exit_code
-
-    @staticmethod
-    def _on_caption(descriptions: Descriptions, result: RowResult) -> None:
-        one = result.results.get(TEXT_COLUMN)
-        if one is not None:
-            descriptions.captioned(result.row, one, result.measured)
-
-    def _on_summary(self, descriptions: Descriptions, result: RowResult) -> None:
-        descriptions.summarised(self._summary_paths[result.row], result.results)
-
-    @functools.cached_property
-    def _summary_paths(self) -> list[str]:
-        """The video of each row of the second run."""
-        return list(dict.fromkeys(MetaTable.read(self.outputs.captions, ()).paths))
 
     def _take_earlier(self, descriptions: Descriptions) -> None:
         """Take the captions and summaries of earlier calls, which this call keeps unless something has changed."""
@@ -204,6 +191,17 @@ class DescribeWork:
     @property
     def _place(self) -> Path:
         return self.outputs.file or self.outputs.folder.parent
+
+
+def _on_caption(descriptions: Descriptions, result: RowResult) -> None:
+    one = result.results.get(TEXT_COLUMN)
+    if one is not None:
+        descriptions.captioned(result.row, one, result.measured)
+
+
+def _on_summary(paths: Sequence[str], descriptions: Descriptions, result: RowResult) -> None:
+    """paths: the video of each row of the second run."""
+    descriptions.summarised(paths[result.row], result.results)
 
 
 def _agreed(world: World, value: bool) -> bool:

@@ -27,13 +27,6 @@ from tests.captioning.run.describing.fake_work import (
 from tests.fakes import render_clip
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Videos of 3, 2 and 1 s."""
-    folder = tmp_path_factory.mktemp("videos")
-    return [render_clip(folder / f"{name}.mp4", n, 8 * (3 - n)) for n, name in enumerate("abc")]
-
-
 def _name(clip: Clip) -> str:
     assert clip.range is not None
     return f"{Path(clip.path).stem} at {clip.range.start // 1000}"
