@@ -82,6 +82,7 @@ def test_each_transient_fault_is_followed_by_the_answer(tmp_path: Path) -> None:
             bodies = [_body([number], "What?") for number in range(len(TRANSIENT))]
             return [(await _failure(client, body), await _failure(client, body)) for body in bodies]
 
+        started = time.time()
         found = dict(zip(TRANSIENT, _with_client(service, use, timeout=2), strict=True))
         log = service.log()
     for number, (_, answer) in enumerate(found.values()):
@@ -92,7 +93,7 @@ def test_each_transient_fault_is_followed_by_the_answer(tmp_path: Path) -> None:
         assert errors[name].status_code == int(name) and "retry-after" not in errors[name].response.headers
     assert errors["429_seconds"].response.headers["retry-after"] == "3"
     date = email.utils.parsedate_to_datetime(errors["429_date"].response.headers["retry-after"])
-    assert 1 < date.timestamp() - time.time() < 5
+    assert started + 3 <= date.timestamp() <= time.time() + 4  # the answers before and after may have taken long
     assert isinstance(errors["hang"], openai.APITimeoutError)
     for name in ("cut_before", "cut_body"):
         assert isinstance(errors[name], openai.APIConnectionError), name
