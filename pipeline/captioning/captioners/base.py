@@ -20,7 +20,7 @@ from ..generation.requests import End, Engine, Request
 from ..meta.asks import Asks
 from ..meta.names import TEXT_COLUMN
 from ..process.errors import UsageError
-from .prompts import NO_TEXT
+from .prompts import NO_IMAGES, NO_TEXT
 
 if TYPE_CHECKING:
     from .text_prompts import TextPrompts  # imports a tokenizer, which captions through a service do without
@@ -58,7 +58,10 @@ class Captioner(ABC):
 
     @abstractmethod
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         """Run the vision stage once for each clip; returns the requests that ask the questions about the clips.
 
@@ -67,7 +70,21 @@ class Captioner(ABC):
         question carry its number among the clip's questions.
 
         questions: about each clip, at least one; None for those of the source.
+        systems: the system prompt of each clip's questions; None for that of the source.
         """
+
+    def prepare_images(
+        self, row: int, images: Sequence[Clip], question: str, system: str | None = None
+    ) -> Request | Refused:
+        """The request that asks a question about several still images together. Its key is (row, 0).
+
+        images: clips of one still image each (`Clip.is_image`), in the order of the prompt, at least two.
+        system: the system prompt; None for that of the source.
+
+        Raises:
+            UsageError: the family does not take several images; see `CaptionerSource.images_are_frames`.
+        """
+        raise UsageError(NO_IMAGES)
 
     def prepare_text(
         self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
@@ -86,6 +103,10 @@ class Captioner(ABC):
     @abstractmethod
     def caption(self, end: End) -> Caption:
         """The caption of a request that has ended without an error."""
+
+    def prompt_tokens(self, request: Request) -> int:
+        """Tokens of the prompt of a request that this captioner has prepared, visual tokens included."""
+        return request.length
 
     @abstractmethod
     def max_slots(self, text_tokens: int = 0, answer_tokens: int = 0) -> int:
@@ -155,9 +176,14 @@ class CaptionerSource(ClipSource):
     """A captioner before its framework is imported: checked options and checkpoint.
 
     family: name of the model family and why it was chosen, for the log; empty if there was no choice.
+    images_are_frames: several images of a message are the frames of one clip, because the family knows no others; else
+        `Captioner.prepare_images` takes them.
+    generation: how tokens are chosen, with the penalties of the checkpoint.
     """
 
     family: str = ""
+    images_are_frames: bool = True
+    generation: GenerationOptions
 
     def check_dtype(self, dtype_name: str) -> None:
         """Check that the model can compute in a type, one of `backends.DTYPES`. Every type will do by default.
