@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 Loaded = TypeVar("Loaded", bound=Captioner)
+_MOST_SYSTEMS = 16
+"""Requests of a server may have system prompts of their own, so only these many are kept."""
 
 
 class CheckpointSource(CaptionerSource, Generic[Loaded]):
@@ -73,6 +75,11 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
 
     def text_prompts(self, system: str = "") -> TextPrompts:
         if system not in self._text_prompts:
+            token = self.tokenizer.special_token_in(system)
+            if token:
+                raise UsageError(f"the system prompt contains {token}, a special token of the model; remove it")
+            if len(self._text_prompts) >= _MOST_SYSTEMS:
+                self._text_prompts.clear()
             template, window = self._text_template(system), self._limit().tokens
             if window is None:
                 raise UsageError(

@@ -29,6 +29,7 @@ from ..meta.names import column_list
 from ..process.errors import UsageError
 from .base import Caption, Captioner, Refused
 from .captioner_settings import CaptionerSettings
+from .prompts import NO_IMAGES
 from .question_groups import QuestionPrompt, grouped, shared_text
 
 
@@ -58,9 +59,16 @@ class ModelCaptioner(Captioner):
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         """Visual tokens in each block of one prompt of a clip."""
 
-    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
-        """The prompt of a question about a clip. Positions count all tokens unless a family says otherwise."""
-        length = sum(map(len, pieces)) + sum(self._prompt_lengths(clip))
+    def _one_of_several(self, image: Clip) -> Clip:
+        """A still image as it is prepared for a prompt with several images."""
+        return image
+
+    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clips: Sequence[Clip]) -> QuestionPrompt:
+        """The prompt of a question about a clip, or about several still images.
+
+        Positions count all tokens unless a family says otherwise.
+        """
+        length = sum(map(len, pieces)) + sum(sum(self._prompt_lengths(clip)) for clip in clips)
         return QuestionPrompt(number, pieces, np.arange(length), length)
 
     def _text_positions(self, tokens: int) -> np.ndarray:
@@ -87,13 +95,16 @@ class ModelCaptioner(Captioner):
         return SlotEngine(self._text, self._backend, settings, prefix, self._stats)
 
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         asked = [self._common.prompts.asks.texts] * len(clips) if questions is None else questions
         refused: list[Request | Refused] = []
         shown: list[tuple[Clip, list[QuestionPrompt]]] = []
-        for clip, texts in zip(clips, asked, strict=True):
-            made = [self._prompt_or_refused(number, text, clip) for number, text in enumerate(texts)]
+        for clip, texts, system in zip(clips, asked, systems or [None] * len(clips), strict=True):
+            made = [self._prompt_or_refused(number, text, clip, system) for number, text in enumerate(texts)]
             refused += [one for one in made if isinstance(one, Refused)]
             prompts = [one for one in made if isinstance(one, QuestionPrompt)]
             if prompts:
@@ -108,17 +119,35 @@ class ModelCaptioner(Captioner):
         with torch.no_grad():
             for (clip, prompts), blocks in zip(shown, self._timed_blocks([clip for clip, _ in shown]), strict=True):
                 groups = [[prompt] for prompt in prompts] if self._in_batches else grouped(prompts)
-                requests += [self._request(clip, blocks, group) for group in groups]
+                own = self._blocks_of_prompts(clip, blocks)
+                requests += [self._request(clip.row, own, group) for group in groups]
         return requests
 
-    def _prompt_or_refused(self, number: int, question: str, clip: Clip) -> QuestionPrompt | Refused:
+    def _prompt_or_refused(
+        self, number: int, question: str, clip: Clip, system: str | None
+    ) -> QuestionPrompt | Refused:
         try:
-            pieces = self._common.prompts.pieces(clip, question)
-        except UsageError as error:  # the questions of the flags were checked, so a cell of the table is the cause
+            pieces = self._common.prompts.pieces(clip, question, system)
+        except UsageError as error:  # the flags were checked, so a cell of the table or a request is the cause
             columns = self._common.prompts.asks.cell_columns
             fix = f"; change the row's cell in {column_list(columns)}" if columns else ""
             return Refused(clip.row, number, f"{error}{fix}")
-        return self._prompt(number, pieces, clip)
+        return self._prompt(number, pieces, [clip])
+
+    def prepare_images(
+        self, row: int, images: Sequence[Clip], question: str, system: str | None = None
+    ) -> Request | Refused:
+        if not self._common.prompts.has_images:
+            raise UsageError(NO_IMAGES)
+        try:
+            pieces = self._common.prompts.image_pieces(len(images), question, system)
+        except UsageError as error:
+            return Refused(row, 0, str(error))
+        clips = [self._one_of_several(image) for image in images]
+        with torch.no_grad():
+            seen = zip(clips, self._timed_blocks(clips), strict=True)
+            blocks = [block for clip, own in seen for block in self._blocks_of_prompts(clip, own)[0]]
+            return self._request(row, [blocks], [self._prompt(0, pieces, clips)])
 
     def _timed_blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
         begin = time.monotonic()
@@ -127,20 +156,22 @@ class ModelCaptioner(Captioner):
         self._vision_seconds += time.monotonic() - begin
         return blocks
 
-    def _request(self, clip: Clip, blocks: Sequence[torch.Tensor], group: Sequence[QuestionPrompt]) -> Request:
+    def _request(
+        self, row: int, blocks: Sequence[Sequence[torch.Tensor]], group: Sequence[QuestionPrompt]
+    ) -> Request:
         """The request of questions that follow each other in a slot.
 
-        blocks: all visual blocks of the clip.
+        blocks: the visual blocks of each prompt of a question.
         """
         first, *others = group
         pieces = first.pieces
         skipped = self._prefix_in(pieces[0])
         texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
-        prompts = [_interleaved(texts, own) for own in self._blocks_of_prompts(clip, blocks)]
+        prompts = [_interleaved(texts, own) for own in blocks]
         own_text = shared_text(group)
         shared = first.positions.shape[-1] - len(pieces[-1]) + own_text
         return Request(
-            key=(clip.row, first.number),
+            key=(row, first.number),
             embeddings=torch.stack(prompts) if self._common.prompts_each_block else prompts[0],
             positions=first.positions[..., skipped:],
             next_position=first.next_position,
@@ -148,7 +179,7 @@ class ModelCaptioner(Captioner):
             stop_ids=self._common.stop_ids,
             has_prefix=skipped > 0,
             history_ids=first.history_ids,
-            stream=clip.row,
+            stream=row,
             question=first.number,
             shared=shared - skipped if others else 0,
             follow_ups=tuple(
@@ -205,6 +236,10 @@ class ModelCaptioner(Captioner):
         embedding = self._generating.get_input_embeddings()
         ids = torch.tensor(list(token_ids), dtype=torch.int64, device=embedding.weight.device)
         return embedding(ids)
+
+    def prompt_tokens(self, request: Request) -> int:
+        prompt = request.length + (len(self._prefix) if request.has_prefix else 0)
+        return prompt * (len(request.embeddings) if self._common.prompts_each_block else 1)
 
     def caption(self, end: End) -> Caption:
         answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]

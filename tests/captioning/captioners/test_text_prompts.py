@@ -103,7 +103,7 @@ def test_a_system_prompt_is_written_as_in_prompts_with_images(tmp_path: Path) ->
     assert prompt.text_alone("What?", "Be brief.").text == _QWEN.replace("You are a helpful assistant.", "Be brief.")
     made = FamilyPrompt.of(_with_template(tmp_path, MISTRAL), "llava_next").text_alone("What?", "Be brief.")
     assert made.text == "[INST] Be brief.\n\nWhat? [/INST]" and "no system turn" in made.source
-    with pytest.raises(UsageError, match="--system must not contain <image>"):
+    with pytest.raises(UsageError, match="the system prompt must not contain <image>"):
         FamilyPrompt.of(tmp_path, "llava").text_alone("What?", "<image>")
 
 

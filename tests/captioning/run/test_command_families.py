@@ -156,7 +156,7 @@ USAGE_ERRORS: list[tuple[str, list[str], str]] = [
     ("qwen2_5_vl", ["--max_frames", "1"], "--max_frames 1: the model needs at least 2 frames"),
     ("llava", ["--short_side", "0"], "--short_side: 0 is less than 1"),
     ("llava", ["--question", "<image>?"], "--question must not contain <image>"),
-    ("llava_onevision", ["--system", "<video>"], "--system must not contain <video>"),
+    ("llava_onevision", ["--system", "<video>"], "the system prompt must not contain <video>"),
     ("janus", ["--question", "<image_placeholder>?"], "--question must not contain <image_placeholder>"),
     ("qwen2_5_vl", ["--question", "<|video_pad|>"], "--question must not contain <|video_pad|>"),
     ("llava", ["--max_new_tokens", "3000"], "--max_new_tokens 3000 make 3"),

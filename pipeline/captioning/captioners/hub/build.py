@@ -15,7 +15,7 @@ from ...generation.options import GenerationOptions
 from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
-from ..clip_prompts import ClipPrompts, check_questions
+from ..clip_prompts import LONGEST_KNOWN, ClipPrompts, check_questions
 from ..families import FAMILIES
 from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images import KINDS, from_folder
@@ -178,10 +178,16 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks,
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
 
-    @functools.lru_cache(maxsize=1000)  # questions may differ from row to row
-    def text(blocks: int, is_image: bool, question: str) -> PromptText:
+    def made(blocks: int, is_image: bool, question: str, system: str) -> PromptText:
         kinds = ["image"] * blocks if as_images or is_image else ["video"]
-        return family_prompt.text(question, flags.system or "", kinds, frames=blocks)
+        return family_prompt.text(question, system, kinds, frames=blocks)
+
+    known = functools.lru_cache(maxsize=1000)(made)  # questions may differ from row to row
+
+    def text(blocks: int, is_image: bool, question: str, given: str | None = None) -> PromptText:
+        system = (flags.system or "") if given is None else given
+        make = known if len(question) + len(system) <= LONGEST_KNOWN else made
+        return make(blocks, is_image, question, system)
 
     # A question has none of the family's placeholders, so a prompt has those of one kind.
     frames_as, image_as = (text(1, is_image, asks.texts[0]).placeholder for is_image in (False, True))
@@ -190,15 +196,23 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks,
         placeholder = image_as if image_as in prompt else frames_as
         return tokenizer.split(prompt, placeholder, prompt.count(placeholder) if placeholder else 1)
 
-    def of_clip(clip: Clip, question: str) -> PromptText:
-        return text(len(family.prompt_lengths(clip)), clip.is_image, question)
+    def of_clip(clip: Clip, question: str, system: str | None = None) -> PromptText:
+        return text(len(family.prompt_lengths(clip)), clip.is_image, question, system)
+
+    def of_images(images: int, question: str, system: str | None) -> str:
+        return text(images, True, question, system).text
 
     def token(placeholder: str) -> int | None:
         return tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
 
     samples = [longest, first_frame(longest)]
     prompts = ClipPrompts(
-        pieces, lambda clip, question: of_clip(clip, question).text, samples, asks, tokenizer.special_token_in
+        pieces,
+        lambda clip, question, system: of_clip(clip, question, system).text,
+        samples,
+        asks,
+        tokenizer.special_token_in,
+        None if family.images_are_frames else of_images,
     )
     shown = [of_clip(longest, question) for question in asks.texts]
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)

@@ -36,6 +36,7 @@ class HubFamily(ABC):
     needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
         attention. These are models that make their own masks, and encoder-decoder models.
     no_text_questions: why the model can't answer questions about text without an image; empty if it can.
+    images_are_frames: whether several images can only be the frames of one clip, see `CaptionerSource`.
     """
 
     config: Mapping[str, Any]
@@ -44,10 +45,15 @@ class HubFamily(ABC):
     prompts_each_block: bool = False
     needs_generate: bool = False
     no_text_questions: str = ""
+    images_are_frames: bool = False
 
     @abstractmethod
     def block_lengths(self, clip: Clip) -> list[int]:
         """Visual tokens in each block of a clip."""
+
+    def one_of_several(self, image: Clip) -> Clip:
+        """A still image as it is prepared for a prompt with several images; no different unless a family says so."""
+        return image
 
     def prompts(self, clip: Clip) -> int:
         """Number of prompts of a clip."""
@@ -109,10 +115,13 @@ class HubFamily(ABC):
         """The same for a unit of a still image; that of a frame, unless a family says otherwise."""
         return self.unit_bytes(itemsize)
 
-    def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
+    def positions(
+        self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clips: Sequence[Clip]
+    ) -> tuple[np.ndarray, int]:
         """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.
 
         pieces: token ids around the blocks of one prompt. lengths: of these blocks.
+        clips: of the prompt: one, or several still images.
         """
         total = sum(map(len, pieces)) + sum(lengths)
         return np.arange(total), total

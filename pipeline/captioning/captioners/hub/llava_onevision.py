@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 class LlavaOnevision(llava.Llava):
     """See `HubFamily`. The features of still images are not pooled; large grids are shrunk, see `Anyres`.
 
+    Frames of a still image: (1, 1 + tiles + 1, S, S, 3), see `OnevisionTiles`; of one of several images in a prompt:
+    (1, 1, S, S, 3), only the last of these. Its block is its patches, with a newline vector at the end.
+
     Raises:
         UsageError: see `Llava`; or `vision_aspect_ratio` has no limit for the tiles.
     """
@@ -34,9 +38,18 @@ class LlavaOnevision(llava.Llava):
 
     def units(self, clip: Clip) -> np.ndarray:
         """The frames of a video, or the tiles of a still image, (units, S, S, 3)."""
-        return clip.frames.reshape(-1, *clip.frames.shape[-3:])
+        return clip.frames.reshape(-1, *clip.frames.shape[-3:])[: self.unit_count(clip)]
+
+    def unit_count(self, clip: Clip) -> int:
+        count = super().unit_count(clip)
+        return count - 1 if clip.is_image and not _is_one_of_several(clip) else count
+
+    def one_of_several(self, image: Clip) -> Clip:
+        return replace(image, frames=image.frames[:, -1:])
 
     def block_lengths(self, clip: Clip) -> list[int]:
+        if _is_one_of_several(clip):
+            return [self._patches + 1]
         if clip.is_image:
             return [self._anyres.length(clip)]
         return [len(clip.frame_index) * math.ceil(self._grid / 2) ** 2 + 1]
@@ -57,8 +70,12 @@ class LlavaOnevision(llava.Llava):
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         import torch
 
-        if clip.is_image:
+        if clip.is_image and not _is_one_of_several(clip):
             return [self._anyres.block(features, clip, model.model.image_newline)]
         frames = features[list(clip.frame_index)]
         newline = model.model.image_newline[None].to(features.dtype)
         return [torch.cat([frames.reshape(-1, frames.shape[-1]), newline])]
+
+
+def _is_one_of_several(clip: Clip) -> bool:
+    return clip.is_image and clip.frames.shape[1] == 1

@@ -66,6 +66,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
     ) -> None:
         super().__init__(options.checkpoint, prompt.prompts, prompt.tokenizer, generation)
         self._family, self._options, self._prompt = family, options, prompt
+        self.images_are_frames = family.images_are_frames
         self.stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self.longest, self._frames_note = frames.longest, frames.note
         self.frame_transform, self.image_transform = family.frame_transform, family.image_transform

@@ -18,7 +18,7 @@ from PIL import Image
 from ...process.errors import UsageError
 from .base import ImageTransform
 from .preprocessor_file import PreprocessorFile
-from .resizing import resized
+from .resizing import MAX_RESIZED_PIXELS, resized
 
 Resolutions = tuple[tuple[int, int], ...]
 
@@ -71,9 +71,27 @@ class Tiles(ImageTransform):
 
 @dataclass(frozen=True, kw_only=True)
 class OnevisionTiles(Tiles):
-    """The tiles of LLaVA-OneVision: without the entries of a crop, and with more resolutions by default."""
+    """The tiles of LLaVA-OneVision: without the entries of a crop, and with more resolutions by default.
+
+    The last tile is for prompts with several images, which have only this one of each: the whole image, padded to a
+    square with the colour of the mean. Where images are prepared, it is not known what their prompts are.
+    """
 
     image_grid_pinpoints: Resolutions = ONEVISION_PINPOINTS
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """See ImageTransform; returns (frames, 1 + rows * columns + 1, size, size, 3)."""
+        return np.stack([np.concatenate([self._tiled(image), self._in_square(image)[np.newaxis]]) for image in images])
+
+    def _in_square(self, image: Image.Image) -> np.ndarray:
+        """The image in the middle of a square, at the size of a tile. Very large images are scaled down before."""
+        side = math.isqrt(MAX_RESIZED_PIXELS)
+        if max(image.size) > side:
+            image = resized(image, _fitted_size(*image.size, side, side), self.resample)
+        longest = max(image.size)
+        square = Image.new("RGB", (longest, longest), self.background)
+        square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
+        return np.asarray(resized(square, (self.size, self.size), self.resample))
 
     @classmethod
     def _read(cls, file: PreprocessorFile) -> dict[str, Any]:

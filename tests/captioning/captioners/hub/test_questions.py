@@ -165,7 +165,7 @@ def test_blip2_with_a_system_prompt_refuses_only_rows_without_a_question(
     clips = cases.clips(source)[:2]
     refused, *requests = source.load(backend).prepare(clips, [[""], [WHAT]])
     assert isinstance(refused, Refused) and refused.row == 0
-    assert refused.message.endswith("give --question instead; change the row's cell in 'title'")
+    assert refused.message.endswith("which is empty; write a question; change the row's cell in 'title'")
     assert [request.key for request in requests] == [(1, 0)]
 
 
