@@ -18,6 +18,7 @@ from PIL import Image
 from .decode import DecodeError, check_path, decode_into, kind_of
 from .frame_memory import FrameMemory, FramesInMemory
 from .preparation import FramePreparation, FrameTransform
+from .sampling import FrameSampling
 from .time_range import TimeRange
 from .video_file import is_video, read_video_file
 
@@ -32,12 +33,16 @@ class DecodeRequest:
     named: the URL of the clip, if `path` is the file into which it was downloaded. Its suffix tells an image from a
         video.
     part: the range of the file that is the clip; None for the whole file.
+    sampling: which frames are sampled; None for the sampling of the preparation.
+    image_as_frame: a still image is prepared as a frame of a video.
     """
 
     path: str
     decoder: str
     named: str = ""
     part: TimeRange | None = None
+    sampling: FrameSampling | None = None
+    image_as_frame: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,12 @@ def _decode(request: DecodeRequest, decoder: str, memory: FrameMemory, preparati
         DecodeError: the decoder can't decode it.
     """
     collect = functools.partial(_prepare, preparation.transform)
-    collect_image = functools.partial(_prepare, preparation.image_transform or preparation.transform)
+    image_transform = None if request.image_as_frame else preparation.image_transform
+    collect_image = functools.partial(_prepare, image_transform or preparation.transform)
     sampled = decode_into(
         collect,
         request.path,
-        preparation.sampling,
+        request.sampling or preparation.sampling,
         [decoder],
         preparation.short_side,
         collect_image,

@@ -1,0 +1,56 @@
+"""A device process of the server, which starts it:
+
+python -m pipeline.serving.device --fd N
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from ...captioning.process.arguments import whole_number
+from ...captioning.process.errors import EXIT_FAILED
+from ...captioning.process.supervisor import die_with_parent
+from ..messages import DeviceSettings
+from .device_process import run_device
+
+_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A device process of the captioning server, which starts it.")
+    parser.add_argument(
+        "--fd", type=whole_number(0), required=True, help="file descriptor of the connection to the HTTP process"
+    )
+    connection = Connection(parser.parse_args().fd)
+    die_with_parent(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the HTTP process decides
+    faulthandler.enable()
+    try:
+        settings = connection.recv()
+    except EOFError:
+        return EXIT_FAILED
+    assert isinstance(settings, DeviceSettings), "the first message is the settings"
+    _set_up_logging(settings)
+    return run_device(connection, settings)
+
+
+def _set_up_logging(settings: DeviceSettings) -> None:
+    name = settings.device or "device"
+    number = os.environ.get(_VISIBLE.get(name, ""), "")
+    logging.basicConfig(
+        level=logging.WARNING,
+        format=f"%(asctime)s {name}{number and ' '}{number} (process {os.getpid()}) %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+    )
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

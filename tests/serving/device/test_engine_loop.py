@@ -1,0 +1,317 @@
+"""The loop that drives the engine, with a captioner without a model."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from pipeline.captioning.clips.clip import Clip
+from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.process.errors import RunError
+from pipeline.serving.device.engine_loop import EngineLoop, Received
+from pipeline.serving.device.media_loader import Loaded, NotLoaded
+from pipeline.serving.messages import (
+    Ask,
+    Begun,
+    Cancel,
+    Done,
+    Failed,
+    FinishReason,
+    FromDevice,
+    Problem,
+    State,
+    Stop,
+    Text,
+)
+from tests.fakes import CPU
+from tests.serving.device.fake_model import ENDLESS, FakeModel
+
+SECONDS = 30.0
+
+
+class FakeLoader:
+    """Loads each question at once, except those about `hanging`."""
+
+    def __init__(self, inbox: queue.SimpleQueue[Received]) -> None:
+        self._inbox = inbox
+        self.kept: set[int] = set()
+
+    def add(self, ask: Ask) -> None:
+        self.kept.add(ask.id)
+        if ask.media == ("broken",):
+            self._inbox.put(NotLoaded(ask, ("PyAV: no video", "decord: no frames")))
+        elif ask.media != ("hanging",):
+            clips = [Clip(ask.id, name, np.zeros((1, 2), np.uint8), (0,)) for name in ask.media]
+            self._inbox.put(Loaded(ask, tuple(clips)))
+
+    def forget(self, question: int) -> None:
+        self.kept.discard(question)
+
+
+class Device:
+    """A loop in a thread, and what it sends."""
+
+    def __init__(self, model: FakeModel, slots: int = 4) -> None:
+        self.model = model
+        self.sent: list[FromDevice] = []
+        self._changed = threading.Condition()
+        inbox: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self.loader = FakeLoader(inbox)
+        self.loop = EngineLoop(model, CPU, slots, self.loader, inbox, self._send, self._check, "S")
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:
+            self.error = error
+
+    def _check(self) -> None:
+        if self.model.is_broken:
+            raise RuntimeError("no device")
+
+    def _send(self, message: FromDevice) -> None:
+        with self._changed:
+            self.sent.append(message)
+            self._changed.notify_all()
+
+    def ask(self, number: int, question: str, *media: str, tokens: int = 200, **about: object) -> None:
+        options = GenerationOptions(max_new_tokens=tokens, num_beams=2 if question == "beams" else 1)
+        self.loop.receive(Ask(number, question, options, media=media or ("clip",), **about))  # type: ignore[arg-type]
+
+    def wait(self, is_true: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(is_true, SECONDS), self.sent[-20:]
+
+    def about(self, number: int) -> list[Begun | Text | Done | Failed]:
+        return [one for one in self.sent if not isinstance(one, State) and getattr(one, "id", None) == number]  # type: ignore[misc]
+
+    def end(self, number: int) -> Done | Failed:
+        """The last message about a question; waits for it."""
+        self.wait(lambda: any(isinstance(one, Done | Failed) for one in self.about(number)))
+        ends = [one for one in self.about(number) if isinstance(one, Done | Failed)]
+        assert len(ends) == 1 and self.about(number)[-1] is ends[0]
+        return ends[0]
+
+    def text(self, number: int) -> str:
+        end = self.end(number)
+        assert isinstance(end, Done), end
+        return end.text
+
+    def wait_idle(self) -> None:
+        self.wait(lambda: [one for one in self.sent if isinstance(one, State)][-1] == State(0, 0))
+        assert not self.loader.kept
+
+    def streamed(self, number: int) -> str:
+        """The text of the pieces, of which later ones replace earlier ones from their begin on."""
+        text = ""
+        for one in self.about(number):
+            if isinstance(one, Text):
+                assert one.begin <= len(text)
+                text = text[: one.begin] + one.text
+        return text
+
+    def close(self) -> None:
+        self.model.gate.set()
+        self.loop.receive(Stop())
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+
+
+Make = Callable[..., Device]
+
+
+@pytest.fixture
+def device_of() -> Iterator[Make]:
+    devices: list[Device] = []
+
+    def make(model: FakeModel | None = None, slots: int = 4) -> Device:
+        devices.append(Device(model or FakeModel(), slots))
+        return devices[-1]
+
+    yield make
+    for device in devices:
+        device.close()
+
+
+def test_a_question_joins_others_that_run_and_leaves_when_it_ends(device_of: Make) -> None:
+    device = device_of()
+    device.ask(1, ENDLESS, tokens=10**9, streams=True)
+    device.wait(lambda: bool(device.about(1)))
+    for number in range(2, 30):
+        device.ask(number, f"a red star {number}")
+    assert [device.text(number) for number in range(2, 30)] == [f"a red star {number}" for number in range(2, 30)]
+    device.wait(lambda: State(1, 0) in device.sent)
+    assert not any(isinstance(one, Done) for one in device.about(1))
+    device.loop.receive(Cancel(1))
+    device.wait_idle()
+    assert max(one.running for one in device.sent if isinstance(one, State)) == 4
+
+
+def test_what_is_sent_about_an_answer(device_of: Make) -> None:
+    device = device_of()
+    device.ask(1, "yes é", streams=True)
+    assert device.end(1) == Done(1, "yes é", FinishReason.STOP, 5, 6)
+    assert device.about(1)[0] == Begun(1, 5)
+    assert [one.text for one in device.about(1) if isinstance(one, Text)] == ["y", "e", "s", " é"]
+    device.ask(2, "yes", tokens=2)
+    assert device.end(2) == Done(2, "ye", FinishReason.LENGTH, 3, 2)
+    assert len(device.about(2)) == 2, "no text without `streams`"
+    device.ask(3, "one STOP two", stop=("STOP",), streams=True)
+    device.ask(4, "one STOP two", stop=("STOP",))
+    for number in (3, 4):
+        assert device.end(number) == Done(number, "one ", FinishReason.STOP, 12, 8)
+    assert device.streamed(3) == "one " and device.streamed(4) == ""
+    device.wait_idle()
+
+
+def test_questions_about_text_and_several_images(device_of: Make) -> None:
+    device = device_of()
+    device.loop.receive(Ask(1, "hello", GenerationOptions()))
+    device.ask(2, "which", "a.png", "b.png")
+    device.ask(3, "a clip", system="be brief")
+    assert [device.text(number) for number in (1, 2, 3)] == ["hello", "2 images: which", "a clip"]
+    assert device.model.systems[3] == "be brief"
+    device.wait_idle()
+
+
+def test_an_endless_answer_is_cut_off_by_its_stop_text(device_of: Make) -> None:
+    device = device_of(slots=1)
+    device.ask(1, ENDLESS, tokens=10**9, stop=("s e",))
+    device.ask(2, "next")
+    assert device.text(1) == "endles" and device.text(2) == "next"
+
+
+@pytest.mark.parametrize("question", [ENDLESS, "waiting"])
+def test_a_question_can_be_cancelled_in_its_slot_and_before(device_of: Make, question: str) -> None:
+    device = device_of(slots=1)
+    device.ask(1, ENDLESS, tokens=10**9)
+    device.wait(lambda: State(1, 0) in device.sent)
+    device.ask(2, "waiting")
+    device.ask(3, "last")
+    device.wait(lambda: State(1, 2) in device.sent)
+    device.loop.receive(Cancel(2))
+    device.wait(lambda: device.sent[-1] == State(1, 1))
+    device.loop.receive(Cancel(1))
+    assert device.text(3) == "last"
+    assert not device.about(2)
+    device.wait_idle()
+
+
+def test_cancelling_ends_decoding_during_a_step(device_of: Make) -> None:
+    device = device_of()
+    device.ask(1, ENDLESS, tokens=10**9)
+    device.wait(lambda: State(1, 0) in device.sent)
+    device.ask(2, "?", "hanging")
+    device.wait(lambda: State(1, 1) in device.sent)
+    device.model.gate.clear()
+    device.loop.receive(Cancel(2))
+    assert device.loader.kept <= {1}
+    device.model.gate.set()
+    device.wait(lambda: device.sent[-1] == State(1, 0))
+    device.loop.receive(Cancel(1))
+    device.loop.receive(Cancel(77))
+    device.wait_idle()
+
+
+def test_each_problem_has_its_kind(device_of: Make) -> None:
+    device = device_of()
+    device.ask(1, "?", "broken")
+    device.ask(2, "refused")
+    device.ask(3, "overflow")
+    device.loop.receive(Ask(4, "no text", GenerationOptions()))
+    device.ask(5, "beams")
+    device.ask(6, "good")
+    ends = [device.end(number) for number in range(1, 6)]
+    assert [one.problem for one in ends if isinstance(one, Failed)] == [
+        Problem.MEDIA, Problem.PROMPT, Problem.MODEL, Problem.PROMPT, Problem.PROMPT
+    ]  # fmt: skip
+    assert ends[0] == Failed(1, Problem.MEDIA, "PyAV: no video; decord: no frames")
+    assert device.text(6) == "good"
+    device.wait_idle()
+
+
+@pytest.mark.parametrize("fault", ["crash", "unprepared", "huge"])
+def test_an_error_costs_the_question_that_causes_it(device_of: Make, fault: str) -> None:
+    device = device_of(slots=8)
+    device.model.gate.clear()
+    for number in range(12):
+        device.ask(number, fault if number in (3, 9) else f"a long answer {number}", streams=True)
+    device.model.gate.set()
+    for number in range(12):
+        end = device.end(number)
+        if number in (3, 9):
+            assert isinstance(end, Failed) and end.problem is Problem.MODEL
+            assert end.message.startswith("RuntimeError: ")
+        else:
+            assert device.text(number) == device.streamed(number) == f"a long answer {number}"
+    device.wait_idle()
+    device.ask(20, "after")
+    assert device.text(20) == "after"
+    assert device.model.engines[-1] == 8, "the slots are as many as before"
+
+
+def test_fewer_slots_after_out_of_memory(device_of: Make) -> None:
+    device = device_of(FakeModel(memory=3), slots=8)
+    device.model.gate.clear()
+    for number in range(20):
+        device.ask(number, f"answer {number}")
+    device.model.gate.set()
+    assert [device.text(number) for number in range(20)] == [f"answer {number}" for number in range(20)]
+    device.wait_idle()
+    assert device.model.engines[-1] <= 3
+    made = len(device.model.engines)
+    for number in range(20, 40):
+        device.ask(number, f"answer {number}")
+    assert [device.text(number) for number in range(20, 40)] == [f"answer {number}" for number in range(20, 40)]
+    assert len(device.model.engines) == made, "no error came again"
+
+
+def test_a_device_that_fails_for_every_question_ends_the_loop(device_of: Make) -> None:
+    device = device_of()
+    device.model.is_broken = True
+    device.ask(1, "crash")
+    device.thread.join(SECONDS)
+    assert isinstance(device.error, RunError) and "no device" in str(device.error)
+    assert not [one for one in device.about(1) if isinstance(one, Failed)], "another device may answer"
+
+
+def test_an_idle_loop_does_nothing(device_of: Make) -> None:
+    device = device_of()
+    device.ask(1, "one")
+    device.text(1)
+    device.wait_idle()
+    sent, begin = len(device.sent), time.process_time()
+    device.thread.join(0.3)
+    assert len(device.sent) == sent and time.process_time() - begin < 0.2
+
+
+def test_random_questions_faults_and_cancels(device_of: Make) -> None:
+    rng = random.Random(5)
+    device = device_of(FakeModel(memory=6), slots=5)
+    questions, cancelled = {}, set()
+    for number in range(300):
+        word = rng.choices(["a red star", "crash", "huge", "unprepared", "é🙂 X y"], [20, 1, 1, 1, 5])[0]
+        questions[number] = f"{word} {number}"
+        device.ask(number, questions[number], streams=rng.random() < 0.5, stop=("X",) if rng.random() < 0.3 else ())
+        if rng.random() < 0.2:
+            cancelled.add(back := rng.randrange(number + 1))
+            device.loop.receive(Cancel(back))
+    for number, question in questions.items():
+        if number in cancelled:
+            continue
+        end = device.end(number)
+        if any(fault in question for fault in ("crash", "huge", "unprepared")):
+            assert isinstance(end, Failed)
+        else:
+            assert isinstance(end, Done) and question.startswith(end.text)
+            assert device.streamed(number) in ("", end.text)
+    device.wait_idle()
