@@ -2,8 +2,8 @@
 
     python -m tests.serving.devices.fake_device [--slots N] [--loaded usage|error|exit|wait] --fd FD
 
-`hold` waits for `release`, which ends all held questions. `die`, `die once FILE`, `stall`, `resend`, `differ`, `long`
-and `cancelled` are explained below. Anything else is answered with the id of the process and the question.
+`hold` waits for SIGUSR1, after which the process holds no question. `die`, `die once FILE`, `stall`, `resend`, `differ`,
+`long` and `cancelled`: see below. Anything else is answered with the id of the process and the question.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ class FakeDevice:
         self.connection = connection
         self.held: dict[int, Ask] = {}
         self.cancelled = 0
+        self.is_busy = self.is_released = False
 
     def serve(self) -> None:
         while not isinstance(message := self.connection.recv(), Stop):
+            self.is_busy = True
             if isinstance(message, Cancel):
                 self.cancelled += 1
                 self.held.pop(message.id, None)
             else:
                 self._answer(message)
             self.connection.send(State(len(self.held), 0))
+            self.is_busy = False
+            if self.is_released:
+                self._end_held()
 
     def _answer(self, ask: Ask) -> None:
         self.connection.send(Begun(ask.id, 7))
         word, _, rest = ask.question.partition(" ")
         if word == "hold":
             self.held[ask.id] = ask
-        elif word == "release":
-            for held in [*self.held.values(), ask]:
-                self._done(held.id, f"{os.getpid()} released")
-            self.held.clear()
         elif word == "die":
             once = Path(rest.removeprefix("once "))
             if rest and once.exists():
@@ -87,6 +88,20 @@ class FakeDevice:
         else:
             self._done(ask.id, f"{os.getpid()} {ask.question}")
 
+    def release(self) -> None:
+        """The handler of SIGUSR1."""
+        self.is_released = True
+        if not self.is_busy:
+            self._end_held()
+
+    def _end_held(self) -> None:
+        self.is_busy = True
+        for held in self.held:
+            self._done(held, f"{os.getpid()} released")
+        self.held.clear()
+        self.connection.send(State(0, 0))
+        self.is_busy = False
+
     def _done(self, id: int, text: str) -> None:
         self.connection.send(Done(id, text, FinishReason.STOP, 7, len(text)))
 
@@ -108,9 +123,11 @@ def main() -> None:
         sys.exit(3)
     if flags.loaded == "wait":
         threading.Event().wait()
+    device = FakeDevice(connection)
+    signal.signal(signal.SIGUSR1, lambda *_: device.release())
     connection.send(Ready(flags.slots, f"fake in {settings.dtype}"))
     try:
-        FakeDevice(connection).serve()
+        device.serve()
     except EOFError:
         sys.exit(0)
 

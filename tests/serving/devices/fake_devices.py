@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -64,6 +65,12 @@ async def text_of(devices: Devices, text: str) -> str:
     done = await answer(devices, text)
     assert isinstance(done, Done), done
     return done.text
+
+
+def release(devices: Devices) -> None:
+    """End all questions that the processes, which must be ready, hold or get to hold."""
+    for process in devices.process_ids():
+        os.kill(process, signal.SIGUSR1)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.serving.devices import device
 from pipeline.serving.messages import Begun, Done, Failed, Problem, Text
-from tests.serving.devices.fake_devices import answer, answers, ask, running_devices, text_of, until
+from tests.serving.devices.fake_devices import answer, answers, ask, release, running_devices, text_of, until
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,9 @@ def test_no_question_is_lost_when_a_process_is_killed_under_load() -> None:
             await until(lambda: devices.load().ready < 2)
             assert devices.load().running + devices.load().waiting == 40
             await until(lambda: devices.load().ready == 2)
-            while not all(question.done() for question in questions):
-                await asyncio.gather(answer(devices, "release"), answer(devices, "release"))
-            last = [question.result()[-1] for question in questions]
+            await until(lambda: devices.load().running == 40)
+            release(devices)
+            last = [(await question)[-1] for question in questions]
             assert all(isinstance(each, Done) for each in last)
             assert str(killed) not in {each.text.split()[0] for each in last}
             assert devices.load().restarts == 1 and killed not in devices.process_ids()

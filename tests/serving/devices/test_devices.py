@@ -11,7 +11,16 @@ from pipeline.captioning.process.errors import RunError, UsageError
 from pipeline.serving.messages import Begun, Done, Failed, Problem, Text
 from pipeline.serving.questions import Load, QueueFull
 from tests.serving.devices.fake_device import LONG
-from tests.serving.devices.fake_devices import answer, answers, ask, fake_devices, running_devices, text_of, until
+from tests.serving.devices.fake_devices import (
+    answer,
+    answers,
+    ask,
+    fake_devices,
+    release,
+    running_devices,
+    text_of,
+    until,
+)
 
 
 def test_answers_of_one_device() -> None:
@@ -56,7 +65,7 @@ def test_two_devices_get_equal_shares() -> None:
             questions = [ask(devices, "hold") for _ in range(200)]
             await until(lambda: devices.load().running == 200)
             assert devices.load() == Load(running=200, waiting=0, slots=200, devices=2, ready=2, restarts=0)
-            await asyncio.gather(answer(devices, "release"), answer(devices, "release"))
+            release(devices)
             shares = Counter([messages[-1].text for messages in await asyncio.gather(*map(answers, questions))])
             assert sorted(shares.values()) == [100, 100]
 
@@ -76,11 +85,14 @@ def test_a_full_queue_refuses_and_cancelling_makes_room() -> None:
             questions[-1].cancel()  # no process has it
             questions[0].cancel()
             assert [type(each) for each in await reading] in ([], [Begun])
-            assert await text_of(devices, "cancelled") == "1"
+            assert devices.load().waiting == 2
+            for question in questions[1:-1:2]:
+                question.cancel()
             questions[0].cancel()  # does nothing
-            await answer(devices, "release")
-            last = [(await answers(question))[-1] for question in questions[1:-1]]
+            release(devices)
+            last = [(await answers(question))[-1] for question in questions[2:-1:2]]
             assert all(isinstance(each, Done) for each in last)
+            assert await text_of(devices, "cancelled") == "5"
             assert devices.load().waiting == devices.load().running == 0
 
     asyncio.run(run())
