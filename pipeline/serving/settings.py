@@ -14,6 +14,7 @@ class RequestLimits:
     """Bounds of what clients may send.
 
     body_bytes: largest body of a request. all_body_bytes: bytes of all bodies that are being read or decoded.
+    all_media_bytes: bytes of the media of all open questions, which are files in a private folder.
     body_seconds: time for receiving a body. request_seconds: time from the body to the end of the answer.
     images: most images in one message.
     new_tokens: largest `max_tokens`.
@@ -22,6 +23,7 @@ class RequestLimits:
 
     body_bytes: int = 256 * 2**20
     all_body_bytes: int = 2**30
+    all_media_bytes: int = 2**33
     body_seconds: float = 60.0
     request_seconds: float = 600.0
     images: int = 64
@@ -49,6 +51,7 @@ class ServedModel:
     question: asked if a message has no text. options: how tokens are chosen unless a request says otherwise.
     sampling: which frames of a video are sampled unless a request says otherwise.
     created: seconds since 1970 at which the server started.
+    rate_sampling: replaces `sampling` for a request with a frame rate; None for no other. See `frame_sampling`.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ServedModel:
     options: GenerationOptions
     sampling: FrameSampling
     created: int
+    rate_sampling: FrameSampling | None = None
 
 
 @dataclass(frozen=True)
