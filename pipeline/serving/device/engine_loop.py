@@ -26,7 +26,7 @@ from .prepare import key_of, prepared, question_of
 logger = logging.getLogger(__name__)
 
 STATE_SECONDS = 0.5
-"""Time between two messages about the state while the engine works."""
+"""Time between two messages about the state while questions are open."""
 
 Received = Ask | Cancel | Stop | Loaded | NotLoaded | Exception
 """What the loop takes from its inbox. An exception ends it."""
@@ -122,9 +122,11 @@ class EngineLoop:
     def _take_messages(self) -> bool:
         """Handle the messages in the inbox; wait for one if there is no other work. Returns whether to continue."""
         must_wait = not self._in_flight and not any(group.questions for group in self._groups)
+        # While questions are being decoded, the HTTP process must see that this loop is alive.
+        seconds = STATE_SECONDS if self._open else None
         while True:
             try:
-                message = self._inbox.get(block=must_wait)
+                message = self._inbox.get(must_wait, seconds)
             except queue.Empty:
                 return True
             must_wait = False
@@ -300,11 +302,11 @@ class EngineLoop:
         self._in_flight.pop(question, None)
 
     def _report(self) -> None:
-        """Send the state if it has changed, or if the engine works and the last message is old."""
+        """Send the state if it has changed, or if questions are open and the last message is old."""
         in_slots = self._engine.active - self._engine.waiting if self._engine is not None else 0
         running = max(0, min(len(self._in_flight), in_slots))
         state, now = State(running, len(self._open) - running), time.monotonic()
-        if state != self._state or (self._in_flight and now - self._state_time >= STATE_SECONDS):
+        if state != self._state or (self._open and now - self._state_time >= STATE_SECONDS):
             self._send(state)
             self._state, self._state_time = state, now
 
