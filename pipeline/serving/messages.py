@@ -101,7 +101,8 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class State:
-    """How busy a device is. Sent when the numbers change, and every 0.5 s while the engine works.
+    """How busy a device is. Sent when the numbers change, and every 0.5 s while there are questions: it shows that the
+    process makes progress.
 
     running: questions in a slot of the engine. waiting: questions that were received and have not ended, without
         `running`: they are being decoded, or wait for a slot.

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ...captioning.backends import Backend
@@ -22,11 +21,12 @@ from ..messages import Ask, Cancel, Failed, FromDevice, Problem, State, Stop
 from .media_loader import Loaded, NotLoaded
 from .open_answer import OpenAnswer
 from .prepare import key_of, prepared, question_of
+from .waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
 STATE_SECONDS = 0.5
-"""Time between two messages about the state while the engine works."""
+"""Time between two messages about the state while questions are open."""
 
 Received = Ask | Cancel | Stop | Loaded | NotLoaded | Exception
 """What the loop takes from its inbox. An exception ends it."""
@@ -48,19 +48,6 @@ class _InFlight:
 
     question: Loaded
     answer: OpenAnswer | None = None
-
-
-@dataclass
-class _Group:
-    """Questions that wait for a slot.
-
-    slots: most of them in flight at the same time.
-    lowers_to: the number of slots of the loop once they have ended; None for no change.
-    """
-
-    slots: int
-    questions: deque[Loaded] = field(default_factory=deque)
-    lowers_to: int | None = None
 
 
 class EngineLoop:
@@ -85,14 +72,13 @@ class EngineLoop:
         check_device: Callable[[], None],
         system: str = "",
     ) -> None:
-        self._captioner, self._backend, self._slots, self._loader = captioner, backend, slots, loader
+        self._captioner, self._backend, self._loader = captioner, backend, loader
         self._inbox, self._send, self._check_device, self._system = inbox, send, check_device, system
         self._open: set[int] = set()  # questions that were received and have not ended
         self._in_flight: dict[int, _InFlight] = {}
         self._engine: Engine | None = None
         self._engine_slots = 0
-        # All new questions are in the first group. `_recover` adds others; the last group is answered first.
-        self._groups = [_Group(slots)]
+        self._waiting = Waiting(slots)
         self._messages: list[FromDevice] = []  # to send: an error of the pipe is none of the model
         self._state, self._state_time = State(0, 0), 0.0
 
@@ -121,10 +107,12 @@ class EngineLoop:
 
     def _take_messages(self) -> bool:
         """Handle the messages in the inbox; wait for one if there is no other work. Returns whether to continue."""
-        must_wait = not self._in_flight and not any(group.questions for group in self._groups)
+        must_wait = not self._in_flight and not self._waiting.total
+        # While questions are being decoded, the HTTP process must see that this loop is alive.
+        seconds = STATE_SECONDS if self._open else None
         while True:
             try:
-                message = self._inbox.get(block=must_wait)
+                message = self._inbox.get(must_wait, seconds)
             except queue.Empty:
                 return True
             must_wait = False
@@ -138,13 +126,13 @@ class EngineLoop:
         if isinstance(message, Ask):
             self._open.add(message.id)
             if not message.media:
-                self._groups[0].questions.append(Loaded(message))
+                self._waiting.add(Loaded(message))
         elif isinstance(message, Cancel):
             self._cancel(message.id)
         elif message.ask.id not in self._open:
             return
         elif isinstance(message, Loaded):
-            self._groups[0].questions.append(message)
+            self._waiting.add(message)
         else:
             self._fail(message.ask.id, Problem.MEDIA, "; ".join(message.messages))
 
@@ -153,29 +141,23 @@ class EngineLoop:
         self._loader.forget(question)
         if self._in_flight.pop(question, None) is not None and self._engine is not None:
             self._engine.cancel(key_of(question))
-        for group in self._groups:
-            for waiting in [one for one in group.questions if one.ask.id == question]:
-                group.questions.remove(waiting)
+        self._waiting.remove(question)
 
     def _advance(self) -> None:
         """Give questions to the engine, and let it take a step."""
-        group = self._groups[-1]
-        if not self._in_flight and not group.questions:
-            if len(self._groups) > 1:
-                self._groups.pop()
+        if not self._in_flight and not self._waiting.present:
+            if self._waiting.next_group():
                 self._engine = None
-                if group.lowers_to is not None:
-                    self._lower_slots(group.lowers_to)
             return
         if self._engine is None:
-            self._engine, self._engine_slots = self._new_engine(group.slots)
+            self._engine, self._engine_slots = self._new_engine(self._waiting.slots)
         engine, problem = self._engine, None
-        questions = self._next_questions(group, engine)
+        questions = self._next_questions(engine)
         self._in_flight |= {question.ask.id: _InFlight(question) for question in questions}
         try:
             self._prepare(engine, questions)
             # A question that can't be asked leaves; the engine may be empty.
-            has_more = bool(questions and group.questions and engine.requests_needed)
+            has_more = bool(questions and self._waiting.present and engine.requests_needed)
             events = engine.step() if self._in_flight and not has_more else []
             self._add_answers(engine, events)
         except Exception as error:
@@ -185,13 +167,12 @@ class EngineLoop:
             self._engine = None
             self._recover(*problem)
 
-    def _new_engine(self, most: int) -> tuple[Engine, int]:
-        """A new engine and its number of slots: `most`, or fewer if the memory does not suffice.
+    def _new_engine(self, slots: int) -> tuple[Engine, int]:
+        """A new engine and its number of slots: `slots`, or fewer if the memory does not suffice.
 
         Raises:
             RunError: the engine can't be made, not even with one slot if the reason is out of memory.
         """
-        slots = min(most, self._slots)
         try:
             engine = self._captioner.engine(slots)
             engine.on_token = self._report
@@ -200,14 +181,13 @@ class EngineLoop:
             if slots == 1 or not self._backend.is_out_of_memory(error):
                 raise RunError(f"no question can be answered any more: {_one_line(error)}") from error
         self._backend.release_memory()
-        self._lower_slots(slots // 2)
-        return self._new_engine(most)
+        self._waiting.lower_slots(slots // 2)
+        return self._new_engine(slots // 2)
 
-    def _next_questions(self, group: _Group, engine: Engine) -> list[Loaded]:
+    def _next_questions(self, engine: Engine) -> list[Loaded]:
         if engine.waiting:
             return []
-        most = min(engine.free, self._captioner.clips_together, len(group.questions))
-        questions = [group.questions.popleft() for _ in range(most)]
+        questions = self._waiting.take(min(engine.free, self._captioner.clips_together))
         for question in questions:
             self._loader.forget(question.ask.id)
         return questions
@@ -266,19 +246,10 @@ class EngineLoop:
         if len(questions) == 1 and (self._engine_slots == 1 or not out_of_memory):
             self._check(message)
             if out_of_memory:
-                for group in self._groups:
-                    group.lowers_to = None
+                self._waiting.keep_slots()
             self._fail(questions[0].ask.id, Problem.MODEL, message)
         else:
-            half = max(1, len(questions) // 2)
-            lowers_to = self._engine_slots // 2 if out_of_memory else None
-            logger.warning("%d questions in flight are asked again, %d at a time", len(questions), half)
-            self._groups.append(_Group(half, deque(questions), lowers_to))
-
-    def _lower_slots(self, slots: int) -> None:
-        if slots < self._slots:
-            logger.warning("out of memory with %d questions in flight; continuing with %d", self._slots, slots)
-            self._slots = slots
+            self._waiting.ask_again(questions, self._engine_slots, out_of_memory)
 
     def _check(self, message: str) -> None:
         """
@@ -300,11 +271,11 @@ class EngineLoop:
         self._in_flight.pop(question, None)
 
     def _report(self) -> None:
-        """Send the state if it has changed, or if the engine works and the last message is old."""
+        """Send the state if it has changed, or if questions are open and the last message is old."""
         in_slots = self._engine.active - self._engine.waiting if self._engine is not None else 0
         running = max(0, min(len(self._in_flight), in_slots))
         state, now = State(running, len(self._open) - running), time.monotonic()
-        if state != self._state or (self._in_flight and now - self._state_time >= STATE_SECONDS):
+        if state != self._state or (self._open and now - self._state_time >= STATE_SECONDS):
             self._send(state)
             self._state, self._state_time = state, now
 

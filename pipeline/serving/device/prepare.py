@@ -44,8 +44,10 @@ def _prepared(captioner: Captioner, system: str, questions: Sequence[Loaded]) ->
         clips = [question.clips[0] for question in about_clips]
         asked = [[question.ask.question] for question in about_clips]
         systems = [question.ask.system for question in about_clips]
-        own = (systems,) if any(system is not None for system in systems) else ()
-        yield from captioner.prepare(clips, asked, *own)
+        if any(one is not None for one in systems):
+            yield from captioner.prepare(clips, asked, systems)
+        else:
+            yield from captioner.prepare(clips, asked)
     for question in questions:
         ask, clips = question.ask, list(question.clips)
         if len(clips) == 1:

@@ -1,4 +1,4 @@
-"""A small question about a grey video: compiles what the first user would wait for, and shows whether a device works."""
+"""A small question about a grey video: compiles what the first user would wait for, and shows that the device works."""
 
 from __future__ import annotations
 

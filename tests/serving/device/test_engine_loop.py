@@ -7,15 +7,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.captioning.generation.requests import End, EndReason
 from pipeline.captioning.process.errors import RunError
 from pipeline.serving.device.engine_loop import EngineLoop, Received
 from pipeline.serving.device.media_loader import Loaded, NotLoaded
+from pipeline.serving.device.open_answer import OpenAnswer
 from pipeline.serving.messages import (
     Ask,
     Begun,
@@ -222,6 +225,25 @@ def test_cancelling_ends_decoding_during_a_step(device_of: Make) -> None:
     device.wait_idle()
 
 
+def test_a_loop_that_waits_for_decoding_shows_that_it_is_alive(device_of: Make) -> None:
+    device = device_of()
+    device.ask(1, "?", "hanging")
+    device.wait(lambda: device.sent.count(State(0, 1)) > 2)
+    device.loop.receive(Cancel(1))
+    device.wait_idle()
+
+
+def test_an_answer_of_several_prompts_is_one_piece_of_text() -> None:
+    """Their tokens come mixed."""
+    model, ask = FakeModel(), Ask(1, "ab", GenerationOptions(), stop=("c",), streams=True)
+    request = model.prepare_text((1, 0), "ab")
+    answer = OpenAnswer(ask, model, replace(request, embeddings=np.zeros((2, 2, 0))))  # type: ignore[arg-type]
+    assert answer.add([ord("a"), ord("x")]) == [Begun(1, 2)]
+    assert answer.add([ord("c")]) == []
+    end = End((1, 0), [*map(ord, "abcd")], EndReason.LENGTH)
+    assert answer.end(end) == [Text(1, 0, "ab"), Done(1, "ab", FinishReason.STOP, 2, 4)]
+
+
 def test_each_problem_has_its_kind(device_of: Make) -> None:
     device = device_of()
     device.ask(1, "?", "broken")
@@ -298,7 +320,7 @@ def test_random_questions_faults_and_cancels(device_of: Make) -> None:
     rng = random.Random(5)
     device = device_of(FakeModel(memory=6), slots=5)
     questions, cancelled = {}, set()
-    for number in range(300):
+    for number in range(120):
         word = rng.choices(["a red star", "crash", "huge", "unprepared", "é🙂 X y"], [20, 1, 1, 1, 5])[0]
         questions[number] = f"{word} {number}"
         device.ask(number, questions[number], streams=rng.random() < 0.5, stop=("X",) if rng.random() < 0.3 else ())

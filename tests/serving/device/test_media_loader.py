@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips.downloads.limits import DownloadLimits
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.preparation import FramePreparation
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.serving.device.media_loader import Loaded, MediaLoader, NotLoaded
 from pipeline.serving.messages import Ask
+from tests.captioning.clips.downloads.servers import content, status, web_server
 from tests.fakes import mean_colour, render_clip
 
 SECONDS = 60.0
@@ -34,7 +36,7 @@ class Results:
     def __init__(self, images_are_frames: bool = False, workers: int = 1, ahead: int = 4) -> None:
         self.queue: queue.SimpleQueue[Loaded | NotLoaded | Exception] = queue.SimpleQueue()
         preparation = FramePreparation(SAMPLING, mean_colour, image_transform=image_colour)
-        limits = DecoderLimits(SECONDS)
+        limits = DecoderLimits(SECONDS, download=DownloadLimits(same_host=True))
         self.loader = MediaLoader(preparation, images_are_frames, limits, workers, ahead, self.queue.put)
 
     def next(self) -> Loaded | NotLoaded:
@@ -171,6 +173,22 @@ def test_a_hanging_decoder_ends_with_its_question(tmp_path: Path, images: list[P
         assert result.clips[0].frames.tolist() == [[30, 30, 30]]
     finally:
         loader.close()
+
+
+def test_urls_are_downloaded_and_stay_on_their_host(images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    results = Results()
+    try:
+        with web_server() as web, web_server() as other:
+            data = images[1].read_bytes()
+            stills = [results.clips(web.url("/b.png?token=s3cret", content(data))), results.clips(images[1])]
+            assert stills[0] == stills[1]
+            away = web.url("/c.png", status(302, Location=other.url("/b.png", content(data))))
+            problem = results.problem(images[0], away)
+            assert problem.startswith("image 2: the server redirects to another host, 127.0.0.1:")
+            assert not other.requests
+    finally:
+        results.loader.close()
 
 
 def test_only_some_questions_are_decoded_ahead(tmp_path: Path, images: list[Path]) -> None:

@@ -21,6 +21,7 @@ from tests.captioning.clips.downloads.servers import (
     slow,
     stalling,
     status,
+    web_server,
 )
 from tests.fakes import render_clip
 
@@ -216,6 +217,34 @@ def test_redirects_are_followed(web: WebServer, target: Path) -> None:
     assert download(web.url("/a.mp4", status(302, Location=final)), str(target), LIMITS) == ""
     assert target.read_bytes() == DATA
     assert download(web.url("/c", status(301, Location="/c")), str(target), LIMITS) == "too many redirects"
+
+
+def test_redirects_to_other_hosts_can_be_refused(web: WebServer, target: Path) -> None:
+    own = replace(LIMITS, same_host=True)
+    final = web.url("/b.mp4", content(DATA))
+    port = web.server_address[1]
+    for location in (final, "/b.mp4", f"//127.0.0.1:{port}/b.mp4"):
+        assert download(web.url("/a.mp4", status(302, Location=location)), str(target), own) == ""
+        assert target.read_bytes() == DATA
+    with web_server() as other:
+        secret = other.url("/secret?key=t0psecret", content(DATA))
+        other_port = other.server_address[1]
+        for location in (secret, secret.replace("http:", ""), secret.replace("//", "//127.0.0.1@")):
+            problem = download(web.url("/a.mp4", status(302, Location=location)), str(target), own)
+            assert problem == f"the server redirects to another host, 127.0.0.1:{other_port}, which is not followed"
+        for location, host in (
+            (f"http://localhost:{port}/b.mp4", f"localhost:{port}"),
+            (f"https://127.0.0.1:{port}/b.mp4", f"127.0.0.1:{port}"),
+            ("http://169.254.169.254/latest", "169.254.169.254:80"),
+            (f"http://[::1]:{port}/b.mp4", f"::1:{port}"),
+        ):
+            web.url("/b.mp4", status(301, Location=location))
+            problem = download(web.url("/a.mp4", status(302, Location="/b.mp4")), str(target), own)
+            assert problem == f"the server redirects to another host, {host}, which is not followed"
+        assert other.requests == []
+        assert download(web.url("/a.mp4", status(302, Location=secret)), str(target), LIMITS) == ""
+    problem = download(web.url("/a.mp4", status(302, Location="file:///etc/passwd")), str(target), own)
+    assert problem.startswith("the server redirects to file:")
 
 
 def test_credentials_are_sent_and_are_in_no_message(web: WebServer, target: Path) -> None:
