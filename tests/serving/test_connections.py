@@ -15,7 +15,7 @@ DEADLINE = 30.0
 
 
 class _Impatient(LimitedConnection):
-    head_seconds = 0.3
+    head_seconds = 0.5
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
@@ -28,13 +28,14 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _with_server(test: Callable[[int], Awaitable[None]], **settings: Any) -> None:
+def _with_server(
+    test: Callable[[int], Awaitable[None]], protocol: type[LimitedConnection] = _Impatient, **settings: Any
+) -> None:
     """Run `test` with the port of a server."""
 
     async def run() -> None:
-        config = uvicorn.Config(_app, port=0, http=_Impatient, lifespan="off", log_config=None, **settings)
+        config = uvicorn.Config(_app, port=0, http=protocol, lifespan="off", log_config=None, **settings)
         server = uvicorn.Server(config)
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         serving = asyncio.create_task(server._serve())
         while not server.started:
             await asyncio.sleep(0.01)
@@ -85,7 +86,7 @@ def test_too_many_connections(monkeypatch: Any) -> None:
         for _, writer in opened:
             writer.close()
 
-    _with_server(test, limit_concurrency=2)
+    _with_server(test, LimitedConnection, limit_concurrency=2)
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
