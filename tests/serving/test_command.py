@@ -143,6 +143,7 @@ def test_a_second_signal_ends_the_server_at_once() -> None:
         held = threads.submit(server.request, "POST", "/ask", "hold")
         until(lambda: server.about()["running"] == 1)
         server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGINT)  # a copy
         until(lambda: server.request("GET", "/health")[0] == 503)
         server.process.send_signal(signal.SIGTERM)
         assert server.exit_code() == 1
