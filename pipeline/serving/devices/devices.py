@@ -109,7 +109,7 @@ class Devices:
 
     def load(self) -> Load:
         """See `Answering.load`. After `drain` was called no device counts as ready, because none takes questions."""
-        running = sum(each.running for each in self._devices)
+        running = min(len(self._open), sum(each.running for each in self._devices))
         return Load(
             running=running,
             waiting=len(self._open) - running,
