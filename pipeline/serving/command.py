@@ -20,7 +20,7 @@ from ..captioning.captioners.base import CaptionerSource
 from ..captioning.clips.downloads.limits import DownloadLimits
 from ..captioning.clips.killable import DecoderLimits
 from ..captioning.clips.loader import default_decode_workers
-from ..captioning.process.errors import UsageError, exit_code_of
+from ..captioning.process.errors import EXIT_FAILED, UsageError, exit_code_of
 from ..captioning.run.family_source import make_source
 from ..captioning.run.options import AUTO
 from .devices.device import StallLimit
@@ -51,7 +51,10 @@ def main(
     make_app: None for that of `http.app`. device_command: see DevicesSettings.
     """
     _set_up_logging()
-    return exit_code_of(PROG, functools.partial(_run, arguments, make_app, device_command))
+    try:
+        return exit_code_of(PROG, functools.partial(_run, arguments, make_app, device_command))
+    except KeyboardInterrupt:  # before the server listened
+        return EXIT_FAILED
 
 
 def _run(arguments: Sequence[str] | None, make_app: MakeApp | None, device_command: Sequence[str]) -> None:

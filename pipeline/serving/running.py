@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from ..captioning.process.errors import EXIT_FAILED, RunError, UsageError
+from ..captioning.process.signals import ECHO_SECONDS
 from .connections import LimitedConnection
 from .devices.devices import Devices
 from .listening import url_of
@@ -57,6 +58,7 @@ class Running:
         )
         self._error: UsageError | RunError | None = None
         self._end: asyncio.Task[None] | None = None
+        self._first_signal = (0, 0.0)  # its number, and when it arrived
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until a signal arrives or a device can't load its model.
@@ -93,11 +95,15 @@ class Running:
         logger.info("ready after %.1f s: %s", time.monotonic() - begin, self._devices.description())
 
     def _on_signal(self, number: int) -> None:
-        name = signal.Signals(number).name
+        name, now = signal.Signals(number).name, time.monotonic()
         if self._end is None:
+            self._first_signal = number, now
             logger.info("%s: open questions have %g s to end; a second signal ends them", name, self._drain_seconds)
             self._end = asyncio.get_running_loop().create_task(self._drain())
             return
+        first, arrived = self._first_signal
+        if number == first and now - arrived < ECHO_SECONDS:
+            return  # a copy: `timeout` sends SIGTERM to its child, and then to the child's process group
         self._error = RunError(f"ended by a second signal ({name}); open questions were not answered")
         forced = threading.Timer(_FORCED_SECONDS, os._exit, (EXIT_FAILED,))
         forced.daemon = True

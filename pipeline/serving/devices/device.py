@@ -157,6 +157,7 @@ class Device:
             limit += self._limit.for_file * max((len(each.ask.media) for each in self._questions.values()), default=0)
         if now - self._owes_since > limit:
             self._owes_since = None
+            self.slots = 0  # it gets no further question
             self._reason = f"it made no progress for {limit:g} s (--stall_timeout) and was killed"
             self._link.kill()
 

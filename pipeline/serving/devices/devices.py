@@ -109,7 +109,7 @@ class Devices:
 
     def load(self) -> Load:
         """See `Answering.load`. After `drain` was called no device counts as ready, because none takes questions."""
-        running = sum(each.running for each in self._devices)
+        running = min(len(self._open), sum(each.running for each in self._devices))
         return Load(
             running=running,
             waiting=len(self._open) - running,
@@ -126,6 +126,9 @@ class Devices:
             await asyncio.wait_for(self._idle.wait(), seconds)
         if self._open:
             logger.warning("%d questions did not end within %g s (--drain_timeout)", len(self._open), seconds)
+        self._fail_open()
+
+    def _fail_open(self) -> None:
         self._queue.clear()
         for question in list(self._open):
             question.fail(Problem.DEVICE, "the server is shutting down")
@@ -138,9 +141,14 @@ class Devices:
             device.stop()
             device.kill()
 
-    async def close(self, seconds: float = 5.0) -> None:
-        """End all processes; those that do not end within this time are killed. Open questions fail."""
-        await self.drain(0)
+    async def close(self, seconds: float = 2.0) -> None:
+        """End all processes; open questions fail.
+
+        seconds: after which processes are killed that have not ended. A framework may need longer to free its memory,
+        and need not.
+        """
+        self._is_closing = True
+        self._fail_open()
         if self._tick is not None:
             self._tick.cancel()
         for device in self._devices:

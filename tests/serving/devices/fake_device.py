@@ -2,8 +2,8 @@
 
     python -m tests.serving.devices.fake_device [--slots N] [--loaded usage|error|exit|wait] --fd FD
 
-`hold` waits for SIGUSR1, after which the process holds no question. `die`, `die once FILE`, `stall`, `resend`, `differ`,
-`long` and `cancelled`: see below. Anything else is answered with the id of the process and the question.
+`hold` waits for SIGUSR1, after which the process holds no question. `die`, `die once FILE`, `resend`, `differ`, `long`
+and `cancelled`: see below. Anything else is answered with the id of the process and the question.
 """
 
 from __future__ import annotations
@@ -68,8 +68,6 @@ class FakeDevice:
                 once.touch()
                 self.connection.send(Text(ask.id, 0, "abc"))
             os.kill(os.getpid(), signal.SIGKILL)
-        elif word == "stall":
-            threading.Event().wait()
         elif word == "resend":
             for begin, text in ((0, "ab"), (2, "cd"), (0, "abc"), (3, "def")):
                 self.connection.send(Text(ask.id, begin, text))
