@@ -271,6 +271,7 @@ def test_num_frames_and_fps_together() -> None:
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "nested too deeply"),
         (b'{"a": 1}{', "Extra data"),
+        (b'{"a": [' + b"[]," * 600_000 + b"0]}", "more than 1048576 values"),
     ],
 )
 def test_bodies_that_are_not_json(body: bytes, words: str) -> None:
