@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +14,9 @@ import pytest
 from pipeline.serving.messages import Ask, Begun, Failed, Problem, Text
 from pipeline.serving.questions import Load, QueueFull
 from pipeline.serving.settings import RequestLimits
-from tests.serving.http.running import Hang, Running, answer, running, wait_until
+from tests.serving.http.running import Hang, Reply, Running, answer, running, wait_until
 
-LIMITS = RequestLimits(body_bytes=200_000, all_body_bytes=300_000, body_seconds=0.3)
+LIMITS = RequestLimits(body_bytes=200_000, all_body_bytes=300_000)
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 QUESTION = b'{"messages": [{"role": "user", "content": "What is it?"}]}'
 STREAMED = QUESTION[:-1] + b', "stream": true}'
@@ -82,10 +84,11 @@ def test_a_client_that_waits_for_100_continue_gets_the_413_at_once(bounded: Runn
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 50\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
-def test_a_body_that_does_not_come(bounded: Running, length: bytes) -> None:
-    with bounded.raw(HEAD + length) as connection:
-        assert connection.recv(65536).startswith(b"HTTP/1.1 408")
-    assert _is_alive(bounded)
+def test_a_body_that_does_not_come(length: bytes) -> None:
+    with running(RequestLimits(body_seconds=0.2)) as server:
+        with server.raw(HEAD + length) as connection:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+        wait_until(lambda: _is_alive(server))
 
 
 def test_a_body_that_is_cut_off(bounded: Running) -> None:
@@ -152,8 +155,15 @@ def test_an_answer_that_takes_too_long(stream: bool) -> None:
 def test_a_stream_that_takes_too_long_ends_with_an_error() -> None:
     with running(RequestLimits(request_seconds=0.2)) as server:
         server.answering.script = lambda ask: [Begun(ask.id, 1), Text(ask.id, 0, "A "), Hang()]
-        reply = server.ask(stream=True)
-        assert reply.status == 200 and b"event: error\ndata: " in reply.data and b"[DONE]" not in reply.data
+        replies: list[Reply] = []
+
+        def has_begun() -> bool:  # on a busy machine the time may be over before the first message
+            replies.append(server.ask(stream=True))
+            return replies[-1].status == 200
+
+        wait_until(has_begun)
+        assert b"event: error\ndata: " in replies[-1].data and b"[DONE]" not in replies[-1].data
+        assert b"request_timeout" in replies[-1].data
         assert server.answering.last.cancelled.wait(30)
 
 
@@ -180,16 +190,21 @@ def test_a_client_that_does_not_read_its_stream_is_dropped() -> None:
             assert server.answering.asked.acquire(timeout=30)
             assert server.answering.last.cancelled.wait(30)
         server.answering.script = lambda ask: answer(ask, "A")
-        assert _is_alive(server)
+        wait_until(lambda: _is_alive(server))
 
 
-def test_heartbeats_keep_the_connection_open_before_and_within_an_answer() -> None:
-    with running(RequestLimits(request_seconds=0.5), heartbeat=0.05) as server:
-        server.answering.script = lambda ask: [Hang()]
-        silent = server.ask(stream=True)
-        assert silent.status == 200 and silent.data.count(b": heartbeat\n\n") >= 2 and b"event: error" in silent.data
-        server.answering.script = lambda ask: [Text(ask.id, 0, "A"), Hang()]
-        assert b'"A"' in (data := server.ask(stream=True).data) and data.count(b": heartbeat\n\n") >= 2
+@pytest.mark.parametrize("steps", [[Hang()], [Text(0, 0, "A"), Hang()]])
+def test_heartbeats_keep_the_connection_open_before_and_within_an_answer(steps: list[Any]) -> None:
+    with running(heartbeat=0.05) as server:
+        server.answering.script = lambda ask: steps
+        data = b""
+        with server.raw(_with_length(STREAMED)) as connection:
+            while data.count(b": heartbeat\n\n") < 3:
+                piece = connection.recv(65536)
+                assert piece
+                data += piece
+        assert data.startswith(b"HTTP/1.1 200")
+        assert server.answering.last.cancelled.wait(30)
 
 
 # Errors of the server
@@ -323,3 +338,10 @@ def test_the_page_has_a_strict_policy(
 def test_large_data_do_not_stay_reserved(bounded: Running) -> None:
     url = "data:image/png;base64," + base64.b64encode(bytes(100_000)).decode()
     assert [bounded.media(url).status for _ in range(8)] == [200] * 8
+
+
+def test_the_http_process_imports_no_framework() -> None:
+    modules = "torch", "mindspore", "mindnlp", "transformers", "av", "PIL"
+    code = f"import sys, pipeline.serving.http.app; print([m for m in {modules} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
