@@ -59,6 +59,11 @@ def decoded_pieces(url: str, begin: int, end: int) -> Iterator[bytes]:
             raise ValueError(f"is not base64: {error}") from None
 
 
+def frame_count(url: str, begin: int) -> int:
+    """Number of frames of a `video/jpeg` URL."""
+    return url.count(",", begin) + 1
+
+
 def frame_bounds(url: str, begin: int) -> Iterator[tuple[int, int]]:
     """Begin and end of the frames of a `video/jpeg` URL."""
     while True:

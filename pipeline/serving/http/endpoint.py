@@ -5,8 +5,10 @@ Each endpoint gives a function that reads the request. Knows no format of a body
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -29,6 +31,7 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_ERROR_SECONDS = 5.0
 _HEARTBEAT = b": heartbeat\n\n"
 
 
@@ -70,9 +73,9 @@ class QuestionEndpoint:
             await _send_error(error, is_started, scope, receive, send)
         except Exception:
             _log.exception("a request failed")
-            error = internal_error()
-            outcome = error.outcome
-            await _send_error(error, is_started, scope, receive, send)
+            failure = internal_error()
+            outcome = failure.outcome
+            await _send_error(failure, is_started, scope, receive, send)
         finally:
             figures.ended(outcome)
 
@@ -144,7 +147,8 @@ async def _whole_answer(exchange: Exchange, figures: RequestFigures) -> Done:
 
 async def _send_error(error: RequestError, is_started: bool, scope: Scope, receive: Receive, send: Send) -> None:
     if is_started:
-        await send(_body(event_bytes(error.body(), "error"), False))
+        with suppress(asyncio.TimeoutError):  # the client may have stopped to read
+            await asyncio.wait_for(send(_body(event_bytes(error.body(), "error"), False)), _ERROR_SECONDS)
     else:
         await error.response()(scope, receive, send)
 

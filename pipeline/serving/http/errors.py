@@ -39,13 +39,19 @@ class RequestError(Exception):
     def body(self) -> dict[str, object]:
         """The error in OpenAI's form."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _writable(self.param)
+        return {"error": {"message": _writable(str(self)), "type": kind, "param": param, "code": self.code}}
 
     def response(self) -> Response:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body(), self.status, headers)
+
+
+def _writable(text: str) -> str:
+    """A text that may quote the client, without half characters."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class ClientGone(Exception):

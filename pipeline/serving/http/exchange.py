@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Message, Receive, Send
 
@@ -41,7 +41,7 @@ class Exchange:
             self._next = asyncio.ensure_future(_next_of(self._answers))
         left = self._deadline - asyncio.get_running_loop().time()
         if left > 0:
-            waiting = {self._next, self._gone}
+            waiting: set[asyncio.Future[Any]] = {self._next, self._gone}
             await asyncio.wait(waiting, timeout=min(patience, left), return_when=asyncio.FIRST_COMPLETED)
         if self._gone.done():
             raise ClientGone

@@ -10,6 +10,8 @@ from .errors import RequestError
 
 _SMALL = 2**16
 """A body with more bytes is parsed in a thread, so that the event loop is not blocked."""
+_MOST_VALUES = 2**20
+"""Of a body: each empty list takes three bytes in a body, and sixty in memory. Commas in texts count, too."""
 
 
 async def json_object(body: bytes) -> dict[str, Any]:
@@ -17,13 +19,15 @@ async def json_object(body: bytes) -> dict[str, Any]:
 
     Raises:
         RequestError: the body is not JSON in UTF-8, or not an object, has NaN or infinity, or a name twice in an
-            object.
+            object, or too many values.
     """
     return parse(body) if len(body) <= _SMALL else await asyncio.to_thread(parse, body)
 
 
 def parse(body: bytes) -> dict[str, Any]:
     """See `json_object`."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise _bad(f"it has more than {_MOST_VALUES} values")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError:

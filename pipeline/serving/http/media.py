@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..settings import HttpSettings
 from .access import checked_url
-from .data_urls import JPEG_FRAMES, decoded_pieces, frame_bounds, is_data_url, parse_data_url
+from .data_urls import JPEG_FRAMES, decoded_pieces, frame_bounds, frame_count, is_data_url, parse_data_url
 from .errors import RequestError
 from .messages import Kind, Medium
 from .spool import QuestionFiles
@@ -72,11 +72,11 @@ def _check_type(kind: Kind, given: str) -> None:
 
 
 def _stored_frames(url: str, begin: int, files: QuestionFiles, most_frames: int) -> StoredMedia:
-    bounds = list(frame_bounds(url, begin))
-    if len(bounds) > most_frames:
-        raise ValueError(f"has {len(bounds)} frames, and this server takes at most {most_frames}")
+    count = frame_count(url, begin)
+    if count > most_frames:
+        raise ValueError(f"has {count} frames, and this server takes at most {most_frames}")
     paths = []
-    for number, (first, end) in enumerate(bounds, 1):
+    for number, (first, end) in enumerate(frame_bounds(url, begin), 1):
         try:
             paths.append(str(files.write(decoded_pieces(url, first, end), ".jpg")))
         except ValueError as error:

@@ -28,7 +28,8 @@ _HEADERS = {
 
 def page_routes() -> list[BaseRoute]:
     """`GET /` and the files that the page loads, below `/page/`."""
-    return [Route("/", _index, methods=["GET"]), Mount("/page", _PageFiles(directory=FOLDER, check_dir=False))]
+    files = [Mount("/page", _PageFiles(directory=FOLDER))] if FOLDER.is_dir() else []
+    return [Route("/", _index, methods=["GET"]), *files]
 
 
 async def _index(request: Request) -> Response:

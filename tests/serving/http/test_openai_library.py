@@ -95,7 +95,7 @@ def test_64_at_once(server: Running, client: openai.OpenAI) -> None:
 def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").created == 1_700_000_000
-    with pytest.raises(openai.NotFoundError, match="'other'.*'tiny'"):
+    with pytest.raises(openai.NotFoundError, match=r"'other'.*'tiny'"):
         client.models.retrieve("other")
 
 
