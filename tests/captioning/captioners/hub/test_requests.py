@@ -88,8 +88,7 @@ def test_blip2_takes_images_as_frames_only(families: dict[str, Family], backend:
     assert token_ids(captioner, _without_times(source), slots=2) == [expected[row] for row in SAME_TIMES]
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next", "internvl"])
+@pytest.mark.parametrize("name", [pytest.param("qwen2_5_vl", marks=pytest.mark.model), "llava_next", "internvl"])
 def test_the_system_prompt_of_a_request(
     families: dict[str, Family], backend: Backend, name: str, tmp_path: Path
 ) -> None:
