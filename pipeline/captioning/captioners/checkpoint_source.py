@@ -75,17 +75,17 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
 
     def text_prompts(self, system: str = "") -> TextPrompts:
         if system not in self._text_prompts:
+            template, window = self._text_template(system), self._limit().tokens
             token = self.tokenizer.special_token_in(system)
             if token:
                 raise UsageError(f"the system prompt contains {token}, a special token of the model; remove it")
-            if len(self._text_prompts) >= _MOST_SYSTEMS:
-                self._text_prompts.clear()
-            template, window = self._text_template(system), self._limit().tokens
             if window is None:
                 raise UsageError(
                     f"{self.folder / 'config.json'} has no max_position_embeddings of the text model, so it is not "
                     "known how much text fits; take the file from the published checkpoint"
                 )
+            if len(self._text_prompts) >= _MOST_SYSTEMS:
+                self._text_prompts.clear()
             self._text_prompts[system] = TextPrompts(
                 template,
                 self.tokenizer,

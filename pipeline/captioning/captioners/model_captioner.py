@@ -156,9 +156,7 @@ class ModelCaptioner(Captioner):
         self._vision_seconds += time.monotonic() - begin
         return blocks
 
-    def _request(
-        self, row: int, blocks: Sequence[Sequence[torch.Tensor]], group: Sequence[QuestionPrompt]
-    ) -> Request:
+    def _request(self, row: int, blocks: Sequence[Sequence[torch.Tensor]], group: Sequence[QuestionPrompt]) -> Request:
         """The request of questions that follow each other in a slot.
 
         blocks: the visual blocks of each prompt of a question.

@@ -98,6 +98,8 @@ _SHAPES = (
 )
 # Width and height of the still images: landscape, portrait, tiny, square, large, and narrower than any grid of tiles.
 _IMAGE_SHAPES = ((200, 120), (70, 180), (9, 7), (56, 56), (640, 460), (12, 300))
+_PAIRS = ((0, 1), (4, 2), (3, 5), (1, 0))
+"""Numbers of the still images that are in one prompt."""
 _SEED = 60
 
 
@@ -109,6 +111,12 @@ def videos() -> list[SampledFrames]:
 def images() -> list[Image.Image]:
     """The still images, drawn as the frames of the clips are."""
     return [_video(100 + number, *size, 1, 1.0).images[0] for number, size in enumerate(_IMAGE_SHAPES)]
+
+
+def image_pairs() -> list[tuple[Image.Image, Image.Image]]:
+    """Still images of different sizes that are in one prompt."""
+    drawn = images()
+    return [(drawn[first], drawn[second]) for first, second in _PAIRS]
 
 
 def _video(row: int, width: int, height: int, count: int, rate: float) -> SampledFrames:
@@ -175,6 +183,12 @@ def image_clips(made: HubSource) -> list[Clip]:
     return [_image_clip(made, len(_SHAPES) + number, image) for number, image in enumerate(images())]
 
 
+def image_pair_clips(made: HubSource) -> list[list[Clip]]:
+    """The pairs of still images as the decoding processes give them to the captioner."""
+    clips = image_clips(made)
+    return [[clips[first], clips[second]] for first, second in _PAIRS]
+
+
 def _image_clip(made: HubSource, row: int, image: Image.Image) -> Clip:
     pixels = (made.image_transform or made.frame_transform)([image])
     return Clip(row, "", pixels, (0,), seconds=(0.0,), size=(image.height, image.width), is_image=True)
@@ -185,9 +199,15 @@ def text_cases() -> list[str]:
     return [name for name in CASES if not name.startswith("blip2") and checkpoint_of(name) == name]
 
 
+def pair_cases() -> list[str]:
+    """The cases whose families take several images in one prompt."""
+    return [name for name in CASES if not name.startswith("blip2")]
+
+
 def recorded() -> dict[str, Any]:
-    """By checkpoint: its `digest`, `stop ids`, and token ids: of each clip `greedy` and, for some, `beams`, and of each
-    still image `images`; and of each question about text `texts` and, for some, `texts beams`.
+    """By checkpoint: its `digest`, `stop ids`, and token ids: of each clip `greedy` and, for some, `beams`, of each
+    still image `images`, and of each pair of images in one prompt `image pairs`; and of each question about text
+    `texts` and, for some, `texts beams`.
     """
     answers: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
     return answers

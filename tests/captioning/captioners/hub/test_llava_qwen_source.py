@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def test_frames_and_prompts_of_the_model_card_by_default(llava_video: Checkpoint
         "the following questions related to this video.\nDescribe the video in details.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+def test_the_system_prompt_of_a_request(llava_video: Checkpoints) -> None:
+    """It makes the tokens of a run with `--system`, with times of frames and without."""
+    flags = llava_video.folder / "checkpoint", llava_video.folder / "siglip", "--num_frames", "2"
+    source, watching = _source(*flags), _source(*flags, "--system", "Watch.")
+    assert source.images_are_frames and not source.prompts.has_images
+    timed = Clip(0, "", np.zeros((2, 1, 1, 3), np.uint8), (0, 1), seconds=(0.0, 1.0), duration=2.0, rate=1.0)
+    for clip in (timed, replace(timed, seconds=(), duration=0.0, rate=0.0)):
+        assert source.prompts.pieces(clip, "Who?", "Watch.") == watching.prompts.pieces(clip, "Who?")
+        assert watching.prompts.pieces(clip, "Who?", "") == source.prompts.pieces(clip, "Who?")
+        assert source.prompts.text(clip, "Who?", "Watch.").startswith("<|im_start|>system\nWatch.<|im_end|>\n")
 
 
 def test_the_flag_replaces_the_penalty_of_the_checkpoint(llava_video: Checkpoints) -> None:
