@@ -210,7 +210,9 @@ def test_a_caption_appears_while_it_is_generated(stub: Stub, page: Page, files: 
     assert still.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
     video = clip.locator("video")
     video.evaluate("video => video.readyState || new Promise(done => video.onloadedmetadata = done)")
-    assert video.evaluate("video => video.videoWidth") == 160
+    assert video.evaluate("video => [video.videoWidth, video.controls]") == [160, False]
+    video.focus()
+    assert video.evaluate("video => video.controls")  # by keyboard, too
 
 
 def test_the_table_of_all_captions_and_copying(stub: Stub, page: Page) -> None:

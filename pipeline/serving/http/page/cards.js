@@ -11,6 +11,15 @@ const views = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
+// The controls of a video cover much of a small preview, so they are shown while it is pointed at or has the focus.
+function showControlsOnDemand(video) {
+  video.tabIndex = 0;
+  const isWanted = () => video.matches(":hover, :focus");
+  for (const name of ["pointerenter", "pointerleave", "focus", "blur"]) {
+    video.addEventListener(name, () => (video.controls = isWanted()));
+  }
+}
+
 // state: waiting, sending, captioning, done or failed.
 export class Card {
   constructor(file, { onRemove, onRetry }) {
@@ -72,14 +81,14 @@ export class Card {
     const preview = document.createElement(isImage ? "img" : "video");
     this.url = URL.createObjectURL(this.file);
     if (isImage) preview.alt = "";
-    else Object.assign(preview, { controls: true, muted: true, loop: true, playsInline: true, preload: "metadata" });
+    else showControlsOnDemand(Object.assign(preview, { muted: true, loop: true, playsInline: true, preload: "metadata" }));
     preview.addEventListener("error", () => {
       const note = document.createElement("p");
       note.className = "none";
-      note.textContent = "This browser can't show the file; the server may still know it.";
+      note.textContent = "This browser can't show the file; the server may still read it.";
       preview.replaceWith(note);
     });
-    preview.src = this.url;
+    preview.src = isImage ? this.url : `${this.url}#t=0.001`; // with a time, phones show a frame, too
     this.find("screen").append(preview);
   }
 
