@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import multiprocessing
 import os
@@ -41,13 +42,14 @@ _LETTERS = "etaoinshrdlcumwfgypbvk"
 _HITS = (10, 100, 1_000, 10_000, 100_000)
 
 
-def vocabulary(size: int = VOCABULARY) -> list[str]:
+@functools.cache
+def vocabulary() -> tuple[str, ...]:
     """Distinct made-up words of 3 to 9 letters, the most frequent first."""
     rng = np.random.default_rng(_SEED)
     words: dict[str, None] = {}
-    while len(words) < size:
+    while len(words) < VOCABULARY:
         words["".join(rng.choice(list(_LETTERS), size=rng.integers(3, 10)))] = None
-    return list(words)
+    return tuple(words)
 
 
 def captions(rows: int) -> Iterator[str]:
