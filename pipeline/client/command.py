@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..captioning.process.arguments import CommandParser
 from ..captioning.process.errors import EXIT_FAILED, exit_code_of
-from . import bench, caption
+from . import bench, caption, find
 
 PROG = "client"
 EXIT_INTERRUPTED = 130
@@ -18,6 +18,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "caption": (caption.main, "caption videos and images"),
+    "find": (find.main, "find the parts of a video whose captions match a query"),
     "bench": (bench.main, "measure a server with frames of noise"),
 }
 """Name: the function that runs it, which returns the exit code and may raise UsageError; and what it does."""

@@ -16,7 +16,7 @@ from pipeline.captioning.process.errors import RunError
 from .database import open_to_read, path_of
 from .matching import Matcher, Snippet, plain_line
 
-MAX_RANKED = 100_000
+MAX_RANKED = 20_000
 """Matches that are ranked, unless a flag gives another number: a match takes 2 to 10 microseconds."""
 TIMEOUT = 2.5
 """Seconds for a query."""

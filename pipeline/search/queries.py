@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from itertools import pairwise
 
 from pipeline.captioning.process.errors import UsageError
 
@@ -17,6 +18,7 @@ _MOST_PLACES = 5
 _MAX_CHARACTERS = 10_000
 _NEAR = re.compile(r'near "(.*)"$', re.DOTALL)
 _WORD = re.compile(r"\S+")
+_TOKEN = re.compile(r'"[^"]*"|[()]|[^\s()"]+')
 _OPERATORS = "()+*^,"
 
 
@@ -63,6 +65,8 @@ def _problem(expression: str) -> str:
             return "'*' follows a word, as in star*" if "special query" in message else message.removeprefix("fts5: ")
         if not found[1]:
             return f"it ends where a word is expected, at character {len(expression) + 1}"
+        if _lacks_operator(expression):
+            return "there must be an operator, such as AND, between a word and a parenthesis"
         places = [place.start() + 1 for place in re.finditer(re.escape(found[1]), expression)]
         at = (
             f"character {places[0]}" if len(places) == 1 else f"one of the characters {', '.join(map(str, places[:5]))}"
@@ -71,6 +75,14 @@ def _problem(expression: str) -> str:
     finally:
         connection.close()
     return ""
+
+
+def _lacks_operator(expression: str) -> bool:
+    """Whether a word and a parenthesis are neighbours: FTS5 takes a missing operator for AND between words only."""
+    pairs = list(pairwise(_TOKEN.findall(expression)))
+    operators = {"AND", "OR", "NOT"}
+    before = any(after == "(" and word not in operators | {"NEAR", "("} for word, after in pairs)
+    return before or any(parenthesis == ")" and word not in operators | {")"} for parenthesis, word in pairs)
 
 
 def _forbidden(text: str) -> int | None:
