@@ -60,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     flags = _make_parser().parse_args(arguments)
     load, modes = Load(flags.requests, flags.batch, flags.in_flight), flags.mode or MODES
     options = connection_options(flags, max(load.most_in_flight(mode) for mode in modes))
+    if flags.ignore_eos:
+        generation = dataclasses.replace(options.generation, extra_body={"ignore_eos": True})
+        options = dataclasses.replace(options, generation=generation)
     messages = [_message(flags, number) for number in range(min(DISTINCT_CLIPS, flags.requests))]
     figures = asyncio.run(_measure(modes, load, options, messages, flags.frames))
     if flags.json:
@@ -117,6 +120,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add_answer_flags(parser)
     parser.add_argument(
         "--max_tokens", type=values.answer_tokens, default=50, help="maximum length of an answer, in tokens"
+    )
+    parser.add_argument(
+        "--ignore_eos",
+        action="store_true",
+        help="let every answer have --max_tokens tokens, on servers that know the field ignore_eos",
     )
     return parser
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ..captioning import backends
 from ..captioning.captioners.base import CaptionerSource
+from ..captioning.captioners.families import family_of
 from ..captioning.clips.downloads.limits import DownloadLimits
 from ..captioning.clips.killable import DecoderLimits
 from ..captioning.clips.loader import default_decode_workers
@@ -98,7 +99,7 @@ def _devices_settings(
         device = "cpu"
     choice = backends.choose(flags.framework, device, "plain")
     places = make_places(names, choice)
-    download = DownloadLimits(flags.max_download, flags.download_timeout)
+    download = DownloadLimits(flags.max_download, flags.download_timeout, same_host=True)
     decode_seconds = _DECODERS * flags.decode_timeout
     return DevicesSettings(
         places=places,
@@ -122,11 +123,13 @@ def _devices_settings(
 
 def _served_model(flags: argparse.Namespace, source: CaptionerSource) -> ServedModel:
     name = flags.served_model_name or flags.pretrained_model_name_or_path.resolve().name
+    family, _ = family_of(flags.pretrained_model_name_or_path, flags.family)
     return ServedModel(
         name=name,
         question=source.asks.asks[0].question.render({}),
         options=source.generation,
         sampling=source.sampling,
+        rate_sampling=family.rate_sampling,
         created=int(time.time()),
     )
 

@@ -50,6 +50,7 @@ class Ask:
     options: how tokens are chosen. Its seed alone determines the random numbers (stream 0).
     stop: texts that end the answer; they are not part of it.
     streams: whether `Text` is wanted; otherwise only the end is reported.
+    ignores_stop_tokens: the answer has `max_new_tokens` tokens, for measurements.
     """
 
     id: int
@@ -62,6 +63,7 @@ class Ask:
     sampling: FrameSampling | None = None
     stop: tuple[str, ...] = ()
     streams: bool = False
+    ignores_stop_tokens: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ def head(path: str, length: int | None, headers: str = "", method: str = "POST")
     ).encode("ascii")
 
 
-def received(opened: socket.socket) -> bytes:
-    """All bytes until the server closes the connection."""
-    parts = []
+def received(opened: socket.socket, until: bytes | None = None) -> bytes:
+    """All bytes until the server closes the connection, or until these bytes have come."""
+    data = b""
     with contextlib.suppress(ConnectionError):
-        while part := opened.recv(65536):
-            parts.append(part)
-    return b"".join(parts)
+        while (until is None or until not in data) and (part := opened.recv(65536)):
+            data += part
+    return data
 
 
 def status_of(answer: bytes) -> int:
@@ -50,7 +50,7 @@ def exchange(url: str, data: bytes, end: bool = True) -> int:
             opened.sendall(data)
             if end:
                 opened.shutdown(socket.SHUT_WR)
-        return status_of(received(opened))
+        return status_of(received(opened, b"\r\n\r\n"))
 
 
 def post(url: str, body: Any, path: str = "/v1/chat/completions", headers: str = "") -> tuple[int, str]:

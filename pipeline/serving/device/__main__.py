@@ -29,7 +29,8 @@ def main() -> int:
     )
     connection = Connection(parser.parse_args().fd)
     die_with_parent(os.getppid())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the HTTP process decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach all processes; the HTTP process decides
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     try:
         settings = connection.recv()
@@ -53,4 +54,6 @@ def _set_up_logging(settings: DeviceSettings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    logging.shutdown()
+    os._exit(exit_code)  # nothing is left to write, and the libraries of a framework take seconds to end

@@ -18,13 +18,15 @@ def prepared(captioner: Captioner, system: str, questions: Sequence[Loaded]) -> 
 
     system: the system prompt of questions about text alone that have none; empty for that of the template.
     """
-    options = {question.ask.id: question.ask.options for question in questions}
+    asks = {question.ask.id: question.ask for question in questions}
     for request in _prepared(captioner, system, questions):
         if isinstance(request, Refused):
             yield request
         else:
             # The seed alone determines the random numbers, so that the same question gets the same answer.
-            yield replace(request, options=options[question_of(request.key)], stream=0)
+            ask = asks[question_of(request.key)]
+            stop_ids = frozenset[int]() if ask.ignores_stop_tokens else request.stop_ids
+            yield replace(request, options=ask.options, stop_ids=stop_ids, stream=0)
 
 
 def key_of(question: int) -> tuple[int, int]:
@@ -44,10 +46,7 @@ def _prepared(captioner: Captioner, system: str, questions: Sequence[Loaded]) ->
         clips = [question.clips[0] for question in about_clips]
         asked = [[question.ask.question] for question in about_clips]
         systems = [question.ask.system for question in about_clips]
-        if any(one is not None for one in systems):
-            yield from captioner.prepare(clips, asked, systems)
-        else:
-            yield from captioner.prepare(clips, asked)
+        yield from captioner.prepare(clips, asked, systems)
     for question in questions:
         ask, clips = question.ask, list(question.clips)
         if len(clips) == 1:

@@ -46,7 +46,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "min_p": (0,),
     "min_tokens": (0,),
     "use_beam_search": (False,),
-    "ignore_eos": (False,),
     "skip_special_tokens": (True,),
     "echo": (False,),
     "add_generation_prompt": (True,),
@@ -56,12 +55,16 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A request for a chat completion. includes_usage: in the stream."""
+    """A request for a chat completion.
+
+    ignores_stop_tokens: the field `ignore_eos`, as vLLM has it. includes_usage: in the stream.
+    """
 
     conversation: Conversation
     options: GenerationOptions
     stop: tuple[str, ...]
     video: VideoOptions
+    ignores_stop_tokens: bool
     streams: bool
     includes_usage: bool
 
@@ -84,6 +87,7 @@ def chat_request(body: Mapping[str, Any], settings: HttpSettings) -> ChatRequest
         generation_options(fields, settings.model, settings.limits),
         stop_texts(fields),
         video_options(fields, settings.model),
+        fields.flag("ignore_eos"),
         streams,
         includes_usage,
     )

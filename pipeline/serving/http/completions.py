@@ -45,4 +45,5 @@ def _ask(chat: ChatRequest, media: StoredMedia, context: Context) -> Ask:
         sampling=None if media.are_frames else video_sampling(video, model),
         stop=chat.stop,
         streams=chat.streams,
+        ignores_stop_tokens=chat.ignores_stop_tokens,
     )
