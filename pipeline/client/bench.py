@@ -34,6 +34,8 @@ from .load import MODES, Figures, Load, median, percentile, run
 
 DISTINCT_CLIPS = 32
 """More requests send these clips again, in turns: bounded memory, and no waiting for noise."""
+MOST_FAILED_IN_A_ROW = 32
+"""Then the server is gone, and nothing is measured any more."""
 _COLUMNS = {
     "clips": "clips/s",
     "frames": "frames/s",
@@ -46,7 +48,7 @@ _SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})")
 
 
 class BenchFailed(RunError):
-    """The server does not answer at all."""
+    """The server does not answer at all, or not any more."""
 
     hint = ""
 
@@ -153,12 +155,19 @@ async def _warm_up(connection: Connection, message: Message) -> None:
 
 
 async def _figures(mode: str, load: Load, connection: Connection, messages: Sequence[Message], frames: int) -> Figures:
-    sent_bytes = 0
+    sent_bytes = failed_in_a_row = 0
 
     async def ask(number: int) -> int:
-        nonlocal sent_bytes
+        nonlocal sent_bytes, failed_in_a_row
         message = messages[number % len(messages)]
-        answer = await connection.ask(message.content, message.fields)
+        try:
+            answer = await connection.ask(message.content, message.fields)
+        except RequestFailed as error:
+            failed_in_a_row += 1
+            if failed_in_a_row >= MOST_FAILED_IN_A_ROW:
+                raise BenchFailed(f"{failed_in_a_row} requests in a row failed; the last one: {error}") from None
+            raise
+        failed_in_a_row = 0
         sent_bytes += message.media_bytes
         return answer.completion_tokens
 

@@ -81,6 +81,18 @@ def test_a_server_that_refuses_everything(capsys: pytest.CaptureFixture[str]) ->
     assert "the first request failed" in printed.err and "no videos here" in printed.err and printed.out == ""
 
 
+def test_a_server_that_is_gone_ends_the_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    server: StubServer
+
+    async def soon_gone(body: dict[str, Any]) -> Response:
+        return refusal(400, "no more") if len(server.bodies) > 4 else completion("two words")
+
+    with StubServer(soon_gone).running() as server:
+        assert _bench(server, "--requests", "1000", "--mode", "stream") == 1
+    assert 4 + 32 <= len(server.bodies) <= 4 + 32 + 4  # the last ones were in flight
+    assert "32 requests in a row failed; the last one: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("size", ["336", "0x3", "336x", "axb", "99999x1"])
 def test_a_bad_size(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["bench", "--size", size]) == 2
