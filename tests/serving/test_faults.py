@@ -32,7 +32,7 @@ from tests.serving import raw_http
 TINY = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
 CHAT = "/v1/chat/completions"
 KEY = "a-secret-of-the-test"
-BODY_BYTES = 3 * 2**20
+BODY_BYTES = 8 * 2**20
 WAIT_SECONDS = 60.0
 LONG = {"max_tokens": 3000, "ignore_eos": True}
 """Fields of a request whose answer is so long that it does not end by itself while a test runs."""
@@ -243,7 +243,7 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
         400,
     ),
     "too long a question": (json.dumps(_said("word " * 9000)).encode(), 400),
-    "more tokens than the model has": (json.dumps(_said("a", max_tokens=4090)).encode(), 400),
+    "more tokens than the model has": (json.dumps(_said("a", max_tokens=4096)).encode(), 400),
 }
 
 
@@ -313,7 +313,7 @@ def test_a_decoder_that_does_not_end_is_killed(server: RunningServer) -> None:
     gif = _endless_gif()
     assert len(gif) < BODY_BYTES / 2
     status, text = raw_http.post(server.url, _about(_as_data(gif, "image/gif"), "image_url"))
-    assert status == 400 and "decode_timeout" not in json.loads(text)["error"]["message"].partition("2 s")[0], text
+    assert status == 400 and "2 s" in json.loads(text)["error"]["message"], text
 
 
 def test_a_decoder_that_is_killed_is_replaced(server: RunningServer, world: World) -> None:
@@ -407,7 +407,7 @@ def test_a_full_queue_says_when_to_try_again(server: RunningServer, world: World
             opened.sendall(raw_http.head(CHAT, len(body), "Connection: close\r\n") + body)
             answer = raw_http.received(opened)
         assert raw_http.status_of(answer) == 503 and b"retry-after: " in answer.lower()
-        assert server.metrics()["captioning_requests_running"] == 2
+        _until(lambda: _running(server) == 2)
     _until(lambda: _busy(server) == 0)
 
 
