@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from pipeline.captioning import backends
+from tests.captioning.run import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,3 +85,10 @@ def backend(request: pytest.FixtureRequest) -> backends.Backend:
     """The framework of this test process, on the CPU in float32."""
     framework = request.config.getoption("--framework")
     return backends.Choice(framework, "cpu", 0, "tests").activate(None)
+
+
+@pytest.fixture(scope="session")
+def torch_run() -> Iterator[forked.TorchRuns]:
+    """Runs the captioning commands in one process on PyTorch, without the time that its import takes."""
+    with forked.torch_runs() as runs:
+        yield runs

@@ -42,7 +42,7 @@ def _captions(
     path = meta.with_name(output)
     bin_folder = Path(sys.executable).parent
     environment = {**launched.CLUSTER, **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    arguments = [COMMAND, str(meta), "--output", str(path), "--bs", "3", *flags]
+    arguments = [COMMAND, str(meta), "--output", str(path), "--bs", "3", "--decode_workers", "1", *flags]
     arguments += ["--pretrained_model_name_or_path", str(checkpoint)]
     done = subprocess.run(
         [*command, *arguments], cwd=meta.parent, env=environment, capture_output=True, text=True, timeout=400
@@ -69,7 +69,8 @@ def test_captions_are_correct_on_mindspore_and_pytorch_in_both_styles(
     meta: Path, long_captions: list[dict[str, str]]
 ) -> None:
     """On MindSpore two workers ask two questions about each clip; the process on PyTorch asks one."""
-    msrun = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8642", "--log_dir=log"]
+    msrun = [sys.executable, launched.IDLE_MSRUN, "--worker_num=2", "--local_worker_num=2", "--join=True"]
+    msrun += ["--master_port=8642", "--log_dir=log"]
     asks = ["--ask", f"full={DEFAULT_QUESTION}", "--ask", f"brief={BRIEF_QUESTION}"]
     rows = _captions(msrun, meta, "mindspore.csv", *asks)
     assert [row["text_full"] for row in rows] == [row["truth"] for row in rows]

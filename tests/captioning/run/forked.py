@@ -1,4 +1,4 @@
-"""Runs a command many times in forks of a process that has imported its modules, which takes most of a short run."""
+"""Runs commands many times in forks of a process that has imported their modules, which takes most of a short run."""
 
 from __future__ import annotations
 
@@ -8,35 +8,43 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from scripts import launched
+
+_TORCH_MODULES = (
+    "torch",
+    *("transformers.models.llava.modeling_llava", "transformers.models.llama.modeling_llama"),
+    *("transformers.models.clip.modeling_clip", "transformers.models.qwen2.modeling_qwen2"),
+)
 _SERVER = """
 import importlib, json, os, runpy, signal, sys
-command, *modules = sys.argv[1:]
-runpy.run_path(command)  # imports what the command imports, but does not run it
+first, *modules = sys.argv[1:]
+runpy.run_path(first)  # imports what the command imports, but does not run it
 for module in modules:
     importlib.import_module(module)
 for line in sys.stdin:
-    arguments, folder, output = json.loads(line)
+    command, arguments, folder, output = json.loads(line)
     child = os.fork()
     if child == 0:
-        signal.alarm(120)
+        signal.alarm(300)
         os.chdir(folder)
         for number, path in enumerate((os.devnull, output + "/stdout", output + "/stderr")):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-        sys.argv = [command, *arguments]
+        sys.argv = [command or first, *arguments]
         try:
-            runpy.run_path(command, run_name="__main__")
+            runpy.run_path(command or first, run_name="__main__")
         finally:
             with open(output + "/frameworks", "w") as file:
                 print(*[name for name in ("torch", "mindspore", "mindnlp") if name in sys.modules], file=file)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Runs the command in a child process for each line of standard input; the modules are imported only once.
+"""Runs a command in a child process for each line of standard input; the modules are imported only once.
 
-A line is JSON: arguments, working folder, and the folder where the child leaves the files stdout, stderr and frameworks
+A line is JSON: command (null for the first), arguments, working folder, and the folder where the child leaves the files stdout, stderr and frameworks
 (those that were imported). The answer is a line with the process id at once, and one with the exit code.
 """
 
@@ -55,14 +63,16 @@ def run(
     folder: Path,
     output: Path,
     until: Callable[[], None] | None = None,
+    command: str | None = None,
 ) -> int:
     """Run the command, and return its exit code.
 
     folder: where the command runs. output: an empty folder for what it prints.
     until: returns when the command is to be killed; None to wait for its end.
+    command: another command than that of `serve`.
     """
     assert server.stdin is not None and server.stdout is not None
-    print(json.dumps([arguments, str(folder), str(output)]), file=server.stdin, flush=True)
+    print(json.dumps([command, arguments, str(folder), str(output)]), file=server.stdin, flush=True)
     process_id = int(server.stdout.readline())
     if until is not None:
         try:
@@ -70,6 +80,32 @@ def run(
         finally:
             os.kill(process_id, signal.SIGKILL)
     return int(server.stdout.readline())
+
+
+class TorchRuns:
+    """Complete runs in one process on PyTorch, as with `launched.plain`."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self._server = server
+
+    def __call__(self, folder: Path, *arguments: str, command: str = launched.COMMAND) -> None:
+        """Caption `meta.csv` of `folder`. What the command prints is in `launcher.log` there.
+
+        Raises:
+            AssertionError: the command failed.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            exit_code = run(self._server, ["meta.csv", *arguments], folder, Path(name), command=command)
+            printed = (Path(name) / "stderr").read_text()
+        (folder / "launcher.log").write_text(printed)
+        assert exit_code == 0, printed
+
+
+@contextlib.contextmanager
+def torch_runs() -> Iterator[TorchRuns]:
+    """A process that has imported PyTorch and the model classes that most tests use."""
+    with serve(Path(launched.COMMAND), *_TORCH_MODULES) as server:
+        yield TorchRuns(server)
 
 
 def check_usage_error(
