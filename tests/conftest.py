@@ -25,6 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from pipeline.captioning import backends
+from scripts import service_runs
 from tests.captioning.run import forked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,3 +93,14 @@ def torch_run() -> Iterator[forked.TorchRuns]:
     """Runs the captioning commands in one process on PyTorch, without the time that its import takes."""
     with forked.torch_runs() as runs:
         yield runs
+
+
+@pytest.fixture(scope="module")
+def api_forks() -> Iterator[None]:
+    """`service_runs.caption` runs the command in forks, without the time that its imports take."""
+    modules = ("openai", "pipeline.captioning.captioners.api.service", "pipeline.captioning.run.service.batch_worker")
+    forks = forked.Forks(service_runs.COMMAND, *modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service_runs, "start", forks.start)
+        yield
+    forks.close()
