@@ -26,7 +26,7 @@ from tests.captioning.clips.downloads.servers import (
 from tests.fakes import render_clip
 
 DATA = bytes(range(256)) * 2000
-LIMITS = DownloadLimits(max_bytes=10**6, timeout=20.0)
+LIMITS = DownloadLimits(max_bytes=10**6, timeout=90.0)
 SHORT = DownloadLimits(max_bytes=10**6, timeout=0.8)
 """An attempt without data ends after 0.2 s."""
 
@@ -92,7 +92,7 @@ def test_other_faults_end_the_download_at_once(web: WebServer, target: Path, ans
     problem = download(web.url("/a.mp4", answer), str(target), LIMITS)
     assert problem.startswith(message) and "secret" not in problem
     assert web.requests == ["/a.mp4"]
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert not target.exists() or target.stat().st_size < 1_300_000
 
 
@@ -110,7 +110,7 @@ def test_the_deadline_ends_the_attempts(web: WebServer, target: Path, answer: An
     begin = time.monotonic()
     problem = download(web.url("/a.mp4", answer), str(target), SHORT)
     assert problem.startswith("no download within 0.8 s (--download_timeout), ") and cause in problem
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 30
 
 
 def test_the_time_that_is_left_may_be_over(web: WebServer, target: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_time_that_is_left_may_be_over(web: WebServer, target: Path) -> None
     begin = time.monotonic()
     outcome = download_module.download(url, str(target), LIMITS, begin - 1)
     assert outcome.may_pass and "1 attempt: the time was over" in outcome.problem
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 30
 
 
 def test_a_server_that_seems_to_be_down_gets_one_attempt(web: WebServer, target: Path) -> None:
