@@ -64,16 +64,25 @@ def offline(checkpoint: Path, meta: Path, slots: int, environment: Mapping[str, 
 def served(
     server: RunningServer, bodies: Sequence[bytes], clients: int, seconds: float, captions: Sequence[str] | None = None
 ) -> Result:
-    """Load the server for some seconds; returns the figures of the time in which all clients were busy.
+    """Load the server for some seconds; returns its figures.
+
+    Clips per second are those of the time in which all clients are busy: from the end of the first round of answers,
+    one for each slot, to the last answer before clients stop. Both are answers, because those that began together end
+    together, so that a count between two points of time would depend on where in a round these are.
 
     captions: of the offline command; None if they are not compared.
+
+    Raises:
+        SystemExit: the time is too short for two rounds of answers.
     """
-    begin = time.monotonic()
+    slots = int(server.metrics()["captioning_slots"])
+    deadline = time.monotonic() + seconds
     answers = asyncio.run(serving_runs.send(server.url, bodies, clients, seconds=seconds))
-    # The first round of answers waits for the first clips, and after the end fewer and fewer clients are busy.
-    counted = sum(begin + seconds / 6 <= ended <= begin + seconds for ended in answers.ended)
+    ended = [one for one in answers.ended if one <= deadline][slots - 1 :]
+    if len(ended) <= slots:
+        raise SystemExit(f"benchmark: {seconds:g} s are too short for two rounds of answers; give more --seconds")
     result = {
-        "clips_per_second": counted / (seconds - seconds / 6),
+        "clips_per_second": (len(ended) - 1) / (ended[-1] - ended[0]),
         "answers": len(answers.ended),
         "problems": answers.problems,
         "median_seconds": statistics.median(answers.seconds),

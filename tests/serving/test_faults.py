@@ -28,8 +28,8 @@ from scripts import serving_runs
 from scripts.clip_world import random_clip, write_clips
 from scripts.serving_runs import RunningServer, video_body
 from tests.serving import raw_http
+from tests.serving.conftest import TINY
 
-TINY = Path(__file__).parents[2] / "pretrained_models" / "pllava-tiny"
 CHAT = "/v1/chat/completions"
 KEY = "a-secret-of-the-test"
 BODY_BYTES = 8 * 2**20

@@ -1,56 +1,26 @@
-"""The unchanged `openai` library against a running server, and the commands against each other."""
+"""The unchanged `openai` library against a running server."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from scripts import serving_runs
-from scripts.clip_world import random_clip, write_clips
+from scripts.clip_world import random_clip
 from scripts.serving_runs import RunningServer, data_url
+from tests.serving.conftest import CLIPS
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "pretrained_models" / "pllava-tiny"
 BRIEF_QUESTION = "Describe the video briefly."
-CLIPS = 6
 
 pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rendered clips, and their table with the true captions."""
-    folder = tmp_path_factory.mktemp("served")
-    write_clips(folder, (random_clip(77, number) for number in range(CLIPS)))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "meta.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[RunningServer]:
-    framework = request.config.getoption("--framework")
-    flags = ("--devices", "cpu", "--framework", framework, "--bs", "4")
-    with serving_runs.running_server(TINY, folder, *flags) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0, timeout=120)
+def client(tiny_server: RunningServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=tiny_server.base_url, api_key="none", max_retries=0, timeout=120)
 
 
 def _video(row: dict[str, str], question: str = "") -> list[Any]:
@@ -101,9 +71,11 @@ def test_a_stream_is_the_same_text(client: openai.OpenAI, rows: list[dict[str, s
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens > 5
 
 
-def test_64_at_once_are_all_right(server: RunningServer, rows: list[dict[str, str]]) -> None:
+def test_64_at_once_are_all_right(tiny_server: RunningServer, rows: list[dict[str, str]]) -> None:
     async def ask() -> list[str]:
-        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0, timeout=300) as client:
+        async with openai.AsyncOpenAI(
+            base_url=tiny_server.base_url, api_key="none", max_retries=0, timeout=300
+        ) as client:
             asked = (
                 client.chat.completions.create(model="pllava-tiny", messages=_messages(_video(rows[number % CLIPS])))
                 for number in range(64)
@@ -111,7 +83,7 @@ def test_64_at_once_are_all_right(server: RunningServer, rows: list[dict[str, st
             return [answer.choices[0].message.content or "" for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(ask()) == [rows[number % CLIPS]["truth"] for number in range(64)]
-    metrics = server.metrics()
+    metrics = tiny_server.metrics()
     assert metrics["captioning_requests_running"] == metrics["captioning_requests_waiting"] == 0
 
 
@@ -137,7 +109,7 @@ def test_errors_are_those_of_the_library(client: openai.OpenAI, rows: list[dict[
     with pytest.raises(openai.BadRequestError, match="single questions"):
         turns: Any = [*_messages("a"), {"role": "assistant", "content": "b"}, *_messages("c")]
         client.chat.completions.create(model="pllava-tiny", messages=turns)
-    with pytest.raises(openai.BadRequestError, match="video"):
+    with pytest.raises(openai.BadRequestError, match="the file"):
         url = {"url": "data:video/mp4;base64,AAAA"}
         client.chat.completions.create(
             model="pllava-tiny",
@@ -145,14 +117,3 @@ def test_errors_are_those_of_the_library(client: openai.OpenAI, rows: list[dict[
         )
     with pytest.raises(openai.BadRequestError, match="n"):
         client.chat.completions.create(model="pllava-tiny", messages=_messages(_video(rows[0])), n=2)
-
-
-def test_caption_api_and_caption_write_the_same_captions(
-    server: RunningServer, folder: Path, rows: list[dict[str, str]]
-) -> None:
-    command = [sys.executable, str(ROOT / "pipeline" / "captioning" / "caption_api.py"), str(folder / "meta.csv")]
-    flags = ["--base_url", server.base_url, "--send", "video", "--num_frames", "4", "--output", str(folder / "api.csv")]
-    done = subprocess.run([*command, *flags], env=os.environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    with (folder / "api.csv").open(newline="", encoding="utf-8") as file:
-        assert [row["text"] for row in csv.DictReader(file)] == [row["truth"] for row in rows]
