@@ -85,10 +85,11 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         Raises:
             UsageError: see `text_prompts`; or the system prompt contains a special token.
         """
+        prompts = self._prompts_of_texts(system, "the system prompt")
         token = self.tokenizer.special_token_in(system)
         if token and system not in self._systems_of_flags:
             raise UsageError(f"the system prompt contains {token}, a special token of the model; remove it")
-        return self._prompts_of_texts(system, "the system prompt")
+        return prompts
 
     def _prompts_of_texts(self, system: str, name: str) -> TextPrompts:
         """name: of the system prompt, for messages."""

@@ -47,7 +47,7 @@ class ModelCaptioner(Captioner):
         self._text = TextModel.of(generating)
         self._stats = EngineStats()
         self._vision_seconds = 0.0
-        self._planned_tokens = settings.generation.max_new_tokens
+        self._planned_tokens = settings.generation.max_new_tokens  # see `EngineSettings`
         self._in_batches = settings.generation.num_beams > 1 or settings.needs_generate
         has_prefix = settings.shares_prefix and not self._in_batches
         self._prefix = settings.prompts.shared_prefix if has_prefix else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,8 +83,13 @@ def test_a_question_that_is_too_long_or_has_a_placeholder_fails_alone(
 
     clips, too_long = _clips(2), "word " * 3000
     expected = alone(greedy, clips, [[SHORT], [SHORT]])
-    too_long_for_answer = "word " * (4090 - int(np.prod(POOLING)))
-    found = ends(greedy, clips[1:], [[SHORT, too_long_for_answer]])
+
+    def length(words: int) -> int:
+        pieces = greedy._common.prompts.pieces(clips[0], "word " * words)
+        return sum(map(len, pieces)) + int(np.prod(POOLING))
+
+    without_answer = "word " * (bisect.bisect_right(range(3000), 4095, key=length) - 1)  # fits, but not its answer
+    found = ends(greedy, clips[1:], [[SHORT, without_answer]])
     assert found[1, 0].ids == expected[1, 0] and found[1, 1].reason is EndReason.TOO_LONG
     refused, kept = greedy.prepare(clips[:1], [[too_long, SHORT]])
     assert isinstance(refused, Refused) and (refused.row, refused.question, refused.is_too_long) == (0, 0, True)
