@@ -37,11 +37,17 @@ class Caption:
 
 @dataclass(frozen=True)
 class Refused:
-    """A question that can't be asked about a clip, and why. question: its number among the clip's questions."""
+    """A question that can't be asked, and why.
+
+    question: its number among the questions of the row.
+    is_too_long: whether the prompt alone is too long for the model, as for `EndReason.TOO_LONG`; the message names no
+        flags then.
+    """
 
     row: int
     question: int
     message: str
+    is_too_long: bool = False
 
 
 class Captioner(ABC):
@@ -64,6 +70,8 @@ class Captioner(ABC):
         systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         """Run the vision stage once for each clip; returns the requests that ask the questions about the clips.
+
+        A question whose prompt is too long for the model is refused before any computation.
 
         A clip has one request whose follow-ups are its further questions, or several requests if the questions share
         nothing but the visual tokens. The key of a request is (row, number of its first question), and the events of a
@@ -88,15 +96,16 @@ class Captioner(ABC):
 
     def prepare_text(
         self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
-    ) -> Request:
+    ) -> Request | Refused:
         """The request that asks a question about text alone, without a clip; see `CaptionerSource.text_prompts`.
 
         key: (row, number of the question). The row determines the random stream, as for clips.
         options: replace those of the run. Beam search is possible only if the run's captions have it too.
-        system: the system prompt; empty for that of the template.
+        system: the system prompt; empty for that of the template. It may contain special tokens only if
+            `CaptionerSource.text_prompts` was called with it before.
 
         Raises:
-            UsageError: the model can't answer questions about text.
+            UsageError: the model can't answer questions about text, or the system prompt is not usable.
         """
         raise UsageError(NO_TEXT)
 
@@ -194,9 +203,9 @@ class CaptionerSource(ClipSource):
         return None
 
     def text_prompts(self, system: str = "") -> TextPrompts:
-        """The prompts of questions about text alone.
+        """The prompts of questions about text alone, for a command.
 
-        system: the system prompt; empty for that of the template, or none.
+        system: the system prompt, from a flag; empty for that of the template, or none. It may contain special tokens.
 
         Raises:
             UsageError: the model can't answer questions about text, or the system prompt is not usable.

@@ -53,6 +53,7 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         self.generation = with_checkpoint_defaults(generation, folder)
         self._given_generation = generation
         self._text_prompts: dict[str, TextPrompts] = {}
+        self._systems_of_flags: set[str] = set()
 
     def fingerprint(self) -> Mapping[str, str]:
         return {
@@ -74,11 +75,26 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         }
 
     def text_prompts(self, system: str = "") -> TextPrompts:
+        prompts = self._prompts_of_texts(system, "--system")
+        self._systems_of_flags.add(system)
+        return prompts
+
+    def text_prompts_of_request(self, system: str) -> TextPrompts:
+        """As `text_prompts`, for a system prompt of a request, which may contain no special token.
+
+        Raises:
+            UsageError: see `text_prompts`; or the system prompt contains a special token.
+        """
+        prompts = self._prompts_of_texts(system, "the system prompt")
+        token = self.tokenizer.special_token_in(system)
+        if token and system not in self._systems_of_flags:
+            raise UsageError(f"the system prompt contains {token}, a special token of the model; remove it")
+        return prompts
+
+    def _prompts_of_texts(self, system: str, name: str) -> TextPrompts:
+        """name: of the system prompt, for messages."""
         if system not in self._text_prompts:
-            template, window = self._text_template(system), self._limit().tokens
-            token = self.tokenizer.special_token_in(system)
-            if token:
-                raise UsageError(f"the system prompt contains {token}, a special token of the model; remove it")
+            template, window = self._text_template(system, name), self._limit().tokens
             if window is None:
                 raise UsageError(
                     f"{self.folder / 'config.json'} has no max_position_embeddings of the text model, so it is not "
@@ -129,8 +145,10 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         """The prompt of each question as text."""
 
     @abstractmethod
-    def _text_template(self, system: str) -> TextTemplate:
-        """The template of prompts without a clip. system: the system prompt; empty for that of the template.
+    def _text_template(self, system: str, name: str) -> TextTemplate:
+        """The template of prompts without a clip.
+
+        system: the system prompt; empty for that of the template. name: its name, for messages.
 
         Raises:
             UsageError: the family can't answer questions about text, or the system prompt is not usable.

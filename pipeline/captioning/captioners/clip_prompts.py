@@ -132,15 +132,21 @@ def common_beginning(sequences: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
 
 
-def check_questions(asks: Asks, placeholders: Sequence[str], default_question: str = DEFAULT_QUESTION) -> None:
-    """Check that no question is blank or contains a placeholder of the clip. Cells of the table are not checked.
+def check_questions(
+    asks: Asks, placeholders: Sequence[str], default_question: str = DEFAULT_QUESTION, system: str | None = None
+) -> None:
+    """Check that no question of a flag is blank, and that no question and not the system prompt contain a placeholder
+    of the clip. Cells of the table are not checked.
 
     placeholders: of images and videos; empty ones are ignored.
     default_question: of the family; this one may be blank.
+    system: the value of `--system`; None if it was not given.
 
     Raises:
-        UsageError: names the flag of the question.
+        UsageError: names the flag.
     """
+    for placeholder in filter(None, placeholders):
+        check_prompt_part("--system", system or "", placeholder)
     for ask, text in zip(asks.asks, asks.texts, strict=True):
         if not text.strip() and text != default_question:
             raise UsageError(f"the question of {ask.flag} is blank; write a question, or leave {ask.flag} out")

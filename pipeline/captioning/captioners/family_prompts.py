@@ -130,17 +130,19 @@ class FamilyPrompt:
         text, placeholder = _written_out(family, text, asked.placeholder, frames)
         return PromptText(text, source, placeholder)
 
-    def text_alone(self, question: str, system: str) -> PromptText:
+    def text_alone(self, question: str, system: str, name: str = "the system prompt") -> PromptText:
         """The prompt for a question about text alone: the same template as in `text`, without a block.
 
         The question may contain placeholders; the caller sees to it that they are no tokens.
+
+        name: of the system prompt, for messages.
 
         Raises:
             UsageError: the system prompt contains a placeholder, or the checkpoint's template is unusable.
         """
         about = FAMILY_PROMPTS[self.family]
         for placeholder in about.placeholders.values():
-            check_prompt_part("the system prompt", system, placeholder)
+            check_prompt_part(name, system, placeholder)
         asked = Conversation(question, system, [], "")
         rendered = None if self.template is None else self.template.rendered_alone(asked, about.placeholders)
         text, source = self._chosen(rendered, asked, "", "is not one for images, videos and text alone")

@@ -32,6 +32,9 @@ from .captioner_settings import CaptionerSettings
 from .prompts import NO_IMAGES
 from .question_groups import QuestionPrompt, grouped, shared_text
 
+_CHARACTERS_PER_TOKEN = 8
+"""More than in ordinary text of any language."""
+
 
 class ModelCaptioner(Captioner):
     """A captioner with a model.
@@ -44,6 +47,7 @@ class ModelCaptioner(Captioner):
         self._text = TextModel.of(generating)
         self._stats = EngineStats()
         self._vision_seconds = 0.0
+        self._planned_tokens = settings.generation.max_new_tokens  # see `EngineSettings`
         self._in_batches = settings.generation.num_beams > 1 or settings.needs_generate
         has_prefix = settings.shares_prefix and not self._in_batches
         self._prefix = settings.prompts.shared_prefix if has_prefix else ()
@@ -68,7 +72,7 @@ class ModelCaptioner(Captioner):
 
         Positions count all tokens unless a family says otherwise.
         """
-        length = sum(map(len, pieces)) + sum(sum(self._prompt_lengths(clip)) for clip in clips)
+        length = _length(pieces) + sum(sum(self._prompt_lengths(clip)) for clip in clips)
         return QuestionPrompt(number, pieces, np.arange(length), length)
 
     def _text_positions(self, tokens: int) -> np.ndarray:
@@ -89,7 +93,7 @@ class ModelCaptioner(Captioner):
     def _engine(self, slots: int, smaller_batches: bool = False) -> Engine:
         if self._in_batches:
             return BatchEngine(self._generating, slots, self._stats, self._backend if smaller_batches else None)
-        settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
+        settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens, self._planned_tokens)
         with torch.no_grad():
             prefix = self._embed(self._prefix)[None] if self._prefix else None
         return SlotEngine(self._text, self._backend, settings, prefix, self._stats)
@@ -126,24 +130,50 @@ class ModelCaptioner(Captioner):
     def _prompt_or_refused(
         self, number: int, question: str, clip: Clip, system: str | None
     ) -> QuestionPrompt | Refused:
+        too_long = self._too_long_text(question, system)
+        if too_long:
+            return Refused(clip.row, number, too_long, is_too_long=True)
         try:
             pieces = self._common.prompts.pieces(clip, question, system)
         except UsageError as error:  # the flags were checked, so a cell of the table or a request is the cause
             columns = self._common.prompts.asks.cell_columns
             fix = f"; change the row's cell in {column_list(columns)}" if columns else ""
             return Refused(clip.row, number, f"{error}{fix}")
+        too_long = self._text.limit.prompt_problem(_length(pieces) + sum(self._prompt_lengths(clip)))
+        if too_long:
+            return Refused(clip.row, number, too_long, is_too_long=True)
         return self._prompt(number, pieces, [clip])
+
+    def _too_long_text(self, *texts: str | None) -> str | None:
+        """The message if the first characters of a part of a prompt are too many tokens for the model.
+
+        It spares the work with texts of any length, such as their rendering and several tokenizations.
+        """
+        limit = self._text.limit
+        if limit.tokens is None:
+            return None
+        most = _CHARACTERS_PER_TOKEN * limit.tokens
+        long = [text[:most] for text in texts if text and len(text) > most]
+        problems = (limit.prompt_problem(self._common.tokenizer.count(text), is_part=True) for text in long)
+        return next(filter(None, problems), None)
 
     def prepare_images(
         self, row: int, images: Sequence[Clip], question: str, system: str | None = None
     ) -> Request | Refused:
         if not self._common.prompts.has_images:
             raise UsageError(NO_IMAGES)
+        too_long = self._too_long_text(question, system)
+        if too_long:
+            return Refused(row, 0, too_long, is_too_long=True)
         try:
             pieces = self._common.prompts.image_pieces(len(images), question, system)
         except UsageError as error:
             return Refused(row, 0, str(error))
         clips = [self._one_of_several(image) for image in images]
+        visual = sum(sum(self._prompt_lengths(clip)) for clip in clips)
+        too_long = self._text.limit.prompt_problem(_length(pieces) + visual)
+        if too_long:
+            return Refused(row, 0, too_long, is_too_long=True)
         with torch.no_grad():
             seen = zip(clips, self._timed_blocks(clips), strict=True)
             blocks = [block for clip, own in seen for block in self._blocks_of_prompts(clip, own)[0]]
@@ -194,8 +224,13 @@ class ModelCaptioner(Captioner):
 
     def prepare_text(
         self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
-    ) -> Request:
-        ids = self._common.text_prompts(system).token_ids(question)
+    ) -> Request | Refused:
+        too_long = self._too_long_text(question, system)
+        if not too_long:
+            ids = self._common.text_prompts(system).token_ids(question)
+            too_long = self._text.limit.prompt_problem(len(ids))
+        if too_long:
+            return Refused(*key, too_long, is_too_long=True)
         return self._text_request(key, ids, options or self._common.generation)
 
     def _text_request(self, key: tuple[int, int], ids: Sequence[int], options: GenerationOptions) -> Request:
@@ -262,6 +297,7 @@ class ModelCaptioner(Captioner):
         options = dataclasses.replace(
             common.generation, max_new_tokens=max(common.generation.max_new_tokens, answer_tokens)
         )
+        self._planned_tokens = options.max_new_tokens
         units = min(self._units_together, self.clips_together * max(1, common.units))
         prompt = capacity.slot_memory(config, length, options, itemsize)
         work = units * common.unit_bytes
@@ -311,6 +347,11 @@ class ModelCaptioner(Captioner):
             engine.add(dataclasses.replace(request, stop_ids=stop_ids))
         for _ in range(2):
             engine.step()
+
+
+def _length(pieces: Sequence[Sequence[int]]) -> int:
+    """Number of text tokens around the blocks of a prompt."""
+    return sum(map(len, pieces))
 
 
 def _interleaved(texts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> torch.Tensor:

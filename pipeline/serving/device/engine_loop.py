@@ -197,7 +197,8 @@ class EngineLoop:
         # A request keeps its embeddings, so no variable may keep it: that would be the memory of a whole batch.
         for request in prepared(self._captioner, self._system, questions):
             if isinstance(request, Refused):
-                self._fail(request.row, Problem.PROMPT, request.message)
+                problem = Problem.TOO_LONG if request.is_too_long else Problem.PROMPT
+                self._fail(request.row, problem, request.message)
                 continue
             question = question_of(request.key)
             in_flight = self._in_flight[question]

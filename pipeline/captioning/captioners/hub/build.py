@@ -173,7 +173,7 @@ def make_source(
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
     default_question = next(about.default_question for about in FAMILIES if about.name == name)
-    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], default_question)
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], default_question, flags.system)
     tokenizer, family_prompt = PromptTokenizer(folder), FamilyPrompt.of(folder, name)
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1

@@ -11,7 +11,7 @@ from PIL import Image
 from ...clips.clip import Clip
 from ...clips.frames import scaled_down
 from ...clips.sampling import COUNT_RULES, FrameSampling
-from ...generation.length_limit import LengthLimit
+from ...generation.length_limit import FLAGS, LengthLimit
 from ...generation.options import GenerationOptions
 from ..images.base import ImageTransform
 from .config_defaults import text_settings
@@ -129,4 +129,4 @@ def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation:
     limit = LengthLimit.from_settings(text_settings(family.config))
     text, visual = prompt.prompts.most_tokens(clip), sum(family.prompt_lengths(clip))
     problem = limit.problem(text + visual, generation.max_new_tokens)
-    return problem and f"{problem}; {visual} of the prompt's tokens are visual"
+    return problem and f"{problem}{FLAGS}; {visual} of the prompt's tokens are visual"

@@ -88,7 +88,7 @@ def _prompt(
     asks: Asks,
     longest: Clip,
 ) -> HubPrompt:
-    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], system=flags.system)
     has_times = bool(published.get("add_time_instruction", True))
 
     family_prompt = FamilyPrompt.of(flags.pretrained_model_name_or_path, name)

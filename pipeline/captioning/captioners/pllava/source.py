@@ -121,8 +121,8 @@ class PllavaSource(CheckpointSource["PllavaCaptioner"]):
     def _prompt_texts(self) -> Sequence[str]:
         return [self.prompts.text(self.longest, question) for question in self.asks.texts]
 
-    def _text_template(self, system: str) -> TextTemplate:
-        check_prompt_part("the system prompt", system)
+    def _text_template(self, system: str, name: str) -> TextTemplate:
+        check_prompt_part(name, system)
         source = f"conversation template {self._template_name}: {self._template_reason}"
         placeholders = [IMAGE_PLACEHOLDER]
         return TextTemplate(lambda question: self._template.text_prompt(question, system), source, placeholders)

@@ -142,6 +142,9 @@ def test_system_prompts_of_questions_about_text(families: dict[str, Family], bac
     for system, message in (("<|image_pad|>", "must not contain <|image_pad|>"), ("<|im_end|>", "contains <|im_end|>")):
         with pytest.raises(UsageError, match=f"^the system prompt {message}".replace("|", "[|]")):
             captioner.prepare_text((0, 0), WHAT, system=system)
+    own = "Answer in one word.<|im_end|>"
+    assert own in source.text_prompts(own).text(WHAT), "a flag may contain special tokens"
+    assert captioner.prepare_text((0, 0), WHAT, system=own).key == (0, 0)
     for number in range(40):
         captioner.prepare_text((0, 0), WHAT, system=f"{number}")
     assert len(source._text_prompts) <= 16, "system prompts of clients are not kept for ever"

@@ -108,5 +108,5 @@ def test_the_prompts_of_texts(backend: Backend) -> None:
     assert found.items() >= {"text prompt": "USER: {question} ASSISTANT:", "lora alpha": "2.0"}.items()
     assert not {"frames", "preprocessing", "pooling shape"} & set(found)
     assert prompts.describe()[0].startswith("prompt about text: conversation template vicuna: the tokenizer has no")
-    with pytest.raises(UsageError, match="the system prompt must not contain <image>"):
+    with pytest.raises(UsageError, match="--system must not contain <image>"):
         source.text_prompts("<image>")
