@@ -21,6 +21,7 @@ from pipeline.captioning.caption import make_parser, make_source
 from pipeline.captioning.captioners.hub.source import HubSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.frames import SampledFrames
+from pipeline.captioning.clips.preparation import ImageRole
 from tests.captioning.captioners import chat_templates
 from tests.golden import DATA
 from tests.tiny_family_configs import CONFIGS, IDS
@@ -185,12 +186,12 @@ def image_clips(made: HubSource) -> list[Clip]:
 
 def image_pair_clips(made: HubSource) -> list[list[Clip]]:
     """The pairs of still images as the decoding processes give them to the captioner."""
-    clips = image_clips(made)
+    clips = [_image_clip(made, number, image, ImageRole.ONE_OF_SEVERAL) for number, image in enumerate(images())]
     return [[clips[first], clips[second]] for first, second in _PAIRS]
 
 
-def _image_clip(made: HubSource, row: int, image: Image.Image) -> Clip:
-    pixels = (made.image_transform or made.frame_transform)([image])
+def _image_clip(made: HubSource, row: int, image: Image.Image, role: ImageRole = ImageRole.ALONE) -> Clip:
+    pixels = made.preparation.transform_of_image(role)([image])
     return Clip(row, "", pixels, (0,), seconds=(0.0,), size=(image.height, image.width), is_image=True)
 
 

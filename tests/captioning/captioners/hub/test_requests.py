@@ -66,7 +66,7 @@ def test_tokens_of_prompts(families: dict[str, Family], backend: Backend, name: 
     assert request.has_prefix and several.has_prefix
     text = sum(map(len, source.prompts.pieces(clip, WHAT)))
     assert captioner.prompt_tokens(request) == text + sum(family.block_lengths(clip))
-    blocks = [length for image in pair for length in family.block_lengths(family.one_of_several(image))]
+    blocks = [length for image in pair for length in family.block_lengths(image)]
     text = sum(map(len, source.prompts.image_pieces(2, WHAT)))
     assert len(blocks) == 2 and captioner.prompt_tokens(several) == text + sum(blocks)
     alone = captioner.prepare_text((2, 0), WHAT)
