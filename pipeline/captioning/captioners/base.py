@@ -86,7 +86,8 @@ class Captioner(ABC):
     ) -> Request | Refused:
         """The request that asks a question about several still images together. Its key is (row, 0).
 
-        images: clips of one still image each (`Clip.is_image`), in the order of the prompt, at least two.
+        images: clips of one still image each (`Clip.is_image`), in the order of the prompt, at least two; prepared as
+            `ImageRole.ONE_OF_SEVERAL`.
         system: the system prompt; None for that of the source.
 
         Raises:
@@ -168,17 +169,25 @@ class ClipSource(Source):
         no scaling.
     frame_transform: prepares the frames of a clip, see FrameTransform.
     image_transform: prepares a still image; None if it is a clip of one frame.
+    several_transform: prepares one of several still images of a prompt; None if it is prepared as one that is alone.
     """
 
     sampling: FrameSampling
     short_side: int = 0
     frame_transform: FrameTransform
     image_transform: FrameTransform | None = None
+    several_transform: FrameTransform | None = None
 
     @property
     def preparation(self) -> FramePreparation:
         """How the decoding processes choose and prepare frames."""
-        return FramePreparation(self.sampling, self.frame_transform, self.short_side, self.image_transform)
+        return FramePreparation(
+            self.sampling,
+            self.frame_transform,
+            self.short_side,
+            self.image_transform,
+            several_transform=self.several_transform,
+        )
 
 
 class CaptionerSource(ClipSource):

@@ -63,10 +63,6 @@ class ModelCaptioner(Captioner):
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         """Visual tokens in each block of one prompt of a clip."""
 
-    def _one_of_several(self, image: Clip) -> Clip:
-        """A still image as it is prepared for a prompt with several images."""
-        return image
-
     def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clips: Sequence[Clip]) -> QuestionPrompt:
         """The prompt of a question about a clip, or about several still images.
 
@@ -169,15 +165,14 @@ class ModelCaptioner(Captioner):
             pieces = self._common.prompts.image_pieces(len(images), question, system)
         except UsageError as error:
             return Refused(row, 0, str(error))
-        clips = [self._one_of_several(image) for image in images]
-        visual = sum(sum(self._prompt_lengths(clip)) for clip in clips)
+        visual = sum(sum(self._prompt_lengths(image)) for image in images)
         too_long = self._text.limit.prompt_problem(_length(pieces) + visual)
         if too_long:
             return Refused(row, 0, too_long, is_too_long=True)
         with torch.no_grad():
-            seen = zip(clips, self._timed_blocks(clips), strict=True)
-            blocks = [block for clip, own in seen for block in self._blocks_of_prompts(clip, own)[0]]
-            return self._request(row, [blocks], [self._prompt(0, pieces, clips)])
+            seen = zip(images, self._timed_blocks(images), strict=True)
+            blocks = [block for image, own in seen for block in self._blocks_of_prompts(image, own)[0]]
+            return self._request(row, [blocks], [self._prompt(0, pieces, images)])
 
     def _timed_blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
         begin = time.monotonic()

@@ -27,7 +27,7 @@ from .downloads.limits import DownloadLimits, Outcome
 from .downloads.urls import host_of, is_url, url_problem, without_credentials
 from .frame_memory import FrameMemory
 from .killable import Deadline, DecoderLimits, KillableProcess, serve
-from .preparation import FramePreparation
+from .preparation import FramePreparation, ImageRole
 from .process_start import make_process
 from .sampling import FrameSampling
 from .time_range import TimeRange
@@ -78,7 +78,7 @@ class DecodeClient(KillableProcess):
         stopping: threading.Event,
         part: TimeRange | None = None,
         sampling: FrameSampling | None = None,
-        image_as_frame: bool = False,
+        image_role: ImageRole = ImageRole.ALONE,
     ) -> tuple[np.ndarray | None, DecodeReply]:
         """Decode a clip. The decoders are tried one after the other, each with the whole deadline.
 
@@ -86,7 +86,7 @@ class DecodeClient(KillableProcess):
         stopping: set by another thread to end the call early; a process that is busy then is killed.
         part: of the file; None for the whole file.
         sampling: which frames are sampled; None for the sampling of the preparation.
-        image_as_frame: prepare a still image as a frame of a video.
+        image_role: how the file is prepared if it is a still image.
 
         Returns the prepared frames and the reply; if the clip failed, None and a reply with the stage and every
         message.
@@ -96,7 +96,7 @@ class DecodeClient(KillableProcess):
         """
         if part is not None and part.problem:  # a URL need not be downloaded
             return None, DecodeReply(stage="decode", messages=(part.problem,))
-        request = DecodeRequest(path, "", part=part, sampling=sampling, image_as_frame=image_as_frame)
+        request = DecodeRequest(path, "", part=part, sampling=sampling, image_role=image_role)
         if not is_url(path):
             self._clear_file()
             return self._decode(request, stopping)

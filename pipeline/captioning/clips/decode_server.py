@@ -17,7 +17,7 @@ from PIL import Image
 
 from .decode import DecodeError, check_path, decode_into, kind_of
 from .frame_memory import FrameMemory, FramesInMemory
-from .preparation import FramePreparation, FrameTransform
+from .preparation import FramePreparation, FrameTransform, ImageRole
 from .sampling import FrameSampling
 from .time_range import TimeRange
 from .video_file import is_video, read_video_file
@@ -34,7 +34,7 @@ class DecodeRequest:
         video.
     part: the range of the file that is the clip; None for the whole file.
     sampling: which frames are sampled; None for the sampling of the preparation.
-    image_as_frame: a still image is prepared as a frame of a video.
+    image_role: how the file is prepared if it is a still image.
     """
 
     path: str
@@ -42,7 +42,7 @@ class DecodeRequest:
     named: str = ""
     part: TimeRange | None = None
     sampling: FrameSampling | None = None
-    image_as_frame: bool = False
+    image_role: ImageRole = ImageRole.ALONE
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ def _decode(request: DecodeRequest, decoder: str, memory: FrameMemory, preparati
         DecodeError: the decoder can't decode it.
     """
     collect = functools.partial(_prepare, preparation.transform)
-    image_transform = None if request.image_as_frame else preparation.image_transform
-    collect_image = functools.partial(_prepare, image_transform or preparation.transform)
+    collect_image = functools.partial(_prepare, preparation.transform_of_image(request.image_role))
     sampled = decode_into(
         collect,
         request.path,

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...captioning.clips.clip import Clip
 from ...captioning.clips.decode_client import DecodeClient
-from ...captioning.clips.preparation import FramePreparation
+from ...captioning.clips.preparation import FramePreparation, ImageRole
 from ...captioning.clips.sampling import FrameSampling
 from ..messages import Ask
 
@@ -54,23 +54,24 @@ def load_media(
                 f"{len(paths)} images are the frames of one video, but at most {most} frames are accepted; "
                 "send fewer of them"
             )
+    role = ImageRole.FRAME if as_frames else ImageRole.ONE_OF_SEVERAL if len(paths) > 1 else ImageRole.ALONE
     clips = []
     for number, path in enumerate(paths, 1):
-        name = f"image {number}" if as_frames or len(paths) > 1 else "the file"
-        clip = _decoded(client, ask, path, name, stopping, as_frames)
-        if not clip.is_image and (as_frames or len(paths) > 1):
+        name = "the file" if role is ImageRole.ALONE else f"image {number}"
+        clip = _decoded(client, ask, path, name, stopping, role)
+        if not clip.is_image and role is not ImageRole.ALONE:
             raise MediaError(f"{name} is a video or an animation; send one video alone, or still images")
         clips.append(clip)
     return (_joined(clips, ask.frame_rate, preparation.sampling),) if as_frames else tuple(clips)
 
 
-def _decoded(client: DecodeClient, ask: Ask, path: str, name: str, stopping: threading.Event, as_frame: bool) -> Clip:
+def _decoded(client: DecodeClient, ask: Ask, path: str, name: str, stopping: threading.Event, role: ImageRole) -> Clip:
     """A decoded file.
 
     Raises:
         MediaError: it can't be decoded.
     """
-    frames, reply = client.decode(path, stopping, sampling=ask.sampling, image_as_frame=as_frame)
+    frames, reply = client.decode(path, stopping, sampling=ask.sampling, image_role=role)
     if frames is None:
         messages = reply.messages or (f"can't be loaded ({reply.stage})",)
         raise MediaError(*(f"{name}: {message.replace(path, 'the file')}" for message in messages))

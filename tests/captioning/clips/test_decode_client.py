@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.downloads.hosts import Hosts
 from pipeline.captioning.clips.killable import DecoderLimits
-from pipeline.captioning.clips.preparation import FramePreparation
+from pipeline.captioning.clips.preparation import FramePreparation, ImageRole
 from pipeline.captioning.process.limited_log import LimitedLog
 from tests.fakes import mean_colour, render_clip, segments
 
@@ -69,18 +69,23 @@ def _zeros(images: Sequence[Image.Image]) -> np.ndarray:
     return np.zeros((len(images), 5), np.uint8)
 
 
-def test_a_request_may_choose_its_frames_and_that_an_image_is_a_frame(tmp_path: Path) -> None:
+def _three(images: Sequence[Image.Image]) -> np.ndarray:
+    return np.zeros((len(images), 1, 3), np.uint8)
+
+
+def test_a_request_may_choose_its_frames_and_what_an_image_is(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "a.png")
     video = str(render_clip(tmp_path / "a.mp4"))
-    preparation = FramePreparation(segments(2), mean_colour, image_transform=_zeros)
+    preparation = FramePreparation(segments(2), mean_colour, image_transform=_zeros, several_transform=_three)
     client = DecodeClient(preparation, DecoderLimits(60), LimitedLog(logging.getLogger(), "no file"), Hosts())
     never = threading.Event()
     try:
         for sampling, count in ((None, 2), (segments(5), 5), (None, 2)):
             _, reply = client.decode(video, never, sampling=sampling)
             assert len(reply.frame_index) == count
-        for as_frame, shape in ((False, (1, 5)), (True, (1, 3))):
-            frames, reply = client.decode(str(tmp_path / "a.png"), never, image_as_frame=as_frame)
+        shapes = {ImageRole.ALONE: (1, 5), ImageRole.ONE_OF_SEVERAL: (1, 1, 3), ImageRole.FRAME: (1, 3)}
+        for role, shape in shapes.items():
+            frames, reply = client.decode(str(tmp_path / "a.png"), never, image_role=role)
             assert frames is not None and frames.shape == shape and reply.is_image
     finally:
         client.close()

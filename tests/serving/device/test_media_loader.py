@@ -23,6 +23,8 @@ from tests.fakes import mean_colour, render_clip
 
 SECONDS = 60.0
 SAMPLING = FrameSampling("uniform", 4, multiple=2)
+ABOUT_IMAGES = (0,), (0.0,), 0.0, 0.0, True
+"""What `Results.clips` gives about a still image besides its values."""
 
 
 def image_colour(images: Sequence[Image.Image]) -> np.ndarray:
@@ -30,12 +32,19 @@ def image_colour(images: Sequence[Image.Image]) -> np.ndarray:
     return np.pad(mean_colour(images), ((0, 0), (1, 0)))
 
 
+def several_colour(images: Sequence[Image.Image]) -> np.ndarray:
+    """The transform of several still images: the values of frames, with a 7 before each."""
+    return np.pad(mean_colour(images), ((0, 0), (1, 0)), constant_values=7)
+
+
 class Results:
     """What a loader gives."""
 
     def __init__(self, images_are_frames: bool = False, workers: int = 1, ahead: int = 4) -> None:
         self.queue: queue.SimpleQueue[Loaded | NotLoaded | Exception] = queue.SimpleQueue()
-        preparation = FramePreparation(SAMPLING, mean_colour, image_transform=image_colour)
+        preparation = FramePreparation(
+            SAMPLING, mean_colour, image_transform=image_colour, several_transform=several_colour
+        )
         limits = DecoderLimits(SECONDS, download=DownloadLimits(same_host=True))
         self.loader = MediaLoader(preparation, images_are_frames, limits, workers, ahead, self.queue.put)
 
@@ -101,9 +110,9 @@ def images(tmp_path: Path) -> list[Path]:
 def test_several_images_are_still_images_or_the_frames_of_one_clip(
     results: Results, frames_results: Results, images: list[Path]
 ) -> None:
-    stills = [([[0, grey, grey, grey]], (0,), (0.0,), 0.0, 0.0, True) for grey in (10, 20, 30)]
-    assert results.clips(*images) == stills
-    assert results.clips(images[0]) == frames_results.clips(images[0]) == stills[:1]
+    assert results.clips(*images) == [([[7, grey, grey, grey]], *ABOUT_IMAGES) for grey in (10, 20, 30)]
+    alone = [([[0, 10, 10, 10]], *ABOUT_IMAGES)]
+    assert results.clips(images[0]) == frames_results.clips(images[0]) == alone
     colours = [[grey] * 3 for grey in (10, 20, 30)]
     zeros = (0.0,) * 4
     as_frames = [(colours, (0, 1, 2, 2), zeros, 0.0, 0.0, False)]

@@ -42,6 +42,7 @@ class _Recipe:
     transform_options: entries of preprocessor_config.json to override, from the flags.
     image_kind: of the transform of still images; None if they are prepared as frames are.
     image_options: as `transform_options`, for still images.
+    several_kind: of the transform of one of several still images in a prompt; None if it is that of one alone.
     """
 
     build: Callable[[Mapping[str, Any], Any], HubFamily]
@@ -52,6 +53,7 @@ class _Recipe:
     transform_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
     image_kind: str | None = None
     image_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
+    several_kind: str | None = None
 
     def kind_for(self, config: Mapping[str, Any]) -> str:
         """The kind of the frame transform for a completed config."""
@@ -102,7 +104,14 @@ _RECIPES = {
     "llava": _Recipe(llava.Llava, "crop", "image", _POINTS, siglip_kind="square"),
     "llava_next": _Recipe(llava_next.LlavaNext, "tiles", "image", _IMAGES),
     "llava_next_video": _Recipe(llava_next_video.LlavaNextVideo, "crop", "video", _VIDEO, image_kind="tiles"),
-    "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO, image_kind="onevision_tiles"),
+    "llava_onevision": _Recipe(
+        llava_onevision.LlavaOnevision,
+        "square",
+        "video",
+        _VIDEO,
+        image_kind="onevision_tiles",
+        several_kind="onevision_square",
+    ),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS),
@@ -147,6 +156,7 @@ def make_family(
                 _check_pinpoints(config, made)
         family = recipe.build(config, transform)
     family.image_transform = image_transform
+    family.several_transform = from_folder(folder, recipe.several_kind) if recipe.several_kind else None
     return family
 
 

@@ -45,9 +45,6 @@ class HubCaptioner(ModelCaptioner):
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         return self._family.prompt_lengths(clip)
 
-    def _one_of_several(self, image: Clip) -> Clip:
-        return self._family.one_of_several(image)
-
     def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clips: Sequence[Clip]) -> QuestionPrompt:
         lengths = [length for clip in clips for length in self._family.prompt_lengths(clip)]
         positions, next_position = self._family.positions(pieces, lengths, clips)

@@ -31,6 +31,7 @@ class HubFamily(ABC):
     frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes. The device rescales and
         normalises the arrays, with the values of this transform.
     image_transform: the same for still images, with the same normalisation; None if they are frames like others.
+    several_transform: the same for one of several still images in a prompt; None if these are prepared as one alone.
     prompts_each_block: whether each block has a prompt and an answer of its own. The prompts of a clip have the same
         text, and its blocks the same length. The caption is the answers, joined.
     needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
@@ -42,6 +43,7 @@ class HubFamily(ABC):
     config: Mapping[str, Any]
     frame_transform: ImageTransform
     image_transform: ImageTransform | None = None
+    several_transform: ImageTransform | None = None
     prompts_each_block: bool = False
     needs_generate: bool = False
     no_text_questions: str = ""
@@ -50,10 +52,6 @@ class HubFamily(ABC):
     @abstractmethod
     def block_lengths(self, clip: Clip) -> list[int]:
         """Visual tokens in each block of a clip."""
-
-    def one_of_several(self, image: Clip) -> Clip:
-        """A still image as it is prepared for a prompt with several images; no different unless a family says so."""
-        return image
 
     def prompts(self, clip: Clip) -> int:
         """Number of prompts of a clip."""

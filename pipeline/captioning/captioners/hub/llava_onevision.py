@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 class LlavaOnevision(llava.Llava):
     """See `HubFamily`. The features of still images are not pooled; large grids are shrunk, see `Anyres`.
 
-    Frames of a still image: (1, 1 + tiles + 1, S, S, 3), see `OnevisionTiles`; of one of several images in a prompt:
-    (1, 1, S, S, 3), only the last of these. Its block is its patches, with a newline vector at the end.
+    Frames of a still image: (1, 1 + tiles, S, S, 3), see `OnevisionTiles`; of one of several images in a prompt:
+    (1, 1, S, S, 3), see `OnevisionSquare`. The block of the latter is its patches, with a newline vector at the end.
 
     Raises:
         UsageError: see `Llava`; or `vision_aspect_ratio` has no limit for the tiles.
@@ -38,14 +37,7 @@ class LlavaOnevision(llava.Llava):
 
     def units(self, clip: Clip) -> np.ndarray:
         """The frames of a video, or the tiles of a still image, (units, S, S, 3)."""
-        return clip.frames.reshape(-1, *clip.frames.shape[-3:])[: self.unit_count(clip)]
-
-    def unit_count(self, clip: Clip) -> int:
-        count = super().unit_count(clip)
-        return count - 1 if clip.is_image and not _is_one_of_several(clip) else count
-
-    def one_of_several(self, image: Clip) -> Clip:
-        return replace(image, frames=image.frames[:, -1:])
+        return clip.frames.reshape(-1, *clip.frames.shape[-3:])
 
     def block_lengths(self, clip: Clip) -> list[int]:
         if _is_one_of_several(clip):
@@ -78,4 +70,5 @@ class LlavaOnevision(llava.Llava):
 
 
 def _is_one_of_several(clip: Clip) -> bool:
+    """An image that is alone has one tile of the whole, and at least one more."""
     return clip.is_image and clip.frames.shape[1] == 1

@@ -70,6 +70,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
         self.stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self.longest, self._frames_note = frames.longest, frames.note
         self.frame_transform, self.image_transform = family.frame_transform, family.image_transform
+        self.several_transform = family.several_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
         problem = length_problem(family, prompt, frames.longest, self.generation)
         if problem:

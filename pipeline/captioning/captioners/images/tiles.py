@@ -7,7 +7,6 @@ more than 100:1: where one is resized to 1 or 3 rows, these classes take the row
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image
 from ...process.errors import UsageError
 from .base import ImageTransform
 from .preprocessor_file import PreprocessorFile
-from .resizing import MAX_RESIZED_PIXELS, resized
+from .resizing import fitted_size, resized
 
 Resolutions = tuple[tuple[int, int], ...]
 
@@ -62,7 +61,7 @@ class Tiles(ImageTransform):
     def _tiled(self, image: Image.Image) -> np.ndarray:
         whole = np.asarray(resized(image, (self.size, self.size), self.resample))
         height, width = best_resolution(image.height, image.width, self.image_grid_pinpoints)
-        inner = resized(image, _fitted_size(image.width, image.height, width, height), self.resample)
+        inner = resized(image, fitted_size(image.width, image.height, width, height), self.resample)
         padded = np.zeros((height, width, 3), np.uint8)
         top, left = (height - inner.height) // 2, (width - inner.width) // 2
         padded[top : top + inner.height, left : left + inner.width] = np.asarray(inner)
@@ -71,27 +70,9 @@ class Tiles(ImageTransform):
 
 @dataclass(frozen=True, kw_only=True)
 class OnevisionTiles(Tiles):
-    """The tiles of LLaVA-OneVision: without the entries of a crop, and with more resolutions by default.
-
-    The last tile is for prompts with several images, which have only this one of each: the whole image, padded to a
-    square with the colour of the mean. Where images are prepared, it is not known what their prompts are.
-    """
+    """The tiles of LLaVA-OneVision: without the entries of a crop, and with more resolutions by default."""
 
     image_grid_pinpoints: Resolutions = ONEVISION_PINPOINTS
-
-    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """See ImageTransform; returns (frames, 1 + rows * columns + 1, size, size, 3)."""
-        return np.stack([np.concatenate([self._tiled(image), self._in_square(image)[np.newaxis]]) for image in images])
-
-    def _in_square(self, image: Image.Image) -> np.ndarray:
-        """The image in the middle of a square, at the size of a tile. Very large images are scaled down before."""
-        side = math.isqrt(MAX_RESIZED_PIXELS)
-        if max(image.size) > side:
-            image = resized(image, _fitted_size(*image.size, side, side), self.resample)
-        longest = max(image.size)
-        square = Image.new("RGB", (longest, longest), self.background)
-        square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
-        return np.asarray(resized(square, (self.size, self.size), self.resample))
 
     @classmethod
     def _read(cls, file: PreprocessorFile) -> dict[str, Any]:
@@ -142,11 +123,3 @@ def divided(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def _centered(total: int, inner: int) -> range:
     padding = (total - inner) // 2
     return range(padding, total - padding)
-
-
-def _fitted_size(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
-    """(width, height) of the largest image with this aspect ratio that fits into the limits."""
-    scale_width, scale_height = max_width / width, max_height / height
-    if scale_width < scale_height:
-        return max_width, min(math.ceil(height * scale_width), max_height)
-    return min(math.ceil(width * scale_height), max_width), max_height

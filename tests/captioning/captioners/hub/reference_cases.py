@@ -7,9 +7,11 @@ Importing this module imports no framework.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pipeline.captioning.caption import make_parser, make_source
 from pipeline.captioning.captioners.hub.source import HubSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.frames import SampledFrames
+from pipeline.captioning.clips.preparation import ImageRole
 from tests.captioning.captioners import chat_templates
 from tests.golden import DATA
 from tests.tiny_family_configs import CONFIGS, IDS
@@ -119,6 +122,7 @@ def image_pairs() -> list[tuple[Image.Image, Image.Image]]:
     return [(drawn[first], drawn[second]) for first, second in _PAIRS]
 
 
+@functools.cache
 def _video(row: int, width: int, height: int, count: int, rate: float) -> SampledFrames:
     rng = np.random.default_rng(_SEED + row)
     images = []
@@ -165,9 +169,10 @@ def source(folder: Path, name: str, *flags: str) -> HubSource:
     return made
 
 
-def clips(made: HubSource) -> list[Clip]:
-    """The eight clips as the decoding processes give them to the captioner."""
-    return [_clip(made, row, video) for row, video in enumerate(videos())]
+def clips(made: HubSource, rows: Sequence[int] = range(len(_SHAPES))) -> list[Clip]:
+    """The eight clips, or some of them, as the decoding processes give them to the captioner."""
+    drawn = videos()
+    return [_clip(made, row, drawn[row]) for row in rows]
 
 
 def _clip(made: HubSource, row: int, video: SampledFrames) -> Clip:
@@ -185,12 +190,13 @@ def image_clips(made: HubSource) -> list[Clip]:
 
 def image_pair_clips(made: HubSource) -> list[list[Clip]]:
     """The pairs of still images as the decoding processes give them to the captioner."""
-    clips = image_clips(made)
+    drawn = enumerate(images())
+    clips = [_image_clip(made, number, image, ImageRole.ONE_OF_SEVERAL) for number, image in drawn]
     return [[clips[first], clips[second]] for first, second in _PAIRS]
 
 
-def _image_clip(made: HubSource, row: int, image: Image.Image) -> Clip:
-    pixels = (made.image_transform or made.frame_transform)([image])
+def _image_clip(made: HubSource, row: int, image: Image.Image, role: ImageRole = ImageRole.ALONE) -> Clip:
+    pixels = made.preparation.transform_of_image(role)([image])
     return Clip(row, "", pixels, (0,), seconds=(0.0,), size=(image.height, image.width), is_image=True)
 
 

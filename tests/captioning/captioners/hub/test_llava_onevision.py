@@ -57,7 +57,7 @@ def test_features_are_those_of_transformers(backend: Backend, tmp_path: Path) ->
 
 def _image(row: int, height: int, width: int) -> tiny.SizedClip:
     rows, columns = grid_shape(height, width, tuple(map(tuple, _CONFIG["image_grid_pinpoints"])), _SIDE)
-    frames = tiny.noise(row, 1, 1 + rows * columns + 1, _SIDE, _SIDE, 3)
+    frames = tiny.noise(row, 1, 1 + rows * columns, _SIDE, _SIDE, 3)
     return tiny.SizedClip(row, "", frames, (0,), size=(height, width), is_image=True)
 
 
@@ -68,7 +68,7 @@ def _image_features(model: Any, inputs: Any) -> Any:
 def _image_inputs(family: Any, clip: Any) -> dict[str, Any]:
     import torch
 
-    return {"pixel_values": tiny.pixels(clip.frames[:, :-1]), "image_sizes": torch.tensor([clip.size])}
+    return {"pixel_values": tiny.pixels(clip.frames), "image_sizes": torch.tensor([clip.size])}
 
 
 def test_still_images_are_those_of_transformers(backend: Backend, tmp_path: Path) -> None:

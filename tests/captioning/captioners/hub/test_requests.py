@@ -25,28 +25,52 @@ SAME_TIMES = (0, 2, 6)
 """Clips of two frames per second: their times are those that families with times assume if they are not known."""
 
 
-def _source(families: dict[str, Family], name: str, folder: Path, *flags: str) -> Any:
-    checkpoint = folder / name
-    if not checkpoint.exists():
-        stop_ids = cases.recorded()[name]["stop ids"]
-        cases.checkpoint(families[cases.checkpoint_of(name)].folder, name, checkpoint, stop_ids)
-    return cases.source(checkpoint, name, *flags)
+class Models:
+    """Sources and captioners of the tiny checkpoints, each made once."""
+
+    def __init__(self, families: dict[str, Family], backend: Backend, parent: Path) -> None:
+        self._families, self._backend, self._parent = families, backend, parent
+        self._sources: dict[tuple[str, ...], Any] = {}
+        self._captioners: dict[tuple[str, ...], Any] = {}
+
+    def source(self, name: str, *flags: str) -> Any:
+        """The source of a case, with further flags of the command."""
+        key = (name, *flags)
+        if key not in self._sources:
+            checkpoint = self._parent / name
+            if not checkpoint.exists():
+                stop_ids = cases.recorded()[name]["stop ids"]
+                cases.checkpoint(self._families[cases.checkpoint_of(name)].folder, name, checkpoint, stop_ids)
+            self._sources[key] = cases.source(checkpoint, name, *flags)
+        return self._sources[key]
+
+    def captioner(self, name: str, *flags: str) -> Any:
+        """The captioner of this source."""
+        key = (name, *flags)
+        if key not in self._captioners:
+            self._captioners[key] = self.source(name, *flags).load(self._backend)
+        return self._captioners[key]
+
+
+@pytest.fixture(scope="module")
+def models(families: dict[str, Family], backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(families, backend, tmp_path_factory.mktemp("requests"))
 
 
 def _without_times(source: Any) -> list[Clip]:
-    clips = cases.clips(source)
-    return [dataclasses.replace(clips[row], seconds=(), duration=0.0, rate=0.0) for row in SAME_TIMES]
+    clips = cases.clips(source, SAME_TIMES)
+    return [dataclasses.replace(clip, seconds=(), duration=0.0, rate=0.0) for clip in clips]
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_two_images_in_one_prompt(families: dict[str, Family], backend: Backend, name: str, tmp_path: Path) -> None:
+def test_two_images_in_one_prompt(models: Models, name: str) -> None:
     """Among a single image and frames without times; all answers are those of transformers' `generate`.
 
     Frames that a client sends as images may have no times. Nine of them do not fill the last pair.
     """
-    source, expected = _source(families, name, tmp_path), cases.recorded()[name]
+    source, expected = models.source(name), cases.recorded()[name]
     assert not source.images_are_frames
-    captioner, pairs = source.load(backend), cases.image_pair_clips(source)
+    captioner, pairs = models.captioner(name), cases.image_pair_clips(source)
     requests = [captioner.prepare_images(100 + row, pair, cases.QUESTION) for row, pair in enumerate(pairs)]
     others = captioner.prepare([*_without_times(source), cases.image_clips(source)[1]])
     ends = complete(captioner.engine(3), [requests[0], others[0], *requests[1:], *others[1:]])
@@ -56,31 +80,30 @@ def test_two_images_in_one_prompt(families: dict[str, Family], backend: Backend,
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "qwen2_5_vl"])
-def test_tokens_of_prompts(families: dict[str, Family], backend: Backend, name: str, tmp_path: Path) -> None:
+def test_tokens_of_prompts(models: Models, name: str) -> None:
     """Visual tokens, and text with the shared prefix."""
-    source = _source(families, name, tmp_path)
-    captioner, family = source.load(backend), source._family
-    clip, pair = cases.clips(source)[0], cases.image_pair_clips(source)[0]
+    source, captioner = models.source(name), models.captioner(name)
+    family = source._family
+    clip, pair = cases.clips(source, (0,))[0], cases.image_pair_clips(source)[0]
     (request,) = captioner.prepare([clip])
     several = captioner.prepare_images(1, pair, WHAT)
     assert request.has_prefix and several.has_prefix
     text = sum(map(len, source.prompts.pieces(clip, WHAT)))
     assert captioner.prompt_tokens(request) == text + sum(family.block_lengths(clip))
-    blocks = [length for image in pair for length in family.block_lengths(family.one_of_several(image))]
+    blocks = [length for image in pair for length in family.block_lengths(image)]
     text = sum(map(len, source.prompts.image_pieces(2, WHAT)))
     assert len(blocks) == 2 and captioner.prompt_tokens(several) == text + sum(blocks)
     alone = captioner.prepare_text((2, 0), WHAT)
     assert captioner.prompt_tokens(alone) == len(source.text_prompts().token_ids(WHAT))
 
 
-def test_blip2_takes_images_as_frames_only(families: dict[str, Family], backend: Backend, tmp_path: Path) -> None:
+def test_blip2_takes_images_as_frames_only(models: Models) -> None:
     """Each frame has a prompt; the tokens are those of all prompts."""
-    source = _source(families, "blip2_opt", tmp_path)
-    captioner = source.load(backend)
+    source, captioner = models.source("blip2_opt"), models.captioner("blip2_opt")
     assert source.images_are_frames
     with pytest.raises(UsageError, match="cannot answer questions about several images; send one image"):
         captioner.prepare_images(0, cases.image_pair_clips(source)[0], WHAT)
-    clip = cases.clips(source)[0]
+    (clip,) = cases.clips(source, (0,))
     (request,) = captioner.prepare([clip])
     (text,) = filter(None, source.prompts.pieces(clip, source.asks.texts[0]))
     assert captioner.prompt_tokens(request) == 3 * (len(text) + 4)
@@ -89,20 +112,18 @@ def test_blip2_takes_images_as_frames_only(families: dict[str, Family], backend:
 
 
 @pytest.mark.parametrize("name", [pytest.param("qwen2_5_vl", marks=pytest.mark.model), "llava_next", "internvl"])
-def test_the_system_prompt_of_a_request(
-    families: dict[str, Family], backend: Backend, name: str, tmp_path: Path
-) -> None:
+def test_the_system_prompt_of_a_request(models: Models, name: str) -> None:
     """Requests with several system prompts that are prepared together have the tokens of runs with `--system`."""
     systems = (None, OWN, "")
-    sources = [_source(families, name, tmp_path, *flags) for flags in (["--system=Watch."], [f"--system={OWN}"], [])]
-    source, clips = sources[0], cases.clips(sources[0])[:3]
+    own: list[list[str]] = [["--system=Watch."], [f"--system={OWN}"], []]
+    sources, captioners = ([make(name, *flags) for flags in own] for make in (models.source, models.captioner))
+    source, clips = sources[0], cases.clips(sources[0], (0, 2, 3))
     image, pair = cases.image_clips(source)[0], cases.image_pair_clips(source)[0]
     for system, other in zip(systems, sources, strict=True):
         for clip in (clips[0], image):
             assert source.prompts.pieces(clip, HOW, system) == other.prompts.pieces(clip, HOW)
         assert source.prompts.image_pieces(2, HOW, system) == other.prompts.image_pieces(2, HOW)
     assert len({str(source.prompts.pieces(image, HOW, system)) for system in systems}) == 3
-    captioners = [other.load(backend) for other in sources]
     requests = captioners[0].prepare(clips, [[WHAT, HOW]] * 3, systems)
     assert next(request.has_prefix for request in requests), "the prompt of the run begins with the shared prefix"
     requests.append(captioners[0].prepare_images(100, pair, HOW, OWN))
@@ -123,12 +144,10 @@ def test_the_system_prompt_of_a_request(
         ("  ", None, "the question is blank"),
     ],
 )
-def test_refused_requests(
-    families: dict[str, Family], backend: Backend, tmp_path: Path, question: str, system: str | None, message: str
-) -> None:
+def test_refused_requests(models: Models, question: str, system: str | None, message: str) -> None:
     """Neither flags nor cells of a table are mentioned: a client knows neither."""
-    source = _source(families, "qwen2_5_vl", tmp_path)
-    captioner, clips = source.load(backend), cases.clips(source)[:2]
+    source, captioner = models.source("qwen2_5_vl"), models.captioner("qwen2_5_vl")
+    clips = cases.clips(source, (0, 1))
     refused, kept = captioner.prepare(clips, [[question], [WHAT]], [system, None])
     assert isinstance(refused, Refused) and (refused.row, refused.question) == (0, 0)
     assert refused.message.startswith(message) and kept.key == (1, 0)
@@ -136,9 +155,8 @@ def test_refused_requests(
     assert several == Refused(7, 0, refused.message)
 
 
-def test_system_prompts_of_questions_about_text(families: dict[str, Family], backend: Backend, tmp_path: Path) -> None:
-    source = _source(families, "qwen2_5_vl", tmp_path)
-    captioner = source.load(backend)
+def test_system_prompts_of_questions_about_text(models: Models) -> None:
+    source, captioner = models.source("qwen2_5_vl"), models.captioner("qwen2_5_vl")
     for system, message in (("<|image_pad|>", "must not contain <|image_pad|>"), ("<|im_end|>", "contains <|im_end|>")):
         with pytest.raises(UsageError, match=f"^the system prompt {message}".replace("|", "[|]")):
             captioner.prepare_text((0, 0), WHAT, system=system)

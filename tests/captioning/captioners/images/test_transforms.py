@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.captioning.captioners.images import from_folder, tiles
+from pipeline.captioning.captioners.images import from_folder, onevision_square
 from pipeline.captioning.captioners.images.base import ImageTransform
 from pipeline.captioning.captioners.images.crop import Crop
 from pipeline.captioning.captioners.images.internvl import InternVL, tile_grid
@@ -32,6 +32,7 @@ PIXELS = [
     ("llava-v1.6-vicuna-7b-hf", "tiles", "LlavaNextImageProcessor"),
     ("llava-v1.6-mistral-7b-hf", "tiles", "LlavaNextImageProcessor"),
     ("LLaVA-NeXT-Video-7B-hf", "tiles", "LlavaNextImageProcessor"),
+    ("llava-onevision-qwen2-7b-ov-hf", "onevision_tiles", "LlavaOnevisionImageProcessor"),
     ("Janus-Pro-1B-hf", "padded_square", "JanusImageProcessor"),
     ("InternVL3-1B-hf", "internvl", "GotOcr2ImageProcessor"),
 ]
@@ -93,26 +94,25 @@ def test_qwen_frames_and_rows(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 @each_size
-def test_still_images_of_onevision(tmp_path: Path, size: tuple[int, int]) -> None:
-    """All tiles but the last are those of the only image of a prompt; the last one is that of one of several images."""
+def test_several_still_images_of_onevision(tmp_path: Path, size: tuple[int, int]) -> None:
     folder = write_folder(tmp_path, "llava-onevision-qwen2-7b-ov-hf")
-    transform, images = from_folder(folder, "onevision_tiles"), frames(size)
+    transform, images = from_folder(folder, "onevision_square"), frames(size)
     processor = _processor("LlavaOnevisionImageProcessor").from_pretrained(folder)
     pixels = transform(images)
-    for own, asked in ((pixels[:, :-1], images), (pixels[:, -1:], [images])):
-        _check(own, _slow(processor, asked, **RAW))
-        expected = _slow(processor, asked)
-        np.testing.assert_array_equal(transform.normalized(own).reshape(expected.shape), expected)
+    assert pixels.shape[:2] == (len(images), 1)
+    _check(pixels, _slow(processor, [images], **RAW))
+    expected = _slow(processor, [images])
+    np.testing.assert_array_equal(transform.normalized(pixels).reshape(expected.shape), expected)
 
 
 def test_the_square_of_a_very_large_image_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    transform = from_folder(write_folder(tmp_path, "llava-onevision-qwen2-7b-ov-hf"), "onevision_tiles")
+    transform = from_folder(write_folder(tmp_path, "llava-onevision-qwen2-7b-ov-hf"), "onevision_square")
     image = Image.new("RGB", (2000, 200), (255, 0, 0))
     sizes: list[tuple[int, int]] = []
     new = Image.new
-    monkeypatch.setattr(tiles, "MAX_RESIZED_PIXELS", 1000**2)
+    monkeypatch.setattr(onevision_square, "MAX_RESIZED_PIXELS", 1000**2)
     monkeypatch.setattr(Image, "new", lambda mode, size, colour=0: sizes.append(size) or new(mode, size, colour))
-    square = transform([image])[0, -1]
+    square = transform([image])[0, 0]
     assert (1000, 1000) in sizes and max(max(size) for size in sizes) == 1000
     assert (square[192] == (255, 0, 0)).all() and (square[:170] == 127).all() and (square[-170:] == 127).all()
 
