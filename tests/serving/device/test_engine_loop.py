@@ -376,6 +376,8 @@ def test_a_broken_pipe_is_no_error_of_the_model(device_of: Make, caplog: pytest.
 
     class Reporting(FakeEngine):
         def step(self) -> list[Event]:
+            device.model.gate.wait(SECONDS)
+            device.loop._state_time = 0.0  # the state is due
             self.on_token()
             return super().step()
 
