@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import resource
 import sys
 import time
@@ -24,7 +25,6 @@ from ..captioning.clips.loader import default_decode_workers
 from ..captioning.process.errors import EXIT_FAILED, UsageError, exit_code_of
 from ..captioning.run.family_source import make_source
 from ..captioning.run.options import AUTO
-from .devices.device import StallLimit
 from .devices.devices import DEVICE_COMMAND, Devices, DevicesSettings
 from .devices.places import device_names, make_places
 from .flags import PROG, make_parser
@@ -37,8 +37,6 @@ from .settings import HttpSettings, MediaAccess, RequestLimits, ServedModel
 MakeApp = Callable[[HttpSettings, Answering], Any]
 """Makes the ASGI application."""
 _OPEN_FILES = 65536
-_DECODERS = 2
-"""Decoders that are tried for one file, each of which may take --decode_timeout."""
 
 
 def main(
@@ -98,13 +96,14 @@ def _devices_settings(
             raise UsageError(f"--device {device} and --devices {flags.devices} contradict each other; give one of them")
         device = "cpu"
     choice = backends.choose(flags.framework, device, "plain")
-    places = make_places(names, choice)
+    # The key is for this process only; the others decode files of clients.
+    environment = {name: value for name, value in os.environ.items() if name != flags.api_key_env}
+    places = make_places(names, choice, environment)
     download = DownloadLimits(flags.max_download, flags.download_timeout, same_host=True)
-    decode_seconds = _DECODERS * flags.decode_timeout
     return DevicesSettings(
         places=places,
         device=DeviceSettings(
-            flags=flags,
+            flags=_with_absolute_paths(flags),
             framework=flags.framework,
             device=choice.device,
             dtype=flags.dtype,
@@ -114,11 +113,15 @@ def _devices_settings(
             decode_workers=flags.decode_workers or default_decode_workers(len(places)),
         ),
         max_waiting=flags.max_waiting,
-        stall=StallLimit(
-            flags.stall_timeout, decode_seconds + (flags.download_timeout if flags.allow_media_domain else 0.0)
-        ),
+        stall_seconds=flags.stall_timeout,
         command=device_command,
     )
+
+
+def _with_absolute_paths(flags: argparse.Namespace) -> argparse.Namespace:
+    """The flags for device processes, some of which work in another folder."""
+    paths = {name: value.absolute() for name, value in vars(flags).items() if isinstance(value, Path)}
+    return argparse.Namespace(**{**vars(flags), **paths})
 
 
 def _served_model(flags: argparse.Namespace, source: CaptionerSource) -> ServedModel:

@@ -12,8 +12,8 @@ from .settings import RequestLimits
 
 PROG = "python -m pipeline.serving"
 EPILOG = (
-    "Exit code 0: ended by SIGTERM or SIGINT, open questions were answered; 1: the server failed, or a second signal "
-    "ended it; 2: usage error."
+    "Exit code 0: ended by SIGTERM or SIGINT; open questions were answered, or failed after --drain_timeout; 1: the "
+    "server failed, or a second signal ended it; 2: usage error."
 )
 
 
@@ -75,8 +75,8 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--stall_timeout",
         type=number(minimum=2, maximum=1e6),
         default=300.0,
-        help="start a device process again if it has questions and makes no progress for this many seconds; the time "
-        "for downloading and decoding a file does not count",
+        help="start a device process again if it has questions and sends nothing for this many seconds; while it "
+        "downloads and decodes files, it sends something all the time",
     )
     server.add_argument(
         "--drain_timeout",

@@ -107,11 +107,20 @@ class State:
     process makes progress.
 
     running: questions in a slot of the engine. waiting: questions that were received and have not ended, without
-        `running`: they are being decoded, or wait for a slot.
+        `running`: they are being decoded, or wait for a slot. slots: number of questions that are answered at the same
+        time at present; fewer than in `Ready` for a while after an error.
     """
 
     running: int
     waiting: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """Questions are given to the engine now: if the process dies, one of them may be the cause. ids: of them."""
+
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ class Problem(str, enum.Enum):
     MODEL = "model"
     """An error of the model that this question alone causes, or an overflow."""
     DEVICE = "device"
-    """The device process died or made no progress, also at the second try."""
+    """The device process died or made no progress, also when it had this question alone."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,6 @@ class Failed:
     message: str
 
 
-FromDevice = Ready | LoadFailed | State | Begun | Text | Done | Failed
+FromDevice = Ready | LoadFailed | State | Given | Begun | Text | Done | Failed
 Answer = Begun | Text | Done | Failed
 """What the HTTP side receives about a question. `Done` or `Failed` is the last message."""

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from pipeline.serving import command
+from pipeline.serving.flags import make_parser
 from tests.serving.devices.fake_devices import DEADLINE, ROOT
 
 TINY = ROOT / "pretrained_models" / "pllava-tiny"
@@ -105,7 +106,7 @@ def test_settings_answers_and_an_orderly_end(tmp_path: Path) -> None:
     flags = ["--devices", "cpu,cpu", "--max_new_tokens", "17", "--num_frames", "3", "--question", "What {{happens}}?"]
     flags += ["--allow_media_domain", "Media.example.com:81", "--allow_media_path", str(tmp_path)]
     flags += ["--max_body", "3M", "--api_key_env", "SOME_KEY"]
-    with running_server(*flags, SOME_KEY="very-secret") as server, ThreadPoolExecutor(1) as threads:
+    with running_server(*flags, SOME_KEY="very-secret", OTHER="x") as server, ThreadPoolExecutor(1) as threads:
         server.wait_until_ready()
         about = server.about()
         processes = about.pop("processes")
@@ -119,6 +120,9 @@ def test_settings_answers_and_an_orderly_end(tmp_path: Path) -> None:
             "frameworks": [],
         }
         assert len(processes) == 2
+        for process in processes:
+            environment = psutil.Process(process).environ()
+            assert environment["OTHER"] == "x" and "SOME_KEY" not in environment
         assert server.request("POST", "/ask", "hello")[1].endswith(" hello")
         until(lambda: re.search(r"ready after .* cpu:0: fake .* slots; cpu:1: fake", server.log) is not None)
 
@@ -202,6 +206,15 @@ def test_usage_errors(
     assert command.main([*checkpoint, *flags], _no_app) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and message in lines[0]
+
+
+def test_paths_for_device_processes_are_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of these processes work in another folder."""
+    monkeypatch.chdir(TINY.parent)
+    flags = make_parser().parse_args(["--pretrained_model_name_or_path", TINY.name, "--devices", "cpu"])
+    sent = command._devices_settings(flags, ("cpu",), ()).device.flags
+    assert sent.pretrained_model_name_or_path == TINY
+    assert not [value for value in vars(sent).values() if isinstance(value, Path) and not value.is_absolute()]
 
 
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:

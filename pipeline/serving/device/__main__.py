@@ -6,20 +6,25 @@ python -m pipeline.serving.device --fd N
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import logging
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from ...captioning.process.arguments import whole_number
 from ...captioning.process.errors import EXIT_FAILED
 from ...captioning.process.supervisor import die_with_parent
+from ..devices.places import VISIBLE
 from ..messages import DeviceSettings
 from .device_process import run_device
 
-_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+_WRITING_DEVICES = ("ascend", "npu")
+"""Devices whose libraries write files, for example `kernel_meta`, into the working folder."""
 
 
 def main() -> int:
@@ -27,7 +32,7 @@ def main() -> int:
     parser.add_argument(
         "--fd", type=whole_number(0), required=True, help="file descriptor of the connection to the HTTP process"
     )
-    connection = Connection(parser.parse_args().fd)
+    connection = _connection(parser.parse_args().fd)
     die_with_parent(os.getppid())
     for number in (signal.SIGINT, signal.SIGTERM):  # they may reach all processes; the HTTP process decides
         signal.signal(number, signal.SIG_IGN)
@@ -38,12 +43,33 @@ def main() -> int:
         return EXIT_FAILED
     assert isinstance(settings, DeviceSettings), "the first message is the settings"
     _set_up_logging(settings)
-    return run_device(connection, settings)
+    with _working_folder(settings.device):
+        return run_device(connection, settings)
+
+
+@contextlib.contextmanager
+def _working_folder(device: str | None) -> Iterator[None]:
+    """Work in a temporary folder of this process if libraries write there. The paths in the settings are absolute."""
+    if device not in _WRITING_DEVICES:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="captioning-device-", ignore_cleanup_errors=True) as folder:
+        before = os.getcwd()
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+
+def _connection(descriptor: int) -> Connection:
+    os.set_inheritable(descriptor, False)  # else a child, for example a compiler, would keep the connection open
+    return Connection(descriptor)
 
 
 def _set_up_logging(settings: DeviceSettings) -> None:
     name = settings.device or "device"
-    number = os.environ.get(_VISIBLE.get(name, ""), "")
+    number = os.environ.get(VISIBLE.get(name, ""), "")
     logging.basicConfig(
         level=logging.WARNING,
         format=f"%(asctime)s {name}{number and ' '}{number} (process {os.getpid()}) %(levelname)s %(message)s",

@@ -17,7 +17,7 @@ from ...captioning.backends import Backend
 from ...captioning.captioners.base import Captioner, Refused
 from ...captioning.generation.requests import End, Engine, Event
 from ...captioning.process.errors import RunError
-from ..messages import Ask, Cancel, Failed, FromDevice, Problem, State, Stop
+from ..messages import Ask, Cancel, Done, Failed, FromDevice, Given, Problem, State, Stop
 from .media_loader import Loaded, NotLoaded
 from .open_answer import OpenAnswer
 from .prepare import key_of, prepared, question_of
@@ -80,7 +80,7 @@ class EngineLoop:
         self._engine_slots = 0
         self._waiting = Waiting(slots)
         self._messages: list[FromDevice] = []  # to send: an error of the pipe is none of the model
-        self._state, self._state_time = State(0, 0), 0.0
+        self._state, self._state_time = State(0, 0, slots), 0.0  # the last message
 
     def receive(self, message: Ask | Cancel | Stop) -> None:
         """Take a message of the HTTP process. Called by the thread that reads them: decoding begins and ends at once,
@@ -97,6 +97,7 @@ class EngineLoop:
         Raises:
             RunError: the device fails. Questions that are open then have no answer.
             StartError: no decoding process can be started.
+            BrokenPipeError, ConnectionResetError: the HTTP process has gone.
         """
         while self._take_messages():
             self._advance()
@@ -149,23 +150,34 @@ class EngineLoop:
             if self._waiting.next_group():
                 self._engine = None
             return
-        if self._engine is None:
+        problem = self._step()
+        if problem is not None:
+            # Neither a variable nor the error refers to the engine any more: its memory can be released.
+            self._engine = None
+            self._recover(*problem)
+
+    def _step(self) -> tuple[str, bool] | None:
+        """As `_advance`, with questions. Returns None, or the error of the model and whether it is out of memory."""
+        if self._engine is None or (self._engine_slots < self._waiting.slots and not self._in_flight):
+            self._engine = None  # two engines may not fit into memory
             self._engine, self._engine_slots = self._new_engine(self._waiting.slots)
-        engine, problem = self._engine, None
+        engine = self._engine
         questions = self._next_questions(engine)
         self._in_flight |= {question.ask.id: _InFlight(question) for question in questions}
+        if questions:
+            self._send(Given(tuple(question.ask.id for question in questions)))
         try:
             self._prepare(engine, questions)
             # A question that can't be asked leaves; the engine may be empty.
             has_more = bool(questions and self._waiting.present and engine.requests_needed)
             events = engine.step() if self._in_flight and not has_more else []
             self._add_answers(engine, events)
+        except (BrokenPipeError, ConnectionResetError):  # of `_report` during a step: no error of the model
+            raise
         except Exception as error:
             logger.exception("an error of the model with %d questions in flight", len(self._in_flight))
-            problem = _one_line(error), self._backend.is_out_of_memory(error)
-        if problem is not None:  # after the error, which keeps tensors, was deleted
-            self._engine = None
-            self._recover(*problem)
+            return _one_line(error), self._backend.is_out_of_memory(error)
+        return None
 
     def _new_engine(self, slots: int) -> tuple[Engine, int]:
         """A new engine and its number of slots: `slots`, or fewer if the memory does not suffice.
@@ -187,6 +199,8 @@ class EngineLoop:
     def _next_questions(self, engine: Engine) -> list[Loaded]:
         if engine.waiting:
             return []
+        if self._in_flight and self._engine_slots < self._waiting.slots and engine.free < self._waiting.present:
+            return []  # once the engine is empty, one with more slots takes these questions
         questions = self._waiting.take(min(engine.free, self._captioner.clips_together))
         for question in questions:
             self._loader.forget(question.ask.id)
@@ -227,6 +241,8 @@ class EngineLoop:
                 engine.cancel(key_of(question))
             if answer.has_ended:
                 self._forget(question)
+            if any(isinstance(message, Done) for message in messages):
+                self._waiting.count_answer()
             self._messages += messages
 
     def _recover(self, message: str, out_of_memory: bool) -> None:
@@ -234,7 +250,7 @@ class EngineLoop:
 
         They become a group of their own with half as many in flight, again and again until a question is alone. If it
         fails alone, it is the cause. If the memory was not enough for all and no question is the cause, the loop has
-        fewer slots from then on.
+        fewer slots for a while.
 
         Raises:
             RunError: the device fails without this question, too; or no question was in flight.
@@ -250,7 +266,7 @@ class EngineLoop:
                 self._waiting.keep_slots()
             self._fail(questions[0].ask.id, Problem.MODEL, message)
         else:
-            self._waiting.ask_again(questions, self._engine_slots, out_of_memory)
+            self._waiting.ask_again(questions, out_of_memory)
 
     def _check(self, message: str) -> None:
         """
@@ -275,7 +291,7 @@ class EngineLoop:
         """Send the state if it has changed, or if questions are open and the last message is old."""
         in_slots = self._engine.active - self._engine.waiting if self._engine is not None else 0
         running = max(0, min(len(self._in_flight), in_slots))
-        state, now = State(running, len(self._open) - running), time.monotonic()
+        state, now = State(running, len(self._open) - running, self._waiting.slots), time.monotonic()
         if state != self._state or (self._open and now - self._state_time >= STATE_SECONDS):
             self._send(state)
             self._state, self._state_time = state, now

@@ -17,6 +17,14 @@ from ...captioning.clips.preparation import FramePreparation, ImageRole
 from ...captioning.clips.sampling import FrameSampling
 from ..messages import Ask
 
+_WORDS_FOR_CLIENTS = (
+    ("(--decode_timeout)", "(the server's time limit for decoding)"),
+    ("(--download_timeout)", "(the server's time limit for downloads)"),
+    ("--max_download ", "the server's limit of "),
+    ("; set TMPDIR to another folder", ""),
+)
+"""Clients do not know the flags that messages of the decoding processes name."""
+
 
 class MediaError(Exception):
     """The media of a question can't be used. messages: every reason, without local paths."""
@@ -74,9 +82,15 @@ def _decoded(client: DecodeClient, ask: Ask, path: str, name: str, stopping: thr
     frames, reply = client.decode(path, stopping, sampling=ask.sampling, image_role=role)
     if frames is None:
         messages = reply.messages or (f"can't be loaded ({reply.stage})",)
-        raise MediaError(*(f"{name}: {message.replace(path, 'the file')}" for message in messages))
+        raise MediaError(*(f"{name}: {_for_clients(message, path)}" for message in messages))
     about = reply.partial, reply.seconds, reply.duration, reply.size, reply.rate, reply.is_image
     return Clip(ask.id, name, frames, reply.frame_index, *about)
+
+
+def _for_clients(message: str, path: str) -> str:
+    for words, replacement in _WORDS_FOR_CLIENTS:
+        message = message.replace(words, replacement)
+    return message.replace(path, "the file")
 
 
 def _joined(images: Sequence[Clip], rate: float, sampling: FrameSampling) -> Clip:

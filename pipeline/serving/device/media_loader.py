@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ...captioning.clips.clip import Clip
 from ...captioning.clips.decode_client import DecodeClient
 from ...captioning.clips.downloads.hosts import Hosts
-from ...captioning.clips.killable import DecoderLimits
+from ...captioning.clips.killable import DecoderLimits, StartError
 from ...captioning.clips.preparation import FramePreparation
 from ...captioning.process.limited_log import LimitedLog
 from ..messages import Ask
@@ -67,8 +67,8 @@ class MediaLoader:
     workers: number of decoding processes. They start at once.
     ahead: most questions whose media are loaded or being loaded and that were not forgotten, besides one in each
         decoding process.
-    on_end: called with every question that has been loaded or can't be, and with the error that ends a thread; from any
-        thread.
+    on_end: called with every question that has been loaded or can't be, and with the error that ended the last thread;
+        from any thread.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class MediaLoader:
     ) -> None:
         self._preparation, self._images_are_frames, self._on_end = preparation, images_are_frames, on_end
         self._workers, self._most_begun = max(1, workers), max(1, ahead) + max(1, workers)
-        self._largest = 0  # bytes of the frames of the largest question so far
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._is_closed = False
+        self._running = self._workers
         self._changed = threading.Condition()
         self._warnings = LimitedLog(logger, "the answers to their questions")
         hosts = Hosts()
@@ -140,9 +140,20 @@ class MediaLoader:
             while (job := self._next()) is not None:
                 self._load(client, job)
         except Exception as error:  # no decoding process can be started: no question is the cause
-            self._on_end(error)
+            self._end_thread(error)
         finally:
             client.close()
+
+    def _end_thread(self, error: Exception) -> None:
+        """Go on with the other threads; if there are none, report the error."""
+        with self._changed:
+            self._running -= 1
+            running = self._running
+            self._changed.notify_all()
+        if running:
+            logger.warning("%s; continuing with %d decoding processes", error, running)
+        else:
+            self._on_end(error)
 
     def _next(self) -> _Job | None:
         """Wait for the next question that may be loaded. None after closing."""
@@ -159,18 +170,35 @@ class MediaLoader:
         if len(begun) >= self._most_begun:
             return False
         loading = sum(job.size is None for job in begun) + 1
-        waiting_bytes = sum(job.size or 0 for job in begun)
-        return len(begun) < self._workers or waiting_bytes + loading * self._largest <= AHEAD_BYTES
+        sizes = [job.size or 0 for job in begun]
+        return len(begun) < self._running or sum(sizes) + loading * max(sizes, default=0) <= AHEAD_BYTES
 
     def _load(self, client: DecodeClient, job: _Job) -> None:
         try:
             clips = load_media(client, self._preparation, job.ask, job.stopping, self._images_are_frames)
+        except StartError:
+            self._return(job)
+            raise
         except MediaError as error:
-            if not job.stopping.is_set():
-                self._on_end(NotLoaded(job.ask, error.messages))
+            self._end(job, NotLoaded(job.ask, error.messages))
+            return
+        except Exception as error:
+            logger.exception("an error with the media of a question")
+            client.kill()  # its next message may belong to this question
+            message = f"the media can't be loaded ({type(error).__name__}); the log of the server has the cause"
+            self._end(job, NotLoaded(job.ask, (message,)))
             return
         with self._changed:
             job.size = sum(clip.frames.nbytes for clip in clips)
-            self._largest = max(self._largest, job.size)
+        self._end(job, Loaded(job.ask, clips))
+
+    def _end(self, job: _Job, result: Loaded | NotLoaded) -> None:
         if not job.stopping.is_set():
-            self._on_end(Loaded(job.ask, clips))
+            self._on_end(result)
+
+    def _return(self, job: _Job) -> None:
+        """Let another thread load a question."""
+        with self._changed:
+            job.is_begun = False
+            if not job.stopping.is_set():
+                self._waiting.appendleft(job)

@@ -1,7 +1,7 @@
 """The questions that wait for a slot, and how many of them may be in flight together after an error.
 
 New questions are in the first group. Questions that were in flight at an error become a group of their own; the last
-group is answered first. Knows nothing about the engine.
+group is answered first. If the memory was not enough, fewer are in flight for a while. Knows nothing about the engine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from .media_loader import Loaded
 
 logger = logging.getLogger(__name__)
+
+_ANSWERS_BEFORE_MORE, _MOST_ANSWERS_BEFORE_MORE = 4, 64
+"""Answers for each slot before the full number of slots is tried again; twice as many each time that is too early."""
 
 
 @dataclass
@@ -35,10 +38,13 @@ class Waiting:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._groups = [_Group(slots)]
+        self._answers = 0  # in the first group since the number of slots changed
+        self._answers_before_more = _ANSWERS_BEFORE_MORE
+        self._has_risen = False  # the number of slots, since it was lowered
 
     @property
     def slots(self) -> int:
-        """The number of slots of an engine for the present group."""
+        """Most questions of the present group in flight, at present."""
         return min(self._slots, self._groups[-1].most)
 
     @property
@@ -63,7 +69,7 @@ class Waiting:
 
     def take(self, most: int) -> list[Loaded]:
         """Remove and return the next questions of the present group, `most` at most."""
-        return [self._groups[-1].questions.popleft() for _ in range(min(most, self.present))]
+        return [self._groups[-1].questions.popleft() for _ in range(max(0, min(most, self.present)))]
 
     def next_group(self) -> bool:
         """Go on with the group before the present one, which has ended. Returns False if there is none."""
@@ -74,16 +80,14 @@ class Waiting:
             self.lower_slots(ended.lowers_to)
         return True
 
-    def ask_again(self, questions: Sequence[Loaded], slots: int, out_of_memory: bool) -> None:
+    def ask_again(self, questions: Sequence[Loaded], out_of_memory: bool) -> None:
         """Make a group of questions that were in flight at an error, with half as many in flight.
 
-        If the memory was not enough and these questions are answered in the end, there are fewer slots from then on.
-
-        slots: of the engine that failed.
+        If the memory was not enough and these questions are answered in the end, there are fewer slots for a while.
         """
         half = max(1, len(questions) // 2)
         logger.warning("%d questions in flight are asked again, %d at a time", len(questions), half)
-        self._groups.append(_Group(half, deque(questions), slots // 2 if out_of_memory else None))
+        self._groups.append(_Group(half, deque(questions), half if out_of_memory else None))
 
     def keep_slots(self) -> None:
         """A question needs too much memory even alone: the number of slots is not the cause."""
@@ -91,7 +95,24 @@ class Waiting:
             group.lowers_to = None
 
     def lower_slots(self, slots: int) -> None:
-        """Have at most this number of slots from now on, because the memory does not suffice."""
-        if slots < self._slots:
-            logger.warning("out of memory with %d questions in flight; continuing with %d", self._slots, slots)
-            self._slots = slots
+        """Have at most this number of slots for a while, because the memory does not suffice."""
+        if slots >= self._slots:
+            return
+        logger.warning("out of memory; continuing with %d questions in flight for a while", slots)
+        if self._has_risen:  # too early
+            self._answers_before_more = min(_MOST_ANSWERS_BEFORE_MORE, 2 * self._answers_before_more)
+        self._slots, self._answers, self._has_risen = slots, 0, False
+
+    def count_answer(self) -> None:
+        """A question was answered: after some of them, all slots are tried again."""
+        if len(self._groups) > 1:
+            return
+        self._answers += 1
+        if self._answers < self._answers_before_more * self._slots:
+            return
+        self._answers = 0
+        if self._slots == self._groups[0].most:
+            self._answers_before_more = _ANSWERS_BEFORE_MORE
+            return
+        self._slots, self._has_risen = self._groups[0].most, True
+        logger.info("continuing with %d questions in flight again", self._slots)

@@ -8,12 +8,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ...captioning.process.errors import RunError, UsageError
-from ..messages import Ask, Cancel, DeviceSettings, Done, Failed, FromDevice, LoadFailed, Ready, State, Stop
+from ..messages import (
+    Answer,
+    Ask,
+    Cancel,
+    DeviceSettings,
+    Done,
+    Failed,
+    FromDevice,
+    Given,
+    LoadFailed,
+    Ready,
+    State,
+    Stop,
+)
 from .open_question import AcceptedQuestion
 from .process import ProcessLink
 
@@ -23,20 +36,10 @@ AHEAD = 3
 """Questions for each slot that a process has at most: one that is answered, and two whose media are decoded."""
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 1.0, 30.0
 """Seconds before a process is started again; doubled at each death until an answer ends."""
+LOAD_SECONDS = 1800.0
+"""Time for a process that was started again to load its model; the compiler of an NPU may need most of it."""
 _BRIEF_SECONDS = 5.0
 """A question that was cancelled this soon may have left no trace in the messages of its process."""
-
-
-@dataclass(frozen=True)
-class StallLimit:
-    """When a process that has questions and sends nothing is killed.
-
-    seconds: while it generates. for_file: more seconds for each file of its longest question while it does not, since
-        the file may be downloaded and decoded for as long.
-    """
-
-    seconds: float
-    for_file: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class DeviceOwner(Protocol):
     """What a device reports. All is called in the event loop."""
 
     def on_ready(self) -> None:
-        """The process takes questions."""
+        """The process takes questions, or more of them than before."""
 
     def on_answered(self, question: AcceptedQuestion) -> None:
         """A question has ended; there is room for another one."""
 
-    def on_lost(self, questions: Sequence[AcceptedQuestion]) -> None:
-        """The process has ended with these questions, in the order in which it got them."""
+    def on_lost(self, questions: Sequence[AcceptedQuestion], given: Collection[AcceptedQuestion]) -> None:
+        """The process has ended with these questions, in the order in which it got them. given: to its engine."""
 
     def on_load_failure(self, error: UsageError | RunError) -> None:
         """The first process could not load its model; it is not started again."""
@@ -66,8 +69,11 @@ class DeviceOwner(Protocol):
 class Device:
     """See the module. Used from one event loop.
 
-    settings: the first message to each process. limit: see StallLimit.
-    description: of the last `Ready`; empty before the first one. slots: of the process; 0 while it is not ready.
+    settings: the first message to each process.
+    stall_seconds: a process that has questions and sends nothing for so long is killed. While it decodes, it sends its
+        state.
+    description: of the last `Ready`; empty before the first one. slots: of the process at present; 0 while it is not
+        ready.
     restarts: how often a process was started again.
     asked: number of questions so far.
     """
@@ -77,17 +83,19 @@ class Device:
         place: DevicePlace,
         command: Sequence[str],
         settings: DeviceSettings,
-        limit: StallLimit,
+        stall_seconds: float,
         owner: DeviceOwner,
     ) -> None:
         self.place = place
         self.description = ""
         self.slots = self.restarts = self.asked = 0
         self.ended = asyncio.Event()
-        self._command, self._settings, self._limit, self._owner = command, settings, limit, owner
+        self._command, self._settings, self._stall_seconds, self._owner = command, settings, stall_seconds, owner
         self._link: ProcessLink | None = None
         self._questions: dict[int, AcceptedQuestion] = {}
-        self._state = State(0, 0)
+        self._given: set[int] = set()  # those of them that the engine of the process got
+        self._running = 0
+        self._started = 0.0  # when the process was started, on the clock of `time.monotonic`
         self._backoff = SHORTEST_BACKOFF
         self._owes_since: float | None = None  # since when a message of the process is due
         self._load_error: LoadFailed | None = None
@@ -108,7 +116,12 @@ class Device:
     @property
     def running(self) -> int:
         """Questions in a slot, by the last report of the process."""
-        return min(self._state.running, self.unfinished)
+        return min(self._running, self.unfinished)
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether the process has a question that may have been the cause of a death. It gets no other then."""
+        return any(question.is_suspect for question in self._questions.values())
 
     @property
     def has_room(self) -> bool:
@@ -117,7 +130,7 @@ class Device:
 
     def start(self) -> None:
         """Start a process."""
-        self._restart = None
+        self._restart, self._started = None, time.monotonic()
         self.ended.clear()
         try:
             self._link = ProcessLink(self._command, self.place.environment, self._on_message, self._on_end)
@@ -140,7 +153,7 @@ class Device:
         id = next((id for id, other in self._questions.items() if other is question), None)
         if id is None or self._link is None:
             return False
-        del self._questions[id]
+        self._forget(id)
         self._link.send(Cancel(id))
         # A process that hangs is noticed also if its clients give up one after the other.
         brief = self._owes_since is not None and time.monotonic() - self._owes_since < _BRIEF_SECONDS
@@ -150,16 +163,20 @@ class Device:
 
     def kill_if_stalled(self, now: float) -> None:
         """Kill a process that has made no progress for too long. now: on the clock of `time.monotonic`."""
-        if self._owes_since is None or self._link is None:
+        if self._link is None or self._reason:
             return
-        limit = self._limit.seconds
-        if not self._state.running:
-            limit += self._limit.for_file * max((len(each.ask.media) for each in self._questions.values()), default=0)
-        if now - self._owes_since > limit:
-            self._owes_since = None
-            self.slots = 0  # it gets no further question
-            self._reason = f"it made no progress for {limit:g} s (--stall_timeout) and was killed"
-            self._link.kill()
+        if not self.slots:
+            if self.description and now - self._started > LOAD_SECONDS:
+                self._kill_because(f"it did not load the model within {LOAD_SECONDS:g} s")
+        elif self._owes_since is not None and now - self._owes_since > self._stall_seconds:
+            self._kill_because(f"it made no progress for {self._stall_seconds:g} s (--stall_timeout)")
+
+    def _kill_because(self, reason: str) -> None:
+        assert self._link is not None
+        self._owes_since = None
+        self.slots = 0  # it gets no further question
+        self._reason = f"{reason} and was killed"
+        self._link.kill()
 
     def stop(self) -> None:
         """Ask the process to end, and start no other."""
@@ -182,7 +199,9 @@ class Device:
         elif isinstance(message, LoadFailed):
             self._load_error = message
         elif isinstance(message, State):
-            self._state = message
+            self._on_state(message)
+        elif isinstance(message, Given):
+            self._given.update(id for id in message.ids if id in self._questions)
         else:
             self._on_answer(message)
         self._owes_since = time.monotonic() if self._questions else None
@@ -193,28 +212,40 @@ class Device:
         self.slots, self.description = ready.slots, ready.description
         self._owner.on_ready()
 
-    def _on_answer(self, message: FromDevice) -> None:
-        assert not isinstance(message, Ready | LoadFailed | State)
+    def _on_state(self, state: State) -> None:
+        self._running = state.running
+        before = self.slots
+        if before:  # else it was killed
+            self.slots = state.slots
+        if self.slots > before:
+            self._owner.on_ready()
+
+    def _on_answer(self, message: Answer) -> None:
         question = self._questions.get(message.id)
         if question is None:  # it was cancelled
             return
         question.receive(message)
         if not question.has_ended:
             return
-        del self._questions[message.id]
+        self._forget(message.id)
         if isinstance(message, Done | Failed):
             self._backoff = SHORTEST_BACKOFF
         elif self._link is not None:  # the text differs from an earlier one
             self._link.send(Cancel(message.id))
         self._owner.on_answered(question)
 
+    def _forget(self, id: int) -> None:
+        del self._questions[id]
+        self._given.discard(id)
+
     def _on_end(self, how: str) -> None:
         """The process has ended. how: for the log."""
         reason = self._reason or (self._load_error.message if self._load_error else f"it ended ({how})")
         is_usage_error = self._load_error is not None and self._load_error.is_usage_error
         questions = list(self._questions.values())
+        given = [self._questions[id] for id in self._given]
         self._link = self._load_error = self._owes_since = None
-        self._questions, self._state, self._reason, self.slots = {}, State(0, 0), "", 0
+        self._questions, self._given, self._running, self._reason, self.slots = {}, set(), 0, "", 0
         self.ended.set()
         if self._is_closing:
             return
@@ -234,4 +265,4 @@ class Device:
         self.restarts += 1
         self._restart = asyncio.get_running_loop().call_later(self._backoff, self.start)
         self._backoff = min(LONGEST_BACKOFF, 2 * self._backoff)
-        self._owner.on_lost(questions)
+        self._owner.on_lost(questions, given)

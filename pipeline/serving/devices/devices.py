@@ -13,14 +13,14 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...captioning.process.errors import RunError, UsageError
 from ..messages import Ask, DeviceSettings, Problem
 from ..questions import Load, QueueFull
 from .answer_rate import AnswerRate
-from .device import Device, DevicePlace, StallLimit
+from .device import Device, DevicePlace
 from .open_question import AcceptedQuestion
 
 logger = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ class DevicesSettings:
     """What the devices have in common.
 
     places: one for each process. device: the first message to each process.
-    max_waiting: most accepted questions without a slot. stall: when a process is killed.
+    max_waiting: most accepted questions without a slot. stall_seconds: see `Device`.
     command: starts a process; `--fd N` is added.
     """
 
     places: Sequence[DevicePlace]
     device: DeviceSettings
     max_waiting: int
-    stall: StallLimit
+    stall_seconds: float
     command: Sequence[str] = DEVICE_COMMAND
 
 
@@ -53,10 +53,12 @@ class Devices:
     def __init__(self, settings: DevicesSettings) -> None:
         self._settings = settings
         self._devices = [
-            Device(place, settings.command, settings.device, settings.stall, self) for place in settings.places
+            Device(place, settings.command, settings.device, settings.stall_seconds, self) for place in settings.places
         ]
         self._open: set[AcceptedQuestion] = set()
-        self._queue: deque[AcceptedQuestion] = deque()  # accepted questions that no process has
+        # Accepted questions that no process has. Suspects may have been the cause of a death.
+        self._queue: deque[AcceptedQuestion] = deque()
+        self._suspects: deque[AcceptedQuestion] = deque()
         self._ids = itertools.count(1)
         self._rate = AnswerRate()
         self._was_ready = self._is_closing = False
@@ -99,7 +101,7 @@ class Devices:
         if len(self._open) >= self._slots + limit:
             # Half of the waiting questions: the others keep the devices busy until the client comes back.
             pause = self._rate.seconds_for(max(1, limit // 2), time.monotonic())
-            raise QueueFull(f"{len(self._open) - self._slots} questions wait (--max_waiting {limit})", pause)
+            raise QueueFull(f"{len(self._open) - self._slots} questions wait, and at most {limit} may wait", pause)
         accepted = AcceptedQuestion(question, self._on_cancel)
         self._open.add(accepted)
         self._idle.clear()
@@ -130,6 +132,7 @@ class Devices:
 
     def _fail_open(self) -> None:
         self._queue.clear()
+        self._suspects.clear()
         for question in list(self._open):
             question.fail(Problem.DEVICE, "the server is shutting down")
             self._close(question)
@@ -170,18 +173,33 @@ class Devices:
         return sum(each.slots for each in self._devices)
 
     def _dispatch(self) -> None:
-        """Pass waiting questions to processes that have room."""
+        """Pass waiting questions to processes that have room, suspects to those that have no question."""
+        for device in self._devices:
+            if self._suspects and device.has_room and not device.unfinished:
+                self._pass_on(self._suspects.popleft(), device)
+        reserved = self._reserved()
         while self._queue:
-            free = [each for each in self._devices if each.has_room]
+            free = [each for each in self._devices if each.has_room and each is not reserved and not each.has_suspect]
             if not free:
                 return
             device = min(free, key=lambda each: (each.unfinished / each.slots, each.asked))
-            question, id = self._queue.popleft(), next(self._ids)
-            device.ask(id, question, dataclasses.replace(question.ask, id=id))
+            self._pass_on(self._queue.popleft(), device)
+
+    def _reserved(self) -> Device | None:
+        """The device that gets no question until it has answered those that it has, because suspects wait for it."""
+        ready = [each for each in self._devices if each.slots]
+        if not self._suspects or not ready or any(each.has_suspect for each in ready):
+            return None
+        return min(ready, key=lambda each: each.unfinished)
+
+    def _pass_on(self, question: AcceptedQuestion, device: Device) -> None:
+        id = next(self._ids)
+        device.ask(id, question, dataclasses.replace(question.ask, id=id))
 
     def _on_cancel(self, question: AcceptedQuestion) -> None:
-        if question in self._queue:
-            self._queue.remove(question)
+        queue = self._suspects if question.is_suspect else self._queue
+        if question in queue:
+            queue.remove(question)
         else:
             any(device.cancel(question) for device in self._devices)
         self._close(question)
@@ -196,7 +214,7 @@ class Devices:
     def _watch(self) -> None:
         for device in self._devices:
             device.kill_if_stalled(time.monotonic())
-        pause = min(1.0, self._settings.stall.seconds / 4)
+        pause = min(1.0, self._settings.stall_seconds / 4)
         self._tick = asyncio.get_running_loop().call_later(pause, self._watch)
 
     # What a device reports; see DeviceOwner.
@@ -212,17 +230,21 @@ class Devices:
         self._close(question)
         self._dispatch()
 
-    def on_lost(self, questions: Sequence[AcceptedQuestion]) -> None:
+    def on_lost(self, questions: Sequence[AcceptedQuestion], given: Collection[AcceptedQuestion]) -> None:
         again = []
         for question in questions:
-            question.deaths += 1
-            if question.deaths < 2:
+            question.losses += 1
+            if question.is_suspect:  # the process had it alone
+                question.fail(
+                    Problem.DEVICE,
+                    "the device process died twice while it had this question; see the log of the server",
+                )
+                self._close(question)
+            elif question in given or not given or question.losses > 1:
+                question.is_suspect = True
+                self._suspects.append(question)
+            else:
                 again.append(question)
-                continue
-            question.fail(
-                Problem.DEVICE, "the device process died twice while it had this question; see the log of the server"
-            )
-            self._close(question)
         self._queue.extendleft(reversed(again))
         self._dispatch()
 

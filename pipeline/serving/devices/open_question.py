@@ -19,12 +19,14 @@ class AcceptedQuestion:
 
     ask: the question, with the id that the HTTP side gave it; the messages for the client carry this id.
     on_cancel: is called once if the client cancels before the end.
-    deaths: how many processes have died with this question.
+    losses: how many processes have died with this question.
+    is_suspect: it may have been the cause. It is asked alone then, so that no other question is lost with it.
     """
 
     def __init__(self, ask: Ask, on_cancel: Callable[[AcceptedQuestion], None]) -> None:
         self.ask = ask
-        self.deaths = 0
+        self.losses = 0
+        self.is_suspect = False
         self.has_ended = False
         self._on_cancel = on_cancel
         self._text = AnswerText()

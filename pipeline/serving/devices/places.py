@@ -15,13 +15,21 @@ from ...captioning.process.errors import UsageError
 from .device import DevicePlace
 
 CPU = "cpu"
-_VISIBLE = {
+VISIBLE = {
     "cuda": "CUDA_VISIBLE_DEVICES",
     "ascend": "ASCEND_RT_VISIBLE_DEVICES",
     "npu": "ASCEND_RT_VISIBLE_DEVICES",
 }
+"""The environment variable that says which devices a process sees, for each kind of device."""
 _FILES = {"cuda": "/dev/nvidia[0-9]*", "ascend": "/dev/davinci[0-9]*", "npu": "/dev/davinci[0-9]*"}
 _THREADS = "OMP_NUM_THREADS"
+_OF_LAUNCHERS = {
+    *("ASCEND_DEVICE_ID", "DEVICE_ID", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE"),
+    *("MS_NODE_ID", "MS_ROLE", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM"),
+    *("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"),
+}
+"""Variables of msrun, torchrun and Ascend's launchers: with them a framework would use another device, or wait for
+other processes."""
 
 
 def device_names(text: str) -> tuple[str, ...]:
@@ -54,11 +62,12 @@ def make_places(
 
     names: see `device_names`; empty for one process.
     choice: of framework and device; the device is the CPU exactly if the names are `cpu`.
-    environment: of this process.
+    environment: of this process. Variables of launchers are left out.
 
     Raises:
         UsageError: numbers, but there is no accelerator; or fewer devices are visible.
     """
+    environment = {name: value for name, value in environment.items() if name not in _OF_LAUNCHERS}
     if choice.device == CPU:
         if any(name != CPU for name in names):
             raise UsageError(
@@ -66,7 +75,7 @@ def make_places(
                 "or another --framework"
             )
         return _cpu_places(max(1, len(names)), environment)
-    variable = _VISIBLE[choice.device]
+    variable = VISIBLE[choice.device]
     visible = _visible(choice.device, environment)
     places = []
     for name in names or ("0",):
@@ -91,7 +100,7 @@ def _cpu_places(count: int, environment: Mapping[str, str]) -> tuple[DevicePlace
 
 def _visible(device: str, environment: Mapping[str, str]) -> list[str] | None:
     """What the variable of visible devices must contain for each visible device; None if that is not known."""
-    if environment.get(_VISIBLE[device]):
-        return [part.strip() for part in environment[_VISIBLE[device]].split(",")]
+    if environment.get(VISIBLE[device]):
+        return [part.strip() for part in environment[VISIBLE[device]].split(",")]
     files = glob.glob(_FILES[device])
     return [str(number) for number in range(len(files))] or None

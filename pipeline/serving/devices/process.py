@@ -67,13 +67,21 @@ class ProcessLink:
             raise
         # Both threads wait in the kernel, where the event loop must not wait.
         self._connection = Connection(os.dup(self._socket.fileno()))
-        threads = [
+        self._writer, reader = (
             threading.Thread(target=work, name=f"{work.__name__} of process {self.pid}", daemon=True)
-            for work in (self._read, self._write)
-        ]
-        self._writer = threads[1]
-        for thread in threads:
-            thread.start()
+            for work in (self._write, self._read)
+        )
+        try:
+            self._writer.start()
+            reader.start()
+        except RuntimeError as error:  # the system allows no more threads
+            self._outbox.put(None)
+            self.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_REAP_SECONDS)
+            self._connection.close()
+            self._socket.close()
+            raise OSError(str(error)) from error
 
     @property
     def pid(self) -> int:

@@ -143,7 +143,7 @@ def test_problems_and_a_cancelled_question(device: DeviceProcess, clips: list[tu
     assert problems == [Problem.MEDIA, Problem.TOO_LONG, Problem.PROMPT]
     device.process.send_signal(signal.SIGINT)  # is ignored
     assert isinstance(device.answers(Ask(14, QUESTION, OPTIONS, media=(clips[0][0],)))[14][-1], Done)
-    while device.receive() != State(0, 0):
+    while device.receive() != State(0, 0, 3):
         pass
     device.connection.close()
     assert device.process.wait(SECONDS) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.captioning.clips.decode_client import DecodeClient
 from pipeline.captioning.clips.downloads.limits import DownloadLimits
-from pipeline.captioning.clips.killable import DecoderLimits
+from pipeline.captioning.clips.killable import DecoderLimits, StartError
 from pipeline.captioning.clips.preparation import FramePreparation
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.serving.device import media, media_loader
 from pipeline.serving.device.media_loader import Loaded, MediaLoader, NotLoaded
 from pipeline.serving.messages import Ask
 from tests.captioning.clips.downloads.servers import content, status, web_server
@@ -215,3 +218,111 @@ def test_only_some_questions_are_decoded_ahead(tmp_path: Path, images: list[Path
         assert rest == set(range(20)) - {result.ask.id for result in first if isinstance(result, Loaded)}
     finally:
         results.loader.close()
+
+
+class FakeClient:
+    """In place of a decoding process; starts only if `may_start`."""
+
+    may_start = True
+
+    def __init__(self, *_: object) -> None:
+        self.is_killed = False
+
+    def start_if_needed(self, _: threading.Event) -> None:
+        if not self.may_start:
+            raise StartError("no memory")
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+    def close(self) -> None:
+        pass
+
+
+class Clip:
+    """As many bytes as its path says."""
+
+    def __init__(self, path: str) -> None:
+        self.frames = np.broadcast_to(np.zeros((), np.uint8), int(path))
+
+
+Load = Callable[..., tuple[Clip, ...]]
+
+
+@pytest.fixture
+def loader_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Results]]:
+    """Loaders without decoding processes."""
+    made: list[Results] = []
+
+    def make(load: Load, workers: int = 1, ahead: int = 4) -> Results:
+        monkeypatch.setattr(media_loader, "DecodeClient", FakeClient)
+        monkeypatch.setattr(media_loader, "load_media", load)
+        made.append(Results(workers=workers, ahead=ahead))
+        return made[-1]
+
+    yield make
+    for results in made:
+        results.loader.close()
+
+
+def by_size(client: DecodeClient, preparation: FramePreparation, ask: Ask, *_: object) -> tuple[Clip, ...]:
+    return (Clip(ask.media[0]),)
+
+
+def test_a_large_question_does_not_limit_those_after_it(loader_of: Callable[..., Results]) -> None:
+    results = loader_of(by_size, ahead=8)
+    assert isinstance(results.load(media_loader.AHEAD_BYTES), Loaded)
+    for number in range(5):
+        results.loader.add(asked(number, 10))
+    wait_until(lambda: results.queue.qsize() == 5)
+
+
+def test_a_decoding_process_that_does_not_start_leaves_its_question_to_the_others(
+    loader_of: Callable[..., Results],
+) -> None:
+    broken: list[object] = []
+
+    def load(client: DecodeClient, *about: object) -> tuple[Clip, ...]:
+        if not broken:
+            broken.append(client)
+        if client is broken[0]:
+            raise StartError("no memory")
+        return by_size(client, *about)  # type: ignore[arg-type]
+
+    results = loader_of(load, workers=2)
+    assert isinstance(results.load(10), Loaded) and isinstance(results.load(10), Loaded)
+    broken[:] = []
+    results.loader.add(asked(1, 10))
+    assert isinstance(results.queue.get(timeout=SECONDS), StartError), "none is left"
+
+
+def test_an_unexpected_error_costs_its_question(loader_of: Callable[..., Results]) -> None:
+    clients = []
+
+    def load(client: FakeClient, preparation: FramePreparation, ask: Ask, *_: object) -> tuple[Clip, ...]:
+        clients.append(client)
+        return (Clip(ask.media[0]),)
+
+    results = loader_of(load)
+    assert "(ValueError)" in results.problem("no number") and clients[0].is_killed
+    assert isinstance(results.load(10), Loaded)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "PyAV: no answer within 2 s (--decode_timeout); its process was killed",
+            "PyAV: no answer within 2 s (the server's time limit for decoding); its process was killed",
+        ),
+        (
+            "no download within 2 s (--download_timeout), 1 attempt",
+            "(the server's time limit for downloads), 1 attempt",
+        ),
+        ("more than --max_download 1,000 bytes", "more than the server's limit of 1,000 bytes"),
+        ("/private/a.mp4: no frames", "the file: no frames"),
+    ],
+)
+def test_messages_for_clients_name_no_flag(message: str, expected: str) -> None:
+    found = media._for_clients(message, "/private/a.mp4")
+    assert found.endswith(expected) and "--" not in found

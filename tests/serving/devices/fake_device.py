@@ -1,8 +1,10 @@
 """A device program without a model: the text of a question says what it does. Speaks the messages of the server.
 
-    python -m tests.serving.devices.fake_device [--slots N] [--loaded usage|error|exit|wait] --fd FD
+    python -m tests.serving.devices.fake_device [--slots N] [--loaded usage|error|exit|wait] [--hangs_second FILE]
+        --fd FD
 
-`hold` waits for SIGUSR1, after which the process holds no question. `die`, `die once FILE`, `resend`, `differ`, `long`
+`hold` waits for SIGUSR1, after which the process holds no question; `decode` does, too, but is not given to the engine
+before. `slots N` changes the number of slots. `die`, `die once FILE`, `resend`, `differ`, `long`
 and `cancelled`: see below. Anything else is answered with the id of the process and the question.
 """
 
@@ -24,6 +26,7 @@ from pipeline.serving.messages import (
     DeviceSettings,
     Done,
     FinishReason,
+    Given,
     LoadFailed,
     Ready,
     State,
@@ -35,8 +38,8 @@ LONG = "".join(f"{number} " for number in range(2000))
 
 
 class FakeDevice:
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection, slots: int) -> None:
+        self.connection, self.slots = connection, slots
         self.held: dict[int, Ask] = {}
         self.cancelled = 0
         self.is_busy = self.is_released = False
@@ -49,14 +52,18 @@ class FakeDevice:
                 self.held.pop(message.id, None)
             else:
                 self._answer(message)
-            self.connection.send(State(len(self.held), 0))
+            self.connection.send(self._state())
             self.is_busy = False
             if self.is_released:
                 self._end_held()
 
     def _answer(self, ask: Ask) -> None:
-        self.connection.send(Begun(ask.id, 7))
         word, _, rest = ask.question.partition(" ")
+        if word == "decode":
+            self.held[ask.id] = ask
+            return
+        self.connection.send(Given((ask.id,)))
+        self.connection.send(Begun(ask.id, 7))
         if word == "hold":
             self.held[ask.id] = ask
         elif word == "die":
@@ -81,10 +88,17 @@ class FakeDevice:
                 self.connection.send(Text(ask.id, begin, f"{part} "))
                 begin += len(part) + 1
             self._done(ask.id, LONG)
+        elif word == "slots":
+            self.slots = int(rest)
+            self._done(ask.id, "changed")
         elif word == "cancelled":
             self._done(ask.id, str(self.cancelled))
         else:
             self._done(ask.id, f"{os.getpid()} {ask.question}")
+
+    def _state(self) -> State:
+        decoded = sum(ask.question == "decode" for ask in self.held.values())
+        return State(len(self.held) - decoded, decoded, self.slots)
 
     def release(self) -> None:
         """The handler of SIGUSR1."""
@@ -97,7 +111,7 @@ class FakeDevice:
         for held in self.held:
             self._done(held, f"{os.getpid()} released")
         self.held.clear()
-        self.connection.send(State(0, 0))
+        self.connection.send(State(0, 0, self.slots))
         self.is_busy = False
 
     def _done(self, id: int, text: str) -> None:
@@ -109,6 +123,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--loaded", default="")
+    parser.add_argument("--hangs_second", type=Path, help="a file, to which each start adds a line; the second hangs")
     flags = parser.parse_args()
     die_with_parent(os.getppid())
     connection = Connection(flags.fd)
@@ -119,9 +134,15 @@ def main() -> None:
         sys.exit(1)
     if flags.loaded == "exit":
         sys.exit(3)
+    if flags.hangs_second is not None:
+        with flags.hangs_second.open("a+") as starts:
+            starts.write("start\n")
+            starts.seek(0)
+            if len(starts.readlines()) == 2:
+                flags.loaded = "wait"
     if flags.loaded == "wait":
         threading.Event().wait()
-    device = FakeDevice(connection)
+    device = FakeDevice(connection, flags.slots)
     signal.signal(signal.SIGUSR1, lambda *_: device.release())
     connection.send(Ready(flags.slots, f"fake in {settings.dtype}"))
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.generation.options import GenerationOptions
-from pipeline.serving.devices.device import DevicePlace, StallLimit
+from pipeline.serving.devices.device import DevicePlace
 from pipeline.serving.devices.devices import Devices, DevicesSettings
 from pipeline.serving.messages import Answer, Ask, DeviceSettings, Done
 from pipeline.serving.questions import OpenQuestion
@@ -28,7 +28,7 @@ def fake_devices(count: int = 1, *arguments: str, max_waiting: int = 256, stall:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     settings = DeviceSettings(argparse.Namespace(), None, "cpu", "float32", None, count, DecoderLimits(60.0), 2)
     places = [DevicePlace(f"fake:{number}", environment) for number in range(count)]
-    return Devices(DevicesSettings(places, settings, max_waiting, StallLimit(stall), (*FAKE_COMMAND, *arguments)))
+    return Devices(DevicesSettings(places, settings, max_waiting, stall, (*FAKE_COMMAND, *arguments)))
 
 
 @contextlib.asynccontextmanager

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from pipeline.captioning.process.errors import RunError, UsageError
+from pipeline.serving.devices import process
+from pipeline.serving.devices.process import ProcessLink
 from pipeline.serving.messages import Begun, Done, Failed, Problem, Text
 from pipeline.serving.questions import Load, QueueFull
 from tests.serving.devices.fake_device import LONG
@@ -163,3 +170,42 @@ def test_a_model_that_cannot_be_loaded(loaded: str, error: type[Exception], mess
 
     with pytest.raises(error, match=message):
         asyncio.run(run())
+
+
+def test_fewer_slots_are_seen_and_get_a_smaller_share() -> None:
+    async def run() -> None:
+        async with running_devices(1, "--slots", "8") as devices:
+            assert await text_of(devices, "slots 2") == "changed"
+            await until(lambda: devices.load().slots == 2)
+            held = [ask(devices, "hold") for _ in range(10)]
+            await until(lambda: devices.load().running == 6)  # three for each slot; the others have not been passed on
+            assert devices.load().waiting == 4
+            for question in held:
+                question.cancel()
+            assert await text_of(devices, "slots 8") == "changed"
+            await until(lambda: devices.load().slots == 8)
+
+    asyncio.run(run())
+
+
+def test_a_process_without_threads_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def started(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        processes.append(popen(*arguments, **options))
+        return processes[-1]
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        with pytest.raises(OSError, match="can't start new thread"):
+            ProcessLink(
+                [sys.executable, "-c", "import time; time.sleep(1000)"], os.environ, lambda _: None, lambda _: None
+            )
+
+    monkeypatch.setattr(process.subprocess, "Popen", started)
+    monkeypatch.setattr(process.threading.Thread, "start", no_thread)
+    asyncio.run(run())
+    assert processes[0].returncode is not None

@@ -59,3 +59,10 @@ def test_device_names() -> None:
     for text in ("", "0,", "-1", "cuda", "0,cpu", "1,01"):
         with pytest.raises(UsageError, match="--devices"):
             device_names(text)
+
+
+@pytest.mark.parametrize("device", ["cpu", "ascend"])
+def test_variables_of_launchers_are_left_out(device: str) -> None:
+    launcher = {"DEVICE_ID": "3", "RANK_ID": "3", "RANK_SIZE": "8", "MS_ROLE": "MS_WORKER", "WORLD_SIZE": "8"}
+    (place,) = make_places((), _choice(device), {**launcher, "OTHER": "x"})
+    assert place.environment["OTHER"] == "x" and not launcher.keys() & place.environment.keys()
