@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..captioning.process.arguments import CommandParser
-from ..captioning.process.errors import EXIT_FAILED, exit_code_of
+from ..captioning.process.errors import EXIT_FAILED, RunError, UsageError, exit_code_of
+from ..search.matching import plain_line
 from ..search.output import close_broken_stdout
 from . import bench, caption, find
 
@@ -43,6 +44,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = run(flags.arguments)
         sys.stdout.flush()
         return code
+    except (RunError, UsageError) as error:  # it may quote the server
+        error.args = (plain_line(str(error)),)
+        raise
     except BrokenPipeError:
         close_broken_stdout()
         return EXIT_FAILED

@@ -197,6 +197,13 @@ def test_nothing_that_changes_a_terminal_is_printed(tmp_path: Path, capfd: pytes
     ]
     assert f"{tmp_path}/bad [2J.mp4: " in error and "\x1b" not in error
 
+    async def refuse(body: dict[str, Any]) -> Response:
+        return refusal(401, "wrong \x1b[2Jkey")
+
+    with StubServer(refuse).running() as server:
+        assert _caption(server, [tmp_path / names[0]]) == 1
+    assert "wrong [2Jkey" in (error := capfd.readouterr().err) and "\x1b" not in error
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
