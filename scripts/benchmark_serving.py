@@ -7,11 +7,13 @@
 - `load`: the server against the offline command, with the same clips, slots and cores, a random PLLaVA of the preset
   63m. The two alternate `--repeats` times, and the fastest of each counts, because other programs on the machine can
   only slow a run down. Captions of the two are compared.
-- `devices`: a server with two device processes of one core each against one with one such process.
+- `devices`: a server with two device processes of one core each against one with one such process. Captions of the two
+  are compared.
 - `memory`: many requests to pllava-tiny. Every caption must be that of the offline command. The memory of the processes
   is measured in equal steps.
 
-No request may be lost in any of them. Clips are rendered; clients run on the same machine as the server.
+No request may be lost in any of them, and no caption may differ: otherwise the exit code is 1. Clips are rendered;
+clients run on the same machine as the server.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def offline(checkpoint: Path, meta: Path, slots: int, environment: Mapping[str, 
 
 
 def served(
-    server: RunningServer, bodies: Sequence[bytes], clients: int, seconds: float, captions: Sequence[str] | None = None
+    server: RunningServer, bodies: Sequence[bytes], clients: int, seconds: float, captions: dict[int, str]
 ) -> Result:
     """Load the server for some seconds; returns its figures.
 
@@ -70,37 +72,60 @@ def served(
     one for each slot, to the last answer before clients stop. Both are answers, because those that began together end
     together, so that a count between two points of time would depend on where in a round these are.
 
-    captions: of the offline command; None if they are not compared.
+    captions: of the clips, by their numbers, that answers are compared with. Those of other clips are added.
 
     Raises:
-        SystemExit: the time is too short for two rounds of answers.
+        SystemExit: the time is too short for two rounds of answers. But if requests failed, the clips per second are
+            None.
     """
     slots = int(server.metrics()["captioning_slots"])
     deadline = time.monotonic() + seconds
     answers = asyncio.run(serving_runs.send(server.url, bodies, clients, seconds=seconds))
     ended = [one for one in answers.ended if one <= deadline][slots - 1 :]
-    if len(ended) <= slots:
+    has_rounds = len(ended) > slots
+    if not has_rounds and not answers.problems:
         raise SystemExit(f"benchmark: {seconds:g} s are too short for two rounds of answers; give more --seconds")
-    result = {
-        "clips_per_second": (len(ended) - 1) / (ended[-1] - ended[0]),
+    return {
+        "clips_per_second": (len(ended) - 1) / (ended[-1] - ended[0]) if has_rounds else None,
         "answers": len(answers.ended),
         "problems": answers.problems,
-        "median_seconds": statistics.median(answers.seconds),
+        "median_seconds": statistics.median(answers.seconds) if answers.seconds else None,
         "p99_seconds": _quantile(answers.seconds, 0.99),
+        "other_captions": _other_captions(answers, captions),
     }
-    if captions is not None:
-        result["other_captions"] = _other_captions(answers, captions)
-    return result
 
 
-def _other_captions(answers: Answers, captions: Sequence[str]) -> int:
-    """Number of clips with a caption that differs from the offline command's."""
-    return sum(found != [captions[number]] for number, found in answers.captions.items())
+def _other_captions(answers: Answers, captions: dict[int, str]) -> int:
+    """Number of clips with a caption that differs from that in `captions`. Clips that are not in it are added."""
+    return sum(found != [captions.setdefault(number, found[0])] for number, found in answers.captions.items())
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
+def _quantile(values: Sequence[float], share: float) -> float | None:
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+
+def _fastest(runs: Sequence[Result]) -> float | None:
+    """The most clips per second of runs; None if no run has them."""
+    return max((run["clips_per_second"] for run in runs if run["clips_per_second"] is not None), default=None)
+
+
+def _ratio(value: float | None, other: float | None) -> float | None:
+    return value / other if value is not None and other else None
+
+
+def faults(result: object) -> list[str]:
+    """What no measurement may have: lost requests and captions that differ. result: of a part, or something in it."""
+    if isinstance(result, list):
+        return [fault for one in result for fault in faults(one)]
+    if not isinstance(result, dict):
+        return []
+    found = [fault for one in result.values() for fault in faults(one)]
+    if problems := result.get("problems"):
+        found.append(f"requests that were lost: {len(problems)}; the first one: {problems[0]}")
+    if other := result.get("other_captions"):
+        found.append(f"clips with captions that differ: {other}")
+    return found
 
 
 def measure_load(flags: argparse.Namespace, folder: Path) -> Result:
@@ -113,14 +138,12 @@ def measure_load(flags: argparse.Namespace, folder: Path) -> Result:
     for _ in range(flags.repeats):
         offline_runs.append(offline(checkpoint, clips, flags.bs))
         with _server(checkpoint, folder, flags.bs, "cpu") as server:
-            captions = offline_runs[0]["captions"]
+            captions = dict(enumerate(offline_runs[0]["captions"]))
             server_runs.append(served(server, bodies, flags.clients, flags.seconds, captions))
-    best_offline = max(run["clips_per_second"] for run in offline_runs)
-    best = max(server_runs, key=lambda run: run["clips_per_second"])
     return {
         "offline_clips_per_second": [run["clips_per_second"] for run in offline_runs],
         "server": server_runs,
-        "share_of_offline": best["clips_per_second"] / best_offline,
+        "share_of_offline": _ratio(_fastest(server_runs), _fastest(offline_runs)),
     }
 
 
@@ -129,19 +152,20 @@ def measure_devices(flags: argparse.Namespace, folder: Path) -> Result:
     checkpoint = folder / "checkpoint"
     scaling.write_checkpoint(checkpoint)
     write_clips(folder, (random_clip(3, number) for number in range(flags.clips)))
-    bodies, rates = _bodies(folder, flags.clips), dict[str, list[Result]]()
+    bodies, rates, captions = _bodies(folder, flags.clips), dict[str, list[Result]](), dict[int, str]()
     for _ in range(flags.repeats):
         for devices in ("cpu", "cpu,cpu"):
             with _server(checkpoint, folder, flags.bs, devices, _ONE_CORE) as server:
-                rates.setdefault(devices, []).append(served(server, bodies, flags.clients, flags.seconds))
-    one, two = (max(run["clips_per_second"] for run in runs) for runs in rates.values())
-    return {"runs": rates, "two_devices_times_one": two / one}
+                rates.setdefault(devices, []).append(served(server, bodies, flags.clients, flags.seconds, captions))
+    one, two = (_fastest(runs) for runs in rates.values())
+    return {"runs": rates, "two_devices_times_one": _ratio(two, one)}
 
 
 def measure_memory(flags: argparse.Namespace, folder: Path) -> Result:
     """Many requests to pllava-tiny: memory by number of requests, and captions that differ from the offline ones."""
     meta = write_clips(folder, (random_clip(5, number) for number in range(flags.clips)))
-    captions, bodies = offline(TINY, meta, flags.bs)["captions"], _bodies(folder, flags.clips)
+    captions = dict(enumerate(offline(TINY, meta, flags.bs)["captions"]))
+    bodies = _bodies(folder, flags.clips)
     steps: list[Result] = []
     other = answered = 0
     problems: list[str] = []
@@ -181,7 +205,7 @@ def _bodies(folder: Path, clips: int) -> list[bytes]:
 _MEASURES = {"load": measure_load, "devices": measure_devices, "memory": measure_memory}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=_MEASURES)
     parser.add_argument("--clients", type=int, default=32, help="default: %(default)s")
@@ -192,14 +216,18 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10000, help="memory: number (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="memory: measurements (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for all figures")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     with TemporaryDirectory() as name:
         result = {"part": flags.part, **_MEASURES[flags.part](flags, Path(name))}
     text = json.dumps(result, indent=1)
     if flags.json is not None:
         flags.json.write_text(f"{text}\n", encoding="utf-8")
     print(text)
+    found = faults(result)
+    for fault in found:
+        print(f"benchmark: {fault}", file=sys.stderr)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

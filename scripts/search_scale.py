@@ -141,9 +141,9 @@ def measure(database: Path, times: int) -> list[dict[str, Any]]:
             cpu_seconds.append(time.process_time() - cpu_begin)
             if result:
                 break
-        later = seconds[1:] or seconds
+        later, cpu_later = seconds[1:] or seconds, cpu_seconds[1:] or cpu_seconds
         row = {"query": query, "first_s": seconds[0], "median_s": statistics.median(later), "max_s": max(later)}
-        row["median_cpu_s"] = statistics.median(cpu_seconds)  # on a machine with other work it says more
+        row["median_cpu_s"] = statistics.median(cpu_later)  # on a machine with other work it says more
         rows.append(row | ({"error": result} if found is None else {"hits": found.total, "ranked": found.ranked}))
     return rows
 
@@ -178,6 +178,7 @@ def main() -> None:
             figures["again"] = in_process(index, table, database)
             figures["database_again_mib"] = database.stat().st_size / 2**20
         figures["load_average"] = os.getloadavg()
+        figures["times"] = flags.times
         figures["queries"] = in_process(measure, database, flags.times)
     for row in figures["queries"]:
         result = row.get("error") or f"{row['hits']:,} hits, {row['ranked']:,} ranked"

@@ -27,6 +27,8 @@ from ..captioning.captioners.api.options import IMAGES, Visuals
 from ..captioning.process.arguments import CommandParser, HelpFormatter, positive_int, whole_number
 from ..captioning.process.errors import EXIT_DONE, EXIT_FAILED, RunError
 from ..captioning.run.service import values
+from ..search.matching import plain_line
+from ..search.output import print_line
 from .connection import Connection, ConnectionOptions
 from .connection_flags import add_answer_flags, add_connection_flags, connection_options
 from .content import FRAMES, Message, frames_message, images_message
@@ -229,7 +231,7 @@ def _print_table(flags: argparse.Namespace, options: ConnectionOptions, figures:
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
     for mode in figures:
         if mode.problem:
-            print(f"{mode.mode}: the first failed request: {mode.problem}", file=sys.stderr)
+            print_line(f"{mode.mode}: the first failed request: {plain_line(mode.problem)}", sys.stderr)
 
 
 def _number(value: float) -> str:

@@ -27,6 +27,8 @@ from ..captioning.process.arguments import CommandParser, HelpFormatter, number,
 from ..captioning.process.errors import EXIT_DONE, EXIT_FAILED
 from ..captioning.run.frame_flags import frame_sampling
 from ..captioning.run.service import values
+from ..search.matching import plain_line
+from ..search.output import print_line
 from .clips import ClipAnswer, clip_answers
 from .connection import Connection, ConnectionOptions
 from .connection_flags import add_answer_flags, add_connection_flags, connection_options
@@ -143,9 +145,9 @@ def _print(answer: ClipAnswer, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_record(answer), ensure_ascii=False), flush=True)
     elif isinstance(answer.result, Failure):
-        print(f"{_shown(answer.path)}: {answer.result}", file=sys.stderr, flush=True)
+        print_line(plain_line(f"{_shown(answer.path)}: {answer.result}"), sys.stderr)
     else:
-        print(f"{_shown(answer.path)}: {answer.result.caption}", flush=True)
+        print_line(plain_line(f"{_shown(answer.path)}: {answer.result.caption}"))
 
 
 def _record(answer: ClipAnswer) -> dict[str, Any]:

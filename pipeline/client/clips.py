@@ -17,6 +17,7 @@ from ..captioning.clips.killable import DecoderLimits
 from ..captioning.clips.loader import ClipLoader, default_decode_workers
 from ..captioning.clips.sampling import FrameSampling
 from ..captioning.meta.results import CaptionResult, Failure
+from ..captioning.process.errors import RunError
 from .connection import Connection
 from .content import Sending
 
@@ -55,30 +56,43 @@ async def clip_answers(
     concurrency: most requests in flight. limits: of each decoding process.
 
     Raises:
-        ServiceStop: no request can succeed any more.
-        StartError: no decoding process can be started.
+        ServiceStop: no request can succeed any more. The requests in flight are waited for, and what they give comes
+            first.
+        StartError: no decoding process can be started. As above.
     """
+    problem: RunError | None = None
     asking: set[asyncio.Task[ClipAnswer]] = set()
     loading: asyncio.Task[Clip | LoadFailure | None] | None = None
     preparation, workers = sending.preparation(sampling), default_decode_workers(1)
     with ClipLoader(tasks, preparation, limits, concurrency, workers, prefetch_bytes=PREFETCH_BYTES) as loader:
         try:
             while True:
-                if loading is None and not loader.has_ended and len(asking) < concurrency:
+                if not (problem or loading or loader.has_ended) and len(asking) < concurrency:
                     loading = asyncio.create_task(asyncio.to_thread(loader.next_clip, _POLL_SECONDS))
                 if loading is None and not asking:
+                    if problem is not None:
+                        raise problem
                     return
                 waited: set[asyncio.Task[ClipAnswer] | asyncio.Task[Clip | LoadFailure | None]] = {*asking}
                 done, _ = await asyncio.wait(waited | ({loading} if loading else set()), return_when="FIRST_COMPLETED")
                 if loading in done:
-                    clip, loading = loading.result(), None
-                    if isinstance(clip, Clip):
+                    ended, loading = loading, None
+                    try:
+                        clip = ended.result()
+                    except RunError as error:
+                        clip, problem = None, problem or error
+                    if isinstance(clip, Clip) and problem is None:
                         asking.add(asyncio.create_task(_ask(clip, sending, question, connection)))
-                    elif clip is not None:
+                    elif isinstance(clip, LoadFailure):
                         yield ClipAnswer(clip.row, clip.path, Failure(clip.stage, clip.messages))
                 for task in [task for task in asking if task in done]:
                     asking.discard(task)
-                    yield task.result()
+                    try:
+                        answer = task.result()
+                    except RunError as error:
+                        problem = problem or error
+                    else:
+                        yield answer
         finally:
             for open_task in asking:
                 open_task.cancel()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from ..captioning.process.arguments import CommandParser
-from ..captioning.process.errors import EXIT_FAILED, exit_code_of
+from ..captioning.process.errors import EXIT_FAILED, RunError, UsageError, exit_code_of
+from ..search.matching import plain_line
+from ..search.output import close_broken_stdout
 from . import bench, caption, find
 
 PROG = "client"
@@ -40,9 +41,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     flags = _make_parser().parse_args(arguments)
     run, _ = _COMMANDS[flags.command]
     try:
-        return run(flags.arguments)
-    except BrokenPipeError:  # whoever reads standard output, for example `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
+        code = run(flags.arguments)
+        sys.stdout.flush()
+        return code
+    except (RunError, UsageError) as error:  # it may quote the server
+        error.args = (plain_line(str(error)),)
+        raise
+    except BrokenPipeError:
+        close_broken_stdout()
         return EXIT_FAILED
 
 

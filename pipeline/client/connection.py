@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..captioning.captioners.api.answer import Answer
+from ..captioning.captioners.api.errors import NotSent
 from ..captioning.captioners.api.options import Generation, Limits
 from ..captioning.captioners.api.pace import Pace
 from ..captioning.captioners.api.requests import Content, body
@@ -64,11 +65,16 @@ class Connection:
 
         Raises:
             RequestFailed: the server does not accept the request, or did not answer it in `limits.max_tries`.
-            ServiceStop: no request can succeed any more, for example because the key is wrong.
-            NotSent: another request got a ServiceStop before this one was sent.
+            ServiceStop: no request can succeed any more, for example because the key is wrong. This request or an
+                earlier one has shown it.
         """
         assert self._sender is not None, "used outside of `async with`"
         generation = self._options.generation
         if fields:
             generation = dataclasses.replace(generation, extra_body={**generation.extra_body, **fields})
-        return await self._sender.send(lambda: body(generation, content))
+        try:
+            return await self._sender.send(lambda: body(generation, content))
+        except NotSent:
+            if self._sender.problem is None:
+                raise
+            raise self._sender.problem from None

@@ -12,7 +12,7 @@ from ..captioning.captioners.api.options import Generation, Limits
 from ..captioning.process.arguments import number, positive_int, whole_number
 from ..captioning.run.prompt_flags import utf8
 from ..captioning.run.service import values
-from ..captioning.run.service.access import KEY_VARIABLE, api_key_of, only_model
+from ..captioning.run.service.access import KEY_VARIABLE, api_key_of, listed_model
 from .connection import ConnectionOptions
 
 BASE_URL = "http://127.0.0.1:8000/v1"
@@ -68,11 +68,12 @@ def connection_options(flags: argparse.Namespace, concurrency: int) -> Connectio
     """Check the flags. concurrency: most requests in flight.
 
     Raises:
-        UsageError: a key that can't be used; or no model is given, and the server can't be asked for its only one.
+        UsageError: a key that can't be used; or no model is given, and the server does not list exactly one.
+        ServiceStop: no model is given, and the server can't be asked.
     """
     api_key = api_key_of(flags.api_key_env, os.environ)
     generation = Generation(
-        model=flags.model or only_model(flags.base_url, api_key, flags.timeout),
+        model=flags.model or listed_model(flags.base_url, api_key, flags.timeout),
         system=flags.system,
         max_new_tokens=flags.max_tokens,
         temperature=flags.temperature,

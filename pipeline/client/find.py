@@ -29,7 +29,7 @@ from ..captioning.process.errors import RunError, UsageError
 from ..captioning.run.service import values
 from ..search.fts import check_fts5
 from ..search.matching import Matcher, Snippet, plain_line
-from ..search.output import emphasized, is_terminal, range_text
+from ..search.output import close_broken_stdout, counted, emphasized, is_terminal, print_line, range_text
 from ..search.queries import expression_of
 from .caption import DEFAULT_SAMPLING, add_clip_flags, sending_of
 from .clips import clip_answers
@@ -79,10 +79,13 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(segments, str):
             raise RunError(f"{flags.video}: {segments}")
         if damaged:
-            print(f"{flags.video} is cut off or damaged, and divided up to there", file=sys.stderr)
+            print_line(f"{plain_line(flags.video)} is cut off or damaged, and divided up to there", sys.stderr)
         return asyncio.run(_find(flags, expression, segments, options))
+    except BrokenPipeError:
+        close_broken_stdout()
+        return EXIT_ERROR
     except (RunError, OSError) as error:
-        print(f"client find: {error}", file=sys.stderr)
+        print_line(f"client find: {plain_line(str(error))}", sys.stderr)
         return EXIT_ERROR
 
 
@@ -133,7 +136,7 @@ async def _find(
         async with aclosing(answers):
             findings = await report(answers, segments, Matcher(expression), flags.json)
     for line in closing_lines(segments, findings, flags.json):
-        print(line, flush=True)
+        print_line(line)
     if findings.failed:
         return EXIT_ERROR
     return EXIT_FOUND if findings.matching else EXIT_NOT_FOUND
@@ -154,10 +157,10 @@ async def report(
         if as_json:
             print(json.dumps({**_times(segment), **_json_of(result, found)}), flush=True)
         elif isinstance(result, Failure):
-            print(f"  {range_text(segment)}  {plain_line(str(result))}", file=sys.stderr, flush=True)
+            print_line(f"  {range_text(segment)}  {plain_line(str(result))}", sys.stderr)
         else:
             shown = found or Snippet(plain_line(result.caption), ())
-            print(f"{'*' if found else ' '} {range_text(segment)}  {emphasized(shown, is_terminal())}", flush=True)
+            print_line(f"{'*' if found else ' '} {range_text(segment)}  {emphasized(shown, is_terminal())}")
     return findings
 
 
@@ -167,10 +170,12 @@ def closing_lines(segments: Sequence[TimeRange], findings: Findings, as_json: bo
     if as_json:
         counts = {"segments": len(segments), "matching": len(findings.matching), "failed": len(findings.failed)}
         return [json.dumps({"found": [_times(found.part) for found in ranges], **counts})]
-    failed = f"; {len(findings.failed):,} segments have no caption" if findings.failed else ""
+    without = counted(len(findings.failed), "segment has", "segments have")
+    failed = f"; {without} no caption" if findings.failed else ""
+    searched = counted(len(segments), "segment")
     if not ranges:
-        return [f"not found in {len(segments):,} segments{failed}"]
-    lines = [f"found in {len(findings.matching):,} of {len(segments):,} segments{failed}:"]
+        return [f"not found in {searched}{failed}"]
+    lines = [f"found in {len(findings.matching):,} of {searched}{failed}:"]
     return [*lines, *(range_text(found.part) for found in ranges)]
 
 

@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.captioning.process.arguments import CommandParser, number, positive_int, whole_number
-from pipeline.captioning.process.errors import EXIT_FAILED, exit_code_of
+from pipeline.captioning.process.errors import EXIT_DONE, EXIT_FAILED, exit_code_of
 
 from .database import open_to_read, open_to_write
 from .hits import MAX_RANKED, TIMEOUT, Found, find
 from .matching import plain_line
-from .output import as_json, is_terminal, summary, text_lines
+from .output import as_json, close_broken_stdout, counted, is_terminal, print_line, summary, text_lines
 from .queries import expression_of
 
 _DATABASE = Path("captions.db")
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     parser = _make_parser()
     try:
-        return exit_code_of(parser.prog, lambda: _run(parser.parse_args(arguments)))
+        codes: list[int] = []
+        failed = exit_code_of(parser.prog, lambda: codes.append(_run(parser.parse_args(arguments))))
+        return failed or codes[0]
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; a table that was being indexed is as before", file=sys.stderr)
         return EXIT_FAILED
@@ -85,8 +87,18 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(flags: argparse.Namespace) -> None:
-    {"index": _index, "query": _query, "tables": _tables, "remove": _remove}[flags.command](flags)
+def _run(flags: argparse.Namespace) -> int:
+    changing = {"index": _index, "remove": _remove}
+    if flags.command in changing:
+        changing[flags.command](flags)
+        return EXIT_DONE
+    try:
+        {"query": _query, "tables": _tables}[flags.command](flags)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        close_broken_stdout()
+        return EXIT_FAILED
+    return EXIT_DONE
 
 
 def _index(flags: argparse.Namespace) -> None:
@@ -99,9 +111,9 @@ def _index(flags: argparse.Namespace) -> None:
         for table in tables:
             made = index_table(connection, table)
             names = ", ".join(f"'{name}'" for name in made.captions)
-            print(
-                f"indexed {table.path}: {made.documents:,} captions in {names}; "
-                f"{made.without_caption:,} rows without a caption"
+            print_line(
+                f"indexed {plain_line(str(table.path))}: {counted(made.documents, 'caption')} in {names}; "
+                f"{counted(made.without_caption, 'row')} without a caption"
             )
         optimize(connection)
 
@@ -113,14 +125,14 @@ def _query(flags: argparse.Namespace) -> None:
     found = find(flags.database, expression, flags.limit, flags.offset, flags.max_ranked, flags.timeout)
     if flags.gallery is not None:
         line = _write_gallery(flags, found) if found.hits else f"{flags.gallery} was not written: no hits to show"
-        print(line, file=sys.stderr if flags.json else sys.stdout)
+        print_line(line, sys.stderr if flags.json else sys.stdout)
     if flags.json:
         print(json.dumps(as_json(found, flags.query)))
     elif flags.gallery is not None:
         print(summary(found, flags.offset))
     else:
         for line in text_lines(found, flags.offset, is_terminal()):
-            print(line.encode(errors="surrogateescape").decode(errors="replace"))
+            print_line(line)
 
 
 def _check_page(page: Path) -> None:
@@ -141,10 +153,8 @@ def _tables(flags: argparse.Namespace) -> None:
     with open_to_read(flags.database) as connection:
         for table in indexed_tables(connection):
             when = datetime.fromtimestamp(table.indexed).strftime("%Y-%m-%d %H:%M")
-            line = (
-                f"{plain_line(table.path)}: {table.documents:,} captions in {', '.join(table.captions)}, indexed {when}"
-            )
-            print(line.encode(errors="surrogateescape").decode(errors="replace"))
+            captions = counted(table.documents, "caption")
+            print_line(f"{plain_line(table.path)}: {captions} in {', '.join(table.captions)}, indexed {when}")
 
 
 def _remove(flags: argparse.Namespace) -> None:
@@ -152,5 +162,6 @@ def _remove(flags: argparse.Namespace) -> None:
 
     with open_to_read(flags.database) as connection:
         for table in flags.table:
-            print(f"removed {table}: {remove_table(connection, table):,} captions")
+            removed = counted(remove_table(connection, table), "caption")
+            print_line(f"removed {plain_line(str(table))}: {removed}")
         optimize(connection)

@@ -4,7 +4,8 @@ One document is the caption of one row in one column. The full-text table `capti
 it from `documents` (external content).
 
 Writing uses a rollback journal: after a kill, the next process that opens the database rolls back what was not
-committed.
+committed. A write-ahead log would let queries read during a write, but it works neither on file systems of other
+machines nor in folders without permission to write, and a large table would be written twice.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _APPLICATION_ID = 0x43415053
 """Says in the header of the file that it is ours; `file` shows it."""
 _VERSION = 1
 _BUSY_SECONDS = 10.0
+"""How long another process that writes is waited for."""
 _CACHE_KIB = 64 * 1024
 _SCHEMA = (
     # first_id, last_id: of the table's documents, which are contiguous. captions: names of columns, as JSON.
@@ -38,13 +40,18 @@ _SCHEMA = (
 )
 
 
+class DatabaseBusy(RunError):
+    """Another process is writing to the database."""
+
+
 @contextlib.contextmanager
 def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
     """The database at `path` in autocommit mode; it is made if there is none.
 
     Raises:
         UsageError: the file is not such a database, or of a newer version; or it can't be made.
-        RunError: another process writes to it, the disk is full, …
+        DatabaseBusy: another process is still writing to it.
+        RunError: the disk is full, …
     """
     check_fts5()
     if not path.parent.is_dir():
@@ -60,12 +67,14 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
+def open_to_read(path: Path, busy_seconds: float | None = None) -> Iterator[sqlite3.Connection]:
     """The database at `path`, which exists.
+
+    busy_seconds: how long another process that writes is waited for; None for the usual time.
 
     Raises:
         UsageError: there is no such file, or it is not such a database, or of a newer version.
-        RunError: another process is writing to it.
+        DatabaseBusy: another process is still writing to it.
     """
     check_fts5()
     if not path.is_file():
@@ -73,7 +82,7 @@ def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
             f"--database {path} {'is not a file' if path.exists() else 'does not exist'}; make it with "
             "python -m pipeline.search index TABLE --database FILE"
         )
-    with _opened(path, "rw") as connection:  # after a kill, reading too needs to roll back
+    with _opened(path, "rw", busy_seconds) as connection:  # after a kill, reading too needs to roll back
         _check_kind(connection, path)
         yield connection
 
@@ -92,10 +101,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, mode: str, busy_seconds: float | None = None) -> Iterator[sqlite3.Connection]:
+    seconds = _BUSY_SECONDS if busy_seconds is None else busy_seconds
     try:
         connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}", timeout=_BUSY_SECONDS, isolation_level=None, uri=True
+            f"{path.resolve().as_uri()}?mode={mode}", timeout=seconds, isolation_level=None, uri=True
         )
     except sqlite3.Error as error:
         raise UsageError(f"--database {path} can't be opened: {error}; give another file") from error
@@ -103,7 +113,7 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield connection
     except sqlite3.OperationalError as error:
-        raise RunError(_explained(path, error)) from error
+        raise _explained(path, error) from error
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error):
             raise UsageError(f"--database {path} is not a database of captions; give another file") from error
@@ -112,12 +122,13 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-def _explained(path: Path, error: sqlite3.OperationalError) -> str:
+def _explained(path: Path, error: sqlite3.OperationalError) -> RunError:
     if "locked" in str(error):
-        return f"--database {path} is being written by another process, such as an index command; try again later"
+        text = f"--database {path} is being written by another process, such as an index command; try again later"
+        return DatabaseBusy(text)
     if "disk is full" in str(error):
-        return f"--database {path}: the disk is full; free space and try again; the database is unchanged"
-    return f"--database {path}: {error}; the database is unchanged"
+        return RunError(f"--database {path}: the disk is full; free space and try again; the database is unchanged")
+    return RunError(f"--database {path}: {error}; the database is unchanged")
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

@@ -14,6 +14,7 @@ from pipeline.captioning.meta.marks import outcome_columns
 from pipeline.captioning.meta.names import TEXT_COLUMN, check_is_file, is_parquet, outcomes_path
 from pipeline.captioning.meta.outcomes import read_outcomes
 from pipeline.captioning.meta.parquet_cells import read_schema
+from pipeline.captioning.meta.ranges import range_of_fields
 from pipeline.captioning.monitor.gallery.outputs import read_report
 from pipeline.datasets.exports.rows import CaptionedTable
 
@@ -67,7 +68,7 @@ def documents(table: CaptionedTable) -> Iterator[Document]:
     """
     outcomes = _Outcomes(outcomes_path(table.path))
     for row in table.captioned_rows():
-        known = outcomes.of(row.number, row.path)
+        known = outcomes.of(row.number, row.path, row.range)
         for column, caption in zip(table.captions, row.captions, strict=True):
             if text := caption.strip().replace(NUL, NUL_REPLACEMENT):
                 text = _SURROGATE.sub("\ufffd", text)
@@ -82,22 +83,22 @@ class _Outcomes:
         self._next = next(self._records, None)
 
     @staticmethod
-    def _read(path: Path) -> Iterator[dict[str, Any]]:
-        """The records up to the first one that can't be read."""
+    def _read(path: Path) -> Iterator[tuple[dict[str, Any], TimeRange | None]]:
+        """The records and their ranges, up to the first one that can't be read."""
         try:
             for record in read_outcomes(path):
                 if not isinstance(record["row"], int):
                     return
-                yield record
+                yield record, range_of_fields(record)
         except (OSError, ValueError):  # the captions are what counts
             return
 
-    def of(self, row: int, path: str) -> dict[str, str]:
-        """The outcome of each column of a row."""
+    def of(self, row: int, path: str, part: TimeRange | None) -> dict[str, str]:
+        """The outcome of each column of a row; none if this row of the file has another path or another range."""
         found = {}
-        while self._next is not None and self._next["row"] <= row:
-            record = self._next
-            if record["row"] == row and record["path"] == path:
+        while self._next is not None and self._next[0]["row"] <= row:
+            record, range_of_record = self._next
+            if (record["row"], record["path"], range_of_record) == (row, path, part):
                 outcome = "truncated" if record.get("truncated") is True else str(record["outcome"])
                 found[str(record.get("column", TEXT_COLUMN))] = outcome
             self._next = next(self._records, None)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.process.errors import RunError
 
-from .database import open_to_read, path_of
+from .database import DatabaseBusy, open_to_read, path_of
 from .matching import Matcher, Snippet, plain_line
 
 MAX_RANKED = 20_000
@@ -75,10 +75,11 @@ def find(
     expression: of `queries.expression_of`.
     limit: most hits. offset: number of better hits that are left out.
     max_ranked: most matches that are ranked.
-    timeout: seconds.
+    timeout: seconds. Another process that writes is waited for half of them at most.
 
     Raises:
         UsageError: there is no such database.
+        DatabaseBusy: another process is still writing to it.
         RunError: it can't be read, or the time is over.
     """
     # Some loops inside FTS5 can't be interrupted. So the query has a thread, which is left alone when the time is over.
@@ -87,8 +88,9 @@ def find(
 
     def run() -> None:
         try:
-            with open_to_read(database) as connection:
+            with open_to_read(database, timeout / 2) as connection:
                 connection.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEPS)
+                connection.execute("BEGIN")  # all statements see the same state
                 done.append(_find(connection, expression, limit, offset, max_ranked))
         except BaseException as error:  # raised below
             done.append(error)
@@ -96,7 +98,8 @@ def find(
     thread = threading.Thread(target=run, name="query", daemon=True)
     thread.start()
     thread.join(timeout)
-    if not done or (isinstance(done[0], RunError) and time.monotonic() > deadline):
+    failed = bool(done) and isinstance(done[0], RunError) and not isinstance(done[0], DatabaseBusy)
+    if not done or (failed and time.monotonic() > deadline):
         raise RunError(
             f"the query takes more than {timeout:g} s: it has too many frequent words, short prefixes (a*) or phrases; "
             "make it narrower, or allow more time by --timeout"

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from pipeline.captioning.clips.killable import DecoderLimits
 from pipeline.captioning.clips.loader import default_decode_workers
+from pipeline.captioning.clips.time_range import TimeRange
 from pipeline.captioning.meta.marks import MarkedCaptions
 from pipeline.captioning.monitor.gallery.entries import Entries, Entry, entry_caption
 from pipeline.captioning.monitor.gallery.pictured import DEFAULT_SAMPLING, write_pictured_page
 from pipeline.captioning.monitor.gallery.videos import Video
 
 from .hits import Hit
+from .output import counted
 
 _DECODE_TIMEOUT = 60.0
 _COLUMNS = ("table", "row of the table", "column", "outcome", "score")
@@ -32,7 +34,8 @@ def write_hits_page(page: Path, query: str, hits: Sequence[Hit]) -> str:
         page, Path(_title(query)), entries_of(hits), {}, DEFAULT_SAMPLING, DecoderLimits(_DECODE_TIMEOUT),
         default_decode_workers(host_workers=1),
     )  # fmt: skip
-    return f"{page}: {len(hits):,} hits, {shown:,} clips with frames, {page.stat().st_size / 10**6:.1f} MB"
+    clips, megabytes = counted(shown, "clip"), page.stat().st_size / 10**6
+    return f"{page}: {counted(len(hits), 'hit')}, {clips} with frames, {megabytes:.1f} MB"
 
 
 def entries_of(hits: Sequence[Hit]) -> Entries:
@@ -45,7 +48,7 @@ def entries_of(hits: Sequence[Hit]) -> Entries:
             row=hit.rank,
             path=hit.path,
             captions=(entry_caption(captions, i),),
-            cells=(_utf8(hit.table), str(hit.row), hit.column, hit.outcome, f"{hit.score:.3f}"),
+            cells=(_utf8(hit.table), str(hit.row), hit.column, hit.outcome, f"{hit.score:.3g}"),
             range=hit.range,
         )
         for i, hit in enumerate(hits)
@@ -55,14 +58,14 @@ def entries_of(hits: Sequence[Hit]) -> Entries:
 
 def _videos(hits: Sequence[Hit]) -> tuple[Video, ...]:
     """The videos of hits that are segments. They are as long as these segments show."""
-    segments: dict[str, int] = {}
+    segments: dict[str, set[TimeRange]] = {}  # several hits may be captions of the same one
     lengths: dict[str, int] = {}
     for hit in hits:
         if hit.range is not None:
             end = hit.range.start if hit.range.end is None else hit.range.end
-            segments[hit.path] = segments.get(hit.path, 0) + 1
+            segments.setdefault(hit.path, set()).add(hit.range)
             lengths[hit.path] = max(lengths.get(hit.path, 0), end)
-    return tuple(Video(path, count, lengths[path]) for path, count in segments.items())
+    return tuple(Video(path, len(ranges), lengths[path]) for path, ranges in segments.items())
 
 
 def _title(query: str) -> str:

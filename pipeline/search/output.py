@@ -1,10 +1,12 @@
-"""Prints hits as text or JSON. Knows nothing about the database."""
+"""Prints hits as text or JSON, and any line. Knows nothing about the database."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.captioning.clips.downloads.urls import without_credentials
 from pipeline.captioning.clips.time_range import TimeRange
@@ -13,6 +15,7 @@ from .hits import Found, Hit
 from .matching import Snippet, plain_line
 
 _BOLD, _NORMAL = "\x1b[1m", "\x1b[0m"
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clock_text(milliseconds: int) -> str:
@@ -92,6 +95,27 @@ def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: `1 row`, `2,000 rows`. many: the plural; if empty, `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def is_terminal() -> bool:
     """Whether stdout is a terminal."""
     return sys.stdout.isatty()
+
+
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Print a line at once. What the stream can't encode, such as the name of a file that is not UTF-8, is replaced.
+
+    file: stdout if not given.
+    """
+    stream = sys.stdout if file is None else file
+    encoding = stream.encoding or "utf-8"
+    text = _SURROGATE.sub("\ufffd", line).encode(encoding, "replace").decode(encoding)
+    print(text, file=stream, flush=True)
+
+
+def close_broken_stdout() -> None:
+    """After a BrokenPipeError: whoever reads stdout, for example `head`, has enough. The rest is written nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end

@@ -61,12 +61,16 @@ def media(body: dict[str, Any]) -> list[tuple[str, str]]:
 
 @dataclass
 class StubServer:
-    """answer: makes the response to the body of a completion. bodies, keys: of the requests so far, in order."""
+    """answer: makes the response to the body of a completion. bodies, keys: of the requests so far, in order.
+
+    key: needed for the list of models; empty for none.
+    """
 
     answer: Callable[[dict[str, Any]], Awaitable[Response]]
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     url: str = ""
+    key: str = ""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[StubServer]:
@@ -76,6 +80,8 @@ class StubServer:
             yield self
 
     async def _models(self, request: Request) -> Response:
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return refusal(401, "wrong key")
         return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
     async def _complete(self, request: Request) -> Response:

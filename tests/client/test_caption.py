@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -134,11 +135,74 @@ def test_a_wrong_key_ends_the_command(clips: tuple[Path, Path], capfd: pytest.Ca
     async def answer(body: dict[str, Any]) -> Response:
         return refusal(401, "wrong key")
 
+    with StubServer(answer, key="secret").running() as server:
+        assert _caption(server, clips) == 1
+        assert not server.bodies
+        errors = capfd.readouterr().err.splitlines()
+        assert len(errors) == 1 and "wrong key" in errors[0]
+        assert _caption(server, clips, "--concurrency", "1", "--model", MODEL) == 1
+        assert len(server.bodies) == 1
+        errors = capfd.readouterr().err.splitlines()
+        assert len(errors) == 1 and "wrong key" in errors[0]
+
+
+def test_no_server(capfd: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["caption", "a.mp4", "--base_url", "http://127.0.0.1:1/v1"]) == 1
+    (error,) = capfd.readouterr().err.splitlines()
+    assert "http://127.0.0.1:1/v1" in error and "Check --base_url" in error and "--model" not in error
+
+
+def test_a_key_that_is_revoked_while_requests_wait_and_are_answered(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The reason is printed, and so is what was in flight: it was paid for."""
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for file in files:
+        Image.new("RGB", (8, 8)).save(file)
+    bodies: list[dict[str, Any]] = []
+    all_sent = asyncio.Event()
+
+    async def answer(body: dict[str, Any]) -> Response:
+        bodies.append(body)
+        number = len(bodies)
+        if number == 3:
+            all_sent.set()
+        await all_sent.wait()
+        if number == 1:
+            return refusal(429, "slow down", **{"Retry-After": "100"})
+        await asyncio.sleep(0.2 * number)  # the clients stop before the last of the three is answered
+        return refusal(401, "the key is revoked") if number == 2 else completion("paid for")
+
     with StubServer(answer).running() as server:
-        assert _caption(server, clips, "--concurrency", "1") == 1
-    assert len(server.bodies) == 1
-    error = capfd.readouterr().err
-    assert "wrong key" in error and "Traceback" not in error
+        assert _caption(server, files, "--concurrency", "3") == 1
+    out, error = capfd.readouterr()
+    assert out.endswith(": paid for\n") and out.count("\n") == 1 and len(bodies) == 3
+    assert "the key is revoked" in error and len(error.splitlines()) == 1
+
+
+def test_nothing_that_changes_a_terminal_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names = ["a\x1b[2J.png", os.fsdecode(b"\xff.png"), "bad\x1b[2J.mp4"]
+    for name in names[:2]:
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "PNG")
+
+    async def answer(body: dict[str, Any]) -> Response:
+        return completion("a\x1b]0;title\x07 star\nin \x9b31mred")
+
+    with StubServer(answer).running() as server:
+        assert _caption(server, [tmp_path / name for name in names]) == 1
+    out, error = capfd.readouterr()
+    assert sorted(out.splitlines()) == [
+        f"{tmp_path}/a [2J.png: a ]0;title star in 31mred",
+        f"{tmp_path}/\ufffd.png: a ]0;title star in 31mred",
+    ]
+    assert f"{tmp_path}/bad [2J.mp4: " in error and "\x1b" not in error
+
+    async def refuse(body: dict[str, Any]) -> Response:
+        return refusal(401, "wrong \x1b[2Jkey")
+
+    with StubServer(refuse).running() as server:
+        assert _caption(server, [tmp_path / names[0]]) == 1
+    assert "wrong [2Jkey" in (error := capfd.readouterr().err) and "\x1b" not in error
 
 
 @pytest.mark.parametrize(
@@ -148,9 +212,9 @@ def test_a_wrong_key_ends_the_command(clips: tuple[Path, Path], capfd: pytest.Ca
         (["a.mp4", "--num_frames", "4", "--fps", "1"], "give one of them"),
         (["a.mp4", "--api_key", "sk-very-secret"], "--api_key_env"),
         (["a.mp4", "--api_key_env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"),
-        (["a.mp4", "--base_url", "http://127.0.0.1:1/v1"], "--base_url"),
+        (["a.mp4", "--base_url", "ftp://127.0.0.1:1/v1"], "--base_url"),
     ],
-    ids=["no file", "both numbers of frames", "a key", "no such variable", "no server"],
+    ids=["no file", "both numbers of frames", "a key", "no such variable", "another scheme"],
 )
 def test_usage_errors(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["caption", *flags]) == 2

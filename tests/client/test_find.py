@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,11 +96,22 @@ def test_not_found_and_failures(video: Path, capsys: pytest.CaptureFixture[str])
     with StubServer(_refuses_green).running() as server:
         assert _find(server, video, "red", "--every", "1") == 2
         out, err = capsys.readouterr()
-        assert "found in 3 of 5 segments; 1 segments have no caption:" in out
+        assert "found in 3 of 5 segments; 1 segment has no caption:" in out
         assert "0:00:02.000 to 0:00:03.000" in err and "no green" in err
         assert _find(server, video, "red", "--every", "1", "--json") == 2
         records = _records(capsys.readouterr().out)
         assert records[-1]["failed"] == 1 and sum("error" in record for record in records) == 1
+
+
+def test_a_reader_that_has_enough_gets_no_error(video: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with StubServer(_names_the_colour).running() as server:
+        arguments = ["find", "red", str(video), "--every", "1", "--base_url", server.url]
+        command_line = [sys.executable, "-m", "pipeline.client", *arguments]
+        done = subprocess.run(command_line, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (2, b"")  # it is not known whether it would have been found
 
 
 def test_usage_errors_are_found_before_the_server_is_asked(

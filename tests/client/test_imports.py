@@ -15,7 +15,7 @@ for module in sys.argv[1:]:
     importlib.import_module(module)
 from pipeline.client import command
 code = command.main(["caption", "a.mp4", "--base_url", "http://127.0.0.1:1/v1"])  # nothing listens there
-assert code == 2, code
+assert code == 1, code
 print(",".join(sorted(sys.modules)))
 """
 
@@ -32,6 +32,6 @@ def test_every_module_of_the_clients_can_be_imported(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert "lists no models" in done.stderr
+    assert "/models gives no answer" in done.stderr
     imported = set(done.stdout.strip().split(","))
     assert "pipeline.client.caption" in imported and not imported & {*FRAMEWORKS, "starlette", "uvicorn"}

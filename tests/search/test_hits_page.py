@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.search import command
+from pipeline.search.hits_page import entries_of
 from tests.fakes import render_clip
-from tests.search.tables import index, write_table
+from tests.search.tables import index, search, write_table
 
 
 def _data(page: Path) -> dict[str, Any]:
@@ -38,6 +39,15 @@ def test_hits_with_frames_in_order_of_rank(tmp_path: Path, capsys: pytest.Captur
     assert {row["path"]: row["strip"] for row in data["rows"]}[str(tmp_path / "gone.mp4")] is None
     assert data["videos"] == [{"path": str(clips[1]), "segments": 1, "length": 500, "title": "", "summary": ""}]
     assert "<title>hits for star</title>" in page.read_text() and "<b>many" not in page.read_text()
+
+
+def test_a_segment_with_two_captions_is_one_segment(tmp_path: Path) -> None:
+    rows = [("v.mp4", "0", "1", "A star.", "star"), ("v.mp4", "1", "2", "Two stars, one star.", "")]
+    table = write_table(tmp_path / "t.csv", rows, ("path", "start", "end", "text", "text_short"))
+    assert index(tmp_path / "captions.db", table) == 0
+    entries = entries_of(search(tmp_path / "captions.db", "star").hits)
+    assert [(video.path, video.segments) for video in entries.videos] == [("v.mp4", 2)] and entries.rows == 3
+    assert all(float(entry.cells[-1]) > 0 for entry in entries.entries)  # scores of common words are small
 
 
 def test_usage_errors_and_no_hits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -181,6 +182,28 @@ def test_a_query_that_takes_too_long_is_an_error(database: Path, monkeypatch: py
         with pytest.raises(RunError, match=r"takes more than 0\.2 s.*--timeout"):
             hits.find(database, "red", timeout=0.2)
     end.set()
+
+
+def test_a_database_that_is_being_written(tmp_path: Path, database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    busy = tmp_path / "busy.db"
+    busy.write_bytes(database.read_bytes())
+    other = sqlite3.connect(busy, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")  # as a large transaction has
+    assert command.main(["query", "red", "--database", str(busy), "--timeout", "1"]) == 1
+    assert "is being written by another process" in capsys.readouterr().err
+    other.close()
+    assert search(busy, "red").total == 3
+
+
+def test_a_reader_that_has_enough_gets_no_error(database: Path) -> None:
+    for name in ("query", "tables"):
+        read, write = os.pipe()
+        os.close(read)
+        arguments = [name, *(["red"] if name == "query" else []), "--database", str(database)]
+        command_line = [sys.executable, "-m", "pipeline.search", *arguments]
+        done = subprocess.run(command_line, stdout=write, stderr=subprocess.PIPE, timeout=60)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_query_imports_no_framework_and_no_reader_of_tables(database: Path) -> None:
