@@ -163,3 +163,18 @@ def test_the_library_does_not_repeat_a_question_that_killed_its_device(server: R
     with pytest.raises(openai.InternalServerError), openai.OpenAI(base_url=f"{server.url}/v1", api_key="k") as client:
         client.chat.completions.create(model="tiny", messages=_messages())
     assert len(server.answering.questions) == asked + 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "90 prompt tokens and --max_new_tokens 200 make 290; the model was made for 256: use fewer or smaller frames, "
+        "a shorter question, or a lower --max_new_tokens; for a summary, a lower --context_tokens",
+        "90 prompt tokens and 200 new tokens make 290; the model was made for 256: use fewer or smaller frames",
+    ],
+)
+def test_a_question_that_is_too_long_is_told_in_words_of_the_protocol(server: Running, message: str) -> None:
+    server.answering.script = lambda ask: [Failed(ask.id, Problem.TOO_LONG, message)]
+    told = server.ask().error["message"]
+    assert "90 prompt tokens" in told and "290" in told and "256" in told and "a lower max_tokens" in told
+    assert "--" not in told and "max_new_tokens" not in told and "summary" not in told
