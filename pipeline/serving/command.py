@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import functools
 import logging
@@ -68,7 +67,7 @@ def _run(arguments: Sequence[str] | None, make_app: MakeApp | None, device_comma
         _allow_open_files()
         app = (make_app or _http_app)(settings, devices)
         running = Running(app, devices, settings.limits.connections, flags.drain_timeout)
-        asyncio.run(running.run(listener))
+        running.serve(listener)
 
 
 def _http_app(settings: HttpSettings, answering: Answering) -> Any:
@@ -133,6 +132,7 @@ def _served_model(flags: argparse.Namespace, source: CaptionerSource) -> ServedM
         options=source.generation,
         sampling=source.sampling,
         rate_sampling=family.rate_sampling,
+        images_are_frames=source.images_are_frames,
         created=int(time.time()),
     )
 
@@ -141,7 +141,7 @@ def _request_limits(flags: argparse.Namespace) -> RequestLimits:
     defaults = RequestLimits()
     return RequestLimits(
         body_bytes=flags.max_body,
-        all_body_bytes=max(defaults.all_body_bytes, 2 * flags.max_body),
+        all_body_bytes=max(defaults.all_body_bytes, 4 * flags.max_body),
         body_seconds=flags.body_timeout,
         request_seconds=flags.request_timeout,
         images=flags.max_images,

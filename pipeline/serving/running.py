@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 
-from ..captioning.process.errors import EXIT_FAILED, RunError, UsageError
+from ..captioning.process.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE_ERROR, RunError, UsageError
 from ..captioning.process.signals import ECHO_SECONDS
 from .connections import LimitedConnection
 from .devices.devices import Devices
@@ -28,7 +28,7 @@ _KEEP_ALIVE_SECONDS = 30
 _FLUSH_SECONDS = 5
 """At the end, time for the last bytes of answers to reach their clients."""
 _FORCED_SECONDS = 5.0
-"""After a second signal, time for the process to end."""
+"""After a second signal, and after the end of the server, time for the process to end: a thread can't be cancelled."""
 
 
 class Running:
@@ -59,6 +59,15 @@ class Running:
         self._error: UsageError | RunError | None = None
         self._end: asyncio.Task[None] | None = None
         self._first_signal = (0, 0.0)  # its number, and when it arrived
+        self._forced: threading.Timer | None = None
+
+    def serve(self, listener: socket.socket) -> None:
+        """As `run`, in an event loop of its own; no thread of the loop keeps the process alive for long."""
+        try:
+            asyncio.run(self.run(listener))
+        finally:
+            if self._forced is not None:
+                self._forced.cancel()
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until a signal arrives or a device can't load its model.
@@ -81,6 +90,7 @@ class Running:
             if self._end is not None:
                 self._end.cancel()
             await self._devices.close()
+            self._force_end()
         if self._error is not None:
             raise self._error
         logger.info("the server has ended")
@@ -105,11 +115,26 @@ class Running:
         if number == first and now - arrived < ECHO_SECONDS:
             return  # a copy: `timeout` sends SIGTERM to its child, and then to the child's process group
         self._error = RunError(f"ended by a second signal ({name}); open questions were not answered")
-        forced = threading.Timer(_FORCED_SECONDS, os._exit, (EXIT_FAILED,))
-        forced.daemon = True
-        forced.start()
+        self._force_end()
         self._devices.kill()
         self._server.end_at_once()
+
+    def _force_end(self) -> None:
+        """End the process some seconds later, if it is still there."""
+        if self._forced is None:
+            self._forced = threading.Timer(_FORCED_SECONDS, self._exit)
+            self._forced.daemon = True
+            self._forced.start()
+
+    def _exit(self) -> None:
+        if self._error is not None:
+            logger.error("%s", self._error)
+        os._exit(self._exit_code())
+
+    def _exit_code(self) -> int:
+        if self._error is None:
+            return EXIT_DONE
+        return EXIT_USAGE_ERROR if isinstance(self._error, UsageError) else EXIT_FAILED
 
     async def _drain(self) -> None:
         await self._devices.drain(self._drain_seconds)

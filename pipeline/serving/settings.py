@@ -16,7 +16,7 @@ class RequestLimits:
     body_bytes: largest body of a request. all_body_bytes: bytes of all bodies that are being read or decoded.
     all_media_bytes: bytes of the media of all open questions, which are files in a private folder.
     body_seconds: time for receiving a body. request_seconds: time from the body to the end of the answer.
-    images: most images in one message.
+    images: most images in one message. frames: most frames of one video that are sent as JPEGs.
     new_tokens: largest `max_tokens`.
     connections: most open connections.
     """
@@ -27,6 +27,7 @@ class RequestLimits:
     body_seconds: float = 60.0
     request_seconds: float = 600.0
     images: int = 64
+    frames: int = 1024
     new_tokens: int = 4096
     connections: int = 1024
 
@@ -52,6 +53,7 @@ class ServedModel:
     sampling: which frames of a video are sampled unless a request says otherwise.
     created: seconds since 1970 at which the server started.
     rate_sampling: replaces `sampling` for a request with a frame rate; None for no other. See `frame_sampling`.
+    images_are_frames: several images are the frames of one video, see `CaptionerSource`.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ServedModel:
     sampling: FrameSampling
     created: int
     rate_sampling: FrameSampling | None = None
+    images_are_frames: bool = False
 
 
 @dataclass(frozen=True)

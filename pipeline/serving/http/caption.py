@@ -11,11 +11,13 @@ from starlette.requests import Request
 from ...captioning.clips.file_kind import file_kind
 from ...captioning.clips.media import VIDEO
 from ..messages import Ask
+from ..settings import ServedModel
 from .bodies import check_headers
 from .context import Context
 from .endpoint import Asked
 from .errors import RequestError
 from .fields import Fields
+from .frames import kept
 from .generation import generation_options, video_options, video_sampling
 from .messages import MOST_CHARACTERS
 from .multipart_form import UploadedFile, read_form
@@ -55,10 +57,17 @@ def _ask(files: Sequence[UploadedFile], values: Mapping[str, Any], context: Cont
         question=question if question.strip() else model.question,
         options=generation_options(fields, model, context.settings.limits),
         system=system,
-        media=tuple(str(file.path) for file in files),
+        media=_paths(files, model),
         sampling=video_sampling(video_options(fields, model), model),
         streams=fields.flag("stream"),
     )
+
+
+def _paths(files: Sequence[UploadedFile], model: ServedModel) -> tuple[str, ...]:
+    paths = tuple(str(file.path) for file in files)
+    if len(paths) > 1 and model.images_are_frames:
+        return tuple(paths[index] for index in kept(len(paths), 0.0, model.sampling).indices)
+    return paths
 
 
 def _values(texts: Mapping[str, str]) -> dict[str, Any]:

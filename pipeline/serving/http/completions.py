@@ -22,17 +22,17 @@ async def read_completion(context: Context, request: Request, files: QuestionFil
     check_headers(request.headers, "application/json")
     with context.bodies.share() as share:
         body = await read_body(request.headers, request.receive, context.settings.limits, share)
-        chat = chat_request(await json_object(body), context.settings)
+        chat = chat_request(await json_object(body, share), context.settings)
         del body
-        media = await store_media(chat.conversation.media, files, context.settings)
+        media = await store_media(chat.conversation.media, chat.video.fps or 0.0, files, context.settings)
     return Asked(_ask(chat, media, context), ChatForm(context.settings.model.name, chat.includes_usage))
 
 
 def _ask(chat: ChatRequest, media: StoredMedia, context: Context) -> Ask:
     model = context.settings.model
     video = chat.video
-    if media.are_frames and video.num_frames not in (None, len(media.paths)):
-        message = f"the video has {len(media.paths)} frames, and num_frames is {video.num_frames}; leave it out"
+    if media.are_frames and video.num_frames not in (None, media.sent):
+        message = f"the video has {media.sent} frames, and num_frames is {video.num_frames}; leave it out"
         raise RequestError(message, "media_io_kwargs.video.num_frames", "invalid_value")
     return Ask(
         id=next(context.ids),
@@ -41,7 +41,7 @@ def _ask(chat: ChatRequest, media: StoredMedia, context: Context) -> Ask:
         system=chat.conversation.system,
         media=media.paths,
         are_frames=media.are_frames,
-        frame_rate=(video.fps or 0.0) if media.are_frames else 0.0,
+        frame_rate=media.rate,
         sampling=None if media.are_frames else video_sampling(video, model),
         stop=chat.stop,
         streams=chat.streams,

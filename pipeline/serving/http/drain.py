@@ -1,7 +1,8 @@
 """Reads what a client still sends after the response to it, so that the client receives the response.
 
 A server that closes the connection while the client sends makes the client's system throw away the response. Then a
-client would see a broken connection in place of the 413 or the 401 that says why. Knows nothing about the requests.
+client would see a broken connection in place of the 413 or the 401 that says why. A client that waits for leave to send
+its body has not sent it, and its connection is closed. Knows nothing about the requests.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CLOSE = (b"connection", b"close")
 
 
 class Drain:
@@ -37,6 +40,8 @@ class Drain:
         waits_for_us = "expect" in Headers(scope=scope)
 
         async def watched_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and waits_for_us and not has_begun:
+                message = {**message, "headers": [*message.get("headers", []), CLOSE]}
             is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
             if not is_last or has_ended or (waits_for_us and not has_begun):
                 await send(message)

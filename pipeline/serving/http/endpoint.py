@@ -5,10 +5,9 @@ Each endpoint gives a function that reads the request. Knows no format of a body
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -18,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ..messages import Ask, Begun, Done, Failed, Text
 from ..questions import OpenQuestion, QueueFull
 from .context import Context
-from .errors import ClientGone, RequestError, busy, error_of, internal_error
+from .errors import ClientGone, RequestError, busy, error_of, internal_error, not_read
 from .exchange import Exchange
 from .metrics import RequestFigures
 from .responses import AnswerForm, event_bytes
@@ -31,7 +30,9 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_ERROR_SECONDS = 5.0
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_SECONDS = 30
+"""`Retry-After` if the disk is full."""
 _HEARTBEAT = b": heartbeat\n\n"
 
 
@@ -56,34 +57,36 @@ class QuestionEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         figures = self._context.metrics.request()
+        failure: RequestError | None = None
         outcome = "disconnected"
-        is_started = False
+        is_started = is_complete = False
 
         async def watched_send(message: Message) -> None:
-            nonlocal is_started
-            is_started = True
+            nonlocal is_started, is_complete
             await send(message)
+            is_started = True
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             outcome = await self._answer(Request(scope, receive), figures, watched_send)
         except ClientGone:
-            pass
+            failure = not_read()  # nobody gets it, unless the client reads again after the time was over
         except RequestError as error:
-            outcome = error.outcome
-            await _send_error(error, is_started, scope, receive, send)
+            failure, outcome = error, error.outcome
         except Exception:
             _log.exception("a request failed")
             failure = internal_error()
             outcome = failure.outcome
-            await _send_error(failure, is_started, scope, receive, send)
         finally:
             figures.ended(outcome)
+        if failure is not None and not is_complete:
+            await _send_error(failure, is_started, scope, receive, send)
 
     async def _answer(self, request: Request, figures: RequestFigures, send: Send) -> str:
         """Answer a request. Returns the outcome."""
         files = self._context.spool.open()
         try:
-            asked = await self._read(self._context, request, files)
+            asked = await self._read_request(request, files)
             figures.asked()
             question = self._open(asked.ask)
             seconds = self._context.settings.limits.request_seconds
@@ -97,6 +100,16 @@ class QuestionEndpoint:
         finally:
             files.close()
 
+    async def _read_request(self, request: Request, files: QuestionFiles) -> Asked:
+        try:
+            return await self._read(self._context, request, files)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            folder = self._context.spool.path.parent.parent
+            _log.error("a medium can't be written: %s; TMPDIR chooses another folder than %s", error.strerror, folder)
+            raise busy("the server has no room for the media; try again later", _FULL_SECONDS) from None
+
     def _open(self, ask: Ask) -> OpenQuestion:
         try:
             return self._context.answering.ask(ask)
@@ -106,7 +119,7 @@ class QuestionEndpoint:
     async def _stream(self, exchange: Exchange, form: AnswerForm, figures: RequestFigures) -> str:
         """Send the answer as server-sent events.
 
-        The response starts with the first message: an error before it has a status code of its own.
+        The response starts with the first message or heartbeat: an error before it has a status code of its own.
         """
         answer = await exchange.next(self._context.heartbeat)
         if isinstance(answer, Failed):
@@ -146,9 +159,9 @@ async def _whole_answer(exchange: Exchange, figures: RequestFigures) -> Done:
 
 
 async def _send_error(error: RequestError, is_started: bool, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an error. If the client has stopped to read, this lasts until the connection is closed for that."""
     if is_started:
-        with suppress(asyncio.TimeoutError):  # the client may have stopped to read
-            await asyncio.wait_for(send(_body(event_bytes(error.body(), "error"), False)), _ERROR_SECONDS)
+        await send(_body(event_bytes(error.body(), "error"), False))
     else:
         await error.response()(scope, receive, send)
 

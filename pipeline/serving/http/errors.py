@@ -7,9 +7,6 @@ from starlette.responses import JSONResponse, Response
 
 from ..messages import Failed, Problem
 
-DEVICE_RETRY_SECONDS = 5
-"""`Retry-After` if a device process died: the time of a restart and of loading a small model."""
-
 _TYPES = {401: "authentication_error", 403: "permission_error"}
 
 
@@ -18,6 +15,7 @@ class RequestError(Exception):
 
     status: of HTTP. param: the field of the request that is the cause. code: a word for programs.
     retry_after: seconds; 0 for no such header. outcome: the label in the metrics.
+    must_not_repeat: the same request would do harm again; the `openai` library obeys the header that says so.
     """
 
     def __init__(
@@ -28,6 +26,7 @@ class RequestError(Exception):
         status: int = 400,
         retry_after: int = 0,
         outcome: str = "refused",
+        must_not_repeat: bool = False,
     ) -> None:
         super().__init__(message)
         self.param = param
@@ -35,6 +34,7 @@ class RequestError(Exception):
         self.status = status
         self.retry_after = retry_after
         self.outcome = outcome
+        self.must_not_repeat = must_not_repeat
 
     def body(self) -> dict[str, object]:
         """The error in OpenAI's form."""
@@ -44,6 +44,8 @@ class RequestError(Exception):
 
     def response(self) -> Response:
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        if self.must_not_repeat:
+            headers["X-Should-Retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body(), self.status, headers)
@@ -63,17 +65,28 @@ def busy(message: str, retry_after: int) -> RequestError:
     return RequestError(message, None, "queue_full", 503, max(1, retry_after), "queue_full")
 
 
+def not_read() -> RequestError:
+    """The client did not read the response until the time was over."""
+    return RequestError("the response was not read in time", None, "request_timeout", 504, outcome="disconnected")
+
+
 def error_of(failed: Failed) -> RequestError:
     """The error of a question that has no answer."""
     outcome = failed.problem.value
     if failed.problem is Problem.DEVICE:
-        return RequestError(failed.message, None, "device_error", 503, DEVICE_RETRY_SECONDS, outcome)
+        return RequestError(failed.message, None, "device_error", 503, 0, outcome, must_not_repeat=True)
     if failed.problem is Problem.MODEL:
         return RequestError(failed.message, None, "model_error", 500, 0, outcome)
-    code = {Problem.MEDIA: "invalid_media", Problem.PROMPT: "invalid_prompt"}.get(
-        failed.problem, "context_length_exceeded"
-    )
+    if failed.problem is Problem.TOO_LONG:
+        return RequestError(_too_long(failed.message), "messages", "context_length_exceeded", 400, 0, outcome)
+    code = "invalid_media" if failed.problem is Problem.MEDIA else "invalid_prompt"
     return RequestError(failed.message, "messages", code, 400, 0, outcome)
+
+
+def _too_long(message: str) -> str:
+    """The numbers of a message about lengths, with advice in the words of a request instead of flags."""
+    numbers = message.partition(": use ")[0].replace("--max_new_tokens", "max_tokens").replace("--", "")
+    return f"{numbers}; send fewer or smaller frames, a shorter question, or a lower max_tokens"
 
 
 async def http_exception(request: Request, error: Exception) -> Response:

@@ -18,6 +18,10 @@ _MOST_STOPS = 4
 _LONGEST_STOP = 1000
 _LARGEST_SEED = 2**63 - 1
 _HIGHEST_FPS = 1000.0
+_LEAST_TEMPERATURE = 1e-6
+"""Logits that are divided by less overflow; a smaller temperature is greedy decoding."""
+_LEAST_TOP_P = 1e-6
+_LEAST_PENALTY = 0.01
 
 
 def generation_options(fields: Fields, model: ServedModel, limits: RequestLimits) -> GenerationOptions:
@@ -32,11 +36,12 @@ def generation_options(fields: Fields, model: ServedModel, limits: RequestLimits
         values["max_new_tokens"] = new_tokens
     temperature = fields.number("temperature", 0, 2)
     if temperature is not None:
+        temperature = temperature if temperature >= _LEAST_TEMPERATURE else 0.0
         values |= {"temperature": temperature, "do_sample": temperature > 0}
-    top_p = fields.number("top_p", 0, 1, above=True)
+    top_p = fields.number("top_p", _LEAST_TOP_P, 1)
     if top_p is not None:
         values["top_p"] = top_p
-    penalty = fields.number("repetition_penalty", 0, 2, above=True)
+    penalty = fields.number("repetition_penalty", _LEAST_PENALTY, 2)
     if penalty is not None:
         values["repetition_penalty"] = penalty
     seed = fields.whole("seed", 0, _LARGEST_SEED)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from .bodies import Share
 from .errors import RequestError
 
 _SMALL = 2**16
@@ -14,14 +15,24 @@ _MOST_VALUES = 2**20
 """Of a body: each empty list takes three bytes in a body, and sixty in memory. Commas in texts count, too."""
 
 
-async def json_object(body: bytes) -> dict[str, Any]:
+_WIDEST = 4
+"""Bytes of a character in memory, of all characters of a text with an emoji; of an ASCII text it is one byte."""
+
+
+async def json_object(body: bytes, share: Share) -> dict[str, Any]:
     """The object of a body.
+
+    share: has the bytes of the body; grows if its text needs more memory.
 
     Raises:
         RequestError: the body is not JSON in UTF-8, or not an object, has NaN or infinity, or a name twice in an
-            object, or too many values.
+            object, or too many values; or there is no memory for it (503).
     """
-    return parse(body) if len(body) <= _SMALL else await asyncio.to_thread(parse, body)
+    if len(body) <= _SMALL:
+        return parse(body)
+    if await asyncio.to_thread(_is_wide, body):
+        share.grow((_WIDEST - 1) * len(body))
+    return await asyncio.to_thread(parse, body)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -41,6 +52,11 @@ def parse(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _is_wide(body: bytes) -> bool:
+    """Whether a text of the body may have other characters than ASCII."""
+    return not body.isascii() or b"\\u" in body
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
@@ -48,9 +64,11 @@ def _refuse_constant(name: str) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:100]!r} occurs twice in an object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"{name[:100]!r} occurs twice in an object")
+            seen.add(name)
     return values
 
 

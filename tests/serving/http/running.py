@@ -17,6 +17,7 @@ import uvicorn
 
 from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.captioning.generation.options import GenerationOptions
+from pipeline.serving.connections import LimitedConnection
 from pipeline.serving.http.app import make_app
 from pipeline.serving.messages import Answer, Ask, Begun, Done, FinishReason, Text
 from pipeline.serving.questions import Load, QueueFull
@@ -24,6 +25,10 @@ from pipeline.serving.settings import HttpSettings, MediaAccess, RequestLimits, 
 
 MODEL = ServedModel("tiny", "Describe it.", GenerationOptions(seed=7), FrameSampling("segments", 4), 1_700_000_000)
 SECONDS = 30.0
+
+
+class Connection(LimitedConnection):
+    unread_seconds = 0.5
 
 
 class Hang:
@@ -170,11 +175,15 @@ def running(
     api_key: str = "",
     model: ServedModel = MODEL,
     heartbeat: float = SECONDS,
+    answering: FakeAnswering | None = None,
+    around: Callable[[Any], Any] = lambda app: app,
 ) -> Iterator[Running]:
-    answering = FakeAnswering()
+    """around: what surrounds the application, an ASGI application too."""
+    answering = answering or FakeAnswering()
     settings = HttpSettings(model, limits or RequestLimits(), access or MediaAccess(), api_key)
     app = make_app(settings, answering, heartbeat)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    config = uvicorn.Config(around(app), http=Connection, log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     has_started = threading.Event()
     startup = server.startup

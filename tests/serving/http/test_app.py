@@ -6,6 +6,7 @@ import base64
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +99,25 @@ def test_a_body_that_is_cut_off(bounded: Running) -> None:
     assert _is_alive(bounded)
 
 
+def test_names_of_an_object(server: Running) -> None:
+    names = [b'"%d":0' % number for number in range(200_000)]
+    reply = server.chat(b"{" + b",".join([*names, names[-1]]) + b"}", JSON)  # quadratic work would take minutes
+    assert reply.status == 400 and "'199999' occurs twice" in reply.error["message"]
+
+
+@pytest.mark.parametrize("text", ["\\ud83d\\ude00", "\U0001f600"])
+def test_a_body_with_wide_characters_counts_as_much_as_its_text(bounded: Running, text: str) -> None:
+    def body(text: str) -> bytes:
+        url = "data:image/png;base64," + "A" * 120_000
+        content = f'[{{"type": "image_url", "image_url": "{url}"}}, {{"type": "text", "text": "{text}"}}]'
+        return f'{{"messages": [{{"role": "user", "content": {content}}}]}}'.encode()
+
+    assert bounded.chat(body("smile"), JSON).status == 200
+    reply = bounded.chat(body(text), JSON)
+    assert reply.status == 503 and "300000" in reply.error["message"]
+    assert _is_alive(bounded) and bounded.chat(body("smile"), JSON).status == 200
+
+
 def test_all_bodies_together_are_bounded() -> None:
     with running(RequestLimits(body_bytes=200_000, all_body_bytes=300_000)) as server:
         with server.raw(HEAD + b"Content-Length: 199000\r\n\r\n{") as _:
@@ -181,6 +201,36 @@ def test_a_client_that_leaves_cancels_its_question(server: Running, body: bytes,
     connection.close()
     assert question.cancelled.wait(30)
     wait_until(lambda: server.metric('captioning_requests_total{outcome="disconnected"}') == before + 1)
+
+
+def test_a_client_that_leaves_after_a_further_request(server: Running) -> None:
+    server.answering.script = lambda ask: [Hang()]
+    connection = server.raw(_with_length(QUESTION))
+    assert server.answering.asked.acquire(timeout=30)
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    connection.close()
+    assert server.answering.last.cancelled.wait(30)
+
+
+def test_a_client_that_does_not_read_its_stream_loses_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    with running(RequestLimits(request_seconds=0.5)) as server:
+        server.answering.script = lambda ask: [Text(ask.id, i * 500_000, "x" * 500_000) for i in range(40)] + [Hang()]
+        with server.raw(_with_length(STREAMED)) as connection:
+            assert server.answering.asked.acquire(timeout=30)
+            assert server.answering.last.cancelled.wait(30)
+            outcome = 'captioning_requests_total{outcome="disconnected"}'
+            wait_until(lambda: server.metric(outcome) == 1)
+            with pytest.raises(ConnectionError):
+                _write_until_refused(connection)
+    assert not caplog.records  # uvicorn logs an error if a response is given up without the end of its connection
+
+
+def _write_until_refused(connection: socket.socket) -> None:
+    """Write at intervals, which a living connection takes: they are further requests."""
+    pause = threading.Event()
+    for _ in range(1000):
+        connection.sendall(b" ")
+        pause.wait(0.03)
 
 
 def test_a_client_that_does_not_read_its_stream_is_dropped() -> None:

@@ -130,6 +130,8 @@ def test_temperature_1_samples_and_0_does_not() -> None:
     assert _read(temperature=1).options.samples
     assert not _read(temperature=0).options.samples
     assert not _read(top_p=0.5).options.samples
+    tiny = _read(temperature=1e-7, top_p=1e-6, repetition_penalty=0.01).options
+    assert not tiny.samples and tiny.temperature == 0
 
 
 def test_a_server_that_samples_can_be_asked_for_greedy_decoding() -> None:
@@ -161,9 +163,9 @@ def test_beam_search_does_not_sample() -> None:
         ("max_tokens", [0, -1, 101, 1.5, "5", True]),
         ("max_completion_tokens", [0, 101]),
         ("temperature", [-0.1, 2.1, "1", True, 10**400]),
-        ("top_p", [0, 1.1, []]),
+        ("top_p", [0, 1e-7, 1.1, []]),
         ("seed", [-1, 2**63, 0.5]),
-        ("repetition_penalty", [0, 2.5]),
+        ("repetition_penalty", [0, 1e-3, 2.5]),
         ("stop", [5, [1], ["a"] * 5, "", ["x" * 1001]]),
         ("stream", [1, "true"]),
         ("stream_options", [5, [], {"other": 1}]),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.captioning.clips.sampling import FrameSampling
 from pipeline.serving.http.access import checked_url
+from pipeline.serving.http.frames import Kept, kept
+from pipeline.serving.http.spool import QuestionFiles, Spool
 from pipeline.serving.settings import MediaAccess, RequestLimits
-from tests.serving.http.running import Hang, Running, running, wait_until
+from tests.serving.http.running import MODEL, Hang, Running, running, wait_until
 
 PNG = base64.b64encode(b"\x89PNG and so on").decode()
 ACCESS = MediaAccess(frozenset({"media.example.com", "ported.example.com:8443", "[::1]:9000"}))
@@ -19,7 +26,7 @@ ACCESS = MediaAccess(frozenset({"media.example.com", "ported.example.com:8443", 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(RequestLimits(body_bytes=2**24, all_media_bytes=2**20)) as server:
+    with running(RequestLimits(body_bytes=2**24, all_media_bytes=2**20, frames=32)) as server:
         yield server
 
 
@@ -79,6 +86,81 @@ def test_frames_of_a_video(server: Running) -> None:
     assert server.media(url, "video_url", media_io_kwargs={"video": {"num_frames": 2}}).status == 400
 
 
+FRAMES = [b"frame %d" % number for number in range(9)]
+
+
+def _frames_url(frames: Sequence[bytes] = FRAMES) -> str:
+    return "data:video/jpeg;base64," + ",".join(base64.b64encode(frame).decode() for frame in frames)
+
+
+def test_more_frames_than_the_server_samples_are_sampled_as_those_of_a_file(server: Running) -> None:
+    options = {"media_io_kwargs": {"video": {"fps": 9.0}}}
+    assert server.media(_frames_url(), "video_url", **options).status == 200
+    question = server.answering.last
+    assert question.media == [FRAMES[index] for index in MODEL.sampling.indices(9, 9.0)]
+    assert question.ask.frame_rate == 4.0 and question.ask.are_frames
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "sampling", "indices"),
+    [
+        (4, 0.0, FrameSampling("segments", 4), (0, 1, 2, 3)),
+        (9, 0.0, FrameSampling("uniform", 3), (0, 4, 8)),
+        (9, 2.0, FrameSampling("rate", 0, 1.0, 4), (0, 3, 5, 8)),
+        (9, 0.0, FrameSampling("rate", 0, 1.0, 4), (0, 2, 5, 8)),  # an unknown rate
+        (9, 2.0, FrameSampling("step", 0, 1.0, 8), (0, 2, 4, 6, 8)),
+        (12, 0.0, FrameSampling("uniform", 3, multiple=2), (0, 5, 11)),  # a multiple is reached when they are prepared
+    ],
+)
+def test_kept_frames(count: int, rate: float, sampling: FrameSampling, indices: tuple[int, ...]) -> None:
+    assert kept(count, rate, sampling) == Kept(indices, rate * len(indices) / count)
+
+
+def test_images_of_a_model_that_takes_them_as_frames() -> None:
+    with running(model=replace(MODEL, images_are_frames=True)) as server:
+        expected = [FRAMES[index] for index in MODEL.sampling.indices(9, 0.0)]
+        urls = [f"data:image/png;base64,{base64.b64encode(frame).decode()}" for frame in FRAMES]
+        assert server.ask([{"type": "image_url", "image_url": {"url": url}} for url in urls]).status == 200
+        assert server.answering.last.media == expected
+        parts = b"".join(
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + frame + b"\r\n"
+            for frame in FRAMES
+        )
+        form = {"Content-Type": "multipart/form-data; boundary=b"}
+        assert server.send("POST", "/caption", parts + b"--b--\r\n", form).status == 200
+        assert server.answering.last.media == expected
+
+
+def test_images_of_another_model_are_all_kept(server: Running) -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    assert server.ask([part] * 9).status == 200
+    assert len(server.answering.last.media) == 9
+
+
+def test_a_full_disk(server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(QuestionFiles, "write", full)
+    reply = server.media(f"data:image/png;base64,{PNG}")
+    assert reply.status == 503 and reply.error["code"] == "queue_full" and reply.headers["retry-after"]
+    assert "TMPDIR" in caplog.text and "Traceback" not in caplog.text and "space" not in reply.error["message"]
+
+
+def test_the_folder_of_a_killed_server_is_removed_by_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    foreign = tmp_path / "captioning-of-another-program"
+    foreign.mkdir()
+    killed, living = Spool(100), Spool(100)
+    (killed.path / "clip.mp4").write_bytes(b"video")
+    killed._lock.close()  # as the system does when the process dies
+    with contextlib.closing(Spool(100)) as spool:
+        assert not killed.path.parent.exists() and living.path.is_dir() and foreign.is_dir()
+        assert spool.path.is_dir()
+    living.close()
+    assert list(tmp_path.iterdir()) == [foreign]
+
+
 def test_num_frames_of_a_video_file(server: Running) -> None:
     reply = server.media(f"data:video/mp4;base64,{PNG}", "video_url", media_io_kwargs={"video": {"num_frames": 2}})
     assert reply.status == 200 and str(server.answering.last.ask.sampling) == "2"
@@ -104,7 +186,7 @@ def test_num_frames_of_a_video_file(server: Running) -> None:
         ("video_url", "data:application/octet-stream;base64,AAAA", "the type"),
         ("video_url", "data:video/jpeg;base64,AAAA,,AAAA", "frame 2 is empty"),
         ("video_url", "data:video/jpeg;base64,AAAA,AA", "frame 2 is not base64"),
-        ("video_url", "data:video/jpeg;base64,AAAA,AAAA,AAAA,AAAA,AAAA", "5 frames, and this server takes at most 4"),
+        ("video_url", "data:video/jpeg;base64," + "AAAA," * 32 + "AAAA", "33 frames, and this server takes at most 32"),
         ("image_url", "", "not a URL"),
         ("image_url", "cat.png", "not a URL"),
         ("image_url", "/etc/passwd", "not a URL"),

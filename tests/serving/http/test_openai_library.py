@@ -118,7 +118,7 @@ def test_failures(
         client.chat.completions.create(model="tiny", messages=_messages(), stream=stream)
     assert caught.value.code == code
     assert caught.value.status_code == {Problem.MODEL: 500, Problem.DEVICE: 503}.get(problem, 400)
-    assert ("retry-after" in caught.value.response.headers) == (problem is Problem.DEVICE)
+    assert "retry-after" not in caught.value.response.headers
 
 
 def test_an_error_in_the_middle_of_a_stream_ends_it(server: Running, client: openai.OpenAI) -> None:
@@ -155,3 +155,26 @@ def test_the_key() -> None:
         with openai.OpenAI(api_key="secrets", **options) as client, pytest.raises(openai.AuthenticationError) as caught:
             client.chat.completions.create(model="tiny", messages=_messages())
         assert caught.value.code == "invalid_api_key" and "secret" not in caught.value.message
+
+
+def test_the_library_does_not_repeat_a_question_that_killed_its_device(server: Running) -> None:
+    asked = len(server.answering.questions)
+    server.answering.script = lambda ask: [Failed(ask.id, Problem.DEVICE, "the device process died twice")]
+    with pytest.raises(openai.InternalServerError), openai.OpenAI(base_url=f"{server.url}/v1", api_key="k") as client:
+        client.chat.completions.create(model="tiny", messages=_messages())
+    assert len(server.answering.questions) == asked + 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "90 prompt tokens and --max_new_tokens 200 make 290; the model was made for 256: use fewer or smaller frames, "
+        "a shorter question, or a lower --max_new_tokens; for a summary, a lower --context_tokens",
+        "90 prompt tokens and 200 new tokens make 290; the model was made for 256: use fewer or smaller frames",
+    ],
+)
+def test_a_question_that_is_too_long_is_told_in_words_of_the_protocol(server: Running, message: str) -> None:
+    server.answering.script = lambda ask: [Failed(ask.id, Problem.TOO_LONG, message)]
+    told = server.ask().error["message"]
+    assert "90 prompt tokens" in told and "290" in told and "256" in told and "a lower max_tokens" in told
+    assert "--" not in told and "max_new_tokens" not in told and "summary" not in told

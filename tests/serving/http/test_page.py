@@ -1,15 +1,14 @@
-"""The page in headless Chromium, against a stub of `POST /caption` whose answers the test releases piece by piece."""
+"""The page in headless Chromium, in front of the application with answers that the test releases piece by piece."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,118 +17,110 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from starlette.applications import Starlette
-from starlette.datastructures import FormData
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-import pipeline.serving.http
+from pipeline.serving.messages import Answer, Ask, Done, Failed, FinishReason, Problem, Text
+from pipeline.serving.questions import QueueFull
+from pipeline.serving.settings import RequestLimits
 from tests.captioning.monitor.gallery.conftest import PHONE, browser
-from tests.client.stub_server import refusal, serving
+from tests.serving.http.running import MODEL, FakeAnswering, running
 
 __all__ = ["browser"]  # a fixture
 
-FOLDER = Path(pipeline.serving.http.__file__).parent / "page"
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
-    "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 PIECES = ["A red ", "square, ", 'called "it", moves\n', "to the <b>left</b>."]
 CAPTION = "".join(PIECES)
+KEY = "right"
+MARK = b"-- the name of this file is "
 
 
-class WithPolicy:
-    """Adds the content security policy to every response."""
+@dataclass
+class ScriptedQuestion:
+    """Answers piece by piece. A file's name, which is at its end, says what becomes of it."""
+
+    ask: Ask
+    name: str
+    stub: Stub
+
+    async def answers(self) -> AsyncIterator[Answer]:
+        failures = self.stub.failures[self.name]
+        if failures:
+            yield Failed(self.ask.id, *failures.pop(0))
+            return
+        begin = 0
+        for piece in PIECES:
+            yield Text(self.ask.id, begin, piece)
+            begin += len(piece)
+            while self.name in self.stub.held:
+                await asyncio.sleep(0.01)
+        if self.name.startswith("broken"):
+            yield Failed(self.ask.id, Problem.MODEL, "the model failed")
+        else:
+            self.stub.open.discard(self.ask.id)
+            yield Done(self.ask.id, CAPTION, FinishReason.STOP, 80, 12)
+
+    def cancel(self) -> None:
+        if self.ask.id in self.stub.open and self.name in self.stub.held:
+            self.stub.cancelled.append(self.name)
+        self.stub.open.discard(self.ask.id)
+
+
+class Stub(FakeAnswering):
+    """The answers of the server. Those to files whose name is in `held` stop after the first piece until `release`.
+
+    refusals: of the next questions about a file, by its name; `failures`: their problems and messages.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: set[str] = set()
+        self.refusals: dict[str, list[QueueFull]] = defaultdict(list)
+        self.failures: dict[str, list[tuple[Problem, str]]] = defaultdict(list)
+        self.seen: list[tuple[str, int, Ask]] = []
+        self.open: set[int] = set()
+        self.most_in_flight = 0
+        self.cancelled: list[str] = []
+
+    def release(self, *names: str) -> None:
+        self.held -= set(names)
+
+    def ask(self, question: Ask) -> Any:
+        data = Path(question.media[0]).read_bytes()
+        name = data.rpartition(MARK)[2].decode() if MARK in data else ""
+        if self.refusals[name]:
+            raise self.refusals[name].pop(0)
+        self.seen.append((name, len(data), question))
+        self.open.add(question.id)
+        self.most_in_flight = max(self.most_in_flight, len(self.open))
+        return ScriptedQuestion(question, name, self)
+
+
+class LosesConnections:
+    """Cuts the connection within the answers to files whose name begins with `lost`."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_header(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"content-security-policy", POLICY.encode()))
+        is_lost = is_cut = False
+
+        async def watched_receive() -> Any:
+            nonlocal is_lost
+            message = await receive()
+            is_lost = is_lost or MARK + b"lost" in message.get("body", b"")
+            return message
+
+        async def cutting_send(message: Any) -> None:
+            nonlocal is_cut
+            is_cut = is_cut or (is_lost and b'"caption"' in message.get("body", b""))
+            if is_cut:
+                raise ConnectionError("cut by the test")
             await send(message)
 
-        await self.app(scope, receive, with_header)
-
-
-@dataclass
-class Stub:
-    """The server. Answers to files whose name is in `held` stop after the first piece until `release`.
-
-    refusals: responses to the next requests about a file, by its name. key: that is asked for; empty for none.
-    """
-
-    key: str = ""
-    held: set[str] = field(default_factory=set)
-    refusals: dict[str, list[Response]] = field(default_factory=lambda: defaultdict(list))
-    asked: list[dict[str, str]] = field(default_factory=list)
-    in_flight: int = 0
-    most_in_flight: int = 0
-    cancelled: list[str] = field(default_factory=list)
-
-    def app(self) -> Starlette:
-        routes = [
-            Route("/", lambda request: FileResponse(FOLDER / "index.html")),
-            Route("/v1/models", self._models),
-            Route("/caption", self._caption, methods=["POST"]),
-            Mount("/page", StaticFiles(directory=FOLDER)),
-        ]
-        return Starlette(routes=routes, middleware=[Middleware(WithPolicy)])
-
-    def release(self, *names: str) -> None:
-        self.held -= set(names)
-
-    async def _models(self, request: Request) -> Response:
-        return self._without_key(request) or JSONResponse({"data": [{"id": "pllava-tiny"}]})
-
-    def _without_key(self, request: Request) -> Response | None:
-        is_right = not self.key or request.headers.get("authorization") == f"Bearer {self.key}"
-        return None if is_right else refusal(401, "wrong key")
-
-    async def _caption(self, request: Request) -> Response:
-        form: FormData = await request.form()
-        name = form["file"].filename or ""  # type: ignore[union-attr]
-        refused = self._without_key(request)
-        if refused is None and self.refusals[name]:
-            refused = self.refusals[name].pop(0)
-        if refused is not None:
-            return refused
-        data = await form["file"].read()  # type: ignore[union-attr]
-        fields = {key: value for key, value in form.items() if isinstance(value, str)}
-        self.asked.append({"name": name, "bytes": str(len(data)), **fields})
-        return StreamingResponse(self._events(name), media_type="text/event-stream")
-
-    async def _events(self, name: str) -> AsyncIterator[str]:
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            yield ": heartbeat\n\n"
-            for piece in PIECES:
-                event = f"data: {json.dumps({'text': piece})}\r\n\r\n"
-                yield event[:9]  # an event may arrive in parts
-                yield event[9:]
-                while name in self.held:
-                    await asyncio.sleep(0.01)
-            if name.startswith("broken"):
-                yield f"data: {json.dumps({'error': {'message': 'the model failed'}})}\n\n"
-            elif not name.startswith("lost"):
-                usage = {"prompt_tokens": 80, "completion_tokens": 12, "total_tokens": 92}
-                final = {"file": name, "caption": CAPTION, "finish_reason": "stop", "usage": usage}
-                yield f"data: {json.dumps(final)}\n\n"
-        except asyncio.CancelledError:
-            self.cancelled.append(name)
-            raise
-        finally:
-            self.in_flight -= 1
+        await self.app(scope, watched_receive, cutting_send)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `clip.webm` and `still.png`."""
+    """A folder with `clip.webm` and `still.png`, with their names behind their content."""
     folder = tmp_path_factory.mktemp("files")
     Image.new("RGB", (320, 240), (200, 60, 40)).save(folder / "still.png")
     with av.open(str(folder / "clip.webm"), "w") as container:
@@ -140,6 +131,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture[30:60, 10 * t : 10 * t + 30] = (220, 40, 40)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode())
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes() + MARK + path.name.encode())
     return folder
 
 
@@ -157,10 +150,17 @@ def stub() -> Stub:
 
 
 @pytest.fixture
-def page(stub: Stub, browser: Browser) -> Iterator[Page]:
+def key() -> str:
+    return ""
+
+
+@pytest.fixture
+def page(stub: Stub, browser: Browser, key: str) -> Iterator[Page]:
     """The page. At the end it must have logged no error but refused requests, and fetched nothing from elsewhere."""
     troubles: list[str] = []
-    with serving(stub.app()) as url:
+    limits = RequestLimits(body_bytes=2**20)
+    with running(limits, api_key=key, answering=stub, around=LosesConnections) as server:
+        url = server.url
         context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         page = context.new_page()
         page.set_default_timeout(30_000)
@@ -171,7 +171,8 @@ def page(stub: Stub, browser: Browser) -> Iterator[Page]:
         yield page
         stub.held.clear()
         context.close()
-    assert [trouble for trouble in troubles if not re.search("status of (401|413|503)", trouble)] == []
+    expected = re.compile(r"status of (401|413|503)|net::ERR_INCOMPLETE_CHUNKED_ENCODING")
+    assert [trouble for trouble in troubles if not expected.search(trouble)] == []
 
 
 def _is_foreign(url: str, own: str) -> bool:
@@ -183,14 +184,15 @@ def _card(page: Page, name: str) -> Any:
 
 
 def _picture(name: str) -> Any:
-    """A file for `set_input_files`."""
+    """A file for `set_input_files`, with its name behind its content."""
     data = io.BytesIO()
     Image.new("RGB", (64, 48), "teal").save(data, "PNG")
-    return {"name": name, "mimeType": "image/png", "buffer": data.getvalue()}
+    size = 2**21 if name.startswith("large") else 0
+    return {"name": name, "mimeType": "image/png", "buffer": data.getvalue() + bytes(size) + MARK + name.encode()}
 
 
 def test_a_caption_appears_while_it_is_generated(stub: Stub, page: Page, files: Path) -> None:
-    expect(page.locator("#model")).to_have_text("pllava-tiny")
+    expect(page.locator("#model")).to_have_text(MODEL.name)
     stub.held = {"clip.webm"}
     page.fill("#question", " What moves? ")
     page.set_input_files("#files", [files / "clip.webm", files / "still.png"])
@@ -203,9 +205,8 @@ def test_a_caption_appears_while_it_is_generated(stub: Stub, page: Page, files: 
     expect(clip.locator(".caption")).to_have_text(CAPTION)
     expect(clip.locator(".about")).to_contain_text("12 tokens")
     assert page.locator(".card b").count() == 0
-    asked = {item["name"]: item for item in stub.asked}
-    size = str((files / "clip.webm").stat().st_size)
-    assert asked["clip.webm"] == {"name": "clip.webm", "bytes": size, "question": "What moves?", "stream": "true"}
+    asked = {name: (size, ask.question, ask.streams) for name, size, ask in stub.seen}
+    assert asked["clip.webm"] == ((files / "clip.webm").stat().st_size, "What moves?", True)
     # Both previews show their file.
     assert still.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
     video = clip.locator("video")
@@ -247,26 +248,29 @@ def test_four_are_in_flight_and_a_removed_one_is_cancelled(stub: Stub, page: Pag
 
 
 def test_failures_and_asking_again(stub: Stub, page: Page) -> None:
-    stub.refusals["large.png"] = [refusal(413, "the file is larger than 1 MiB")]
-    page.set_input_files("#files", [_picture(name) for name in ("large.png", "broken.png", "lost.png")])
-    expect(page.locator("#summary")).to_have_text("0 of 3 captioned · 3 failed")
-    expect(_card(page, "large.png").locator(".message")).to_have_text("the file is larger than 1 MiB")
+    stub.failures["killer.png"] = [(Problem.DEVICE, "the device process died twice")]
+    names = ("large.png", "broken.png", "lost.png", "killer.png")
+    page.set_input_files("#files", [_picture(name) for name in names])
+    expect(page.locator("#summary")).to_have_text("0 of 4 captioned · 4 failed")
+    expect(_card(page, "large.png").locator(".message")).to_contain_text("the server takes at most 1048576")
+    expect(_card(page, "killer.png").locator(".message")).to_have_text("the device process died twice")
     expect(_card(page, "broken.png").locator(".message")).to_have_text("the model failed")
     expect(_card(page, "lost.png").locator(".message")).to_contain_text("before the caption was complete")
     expect(page.locator("#download")).to_be_disabled()
-    _card(page, "large.png").get_by_role("button", name="Ask again").click()
-    expect(page.locator("#summary")).to_have_text("1 of 3 captioned · 2 failed")
+    assert [name for name, *_ in stub.seen].count("killer.png") == 1
+    _card(page, "killer.png").get_by_role("button", name="Ask again").click()
+    expect(page.locator("#summary")).to_have_text("1 of 4 captioned · 3 failed")
     page.click("#again")
-    expect(page.locator("#summary")).to_have_text("1 of 3 captioned · 2 failed")
-    assert [item["name"] for item in stub.asked].count("broken.png") == 2
+    expect(page.locator("#summary")).to_have_text("1 of 4 captioned · 3 failed")
+    assert [name for name, *_ in stub.seen].count("broken.png") == 2
     page.click("#clear")
     expect(page.locator(".card")).to_have_count(0)
     expect(page.locator("#choose")).to_be_focused()
 
 
 def test_a_full_server_is_asked_again_after_the_time_that_it_names(stub: Stub, page: Page) -> None:
-    stub.refusals["a.png"] = [refusal(503, "the queue is full", **{"Retry-After": "1"})]
-    stub.refusals["b.png"] = [refusal(503, "the queue is full", **{"Retry-After": "100"})]
+    stub.refusals["a.png"] = [QueueFull("the queue is full", 1)]
+    stub.refusals["b.png"] = [QueueFull("the queue is full", 100)]
     page.set_input_files("#files", [_picture("a.png"), _picture("b.png")])
     expect(_card(page, "a.png")).to_have_attribute("data-state", "done")
     expect(_card(page, "b.png").locator(".about")).to_have_text("the server is busy; next try in 100 s")
@@ -276,8 +280,8 @@ def test_a_full_server_is_asked_again_after_the_time_that_it_names(stub: Stub, p
 
 class TestWithKey:
     @pytest.fixture
-    def stub(self) -> Stub:
-        return Stub(key="right")
+    def key(self) -> str:
+        return KEY
 
     def test_the_key_is_asked_for_and_kept_in_memory_only(self, stub: Stub, page: Page) -> None:
         expect(page.locator("#key")).to_be_focused()
@@ -285,11 +289,11 @@ class TestWithKey:
         page.fill("#key", "wrong")
         page.keyboard.press("Enter")
         expect(page.locator("#key-label")).to_have_text("The server does not accept this key.")
-        assert stub.asked == []
-        page.fill("#key", "right")
+        assert stub.seen == []
+        page.fill("#key", KEY)
         page.keyboard.press("Enter")
         expect(_card(page, "a.png")).to_have_attribute("data-state", "done")
-        expect(page.locator("#model")).to_have_text("pllava-tiny")
+        expect(page.locator("#model")).to_have_text(MODEL.name)
         expect(page.locator("#key-form")).to_be_hidden()
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
         page.reload()
@@ -311,13 +315,13 @@ def test_files_are_dropped(stub: Stub, page: Page) -> None:
     expect(_card(page, "strange.bin")).to_have_attribute("data-state", "done")
     expect(page.locator(".screen .none")).to_contain_text("can't show the file")
     expect(page.locator("body")).not_to_have_class("dragging")
-    assert [item["bytes"] for item in stub.asked] == [str(len("no picture"))]
+    assert [size for _, size, _ in stub.seen] == [len("no picture")]
 
 
 def test_the_page_by_keyboard_and_on_a_phone(stub: Stub, browser: Browser) -> None:
-    with serving(stub.app()) as url:
+    with running(answering=stub) as server:
         page = browser.new_page(**PHONE)
-        page.goto(url)
+        page.goto(server.url)
         # Without the dialog of the system, which headless Chromium does not always open on a busy machine.
         page.locator("#files").evaluate(
             """input => input.addEventListener("click", (event) => {

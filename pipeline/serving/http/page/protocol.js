@@ -13,7 +13,8 @@ export async function captionFile(file, question, key, signal, onText, onBusy) {
   for (;;) {
     const response = await send(file, question, key, signal);
     if (response.status === 503) {
-      await response.body?.cancel();
+      const error = await errorOf(response);
+      if (error.code !== "queue_full") throw new Error(error.message); // asking again could end another device
       const seconds = waitOf(response);
       onBusy(seconds);
       await sleep(seconds, signal);
@@ -85,12 +86,17 @@ async function* events(body) {
   }
 }
 
-async function problemOf(response) {
+const problemOf = async (response) => (await errorOf(response)).message;
+
+// The error of a response: {message, code}.
+async function errorOf(response) {
+  const unknown = { message: `The server answered with status ${response.status}.`, code: null };
   const text = await response.text().catch(() => "");
   try {
-    return JSON.parse(text).error.message || `The server answered with status ${response.status}.`;
+    const { message, code } = JSON.parse(text).error;
+    return { message: message || unknown.message, code };
   } catch {
-    return `The server answered with status ${response.status}.`;
+    return unknown;
   }
 }
 
