@@ -6,7 +6,6 @@ Knows nothing about checkpoints and vision towers: a family's captioner provides
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from ..meta.names import column_list
 from ..process.errors import UsageError
 from .base import Caption, Captioner, Refused
 from .captioner_settings import CaptionerSettings
+from .joining import interleaved, joined_answers, text_length
 from .prompts import NO_IMAGES
 from .question_groups import QuestionPrompt, grouped, shared_text
 
@@ -68,7 +68,7 @@ class ModelCaptioner(Captioner):
 
         Positions count all tokens unless a family says otherwise.
         """
-        length = _length(pieces) + sum(sum(self._prompt_lengths(clip)) for clip in clips)
+        length = text_length(pieces) + sum(sum(self._prompt_lengths(clip)) for clip in clips)
         return QuestionPrompt(number, pieces, np.arange(length), length)
 
     def _text_positions(self, tokens: int) -> np.ndarray:
@@ -135,7 +135,7 @@ class ModelCaptioner(Captioner):
             columns = self._common.prompts.asks.cell_columns
             fix = f"; change the row's cell in {column_list(columns)}" if columns else ""
             return Refused(clip.row, number, f"{error}{fix}")
-        too_long = self._text.limit.prompt_problem(_length(pieces) + sum(self._prompt_lengths(clip)))
+        too_long = self._text.limit.prompt_problem(text_length(pieces) + sum(self._prompt_lengths(clip)))
         if too_long:
             return Refused(clip.row, number, too_long, is_too_long=True)
         return self._prompt(number, pieces, [clip])
@@ -166,7 +166,7 @@ class ModelCaptioner(Captioner):
         except UsageError as error:
             return Refused(row, 0, str(error))
         visual = sum(sum(self._prompt_lengths(image)) for image in images)
-        too_long = self._text.limit.prompt_problem(_length(pieces) + visual)
+        too_long = self._text.limit.prompt_problem(text_length(pieces) + visual)
         if too_long:
             return Refused(row, 0, too_long, is_too_long=True)
         with torch.no_grad():
@@ -190,7 +190,7 @@ class ModelCaptioner(Captioner):
         pieces = first.pieces
         skipped = self._prefix_in(pieces[0])
         texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
-        prompts = [_interleaved(texts, own) for own in blocks]
+        prompts = [interleaved(texts, own) for own in blocks]
         own_text = shared_text(group)
         shared = first.positions.shape[-1] - len(pieces[-1]) + own_text
         return Request(
@@ -271,7 +271,7 @@ class ModelCaptioner(Captioner):
 
     def caption(self, end: End) -> Caption:
         answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]
-        text = _joined([self._text_of(ids) for ids in answers])
+        text = joined_answers([self._text_of(ids) for ids in answers])
         return Caption(text, len(end.ids), end.reason is EndReason.LENGTH)
 
     def _text_of(self, ids: Sequence[int]) -> str:
@@ -342,21 +342,3 @@ class ModelCaptioner(Captioner):
             engine.add(dataclasses.replace(request, stop_ids=stop_ids))
         for _ in range(2):
             engine.step()
-
-
-def _length(pieces: Sequence[Sequence[int]]) -> int:
-    """Number of text tokens around the blocks of a prompt."""
-    return sum(map(len, pieces))
-
-
-def _interleaved(texts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Embeddings of a prompt, (tokens, width): the blocks with the texts before, between and after them."""
-    parts = [texts[0]]
-    for block, text in zip(blocks, texts[1:], strict=True):
-        parts += [block, text]
-    return torch.cat([part for part in parts if len(part)])
-
-
-def _joined(answers: Sequence[str]) -> str:
-    """The text of all answers of a clip. An answer that repeats the one before it appears once."""
-    return "; ".join(answer for answer, _ in itertools.groupby(filter(None, answers)))
