@@ -175,6 +175,8 @@ class Problem(str, enum.Enum):
     """An error of the model that this question alone causes, or an overflow."""
     DEVICE = "device"
     """The device process died or made no progress, also when it had this question alone."""
+    SHUTDOWN = "shutdown"
+    """The server ended before the answer did; another one can answer."""
 
 
 @dataclass(frozen=True)

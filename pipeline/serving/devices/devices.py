@@ -134,7 +134,7 @@ class Devices:
         self._queue.clear()
         self._suspects.clear()
         for question in list(self._open):
-            question.fail(Problem.DEVICE, "the server is shutting down")
+            question.fail(Problem.SHUTDOWN, "the server is shutting down")
             self._close(question)
 
     def kill(self) -> None:

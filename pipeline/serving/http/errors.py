@@ -7,6 +7,8 @@ from starlette.responses import JSONResponse, Response
 
 from ..messages import Failed, Problem
 
+_RESTART_SECONDS = 10
+"""After which a server that is ending may have been started again."""
 _TYPES = {401: "authentication_error", 403: "permission_error"}
 
 
@@ -75,8 +77,10 @@ def error_of(failed: Failed) -> RequestError:
     outcome = failed.problem.value
     if failed.problem is Problem.DEVICE:
         return RequestError(failed.message, None, "device_error", 503, 0, outcome, must_not_repeat=True)
+    if failed.problem is Problem.SHUTDOWN:
+        return RequestError(failed.message, None, "shutting_down", 503, _RESTART_SECONDS, outcome)
     if failed.problem is Problem.MODEL:
-        return RequestError(failed.message, None, "model_error", 500, 0, outcome)
+        return RequestError(failed.message, None, "model_error", 500, 0, outcome, must_not_repeat=True)
     if failed.problem is Problem.TOO_LONG:
         return RequestError(_too_long(failed.message), "messages", "context_length_exceeded", 400, 0, outcome)
     code = "invalid_media" if failed.problem is Problem.MEDIA else "invalid_prompt"

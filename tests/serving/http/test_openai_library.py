@@ -108,6 +108,7 @@ def test_models(client: openai.OpenAI) -> None:
         (Problem.TOO_LONG, openai.BadRequestError, "context_length_exceeded"),
         (Problem.MODEL, openai.InternalServerError, "model_error"),
         (Problem.DEVICE, openai.InternalServerError, "device_error"),
+        (Problem.SHUTDOWN, openai.InternalServerError, "shutting_down"),
     ],
 )
 def test_failures(
@@ -117,8 +118,10 @@ def test_failures(
     with pytest.raises(expected, match="image 1: no image") as caught:
         client.chat.completions.create(model="tiny", messages=_messages(), stream=stream)
     assert caught.value.code == code
-    assert caught.value.status_code == {Problem.MODEL: 500, Problem.DEVICE: 503}.get(problem, 400)
-    assert "retry-after" not in caught.value.response.headers
+    assert caught.value.status_code == {"model_error": 500, "device_error": 503, "shutting_down": 503}.get(code, 400)
+    headers = caught.value.response.headers
+    assert ("retry-after" in headers) == (problem is Problem.SHUTDOWN)
+    assert (headers.get("x-should-retry") == "false") == (problem in (Problem.MODEL, Problem.DEVICE))
 
 
 def test_an_error_in_the_middle_of_a_stream_ends_it(server: Running, client: openai.OpenAI) -> None:

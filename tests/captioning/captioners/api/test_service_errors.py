@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.captioning.captioners.api.errors import BLOCKED, REJECTED, RequestFailed, ServiceStop, TryAgain
+from pipeline.captioning.captioners.api.errors import BLOCKED, REJECTED, SERVICE, RequestFailed, ServiceStop, TryAgain
 from pipeline.captioning.captioners.api.retry_after import duration
 from pipeline.captioning.captioners.api.service import Service
 from tests.captioning.captioners.api.raw_server import (
@@ -29,6 +29,12 @@ def test_states_that_pass(status: int) -> None:
     with pytest.raises(TryAgain, match=f"HTTP {status}: it failed") as caught:
         complete(reply(error(), status, Retry_After="3"))
     assert (caught.value.pauses_all, caught.value.retry_after) == (False, 3)
+
+
+def test_what_the_service_wants_no_more_is_not_sent_again() -> None:
+    with pytest.raises(RequestFailed, match="HTTP 503: it failed") as caught:
+        complete(reply(error(), 503, X_Should_Retry="false"))
+    assert caught.value.stage == SERVICE
 
 
 def test_time_limit_is_that_of_the_whole_request() -> None:
