@@ -9,10 +9,10 @@ import argparse
 import os
 
 from ..captioning.captioners.api.options import Generation, Limits
-from ..captioning.process.arguments import number, positive_int, whole_number
+from ..captioning.process.arguments import number, whole_number
 from ..captioning.run.prompt_flags import utf8
-from ..captioning.run.service import values
-from ..captioning.run.service.access import KEY_VARIABLE, api_key_of, listed_model
+from ..captioning.run.service.access import api_key_of, listed_model
+from ..captioning.run.service.flag_groups import add_flags_of_access
 from .connection import ConnectionOptions
 
 BASE_URL = "http://127.0.0.1:8000/v1"
@@ -22,36 +22,7 @@ MAX_TRIES = 5
 
 def add_connection_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `connection_options` reads, but not the number of requests in flight."""
-    server = parser.add_argument_group("server")
-    server.add_argument(
-        "--base_url", type=values.base_url, default=BASE_URL, metavar="URL", help="URL of the server with the version"
-    )
-    server.add_argument(
-        "--model",
-        type=values.name,
-        metavar="NAME",
-        help="model that is asked; if not given, the only one that the server lists",
-    )
-    server.add_argument(
-        "--api_key_env",
-        type=values.name,
-        metavar="NAME",
-        help=f"environment variable with the key; if not given, {KEY_VARIABLE}, and no key if that is not set",
-    )
-    names = ("--api_key", "--api-key", "--key", "--openai_api_key", "--openai-api-key")
-    server.add_argument(*names, type=values.no_key, help=argparse.SUPPRESS)
-    server.add_argument(
-        "--timeout",
-        type=number(minimum=0, above=True),
-        default=Limits.timeout,
-        help="time limit of one request, in seconds",
-    )
-    server.add_argument(
-        "--max_tries",
-        type=positive_int,
-        default=MAX_TRIES,
-        help="send a request at most this many times if the server does not answer it",
-    )
+    add_flags_of_access(parser, BASE_URL, MAX_TRIES)
 
 
 def add_answer_flags(parser: argparse.ArgumentParser) -> None:
