@@ -205,7 +205,7 @@ def test_the_source_of_several_questions(families: dict[str, Family], backend: B
     assert turned.fingerprint() == fingerprint and turned.image_fingerprint() == source.image_fingerprint()
     lines = [line for line in source.describe() if line.startswith("prompt of text_")]
     assert [WHAT in lines[0], HOW in lines[1]] == [True, True]
-    with pytest.raises(UsageError, match=r"\d{4,} prompt tokens and --max_new_tokens 12"):
+    with pytest.raises(UsageError, match=r"\d{4,} prompt tokens and 12 new tokens"):
         _several(folder, WHAT, "word " * 9000)
 
 
