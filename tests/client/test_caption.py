@@ -228,7 +228,7 @@ def test_ctrl_c_ends_the_command_and_its_requests(clips: tuple[Path, Path]) -> N
 
     async def answer(body: dict[str, Any]) -> Response:
         arrived.set()
-        await asyncio.to_thread(left.wait, 60)
+        await asyncio.to_thread(left.wait, 200)
         return completion("too late")
 
     with StubServer(answer).running() as server:
@@ -236,8 +236,8 @@ def test_ctrl_c_ends_the_command_and_its_requests(clips: tuple[Path, Path]) -> N
         process = subprocess.Popen(
             [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert arrived.wait(30)
+        assert arrived.wait(90)
         process.send_signal(signal.SIGINT)
-        output, error = process.communicate(timeout=30)
+        output, error = process.communicate(timeout=90)
         left.set()
     assert (process.returncode, output, error) == (130, "", "client: interrupted\n")
