@@ -110,7 +110,7 @@ def _random_prompts(pieces: list[list[int]], typical: Clip, asks: Asks) -> ClipP
         *before, last = pieces
         return [*before, [token + asks.texts.index(question) for token in last]]
 
-    return ClipPrompts(tokenize, lambda clip, question: question, [typical], asks)
+    return ClipPrompts(tokenize, lambda clip, question, system: question, [typical], asks)
 
 
 def _with_random_weights(model: _Model, backend: Backend) -> _Model:

@@ -47,6 +47,12 @@ def msrun(
     ]
 
 
+def torchrun(workers: int, *arguments: str, command: str = COMMAND) -> list[str]:
+    """The same on PyTorch with torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={workers}", "--master_port=29617"]
+    return [*launcher, *plain(*arguments, command=command)[1:]]
+
+
 @contextlib.contextmanager
 def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in the background, with its output in `launcher.log`; at the end kill all its processes."""

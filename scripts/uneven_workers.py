@@ -81,7 +81,10 @@ class _WaitingCaptioner(Captioner):
         return _WaitingEngine(slots, self._source)
 
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         if clips and not self._source.start_times:
             self._source.start_times.append(time.monotonic())

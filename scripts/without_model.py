@@ -18,6 +18,7 @@ class SourceWithoutModel(CaptionerSource):
     """A source that checks nothing; subclasses define `load`."""
 
     asks = Asks.single("Describe the clip.")
+    generation = GenerationOptions()
 
     def fingerprint(self) -> Mapping[str, str]:
         return {"prompt": "none"}

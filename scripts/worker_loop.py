@@ -125,9 +125,12 @@ class _Recorder(Captioner):
         return engine if self._refill else _WholeBatches(engine)
 
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
-        return self._captioner.prepare(clips, questions if self._has_questions else None)
+        return self._captioner.prepare(clips, questions if self._has_questions else None, systems)
 
     def caption(self, end: End) -> Caption:
         self.ids[row_of(end), end.question] = end.ids

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from pipeline.captioning import backends
+from scripts import service_runs
+from tests.captioning.run import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,3 +86,21 @@ def backend(request: pytest.FixtureRequest) -> backends.Backend:
     """The framework of this test process, on the CPU in float32."""
     framework = request.config.getoption("--framework")
     return backends.Choice(framework, "cpu", 0, "tests").activate(None)
+
+
+@pytest.fixture(scope="session")
+def torch_run() -> Iterator[forked.TorchRuns]:
+    """Runs the captioning commands in one process on PyTorch, without the time that its import takes."""
+    with forked.torch_runs() as runs:
+        yield runs
+
+
+@pytest.fixture(scope="module")
+def api_forks() -> Iterator[None]:
+    """`service_runs.caption` runs the command in forks, without the time that its imports take."""
+    modules = ("openai", "pipeline.captioning.captioners.api.service", "pipeline.captioning.run.service.batch_worker")
+    forks = forked.Forks(service_runs.COMMAND, *modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service_runs, "start", forks.start)
+        yield
+    forks.close()

@@ -93,7 +93,10 @@ class FakeCaptioner(Captioner):
         return keys
 
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         self._clips |= {clip.row: clip for clip in clips}
         self._questions |= {clip.row: own for clip, own in zip(clips, questions or [["?"]] * len(clips), strict=True)}

@@ -104,7 +104,7 @@ def golden_source(case: dict[str, Any], checkpoint: str, num_beams: int = 1) -> 
     ids = case["input_ids"]
     position = ids.index(source.config.image_token_id)
     pieces = [ids[:position], ids[position + 1 :]]
-    source.prompts = ClipPrompts(lambda text: pieces, lambda clip, question: "", [source.longest], source.asks)
+    source.prompts = ClipPrompts(lambda text: pieces, lambda clip, question, system: "", [source.longest], source.asks)
     return source
 
 

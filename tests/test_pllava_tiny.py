@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline.captioning.captioners.prompts import DEFAULT_QUESTION
 from scripts import launched
 from scripts.clip_world import random_clip
+from tests.captioning.run.forked import TorchRuns
 
 ROOT = Path(__file__).parents[1]
 COMMAND = str(ROOT / "pipeline" / "captioning" / "caption_pllava.py")
@@ -37,17 +38,30 @@ def meta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _captions(
-    command: list[str], meta: Path, output: str, *flags: str, checkpoint: Path = TINY
+    command: list[str] | TorchRuns, meta: Path, output: str, *flags: str, checkpoint: Path = TINY
 ) -> list[dict[str, str]]:
+    """The table that the command writes. command: a launcher, the interpreter, or forks."""
     path = meta.with_name(output)
+    options = ["--output", str(path), "--bs", "3", "--decode_workers", "1", *flags]
+    options += ["--pretrained_model_name_or_path", str(checkpoint)]
+    if isinstance(command, TorchRuns):
+        command(meta.parent, *options)
+        return _rows(path)
     bin_folder = Path(sys.executable).parent
     environment = {**launched.CLUSTER, **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    arguments = [COMMAND, str(meta), "--output", str(path), "--bs", "3", *flags]
-    arguments += ["--pretrained_model_name_or_path", str(checkpoint)]
     done = subprocess.run(
-        [*command, *arguments], cwd=meta.parent, env=environment, capture_output=True, text=True, timeout=400
+        [*command, COMMAND, str(meta), *options],
+        cwd=meta.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return _rows(path)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -59,9 +73,9 @@ def long_captions(meta: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def terse_captions(meta: Path) -> list[dict[str, str]]:
+def terse_captions(meta: Path, torch_run: TorchRuns) -> list[dict[str, str]]:
     """The same with the LoRA adapter."""
-    return _captions([sys.executable], meta, "adapter.csv", *LORA)
+    return _captions(torch_run, meta, "adapter.csv", *LORA)
 
 
 @pytest.mark.msrun
@@ -69,7 +83,8 @@ def test_captions_are_correct_on_mindspore_and_pytorch_in_both_styles(
     meta: Path, long_captions: list[dict[str, str]]
 ) -> None:
     """On MindSpore two workers ask two questions about each clip; the process on PyTorch asks one."""
-    msrun = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8642", "--log_dir=log"]
+    msrun = [sys.executable, launched.IDLE_MSRUN, "--worker_num=2", "--local_worker_num=2", "--join=True"]
+    msrun += ["--master_port=8642", "--log_dir=log"]
     asks = ["--ask", f"full={DEFAULT_QUESTION}", "--ask", f"brief={BRIEF_QUESTION}"]
     rows = _captions(msrun, meta, "mindspore.csv", *asks)
     assert [row["text_full"] for row in rows] == [row["truth"] for row in rows]
@@ -111,12 +126,11 @@ def _whole_checkpoint(folder: Path, merged: bool) -> Path:
 
 
 def test_merged_and_unmerged_checkpoints_caption_like_the_adapter(
-    meta: Path, tmp_path: Path, terse_captions: list[dict[str, str]]
+    meta: Path, tmp_path: Path, terse_captions: list[dict[str, str]], torch_run: TorchRuns
 ) -> None:
     merged = _whole_checkpoint(tmp_path / "merged", merged=True)
     unmerged = _whole_checkpoint(tmp_path / "unmerged", merged=False)
-    assert _captions([sys.executable], meta, "merged.csv", checkpoint=merged) == terse_captions
+    assert _captions(torch_run, meta, "merged.csv", checkpoint=merged) == terse_captions
     # LoRA weights in a checkpoint are used even without --use_lora; only their alpha must be given.
-    assert (
-        _captions([sys.executable], meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged) == terse_captions
-    )
+    found = _captions(torch_run, meta, "unmerged.csv", "--lora_alpha", "32", checkpoint=unmerged)
+    assert found == terse_captions

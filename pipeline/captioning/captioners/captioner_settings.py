@@ -22,7 +22,8 @@ class CaptionerSettings:
     prompts_each_block: number of prompts of the longest clip if each block has a prompt of its own, else 0.
     needs_generate: whether only transformers' `generate` can run the text model.
     shares_prefix: compute keys and values of the text before the visual tokens once, not for every clip.
-    text_prompts: returns the prompts of questions about text for a system prompt, see `CaptionerSource.text_prompts`.
+    text_prompts: returns the prompts of questions about text for a system prompt, see
+        `CheckpointSource.text_prompts_of_request`.
     """
 
     prompts: ClipPrompts

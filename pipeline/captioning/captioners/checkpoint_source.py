@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 Loaded = TypeVar("Loaded", bound=Captioner)
+_MOST_SYSTEMS = 16
+"""Requests of a server may have system prompts of their own, so only these many are kept."""
 
 
 class CheckpointSource(CaptionerSource, Generic[Loaded]):
@@ -51,6 +53,7 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         self.generation = with_checkpoint_defaults(generation, folder)
         self._given_generation = generation
         self._text_prompts: dict[str, TextPrompts] = {}
+        self._systems_of_flags: set[str] = set()
 
     def fingerprint(self) -> Mapping[str, str]:
         return {
@@ -72,13 +75,33 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         }
 
     def text_prompts(self, system: str = "") -> TextPrompts:
+        prompts = self._prompts_of_texts(system, "--system")
+        self._systems_of_flags.add(system)
+        return prompts
+
+    def text_prompts_of_request(self, system: str) -> TextPrompts:
+        """As `text_prompts`, for a system prompt of a request, which may contain no special token.
+
+        Raises:
+            UsageError: see `text_prompts`; or the system prompt contains a special token.
+        """
+        prompts = self._prompts_of_texts(system, "the system prompt")
+        token = self.tokenizer.special_token_in(system)
+        if token and system not in self._systems_of_flags:
+            raise UsageError(f"the system prompt contains {token}, a special token of the model; remove it")
+        return prompts
+
+    def _prompts_of_texts(self, system: str, name: str) -> TextPrompts:
+        """name: of the system prompt, for messages."""
         if system not in self._text_prompts:
-            template, window = self._text_template(system), self._limit().tokens
+            template, window = self._text_template(system, name), self._limit().tokens
             if window is None:
                 raise UsageError(
                     f"{self.folder / 'config.json'} has no max_position_embeddings of the text model, so it is not "
                     "known how much text fits; take the file from the published checkpoint"
                 )
+            if len(self._text_prompts) >= _MOST_SYSTEMS:
+                self._text_prompts.clear()
             self._text_prompts[system] = TextPrompts(
                 template,
                 self.tokenizer,
@@ -122,8 +145,10 @@ class CheckpointSource(CaptionerSource, Generic[Loaded]):
         """The prompt of each question as text."""
 
     @abstractmethod
-    def _text_template(self, system: str) -> TextTemplate:
-        """The template of prompts without a clip. system: the system prompt; empty for that of the template.
+    def _text_template(self, system: str, name: str) -> TextTemplate:
+        """The template of prompts without a clip.
+
+        system: the system prompt; empty for that of the template. name: its name, for messages.
 
         Raises:
             UsageError: the family can't answer questions about text, or the system prompt is not usable.

@@ -12,24 +12,28 @@ from collections.abc import Callable, Sequence
 from ..clips.clip import Clip
 from ..meta.asks import Asks
 from ..process.errors import UsageError
-from .prompts import DEFAULT_QUESTION, check_prompt_part
+from .prompts import DEFAULT_QUESTION, NO_IMAGES, check_prompt_part
 
 _CELLS = ("", "What", "0")
 """Cells of a table that begin differently, for the common beginning of prompts with cells."""
 _MOST_KNOWN = 1000
 """Prompts with the times of frames or with cells differ from clip to clip, so only these many are kept."""
+LONGEST_KNOWN = 8000
+"""Prompts with more characters are not kept: a request may have any length."""
 
 
 class ClipPrompts:
     """Tokenized prompts.
 
     tokenize: token ids around the visual blocks of a prompt text.
-    text: the prompt that asks a question about a clip, with a placeholder for each block.
+    text: makes the prompt that asks a question about a clip, with a placeholder for each block. The third argument is
+        the system prompt, or None for that of the run.
     samples: clips whose prompts differ as much as those of a run may differ; the common beginning of their prompts is
         shared.
     asks: what is asked about every clip.
-    special_token: returns a special token that a text contains, or ''. Questions of the table may contain none: such a
-        token could end the prompt or change its turns.
+    special_token: returns a special token that a text contains, or ''. Questions of the table and of requests, and the
+        system prompts of requests, may contain none: such a token could end the prompt or change its turns.
+    images_text: the same as `text` for a number of still images; None if a prompt can't have several.
 
     Raises:
         UsageError: a prompt has too few or too many placeholders.
@@ -38,12 +42,14 @@ class ClipPrompts:
     def __init__(
         self,
         tokenize: Callable[[str], list[list[int]]],
-        text: Callable[[Clip, str], str],
+        text: Callable[[Clip, str, str | None], str],
         samples: Sequence[Clip],
         asks: Asks,
         special_token: Callable[[str], str] = lambda text: "",
+        images_text: Callable[[int, str, str | None], str] | None = None,
     ) -> None:
-        self._tokenize, self.text, self.asks, self._special_token = tokenize, text, asks, special_token
+        self._tokenize, self._text, self._images_text = tokenize, text, images_text
+        self.asks, self._special_token = asks, special_token
         self._common_questions = frozenset(asks.texts)
         self._known: dict[str, list[list[int]]] = {}
         beginnings = [self.pieces(clip, question)[0] for clip in samples for question in asks.texts]
@@ -54,33 +60,66 @@ class ClipPrompts:
         self.shared_prefix: tuple[int, ...] = tuple(beginnings[0][: common_beginning(beginnings)])
         """Token ids with which the prompts of all clips begin, except those of unusual cells."""
 
-    def pieces(self, clip: Clip, question: str) -> list[list[int]]:
-        """Token ids before, between and after the blocks of a clip.
+    def text(self, clip: Clip, question: str, system: str | None = None) -> str:
+        """The prompt that asks a question about a clip, with a placeholder for each block.
+
+        system: the system prompt; None for that of the run.
 
         Raises:
-            UsageError: the prompt has too few or too many placeholders, its text can't be made, or the question comes
-                from the table and is blank or contains a special token.
+            UsageError: the text can't be made; a placeholder in the question or the system prompt is one reason.
         """
-        text = self.text(clip, question)  # refuses the placeholder of the clip
+        return self._text(clip, question, system)
+
+    def pieces(self, clip: Clip, question: str, system: str | None = None) -> list[list[int]]:
+        """Token ids before, between and after the blocks of a clip.
+
+        system: the system prompt; None for that of the run.
+
+        Raises:
+            UsageError: the prompt has too few or too many placeholders, its text can't be made, the question is not one
+                of the run and is blank, or contains a special token, or the system prompt is not that of the run and
+                contains one.
+        """
+        return self._checked_pieces(self.text(clip, question, system), question, system)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether a prompt can have several still images."""
+        return self._images_text is not None
+
+    def image_pieces(self, images: int, question: str, system: str | None = None) -> list[list[int]]:
+        """Token ids before, between and after the blocks of several still images, each with one block.
+
+        images: number of images.
+
+        Raises:
+            UsageError: see `pieces`; or a prompt can't have several images.
+        """
+        if self._images_text is None:
+            raise UsageError(NO_IMAGES)
+        return self._checked_pieces(self._images_text(images, question, system), question, system)
+
+    def _checked_pieces(self, text: str, question: str, system: str | None) -> list[list[int]]:
+        """The token ids of a prompt. question, system: of the prompt; placeholders in them were refused before."""
         if question not in self._common_questions:
-            self._check_of_table(question)
+            if not question.strip():
+                raise UsageError("the question is blank")
+            self._check_no_special_token("the question", question)
+        if system is not None:
+            self._check_no_special_token("the system prompt", system)
+        if len(text) > LONGEST_KNOWN:
+            return self._tokenize(text)
         if text not in self._known:
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
             self._known[text] = self._tokenize(text)
         return self._known[text]
 
-    def _check_of_table(self, question: str) -> None:
-        """Check a question that contains cells of the table.
-
-        Raises:
-            UsageError: it is blank, or contains a special token.
-        """
-        if not question.strip():
-            raise UsageError("the question is blank, because its cells are")
-        token = self._special_token(question)
+    def _check_no_special_token(self, name: str, text: str) -> None:
+        """name: of the part of the prompt, for the message."""
+        token = self._special_token(text)
         if token:
-            raise UsageError(f"the question contains {token}, a special token of the model; remove it")
+            raise UsageError(f"{name} contains {token}, a special token of the model; remove it")
 
     def most_tokens(self, clip: Clip) -> int:
         """Text tokens in the longest prompt of those that ask about every clip."""
@@ -93,15 +132,21 @@ def common_beginning(sequences: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
 
 
-def check_questions(asks: Asks, placeholders: Sequence[str], default_question: str = DEFAULT_QUESTION) -> None:
-    """Check that no question is blank or contains a placeholder of the clip. Cells of the table are not checked.
+def check_questions(
+    asks: Asks, placeholders: Sequence[str], default_question: str = DEFAULT_QUESTION, system: str | None = None
+) -> None:
+    """Check that no question of a flag is blank, and that no question and not the system prompt contain a placeholder
+    of the clip. Cells of the table are not checked.
 
     placeholders: of images and videos; empty ones are ignored.
     default_question: of the family; this one may be blank.
+    system: the value of `--system`; None if it was not given.
 
     Raises:
-        UsageError: names the flag of the question.
+        UsageError: names the flag.
     """
+    for placeholder in filter(None, placeholders):
+        check_prompt_part("--system", system or "", placeholder)
     for ask, text in zip(asks.asks, asks.texts, strict=True):
         if not text.strip() and text != default_question:
             raise UsageError(f"the question of {ask.flag} is blank; write a question, or leave {ask.flag} out")

@@ -124,23 +124,25 @@ class FamilyPrompt:
             raise ValueError(f"{family} has no prompt for the blocks {list(blocks)} and the time instruction {time!r}")
         for placeholder in filter(None, about.placeholders.values()):
             check_prompt_part("the question", question, placeholder)
-            check_prompt_part("--system", system, placeholder)
+            check_prompt_part("the system prompt", system, placeholder)
         asked = Conversation(question, system, blocks, about.placeholders[blocks[0]])
         text, source = self._text_and_source(asked, time)
         text, placeholder = _written_out(family, text, asked.placeholder, frames)
         return PromptText(text, source, placeholder)
 
-    def text_alone(self, question: str, system: str) -> PromptText:
+    def text_alone(self, question: str, system: str, name: str = "the system prompt") -> PromptText:
         """The prompt for a question about text alone: the same template as in `text`, without a block.
 
         The question may contain placeholders; the caller sees to it that they are no tokens.
+
+        name: of the system prompt, for messages.
 
         Raises:
             UsageError: the system prompt contains a placeholder, or the checkpoint's template is unusable.
         """
         about = FAMILY_PROMPTS[self.family]
         for placeholder in about.placeholders.values():
-            check_prompt_part("--system", system, placeholder)
+            check_prompt_part(name, system, placeholder)
         asked = Conversation(question, system, [], "")
         rendered = None if self.template is None else self.template.rendered_alone(asked, about.placeholders)
         text, source = self._chosen(rendered, asked, "", "is not one for images, videos and text alone")
@@ -177,7 +179,10 @@ def _published(chosen: PromptFormat, asked: Conversation, time: str) -> tuple[st
     """The text and source of a published prompt."""
     tokens = [asked.placeholder] * len(asked.blocks)
     if asked.system and not asked.question and not chosen.is_chat:
-        raise UsageError(f"--system {asked.system!r}: {chosen.name} has no system prompt; give --question instead")
+        raise UsageError(
+            f"{chosen.name} has no system prompt: {asked.system!r} stands before the question, which is empty; write a "
+            "question"
+        )
     if time:
         # The placeholder stands directly before the time instruction (model card of LLaVA-Video).
         text = chosen.text(f"{''.join(tokens)}{time}\n{asked.question}", asked.system, [])

@@ -6,7 +6,6 @@ Knows nothing about checkpoints and vision towers: a family's captioner provides
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,12 @@ from ..meta.names import column_list
 from ..process.errors import UsageError
 from .base import Caption, Captioner, Refused
 from .captioner_settings import CaptionerSettings
+from .joining import interleaved, joined_answers, text_length
+from .prompts import NO_IMAGES
 from .question_groups import QuestionPrompt, grouped, shared_text
+
+_CHARACTERS_PER_TOKEN = 8
+"""More than in ordinary text of any language."""
 
 
 class ModelCaptioner(Captioner):
@@ -43,6 +47,7 @@ class ModelCaptioner(Captioner):
         self._text = TextModel.of(generating)
         self._stats = EngineStats()
         self._vision_seconds = 0.0
+        self._planned_tokens = settings.generation.max_new_tokens  # see `EngineSettings`
         self._in_batches = settings.generation.num_beams > 1 or settings.needs_generate
         has_prefix = settings.shares_prefix and not self._in_batches
         self._prefix = settings.prompts.shared_prefix if has_prefix else ()
@@ -58,9 +63,12 @@ class ModelCaptioner(Captioner):
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         """Visual tokens in each block of one prompt of a clip."""
 
-    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
-        """The prompt of a question about a clip. Positions count all tokens unless a family says otherwise."""
-        length = sum(map(len, pieces)) + sum(self._prompt_lengths(clip))
+    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clips: Sequence[Clip]) -> QuestionPrompt:
+        """The prompt of a question about a clip, or about several still images.
+
+        Positions count all tokens unless a family says otherwise.
+        """
+        length = text_length(pieces) + sum(sum(self._prompt_lengths(clip)) for clip in clips)
         return QuestionPrompt(number, pieces, np.arange(length), length)
 
     def _text_positions(self, tokens: int) -> np.ndarray:
@@ -81,19 +89,22 @@ class ModelCaptioner(Captioner):
     def _engine(self, slots: int, smaller_batches: bool = False) -> Engine:
         if self._in_batches:
             return BatchEngine(self._generating, slots, self._stats, self._backend if smaller_batches else None)
-        settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens)
+        settings = EngineSettings(slots, self._backend.check_every, self._backend.prefill_tokens, self._planned_tokens)
         with torch.no_grad():
             prefix = self._embed(self._prefix)[None] if self._prefix else None
         return SlotEngine(self._text, self._backend, settings, prefix, self._stats)
 
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         asked = [self._common.prompts.asks.texts] * len(clips) if questions is None else questions
         refused: list[Request | Refused] = []
         shown: list[tuple[Clip, list[QuestionPrompt]]] = []
-        for clip, texts in zip(clips, asked, strict=True):
-            made = [self._prompt_or_refused(number, text, clip) for number, text in enumerate(texts)]
+        for clip, texts, system in zip(clips, asked, systems or [None] * len(clips), strict=True):
+            made = [self._prompt_or_refused(number, text, clip, system) for number, text in enumerate(texts)]
             refused += [one for one in made if isinstance(one, Refused)]
             prompts = [one for one in made if isinstance(one, QuestionPrompt)]
             if prompts:
@@ -108,17 +119,60 @@ class ModelCaptioner(Captioner):
         with torch.no_grad():
             for (clip, prompts), blocks in zip(shown, self._timed_blocks([clip for clip, _ in shown]), strict=True):
                 groups = [[prompt] for prompt in prompts] if self._in_batches else grouped(prompts)
-                requests += [self._request(clip, blocks, group) for group in groups]
+                own = self._blocks_of_prompts(clip, blocks)
+                requests += [self._request(clip.row, own, group) for group in groups]
         return requests
 
-    def _prompt_or_refused(self, number: int, question: str, clip: Clip) -> QuestionPrompt | Refused:
+    def _prompt_or_refused(
+        self, number: int, question: str, clip: Clip, system: str | None
+    ) -> QuestionPrompt | Refused:
+        too_long = self._too_long_text(question, system)
+        if too_long:
+            return Refused(clip.row, number, too_long, is_too_long=True)
         try:
-            pieces = self._common.prompts.pieces(clip, question)
-        except UsageError as error:  # the questions of the flags were checked, so a cell of the table is the cause
+            pieces = self._common.prompts.pieces(clip, question, system)
+        except UsageError as error:  # the flags were checked, so a cell of the table or a request is the cause
             columns = self._common.prompts.asks.cell_columns
             fix = f"; change the row's cell in {column_list(columns)}" if columns else ""
             return Refused(clip.row, number, f"{error}{fix}")
-        return self._prompt(number, pieces, clip)
+        too_long = self._text.limit.prompt_problem(text_length(pieces) + sum(self._prompt_lengths(clip)))
+        if too_long:
+            return Refused(clip.row, number, too_long, is_too_long=True)
+        return self._prompt(number, pieces, [clip])
+
+    def _too_long_text(self, *texts: str | None) -> str | None:
+        """The message if the first characters of a part of a prompt are too many tokens for the model.
+
+        It spares the work with texts of any length, such as their rendering and several tokenizations.
+        """
+        limit = self._text.limit
+        if limit.tokens is None:
+            return None
+        most = _CHARACTERS_PER_TOKEN * limit.tokens
+        long = [text[:most] for text in texts if text and len(text) > most]
+        problems = (limit.prompt_problem(self._common.tokenizer.count(text), is_part=True) for text in long)
+        return next(filter(None, problems), None)
+
+    def prepare_images(
+        self, row: int, images: Sequence[Clip], question: str, system: str | None = None
+    ) -> Request | Refused:
+        if not self._common.prompts.has_images:
+            raise UsageError(NO_IMAGES)
+        too_long = self._too_long_text(question, system)
+        if too_long:
+            return Refused(row, 0, too_long, is_too_long=True)
+        try:
+            pieces = self._common.prompts.image_pieces(len(images), question, system)
+        except UsageError as error:
+            return Refused(row, 0, str(error))
+        visual = sum(sum(self._prompt_lengths(image)) for image in images)
+        too_long = self._text.limit.prompt_problem(text_length(pieces) + visual)
+        if too_long:
+            return Refused(row, 0, too_long, is_too_long=True)
+        with torch.no_grad():
+            seen = zip(images, self._timed_blocks(images), strict=True)
+            blocks = [block for image, own in seen for block in self._blocks_of_prompts(image, own)[0]]
+            return self._request(row, [blocks], [self._prompt(0, pieces, images)])
 
     def _timed_blocks(self, clips: Sequence[Clip]) -> list[list[torch.Tensor]]:
         begin = time.monotonic()
@@ -127,20 +181,20 @@ class ModelCaptioner(Captioner):
         self._vision_seconds += time.monotonic() - begin
         return blocks
 
-    def _request(self, clip: Clip, blocks: Sequence[torch.Tensor], group: Sequence[QuestionPrompt]) -> Request:
+    def _request(self, row: int, blocks: Sequence[Sequence[torch.Tensor]], group: Sequence[QuestionPrompt]) -> Request:
         """The request of questions that follow each other in a slot.
 
-        blocks: all visual blocks of the clip.
+        blocks: the visual blocks of each prompt of a question.
         """
         first, *others = group
         pieces = first.pieces
         skipped = self._prefix_in(pieces[0])
         texts = [self._embed(piece) for piece in (pieces[0][skipped:], *pieces[1:])]
-        prompts = [_interleaved(texts, own) for own in self._blocks_of_prompts(clip, blocks)]
+        prompts = [interleaved(texts, own) for own in blocks]
         own_text = shared_text(group)
         shared = first.positions.shape[-1] - len(pieces[-1]) + own_text
         return Request(
-            key=(clip.row, first.number),
+            key=(row, first.number),
             embeddings=torch.stack(prompts) if self._common.prompts_each_block else prompts[0],
             positions=first.positions[..., skipped:],
             next_position=first.next_position,
@@ -148,7 +202,7 @@ class ModelCaptioner(Captioner):
             stop_ids=self._common.stop_ids,
             has_prefix=skipped > 0,
             history_ids=first.history_ids,
-            stream=clip.row,
+            stream=row,
             question=first.number,
             shared=shared - skipped if others else 0,
             follow_ups=tuple(
@@ -165,8 +219,13 @@ class ModelCaptioner(Captioner):
 
     def prepare_text(
         self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""
-    ) -> Request:
-        ids = self._common.text_prompts(system).token_ids(question)
+    ) -> Request | Refused:
+        too_long = self._too_long_text(question, system)
+        if not too_long:
+            ids = self._common.text_prompts(system).token_ids(question)
+            too_long = self._text.limit.prompt_problem(len(ids))
+        if too_long:
+            return Refused(*key, too_long, is_too_long=True)
         return self._text_request(key, ids, options or self._common.generation)
 
     def _text_request(self, key: tuple[int, int], ids: Sequence[int], options: GenerationOptions) -> Request:
@@ -206,9 +265,13 @@ class ModelCaptioner(Captioner):
         ids = torch.tensor(list(token_ids), dtype=torch.int64, device=embedding.weight.device)
         return embedding(ids)
 
+    def prompt_tokens(self, request: Request) -> int:
+        prompt = request.length + (len(self._prefix) if request.has_prefix else 0)
+        return prompt * (len(request.embeddings) if self._common.prompts_each_block else 1)
+
     def caption(self, end: End) -> Caption:
         answers = [part.ids for part in end.parts] if isinstance(end, JoinedEnd) else [end.ids]
-        text = _joined([self._text_of(ids) for ids in answers])
+        text = joined_answers([self._text_of(ids) for ids in answers])
         return Caption(text, len(end.ids), end.reason is EndReason.LENGTH)
 
     def _text_of(self, ids: Sequence[int]) -> str:
@@ -229,6 +292,7 @@ class ModelCaptioner(Captioner):
         options = dataclasses.replace(
             common.generation, max_new_tokens=max(common.generation.max_new_tokens, answer_tokens)
         )
+        self._planned_tokens = options.max_new_tokens
         units = min(self._units_together, self.clips_together * max(1, common.units))
         prompt = capacity.slot_memory(config, length, options, itemsize)
         work = units * common.unit_bytes
@@ -278,16 +342,3 @@ class ModelCaptioner(Captioner):
             engine.add(dataclasses.replace(request, stop_ids=stop_ids))
         for _ in range(2):
             engine.step()
-
-
-def _interleaved(texts: Sequence[torch.Tensor], blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Embeddings of a prompt, (tokens, width): the blocks with the texts before, between and after them."""
-    parts = [texts[0]]
-    for block, text in zip(blocks, texts[1:], strict=True):
-        parts += [block, text]
-    return torch.cat([part for part in parts if len(part)])
-
-
-def _joined(answers: Sequence[str]) -> str:
-    """The text of all answers of a clip. An answer that repeats the one before it appears once."""
-    return "; ".join(answer for answer, _ in itertools.groupby(filter(None, answers)))

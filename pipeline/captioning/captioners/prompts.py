@@ -18,6 +18,8 @@ DEFAULT_SYSTEM = (
 DEFAULT_QUESTION = "Describe the video in details."
 NO_TEXT = "this captioner cannot answer questions about text; use a checkpoint of a family that can, such as qwen2_5_vl"
 """The usage error of a model that is prompted with clips only."""
+NO_IMAGES = "this captioner cannot answer questions about several images; send one image, or the frames of one video"
+"""The usage error of a model that knows one clip in a prompt only."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ image token, or the placeholder of images and videos.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,7 @@ class CheckpointTokenizer:
         spans = self._spans(text, control)
         replace = _broken
         while spans:
-            for begin, end in reversed(spans):
-                text = text[:begin] + replace(text[begin:end]) + text[end:]
+            text = _with_spans_replaced(text, spans, replace)
             replace, spans = _removed, self._spans(text, control)
         return text
 
@@ -264,6 +263,14 @@ class PromptTokenizer(CheckpointTokenizer):
 
 
 _LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+
+
+def _with_spans_replaced(text: str, spans: Sequence[tuple[int, int]], replace: Callable[[str], str]) -> str:
+    parts, position = [], 0
+    for begin, end in spans:
+        parts += [text[position:begin], replace(text[begin:end])]
+        position = end
+    return "".join(parts) + text[position:]
 
 
 def _broken(token: str) -> str:

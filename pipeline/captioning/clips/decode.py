@@ -149,7 +149,7 @@ def kind_of(path: str, named: str) -> str:
     """
     try:
         kind = file_kind(path, file_name(named))
-        playlist = "" if kind else playlist_in(text_at_start(path))
+        playlist = playlist_in(text_at_start(path))  # of any kind: a playlist can begin as a video does
     except OSError:  # the decoders have the message
         return ""
     if playlist:

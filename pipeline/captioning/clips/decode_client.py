@@ -27,8 +27,9 @@ from .downloads.limits import DownloadLimits, Outcome
 from .downloads.urls import host_of, is_url, url_problem, without_credentials
 from .frame_memory import FrameMemory
 from .killable import Deadline, DecoderLimits, KillableProcess, serve
-from .preparation import FramePreparation
+from .preparation import FramePreparation, ImageRole
 from .process_start import make_process
+from .sampling import FrameSampling
 from .time_range import TimeRange
 
 _DOWNLOAD_GRACE_SECONDS = 15.0
@@ -72,13 +73,20 @@ class DecodeClient(KillableProcess):
         self._downloaded = ""  # the URL of which the file has the content
 
     def decode(
-        self, path: str, stopping: threading.Event, part: TimeRange | None = None
+        self,
+        path: str,
+        stopping: threading.Event,
+        part: TimeRange | None = None,
+        sampling: FrameSampling | None = None,
+        image_role: ImageRole = ImageRole.ALONE,
     ) -> tuple[np.ndarray | None, DecodeReply]:
         """Decode a clip. The decoders are tried one after the other, each with the whole deadline.
 
         path: of a local file, or a URL.
-        stopping: set by another thread to end the call early.
+        stopping: set by another thread to end the call early; a process that is busy then is killed.
         part: of the file; None for the whole file.
+        sampling: which frames are sampled; None for the sampling of the preparation.
+        image_role: how the file is prepared if it is a still image.
 
         Returns the prepared frames and the reply; if the clip failed, None and a reply with the stage and every
         message.
@@ -88,9 +96,10 @@ class DecodeClient(KillableProcess):
         """
         if part is not None and part.problem:  # a URL need not be downloaded
             return None, DecodeReply(stage="decode", messages=(part.problem,))
+        request = DecodeRequest(path, "", part=part, sampling=sampling, image_role=image_role)
         if not is_url(path):
             self._clear_file()
-            return self._decode(path, stopping, part)
+            return self._decode(request, stopping)
         problem = url_problem(path)
         if not problem and path != self._downloaded:
             problem = self._download(path, stopping)
@@ -98,21 +107,23 @@ class DecodeClient(KillableProcess):
             self.recycle()
             return None, DecodeReply(stage="download", messages=(problem,))
         self._downloaded = path
-        frames, reply = self._decode(path, stopping, part)
+        frames, reply = self._decode(request, stopping)
         if part is None:
             self._clear_file()  # else the next row probably is another range of the same file
         messages = tuple(map(DownloadFile.without_path, reply.messages))
         return frames, replace(reply, messages=messages)
 
-    def _decode(
-        self, path: str, stopping: threading.Event, part: TimeRange | None
-    ) -> tuple[np.ndarray | None, DecodeReply]:
+    def _decode(self, request: DecodeRequest, stopping: threading.Event) -> tuple[np.ndarray | None, DecodeReply]:
+        """As `decode`. request: without a decoder."""
         messages: list[str] = []
+        path = request.path
         # A file that is sent has no second decoder to try; its process chooses one by its content.
-        decoders = ("file",) if self._preparation.sends_file else available_decoders(path, part)
+        decoders = ("file",) if self._preparation.sends_file else available_decoders(path, request.part)
         for decoder in decoders:
-            reply, problem = self.ask(DecodeRequest(path, decoder, part=part), stopping)
+            reply, problem = self.ask(replace(request, decoder=decoder), stopping)
             if stopping.is_set():
+                if reply is None:  # its reply would be taken for that of the next request
+                    self.kill()
                 break
             if reply is None:
                 self._warnings.warning("%s: %s: %s", without_credentials(path), decoder, problem)
@@ -150,6 +161,7 @@ class DecodeClient(KillableProcess):
             if not stopping.is_set():
                 self._warnings.warning("%s: download: %s", without_credentials(url), no_reply)
             # A process that does not end although it was killed could still write: the next one gets another file.
+            self.kill()
             self._close_file()
             return no_reply
         self._record(host, outcome.may_pass)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from .decode import DecodeError, check_path, decode_into, kind_of
 from .frame_memory import FrameMemory, FramesInMemory
-from .preparation import FramePreparation, FrameTransform
+from .preparation import FramePreparation, FrameTransform, ImageRole
+from .sampling import FrameSampling
 from .time_range import TimeRange
 from .video_file import is_video, read_video_file
 
@@ -32,12 +33,16 @@ class DecodeRequest:
     named: the URL of the clip, if `path` is the file into which it was downloaded. Its suffix tells an image from a
         video.
     part: the range of the file that is the clip; None for the whole file.
+    sampling: which frames are sampled; None for the sampling of the preparation.
+    image_role: how the file is prepared if it is a still image.
     """
 
     path: str
     decoder: str
     named: str = ""
     part: TimeRange | None = None
+    sampling: FrameSampling | None = None
+    image_role: ImageRole = ImageRole.ALONE
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ def _decode(request: DecodeRequest, decoder: str, memory: FrameMemory, preparati
         DecodeError: the decoder can't decode it.
     """
     collect = functools.partial(_prepare, preparation.transform)
-    collect_image = functools.partial(_prepare, preparation.image_transform or preparation.transform)
+    collect_image = functools.partial(_prepare, preparation.transform_of_image(request.image_role))
     sampled = decode_into(
         collect,
         request.path,
-        preparation.sampling,
+        request.sampling or preparation.sampling,
         [decoder],
         preparation.short_side,
         collect_image,

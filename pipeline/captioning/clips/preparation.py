@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,14 @@ joined. Runs in the decoding process, so it must be picklable and must not impor
 """
 
 
+class ImageRole(enum.Enum):
+    """What a still image is in its prompt: the only image, one of several images, or a frame of a video."""
+
+    ALONE = enum.auto()
+    ONE_OF_SEVERAL = enum.auto()
+    FRAME = enum.auto()
+
+
 @dataclass(frozen=True)
 class FramePreparation:
     """How the frames of every clip of a run are chosen and prepared. Picklable.
@@ -31,6 +40,8 @@ class FramePreparation:
     image_transform: prepares a still image; None for `transform`, as a clip of one frame.
     sends_file: the file of a video takes the place of its frames, see `Clip.mime_type`. It is not decoded, so a damaged
         one is not found. Images and animations are decoded and transformed.
+    several_transform: prepares a still image that is one of several in a prompt; None if it is prepared as one that is
+        alone.
     """
 
     sampling: FrameSampling
@@ -38,3 +49,11 @@ class FramePreparation:
     short_side: int = 0
     image_transform: FrameTransform | None = None
     sends_file: bool = False
+    several_transform: FrameTransform | None = None
+
+    def transform_of_image(self, role: ImageRole) -> FrameTransform:
+        """The transform that prepares a still image."""
+        if role is ImageRole.FRAME:
+            return self.transform
+        own = self.several_transform if role is ImageRole.ONE_OF_SEVERAL else None
+        return own or self.image_transform or self.transform

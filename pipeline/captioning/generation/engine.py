@@ -52,11 +52,14 @@ class EngineSettings:
     check_every: decoding steps between two checks for ended answers.
     prefill_tokens: maximum number of tokens in one prefill, with padding; a longer prompt is prefilled alone. For
         follow-ups it is the number without padding.
+    planned_tokens: answers of up to this many tokens have room in the cache from their begin. The cache grows with
+        longer ones, because each decoding step reads all of it, and few answers reach a large `max_new_tokens`.
     """
 
     slots: int
     check_every: int = 1
     prefill_tokens: int = 2048
+    planned_tokens: int = 512
 
 
 class SlotEngine(BaseEngine):
@@ -85,7 +88,14 @@ class SlotEngine(BaseEngine):
         if prefix is not None:
             positions = self._upload(np.arange(self._prefix_length)[None])
             self._hidden(recorder, positions, inputs_embeds=prefix)
-        self._table = SlotTable(model.config, backend, settings.slots, recorder.layers, self._prefix_length)
+        self._table = SlotTable(
+            model.config,
+            backend,
+            settings.slots,
+            settings.planned_tokens,
+            recorder.layers,
+            self._prefix_length,
+        )
         self._consecutive_prefills = self._consecutive_follow_ups = 0  # prefills since the last decoding step
 
     @property
@@ -205,11 +215,11 @@ class SlotEngine(BaseEngine):
         return [event for index, token in zip(slots, ids, strict=True) for event in self._append(index, token)]
 
     def _decode(self, decoding: Sequence[Slot]) -> list[Event]:
-        self._table.shrink_if_half_free(len(self._waiting))
-        table, cache = self._table, self._table.cache
         begin = time.monotonic()
         has_ngram_rule = any(slot.options.ngram_size for slot in decoding)
         steps = 1 if has_ngram_rule else min(self._settings.check_every, *(slot.remaining for slot in decoding))
+        self._table.before_steps(steps, self._waiting)
+        table, cache = self._table, self._table.cache
         slots = table.decoding
         tokens = self._upload(np.array([slot.ids[-1] if slot else 0 for slot in slots]))
         next_tokens = NextTokens(slots, self._model.vocabulary, steps, self._upload)

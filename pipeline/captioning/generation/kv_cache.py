@@ -90,11 +90,11 @@ class SlotCache:
                 kernels.write(tensor, 0, 0, values.expand(self.shape.slots, -1, -1, -1))
 
     def resize(self, shape: CacheShape, kept: Sequence[int], oldest: int) -> None:
-        """Change the sizes. The prompts of the kept slots must fit, and the ring buffer must not become smaller.
+        """Change the sizes. The prompts of the kept slots must fit. A smaller ring buffer loses its oldest columns.
 
         kept: slots to keep; they become the first slots, in this order.
-        oldest: index of the ring buffer's oldest column, which becomes its first; the columns before it move after
-            the last one.
+        oldest: index of the ring buffer's oldest column. The oldest column that is kept becomes the first; the columns
+            before it move after the last one.
         """
         before, self.shape = self.shape, shape
         for layer, pair in enumerate(self._layers):
@@ -111,9 +111,11 @@ class SlotCache:
             return new
         ring, prompt = before.prefix, before.prefix + before.ring  # first columns
         new_prompt = self.shape.prefix + self.shape.ring
+        first = oldest + max(0, before.ring - self.shape.ring)  # of the columns that are kept
+        at_end = max(0, before.ring - first)
         for start, stop, target in (
-            (ring + oldest, prompt, ring),
-            (ring, ring + oldest, prompt - oldest),
+            (prompt - at_end, prompt, ring),
+            (ring + max(0, first - before.ring), ring + oldest, ring + at_end),
             (prompt, prompt + min(before.prompt, self.shape.prompt), new_prompt),
         ):
             if stop > start:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FLAGS = "; the flags are --num_frames, --question, --max_new_tokens and, for a summary, --context_tokens"
+"""What a command adds to the message of a problem. Clients of a server know no flags."""
 _LONGEST = {"llama": 2048, "opt": 2048, "mistral": 131072, "qwen2": 32768, "qwen2_vl": 32768, "qwen2_5_vl": 32768}
 _WINDOW = 4096
 _LAYERS = {"qwen2": 32, "qwen2_vl": 80, "qwen2_5_vl": 80}
@@ -59,14 +61,24 @@ class LengthLimit:
         return cls(None if longest is None else int(longest))
 
     def problem(self, prompt_tokens: int, new_tokens: int) -> str | None:
-        """The message if prompt and answer are too long together; None if they fit."""
+        """The message if prompt and answer are too long together; None if they fit. It names no flags, see FLAGS."""
         length = prompt_tokens + new_tokens
         if self.tokens is None or length <= self.tokens:
             return None
         return (
-            f"{prompt_tokens} prompt tokens and --max_new_tokens {new_tokens} make {length}; {self}: use fewer or "
-            "smaller frames, a shorter question, or a lower --max_new_tokens; for a summary, a lower --context_tokens"
+            f"{prompt_tokens} prompt tokens and {new_tokens} new tokens make {length}; {self}: use fewer or smaller "
+            "frames, a shorter question, or fewer new tokens"
         )
+
+    def prompt_problem(self, tokens: int, is_part: bool = False) -> str | None:
+        """The message if a prompt leaves no room for an answer of one token; None if it does. It names no flags.
+
+        is_part: whether these are the tokens of a part of the prompt only.
+        """
+        if self.tokens is None or tokens < self.tokens:
+            return None
+        number = f"more than {tokens}" if is_part else tokens
+        return f"the prompt has {number} tokens; {self}: use fewer or smaller frames, or a shorter question"
 
     def __str__(self) -> str:
         if self.tokens is None:

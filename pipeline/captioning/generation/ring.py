@@ -45,11 +45,12 @@ class RingBuffer:
         self._written = np.full(columns, -1)
         self.next_column = 0
 
-    def grow(self, columns: int) -> None:
-        """Add columns after the newest one. The oldest one becomes the first, as in `SlotCache.resize`."""
-        before = len(self._written)
-        self._written = np.append(np.roll(self._written, -self.next_column), np.full(columns - before, -1))
-        self.next_column = before % columns
+    def resize(self, columns: int) -> None:
+        """Remove the oldest columns, or add columns after the newest. The oldest becomes the first, as in
+        `SlotCache.resize`."""
+        kept = np.roll(self._written, -self.next_column)[-columns:]
+        self._written = np.append(kept, np.full(columns - len(kept), -1))
+        self.next_column = len(kept) % columns
 
     def plan(self, slots: Sequence[Slot | None], shape: CacheShape, steps: int) -> list[DecodingStep]:
         """The next steps, which do not depend on the tokens.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..captioners.base import Captioner, Refused
+from ..generation.length_limit import FLAGS
 from ..generation.requests import End, EndReason, Engine
 from ..journal.journal import Journal
 from ..meta.results import ColumnResult, Failure, caption_result
@@ -265,7 +266,8 @@ class RankWorker:
         # A request keeps its embeddings, so no variable may keep it: that would be the memory of a whole batch.
         for request in self.rows.requests(captioner, rows):
             if isinstance(request, Refused):
-                by_row[request.row].answer(request.question, Failure("prompt", (request.message,)))
+                message = request.message + (FLAGS if request.is_too_long else "")
+                by_row[request.row].answer(request.question, Failure("prompt", (message,)))
             else:
                 engine.add(request)
 
@@ -283,7 +285,9 @@ def _row(key: Hashable) -> int:
 
 def _answer(captioner: Captioner, end: End) -> ColumnResult:
     if end.is_error:
-        return Failure("prompt" if end.reason is EndReason.TOO_LONG else "caption", (end.message,))
+        if end.reason is EndReason.TOO_LONG:
+            return Failure("prompt", (end.message + FLAGS,))
+        return Failure("caption", (end.message,))
     caption = captioner.caption(end)
     return caption_result(caption.text, caption.tokens, caption.truncated)
 

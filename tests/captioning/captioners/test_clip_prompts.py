@@ -25,7 +25,7 @@ def _characters(prompt: str) -> list[list[int]]:
 
 
 def _prompts(template: str, asks: Asks) -> ClipPrompts:
-    return ClipPrompts(_characters, lambda clip, question: template.replace("Q", question), [CLIP], asks)
+    return ClipPrompts(_characters, lambda clip, question, system: template.replace("Q", question), [CLIP], asks)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_shared_prefix_ends_before_the_first_difference(template: str, asks:
 def test_cells_that_make_no_prompt_do_not_refuse_the_run() -> None:
     """BLIP-2 has no prompt for a system prompt with a blank question. The rows with such a cell fail alone."""
 
-    def text(clip: Clip, question: str) -> str:
+    def text(clip: Clip, question: str, system: str | None) -> str:
         if not question:
             raise UsageError("no prompt for a blank question")
         return f"USER:{question}|!"
@@ -88,7 +88,7 @@ def test_a_placeholder_in_a_question_names_the_flag_of_the_question() -> None:
 def test_questions_of_the_table_are_not_blank_and_contain_no_special_token() -> None:
     prompts = ClipPrompts(
         _characters,
-        lambda clip, question: f"USER:|{question}",
+        lambda clip, question, system: f"{system or ''}USER:|{question}",
         [CLIP],
         _asks("a</s>b {a}"),
         lambda text: "</s>" if "</s>" in text else "",
@@ -96,5 +96,42 @@ def test_questions_of_the_table_are_not_blank_and_contain_no_special_token() -> 
     assert prompts.pieces(CLIP, "a</s>b {a}") and prompts.pieces(CLIP, "harmless")
     with pytest.raises(UsageError, match="contains </s>, a special token of the model"):
         prompts.pieces(CLIP, "what </s>")
-    with pytest.raises(UsageError, match="the question is blank, because its cells are"):
+    with pytest.raises(UsageError, match=r"^the question is blank$"):
         prompts.pieces(CLIP, " ")
+    assert prompts.pieces(CLIP, "harmless", "Be brief.") == _characters("Be brief.USER:|harmless")
+    with pytest.raises(UsageError, match=r"^the question contains </s>"):
+        prompts.pieces(CLIP, "what </s>", "Be brief.")
+    with pytest.raises(UsageError, match=r"^the system prompt contains </s>, a special token of the model; remove it$"):
+        prompts.pieces(CLIP, "harmless", "Be</s> brief.")
+
+
+def test_several_images_have_prompts_only_if_the_family_knows_them() -> None:
+    def text(clip: Clip, question: str, system: str | None) -> str:
+        return f"{system or ''}USER|{question}"
+
+    def images_text(images: int, question: str, system: str | None) -> str:
+        return f"{system or ''}USER{'|' * images}{question}"
+
+    without = ClipPrompts(_characters, text, [CLIP], _asks("what"))
+    assert not without.has_images
+    with pytest.raises(UsageError, match="cannot answer questions about several images; send one image, or the frames"):
+        without.image_pieces(2, "what")
+    prompts = ClipPrompts(_characters, text, [CLIP], _asks("what"), lambda text: "x" * ("x" in text), images_text)
+    assert prompts.has_images and prompts.image_pieces(3, "what", "Be") == _characters("BeUSER|||what")
+    with pytest.raises(UsageError, match=r"^the system prompt contains x, a special token"):
+        prompts.image_pieces(2, "what", "x")
+
+
+def test_only_short_prompts_are_kept() -> None:
+    """Clients of a server may send prompts of any length, and any number of them."""
+    tokenized: list[str] = []
+
+    def tokenize(prompt: str) -> list[list[int]]:
+        tokenized.append(prompt)
+        return _characters(prompt)
+
+    prompts = ClipPrompts(tokenize, lambda clip, question, system: f"USER|{question}", [CLIP], _asks("what"))
+    tokenized.clear()
+    for question in ("short", "long " * 10_000) * 3:
+        assert prompts.pieces(CLIP, question) == _characters(f"USER|{question}")
+    assert [len(prompt) < 100 for prompt in tokenized] == [True, False, False, False]

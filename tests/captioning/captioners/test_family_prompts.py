@@ -238,7 +238,7 @@ def test_an_unusable_template_is_a_usage_error(tmp_path: Path, template: str, me
 def test_a_placeholder_in_the_question_or_system_prompt_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the question must not contain <\|video_pad\|>"):
         FamilyPrompt.of(tmp_path, "qwen2_vl").text("What is <|video_pad|>?", "", ["image"])
-    with pytest.raises(UsageError, match="--system must not contain <image_placeholder>"):
+    with pytest.raises(UsageError, match="the system prompt must not contain <image_placeholder>"):
         FamilyPrompt.of(tmp_path, "janus").text("What?", "<image_placeholder>", ["image"])
 
 

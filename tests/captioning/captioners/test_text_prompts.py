@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_system_prompt_is_written_as_in_prompts_with_images(tmp_path: Path) ->
     assert prompt.text_alone("What?", "Be brief.").text == _QWEN.replace("You are a helpful assistant.", "Be brief.")
     made = FamilyPrompt.of(_with_template(tmp_path, MISTRAL), "llava_next").text_alone("What?", "Be brief.")
     assert made.text == "[INST] Be brief.\n\nWhat? [/INST]" and "no system turn" in made.source
-    with pytest.raises(UsageError, match="--system must not contain <image>"):
+    with pytest.raises(UsageError, match="the system prompt must not contain <image>"):
         FamilyPrompt.of(tmp_path, "llava").text_alone("What?", "<image>")
 
 
@@ -200,6 +201,14 @@ def test_a_token_that_a_space_does_not_break_is_removed(tmp_path: Path) -> None:
     tokens = [AddedToken(text, special=True, normalized=False) for text in ("<s>", "< s>", "§")]
     tokenizer = _save(tmp_path, *tokens)
     assert tokenizer.without_control_tokens("a <s> man §") == "a  man "
+
+
+def test_many_tokens_are_broken_in_one_pass(tmp_path: Path) -> None:
+    """A client of the server may send a million characters: the text is not copied for each token."""
+    tokenizer = _save(tmp_path, AddedToken("<s>", special=True, normalized=False))
+    begin = time.process_time()
+    assert tokenizer.without_control_tokens("a <s> " * 100_000) == "a < s> " * 100_000
+    assert time.process_time() - begin < 20  # was minutes
 
 
 def test_placeholders_that_are_not_special_take_no_effect(tmp_path: Path) -> None:

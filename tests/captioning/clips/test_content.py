@@ -28,6 +28,8 @@ ID3 = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + b"\0" * 10
         (b"v=0\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nm=video 5000 RTP/AVP 96\r\n", "a session description (SDP)"),
         (b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">', "a DASH manifest"),
         (b'<?xml version="1.0"?>\n<CompositionPlaylist xmlns="x">', "an IMF playlist"),
+        (b"<!--skip--><MPD>", "a DASH manifest"),  # bytes 4 to 8 are those of an MP4 file
+        (b"FLV\nv=0\nc=IN IP4 127.0.0.1\n", "a session description (SDP)"),
     ],
 )
 @pytest.mark.parametrize("file", ["a.mp4", "a.m3u8", "a"])

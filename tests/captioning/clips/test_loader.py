@@ -233,7 +233,7 @@ def test_leaving_takes_one_deadline_for_all_processes(monkeypatch: pytest.Monkey
         workers=4,
     ):
         time.sleep(0.1)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def _sizes(images: Sequence[Image.Image]) -> np.ndarray:

@@ -168,6 +168,82 @@ def test_the_cache_grows_and_shrinks_with_requests_in_flight(setup: Setup, with_
         setup.check(spec, engine.ends[key])
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
+@pytest.mark.parametrize("planned_tokens", [4, 1000])
+def test_one_long_answer_does_not_slow_down_the_short_ones_after_it(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, planned_tokens: int, is_cancelled: bool
+) -> None:
+    """The ring buffer, which every step reads, becomes small again although the engine is never idle."""
+    from pipeline.captioning.generation import slot_table
+
+    monkeypatch.setattr(slot_table, "_SHRINK_AFTER", 3)
+    monkeypatch.setattr(slot_table, "COLUMN_MULTIPLE", 1)
+    plain, long_case = setup.cases_that(have_rules=False), setup.cases_that(are_long=True)[0]
+    engine = setup.engine(slots=3, planned_tokens=planned_tokens)
+    specs: dict[Hashable, RequestSpec] = {"long": RequestSpec(long_case, LONG_ANSWER)}
+    engine.add(setup.request("long", specs["long"]))
+    sizes = []
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            while engine.engine.free:
+                key = len(specs)
+                specs[key] = RequestSpec(plain[key % len(plain)], 3 + key % 3)
+                engine.add(setup.request(key, specs[key]))
+            engine.step()
+            sizes.append(engine.engine._table.cache.shape.ring)
+
+    steps(8)
+    if is_cancelled:
+        engine.cancel("long")
+    else:
+        while "long" not in engine.ends:
+            steps(1)
+    assert max(sizes) > 4
+    steps(20)
+    assert sizes[-1] <= 16, "at most four times what answers of 5 tokens need"
+    late = RequestSpec(long_case, LONG_ANSWER // 2)  # it grows again
+    engine.add(setup.request("late", late))
+    steps(5)
+    engine.drain()
+    specs["late"] = late
+    assert specs.keys() - engine.ends.keys() == ({"long"} if is_cancelled else set())
+    for key, end in engine.ends.items():
+        setup.check(specs[key], end)
+
+
+def test_a_long_answer_gets_columns_when_it_becomes_long(llama: Setup) -> None:
+    """A request may end long before its largest number of tokens; until then the steps of all would be slow."""
+    case = llama.cases_that(are_long=True)[0]
+    engine = llama.engine(planned_tokens=4)
+    spec = RequestSpec(case, LONG_ANSWER)
+    engine.add(llama.request("long", spec))
+    sizes = []
+    while "long" not in engine.ends:
+        engine.step()
+        sizes.append(engine.engine._table.cache.shape.ring)
+    llama.check(spec, engine.ends["long"])
+    assert sizes[0] == 3 and sizes[-1] == LONG_ANSWER - 1
+    assert all(size <= max(3, 2 * step) for step, size in enumerate(sizes)), sizes
+    assert len(set(sizes)) <= 2 + math.log2(LONG_ANSWER), "few copies"
+
+
+@pytest.mark.parametrize("max_tokens", [1, NEW_TOKENS])
+def test_answers_of_the_planned_length_never_change_the_cache(
+    llama: Setup, monkeypatch: pytest.MonkeyPatch, max_tokens: int
+) -> None:
+    from pipeline.captioning.generation.kv_cache import SlotCache
+
+    def no_resize(*_: object) -> None:
+        raise AssertionError("a copy of the whole cache")
+
+    monkeypatch.setattr(SlotCache, "resize", no_resize)
+    monkeypatch.setattr("pipeline.captioning.generation.slot_table._SHRINK_AFTER", 10**6)  # at the end of the run
+    cases = sorted(llama.cases_that(have_rules=False), key=lambda case: -len(llama.cases[case].embeddings))
+    specs = {case: RequestSpec(case, max_tokens) for case in cases[:9]}
+    complete(llama, specs, slots=3, check_every=2, planned_tokens=NEW_TOKENS)
+
+
 def test_only_requests_that_are_too_long_for_the_model_fail(setup: Setup, with_prefix: bool) -> None:
     plain, long_prompt = setup.cases_that(have_rules=False), setup.cases_that(are_long=True)[-1]
     assert len(setup.cases[long_prompt].embeddings) + LONG_ANSWER == MAX_POSITIONS
@@ -196,7 +272,7 @@ def test_only_requests_that_are_too_long_for_the_model_fail(setup: Setup, with_p
     for key in bad:
         end = engine.ends[key]
         assert (end.reason, end.ids) == (EndReason.TOO_LONG, [])
-        assert "--max_new_tokens" in end.message and str(MAX_POSITIONS) in end.message
+        assert f"the model was made for {MAX_POSITIONS}" in end.message and "--" not in end.message
 
 
 def _nan_request(setup: Setup, key: Hashable, case: int) -> Request:
@@ -280,12 +356,14 @@ def test_answers_of_one_token_do_not_delay_an_active_answer(llama: Setup) -> Non
 
 
 def test_a_cache_that_is_resized_at_every_prefill(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each prefill reduces the prompt columns to the minimum, with answers in flight."""
+    """Prompt columns and ring buffer are reduced to the minimum all the time, with answers in flight."""
     from pipeline.captioning.generation import slot_table
 
     monkeypatch.setattr(slot_table, "_MAX_OVERSIZE", 0)
+    monkeypatch.setattr(slot_table, "_SHRINK_AFTER", 1)
     specs = {case: RequestSpec(case) for case in [*setup.cases_that()[:6], setup.cases_that(are_long=True)[-1]]}
-    complete(setup, dict(reversed(specs.items())), with_prefix=True, slots=3, check_every=2, prefill_tokens=1)
+    settings = {"slots": 3, "check_every": 2, "prefill_tokens": 1, "planned_tokens": 4}
+    complete(setup, dict(reversed(specs.items())), with_prefix=True, **settings)
 
 
 def test_beam_search_is_rejected(llama: Setup) -> None:

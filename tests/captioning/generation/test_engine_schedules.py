@@ -41,6 +41,7 @@ class Schedule:
     check_every: int
     prefill_tokens: int
     with_prefix: bool
+    planned_tokens: int
     rounds: tuple[Round, ...]
 
 
@@ -67,6 +68,7 @@ def _schedule(draw: random.Random, cases: Sequence[int], groups: Sequence[Sequen
         check_every=draw.randint(1, 5),
         prefill_tokens=draw.choice([1, 60, 1000]),
         with_prefix=draw.random() < 0.6,
+        planned_tokens=draw.choice([1, 4, 1000]),
         rounds=tuple(rounds),
     )
 
@@ -77,6 +79,7 @@ def _follow(setup: Setup, schedule: Schedule) -> None:
         slots=schedule.slots,
         check_every=schedule.check_every,
         prefill_tokens=schedule.prefill_tokens,
+        planned_tokens=schedule.planned_tokens,
     )
     specs: list[RequestSpec] = []
     cancelled: set[int] = set()

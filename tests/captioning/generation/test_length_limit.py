@@ -59,14 +59,18 @@ def test_messages_name_the_limit_and_the_numbers() -> None:
     assert LengthLimit(None).problem(10**9, 1) is None
     assert LengthLimit(40).problem(30, 10) is None and LengthLimit(40, is_window=True).problem(30, 10) is None
     assert LengthLimit(40).problem(30, 11) == (
-        "30 prompt tokens and --max_new_tokens 11 make 41; the model was made for 40: use fewer or "
-        "smaller frames, a shorter question, or a lower --max_new_tokens; for a summary, a lower --context_tokens"
+        "30 prompt tokens and 11 new tokens make 41; the model was made for 40: use fewer or smaller frames, a shorter "
+        "question, or fewer new tokens"
     )
     assert LengthLimit(40, is_window=True).problem(30, 11) == (
-        "30 prompt tokens and --max_new_tokens 11 make 41; the model's sliding window has 40 tokens; beyond it the "
-        "result would be wrong: use fewer or smaller frames, a shorter question, or a lower --max_new_tokens; for a "
-        "summary, a lower --context_tokens"
+        "30 prompt tokens and 11 new tokens make 41; the model's sliding window has 40 tokens; beyond it the result "
+        "would be wrong: use fewer or smaller frames, a shorter question, or fewer new tokens"
     )
+    assert LengthLimit(None).prompt_problem(10**9) is None and LengthLimit(40).prompt_problem(39) is None
+    assert LengthLimit(40).prompt_problem(40) == (
+        "the prompt has 40 tokens; the model was made for 40: use fewer or smaller frames, or a shorter question"
+    )
+    assert str(LengthLimit(40).prompt_problem(50, is_part=True)).startswith("the prompt has more than 50 tokens; the ")
 
 
 @pytest.mark.parametrize("in_batches", [True, False])
@@ -102,4 +106,4 @@ def test_both_engines_refuse_requests_beyond_the_window(backend: Backend, in_bat
     output = reference.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=64, pad_token_id=0)
     assert ends["fits"].ids == output[0].tolist()
     assert ends["long"].reason is EndReason.TOO_LONG
-    assert "7 prompt tokens and --max_new_tokens 6 make 13; the model's sliding window has 12" in ends["long"].message
+    assert "7 prompt tokens and 6 new tokens make 13; the model's sliding window has 12" in ends["long"].message

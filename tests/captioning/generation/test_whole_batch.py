@@ -126,7 +126,7 @@ def test_cancelled_duplicate_unsupported_and_too_long_requests(model: Any) -> No
             engine.add(_request(2, 5, **change))
     assert engine.cancel(0) and not engine.cancel(0)
     (end,) = engine.step()
-    assert isinstance(end, End) and end.reason is EndReason.TOO_LONG and "--max_new_tokens 6" in end.message
+    assert isinstance(end, End) and end.reason is EndReason.TOO_LONG and "6 new tokens" in end.message
     assert engine.active == 0 and engine.step() == []
 
 

@@ -77,7 +77,7 @@ def test_finish_does_not_wait_for_a_slow_disk(tmp_path: Path, disk: _Disk) -> No
         journal.finish([_caption(1), _caption(2)])
         assert _wait_until_true(lambda: disk.calls > calls)
         journal.finish([_caption(3)])  # while the sync is running
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         assert read_contents(tmp_path).finished == {"text": {1, 2, 3}}, "a kill of this process must not lose them"
         assert journal.durable == 0
         disk.answers.set()

@@ -159,7 +159,7 @@ USAGE_ERRORS: list[tuple[str, list[str], str]] = [
     ("llava_onevision", ["--system", "<video>"], "--system must not contain <video>"),
     ("janus", ["--question", "<image_placeholder>?"], "--question must not contain <image_placeholder>"),
     ("qwen2_5_vl", ["--question", "<|video_pad|>"], "--question must not contain <|video_pad|>"),
-    ("llava", ["--max_new_tokens", "3000"], "--max_new_tokens 3000 make 3"),
+    ("llava", ["--max_new_tokens", "3000"], "and 3000 new tokens make 3"),
     ("qwen2_5_vl", ["--max_frames", "32"], "4096 of the prompt's tokens are visual"),
     ("llava", ["--system", ""], "--system '' is only for pllava; llava has the system prompt of its template"),
     ("llava", ["--lora_alpha", "2"], "--lora_alpha 2: no LoRA weights"),

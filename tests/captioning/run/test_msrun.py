@@ -18,11 +18,12 @@ import pytest
 
 from pipeline.captioning.journal.folder import journal_folder
 from scripts import launched
+from tests.captioning.run.forked import TorchRuns
 from tests.fakes import render_clip
 from tests.golden import DATA, VIDEOS
 
 FLAGS = ["--pretrained_model_name_or_path", str(DATA / "mini-a"), "--lora_alpha", "2"]
-FLAGS += ["--pooling_shape", "4-6-6", "--max_new_tokens", "16"]
+FLAGS += ["--pooling_shape", "4-6-6", "--max_new_tokens", "16", "--decode_workers", "1"]
 pytestmark = pytest.mark.msrun
 
 
@@ -37,11 +38,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def undisturbed(clips: list[str], tmp_path_factory: pytest.TempPathFactory, torch_run: TorchRuns) -> bytes:
     """The table that one plain process on PyTorch writes, with one clip in flight at a time."""
     folder = tmp_path_factory.mktemp("plain")
     _write_meta(folder, clips)
-    assert _plain(folder, "--bs", "1").returncode == 0
+    torch_run(folder, *FLAGS, "--bs", "1")
     failures = list(csv.DictReader((folder / "meta_caption_failures.csv").open()))
     undecodable = [path for path in clips if Path(path).name in ("empty.mp4", "nowhere.mp4")]
     assert [failure["path"] for failure in failures] == undecodable
@@ -55,18 +56,12 @@ def _write_meta(folder: Path, clips: list[str]) -> None:
         writer.writerows([i, path, f'a "{i}",\nü'] for i, path in enumerate(clips))
 
 
-def _plain(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = launched.plain(*FLAGS, *flags)
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 def _msrun(workers: int, *flags: str) -> list[str]:
     return launched.msrun(workers, *FLAGS, *flags)
 
 
 def _torchrun(*flags: str) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617"]
-    return [*launcher, launched.COMMAND, "meta.csv", *FLAGS, *flags]
+    return launched.torchrun(2, *FLAGS, *flags)
 
 
 def _decoder(folder: Path, rank: int) -> psutil.Process:
@@ -98,7 +93,7 @@ def test_two_workers_one_of_them_35_seconds_late(tmp_path: Path, clips: list[str
     """Two workers write what one process writes, although one waits 35 s for a clip: a collective on the CPU backend
     fails after 30 s, so the ranks wait outside of it. What the progress command shows agrees with the report."""
     _write_meta(tmp_path, clips)
-    flags = ["--bs", "5", "--decode_workers", "1", "--decode_timeout", "200"]
+    flags = ["--bs", "5", "--decode_timeout", "200"]
     with launched.started(_msrun(2, *flags), tmp_path) as launcher, _watched(tmp_path) as seen:
         decoder = _decoder(tmp_path, 1)
         decoder.suspend()
@@ -148,7 +143,9 @@ def test_torchrun_writes_the_same(tmp_path: Path, clips: list[str], undisturbed:
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
 
 
-def test_a_plain_process_interrupted_twice_resumes(tmp_path: Path, clips: list[str], undisturbed: bytes) -> None:
+def test_a_plain_process_interrupted_twice_resumes(
+    tmp_path: Path, clips: list[str], undisturbed: bytes, torch_run: TorchRuns
+) -> None:
     _write_meta(tmp_path, clips)
     done: set[int] = set()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -162,8 +159,7 @@ def test_a_plain_process_interrupted_twice_resumes(tmp_path: Path, clips: list[s
         assert len(captioned) == len(set(captioned))
         done = set(captioned)
     # The command of all families resumes the run.
-    resumed = launched.plain(*FLAGS, "--bs", "3", command=launched.COMMAND_OF_FAMILIES)
-    assert launched.run(resumed, tmp_path) == 0, (tmp_path / "launcher.log").read_text()
+    torch_run(tmp_path, *FLAGS, "--bs", "3", command=launched.COMMAND_OF_FAMILIES)
     assert "family pllava: architecture PllavaForConditionalGeneration" in (tmp_path / "launcher.log").read_text()
     assert (tmp_path / "meta_caption.csv").read_bytes() == undisturbed
     assert launched.captioned_in_last_run(tmp_path) == len(clips) - 2 - len(done)

@@ -13,8 +13,9 @@ from PIL import Image
 from pipeline.captioning.journal.folder import journal_folder
 from scripts import launched
 from tests import tiny_families
+from tests.captioning.run.forked import TorchRuns
 from tests.fakes import render_clip
-from tests.golden import DATA
+from tests.golden import DATA, VIDEOS
 
 pytestmark = pytest.mark.msrun
 
@@ -24,7 +25,12 @@ ASKS = {
     "long": "Describe the colours, the motion and the light, one after the other, with every detail.",
 }
 FAILING = ("empty.mp4", "broken.png")
-FLAGS = ("--bs", "3", "--max_new_tokens", "12")
+REAL = (
+    *("carphone_pristine.mp4", "h265_video.mp4", "nasa_13013_rotated.mp4", "gradient.gif", "testsrc2_vp9.webm"),
+    "carphone_pristine.mp4",
+)
+"""Videos of several codecs and sizes; one occurs twice. A clone does not contain them."""
+FLAGS = ("--max_new_tokens", "12", "--decode_workers", "1")
 _FEW_PIXELS = ("--max_pixels", "12544", "--min_pixels", "784")
 
 
@@ -38,7 +44,7 @@ def _family(write: Callable[[Path], Path], *flags: str) -> Callable[[Path], list
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Videos and images of several sizes, in turn; one of each is broken."""
+    """Videos and images of several sizes, in turn; one of each is broken. Then the real videos."""
     folder = tmp_path_factory.mktemp("clips")
     sizes = [(96, 64), (64, 96), (200, 60), (40, 40), (72, 128)]
     for number, size in enumerate(sizes):
@@ -48,7 +54,8 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         picture.save(folder / f"picture {number}.{('png', 'jpg', 'webp', 'bmp', 'tiff')[number]}")
     for name in FAILING:
         (folder / name).write_bytes(b"\x89PNG" if name.endswith("png") else b"")
-    return sorted(folder.iterdir(), key=lambda path: path.name[::-1])
+    real = [VIDEOS / name for name in REAL] if VIDEOS.is_dir() else []
+    return [*sorted(folder.iterdir(), key=lambda path: path.name[::-1]), *real]
 
 
 def _write_meta(folder: Path, paths: list[Path]) -> Path:
@@ -67,41 +74,46 @@ def _captions(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("flags_of", "resumes"),
+    ("flags_of", "launcher_of"),
     [
-        (_pllava, launched.msrun),
-        (_family(tiny_families.qwen2_5_vl, "--num_frames", "4", *_FEW_PIXELS), launched.plain),
+        (_pllava, launched.torchrun),
+        (_family(tiny_families.qwen2_5_vl, "--num_frames", "4", *_FEW_PIXELS), launched.msrun),
     ],
     ids=["pllava", "qwen2_5_vl"],
 )
 def test_three_questions_killed_and_resumed_are_three_runs_with_one_question(
-    tmp_path: Path, paths: list[Path], flags_of: Callable[[Path], list[str]], resumes: Callable[..., list[str]]
+    tmp_path: Path,
+    paths: list[Path],
+    flags_of: Callable[[Path], list[str]],
+    launcher_of: Callable[..., list[str]],
+    torch_run: TorchRuns,
 ) -> None:
-    """resumes: makes the command that resumes the run: with msrun on MindSpore, or one process on PyTorch."""
-    flags = [*flags_of(tmp_path), *FLAGS]
+    """launcher_of: makes the command that is killed: msrun is on MindSpore, all else on PyTorch.
+
+    `test_pllava_tiny.py` has several questions with msrun to the end of the run.
+    """
+    flags = flags_of(tmp_path)
     asks = {name: ["--ask", f"{name}={question}"] for name, question in ASKS.items()}
-    together = [*flags, *(flag for ask in asks.values() for flag in ask)]
+    together = [*flags, *FLAGS, *(flag for ask in asks.values() for flag in ask)]
     command = {"command": launched.COMMAND_OF_FAMILIES}
     killed, undisturbed = (_write_meta(tmp_path / name, paths) for name in ("killed", "undisturbed"))
-    with launched.started(launched.msrun(2, *together, **command), killed) as launcher:
+    with launched.started(launcher_of(2, *together, "--bs", "1", **command), killed) as launcher:
         launched.wait_until_captioned(killed, 2, launcher)
         for process in launched.processes(killed):
             process.kill()
     done = set(launched.journaled(killed))
     assert 2 <= len(done) < len(paths) - len(FAILING), "the run was killed in the middle"
     assert not (killed / launched.OUTPUT).exists()
-    workers = (2,) if resumes is launched.msrun else ()
-    assert launched.run(resumes(*workers, *together, **command), killed) == 0, (killed / "launcher.log").read_text()
+    torch_run(killed, *together, "--bs", "3", **command)
     assert launched.captioned_in_last_run(killed) == len(ASKS) * (len(paths) - len(FAILING) - len(done))
     assert not journal_folder(killed / launched.OUTPUT).exists()
-    # The undisturbed run and those of single questions are on PyTorch.
-    assert launched.run(launched.plain(*together, **command), undisturbed) == 0
+    torch_run(undisturbed, *together, "--bs", "3", **command)
     assert (killed / launched.OUTPUT).read_bytes() == (undisturbed / launched.OUTPUT).read_bytes()
     captions = _captions(undisturbed)
     assert list(captions) == [f"text_{name}" for name in ASKS]
     for name, ask in asks.items():
         alone = _write_meta(tmp_path / name, paths)
-        assert launched.run(launched.plain(*flags, *ask, **command), alone) == 0
+        torch_run(alone, *flags, *FLAGS, "--bs", "3", *ask, **command)
         assert _captions(alone) == {f"text_{name}": captions[f"text_{name}"]}
         assert sum(not caption for caption in captions[f"text_{name}"]) == len(FAILING)
         assert len(set(captions[f"text_{name}"])) > 5

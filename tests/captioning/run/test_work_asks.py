@@ -49,12 +49,15 @@ class AskedSource(SlotSource):
 
 class _AskedCaptioner(SlotCaptioner):
     def prepare(
-        self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
     ) -> list[Request | Refused]:
         refused = self._slots.refused  # type: ignore[attr-defined]
         return [
             Refused(*request.key, "a placeholder in the question") if request.key in refused else request  # type: ignore
-            for request in super().prepare(clips, questions)
+            for request in super().prepare(clips, questions, systems)
         ]
 
     def caption(self, end: End) -> Caption:
@@ -105,14 +108,17 @@ def test_an_error_fails_only_the_question_that_causes_it(tmp_path: Path, clips: 
 
     class Failing(_AskedCaptioner):
         def prepare(
-            self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+            self,
+            clips: Sequence[Clip],
+            questions: Sequence[Sequence[str]] | None = None,
+            systems: Sequence[str | None] | None = None,
         ) -> list[Request | Refused]:
             assert questions is not None
             for clip, own in zip(clips, questions, strict=True):
                 prepared.extend((clip.row, question) for question in own)
                 if (clip.row == 2 and "long of n2?" in own) or (clip.row == 4 and "odd of n4?" in own):
                     raise ValueError("kernel failed")
-            return super().prepare(clips, questions)
+            return super().prepare(clips, questions, systems)
 
     source = AskedSource()
     source.load = lambda backend: Failing(source)  # type: ignore[method-assign]
@@ -139,10 +145,13 @@ def test_answers_before_an_error_are_kept(tmp_path: Path, clips: list[str]) -> N
 
     class Recording(_AskedCaptioner):
         def prepare(
-            self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None
+            self,
+            clips: Sequence[Clip],
+            questions: Sequence[Sequence[str]] | None = None,
+            systems: Sequence[str | None] | None = None,
         ) -> list[Request | Refused]:
             asked.extend(map(list, questions or []))
-            return super().prepare(clips, questions)
+            return super().prepare(clips, questions, systems)
 
     source = AskedSource(on_step=on_step)
     source.load = lambda backend: Recording(source)  # type: ignore[method-assign]

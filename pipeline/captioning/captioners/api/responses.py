@@ -13,7 +13,7 @@ from typing import Any
 
 from ...process.errors import RunError
 from .answer import Answer, well_formed
-from .errors import BLOCKED, RequestFailed, ServiceStop, TryAgain
+from .errors import BLOCKED, SERVICE, RequestFailed, ServiceStop, TryAgain
 from .retry_after import reset_hint, retry_after
 
 MAX_MESSAGE = 500
@@ -156,6 +156,8 @@ def problem_of(
     if status == 429:
         wait = retry_after(response.headers)
         return TryAgain(one_line(text), True, reset_hint(response.headers) if wait is None else wait)
+    if status >= 500 and response.headers.get("x-should-retry", "").lower() == "false":
+        return RequestFailed(one_line(text), SERVICE)  # the request does harm, or can't succeed
     if status in (408, 409, 425) or status >= 500:
         return TryAgain(one_line(text), False, retry_after(response.headers))
     return RequestFailed(one_line(text))

@@ -126,7 +126,8 @@ class Service:
                 raise ServiceStop(str(self.problem(error))) from None
             reason = f"HTTP {error.status_code}"
         except (TryAgain, *NETWORK_ERRORS) as error:
-            reason = self._said(error)
+            text = f"{self._base_url}/models gives no answer: {self._said(error)}. Check --base_url and the service."
+            raise ServiceStop(one_line(self.redacted(text))) from None
         except ValueError:
             reason = "the answer is not JSON"
         text = f"{self._base_url}/models lists no models: {reason}. Check --base_url, or give --model."

@@ -27,6 +27,7 @@ class Blip2(HubFamily):
 
     prompts_each_block = True
     needs_generate = True
+    images_are_frames = True
     no_text_questions = (
         "its text model has learned to continue a text after an image, and knows neither conversations nor instructions"
     )

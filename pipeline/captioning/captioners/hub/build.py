@@ -15,7 +15,7 @@ from ...generation.options import GenerationOptions
 from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..checkpoint_config import read_config
-from ..clip_prompts import ClipPrompts, check_questions
+from ..clip_prompts import LONGEST_KNOWN, ClipPrompts, check_questions
 from ..families import FAMILIES
 from ..family_prompts import FAMILY_PROMPTS, FamilyPrompt, PromptText
 from ..images import KINDS, from_folder
@@ -42,6 +42,7 @@ class _Recipe:
     transform_options: entries of preprocessor_config.json to override, from the flags.
     image_kind: of the transform of still images; None if they are prepared as frames are.
     image_options: as `transform_options`, for still images.
+    several_kind: of the transform of one of several still images in a prompt; None if it is that of one alone.
     """
 
     build: Callable[[Mapping[str, Any], Any], HubFamily]
@@ -52,6 +53,7 @@ class _Recipe:
     transform_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
     image_kind: str | None = None
     image_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda flags: {}
+    several_kind: str | None = None
 
     def kind_for(self, config: Mapping[str, Any]) -> str:
         """The kind of the frame transform for a completed config."""
@@ -102,7 +104,14 @@ _RECIPES = {
     "llava": _Recipe(llava.Llava, "crop", "image", _POINTS, siglip_kind="square"),
     "llava_next": _Recipe(llava_next.LlavaNext, "tiles", "image", _IMAGES),
     "llava_next_video": _Recipe(llava_next_video.LlavaNextVideo, "crop", "video", _VIDEO, image_kind="tiles"),
-    "llava_onevision": _Recipe(llava_onevision.LlavaOnevision, "square", "video", _VIDEO, image_kind="onevision_tiles"),
+    "llava_onevision": _Recipe(
+        llava_onevision.LlavaOnevision,
+        "square",
+        "video",
+        _VIDEO,
+        image_kind="onevision_tiles",
+        several_kind="onevision_square",
+    ),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "blip-2": _Recipe(blip2.Blip2, "square", "image", _POINTS),
@@ -147,6 +156,7 @@ def make_family(
                 _check_pinpoints(config, made)
         family = recipe.build(config, transform)
     family.image_transform = image_transform
+    family.several_transform = from_folder(folder, recipe.several_kind) if recipe.several_kind else None
     return family
 
 
@@ -173,15 +183,21 @@ def make_source(
 def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks, longest: Clip) -> HubPrompt:
     recipe, folder = _RECIPES[name], flags.pretrained_model_name_or_path
     default_question = next(about.default_question for about in FAMILIES if about.name == name)
-    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], default_question)
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], default_question, flags.system)
     tokenizer, family_prompt = PromptTokenizer(folder), FamilyPrompt.of(folder, name)
     # transformers divides images of InternVL into tiles, but not the frames of a video
     as_images = recipe.block == "image" or (flags.max_tiles or 1) > 1
 
-    @functools.lru_cache(maxsize=1000)  # questions may differ from row to row
-    def text(blocks: int, is_image: bool, question: str) -> PromptText:
+    def made(blocks: int, is_image: bool, question: str, system: str) -> PromptText:
         kinds = ["image"] * blocks if as_images or is_image else ["video"]
-        return family_prompt.text(question, flags.system or "", kinds, frames=blocks)
+        return family_prompt.text(question, system, kinds, frames=blocks)
+
+    known = functools.lru_cache(maxsize=1000)(made)  # questions may differ from row to row
+
+    def text(blocks: int, is_image: bool, question: str, given: str | None = None) -> PromptText:
+        system = (flags.system or "") if given is None else given
+        make = known if len(question) + len(system) <= LONGEST_KNOWN else made
+        return make(blocks, is_image, question, system)
 
     # A question has none of the family's placeholders, so a prompt has those of one kind.
     frames_as, image_as = (text(1, is_image, asks.texts[0]).placeholder for is_image in (False, True))
@@ -190,15 +206,23 @@ def _prompt(name: str, family: HubFamily, flags: argparse.Namespace, asks: Asks,
         placeholder = image_as if image_as in prompt else frames_as
         return tokenizer.split(prompt, placeholder, prompt.count(placeholder) if placeholder else 1)
 
-    def of_clip(clip: Clip, question: str) -> PromptText:
-        return text(len(family.prompt_lengths(clip)), clip.is_image, question)
+    def of_clip(clip: Clip, question: str, system: str | None = None) -> PromptText:
+        return text(len(family.prompt_lengths(clip)), clip.is_image, question, system)
+
+    def of_images(images: int, question: str, system: str | None) -> str:
+        return text(images, True, question, system).text
 
     def token(placeholder: str) -> int | None:
         return tokenizer.token_id(placeholder) if placeholder else family.config.get("image_token_index")
 
     samples = [longest, first_frame(longest)]
     prompts = ClipPrompts(
-        pieces, lambda clip, question: of_clip(clip, question).text, samples, asks, tokenizer.special_token_in
+        pieces,
+        lambda clip, question, system: of_clip(clip, question, system).text,
+        samples,
+        asks,
+        tokenizer.special_token_in,
+        None if family.images_are_frames else of_images,
     )
     shown = [of_clip(longest, question) for question in asks.texts]
     descriptions = tuple(f"{prompt.source}: {prompt.text!r}" for prompt in shown)

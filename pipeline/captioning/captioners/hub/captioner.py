@@ -45,10 +45,10 @@ class HubCaptioner(ModelCaptioner):
     def _prompt_lengths(self, clip: Clip) -> list[int]:
         return self._family.prompt_lengths(clip)
 
-    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clip: Clip) -> QuestionPrompt:
-        lengths = self._family.prompt_lengths(clip)
-        positions, next_position = self._family.positions(pieces, lengths, clip)
-        visual_token = self._hub_prompt.image_token if clip.is_image else self._hub_prompt.visual_token
+    def _prompt(self, number: int, pieces: Sequence[Sequence[int]], clips: Sequence[Clip]) -> QuestionPrompt:
+        lengths = [length for clip in clips for length in self._family.prompt_lengths(clip)]
+        positions, next_position = self._family.positions(pieces, lengths, clips)
+        visual_token = self._hub_prompt.image_token if clips[0].is_image else self._hub_prompt.visual_token
         return QuestionPrompt(number, pieces, positions, next_position, self._history(pieces, lengths, visual_token))
 
     def _text_positions(self, tokens: int) -> np.ndarray:

@@ -31,19 +31,23 @@ class HubFamily(ABC):
     frame_transform: from distinct frames to uint8 arrays; runs in the decoding processes. The device rescales and
         normalises the arrays, with the values of this transform.
     image_transform: the same for still images, with the same normalisation; None if they are frames like others.
+    several_transform: the same for one of several still images in a prompt; None if these are prepared as one alone.
     prompts_each_block: whether each block has a prompt and an answer of its own. The prompts of a clip have the same
         text, and its blocks the same length. The caption is the answers, joined.
     needs_generate: whether only transformers' `generate` can run the text model, in whole batches and with its own
         attention. These are models that make their own masks, and encoder-decoder models.
     no_text_questions: why the model can't answer questions about text without an image; empty if it can.
+    images_are_frames: whether several images can only be the frames of one clip, see `CaptionerSource`.
     """
 
     config: Mapping[str, Any]
     frame_transform: ImageTransform
     image_transform: ImageTransform | None = None
+    several_transform: ImageTransform | None = None
     prompts_each_block: bool = False
     needs_generate: bool = False
     no_text_questions: str = ""
+    images_are_frames: bool = False
 
     @abstractmethod
     def block_lengths(self, clip: Clip) -> list[int]:
@@ -109,10 +113,13 @@ class HubFamily(ABC):
         """The same for a unit of a still image; that of a frame, unless a family says otherwise."""
         return self.unit_bytes(itemsize)
 
-    def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
+    def positions(
+        self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clips: Sequence[Clip]
+    ) -> tuple[np.ndarray, int]:
         """Positions of the prompt's tokens, (tokens,) or (3, tokens), and the position of the first generated token.
 
         pieces: token ids around the blocks of one prompt. lengths: of these blocks.
+        clips: of the prompt: one, or several still images.
         """
         total = sum(map(len, pieces)) + sum(lengths)
         return np.arange(total), total

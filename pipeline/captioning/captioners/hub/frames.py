@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from ...clips.clip import Clip
 from ...clips.frames import scaled_down
 from ...clips.sampling import COUNT_RULES, FrameSampling
-from ...generation.length_limit import LengthLimit
+from ...generation.length_limit import FLAGS, LengthLimit
 from ...generation.options import GenerationOptions
 from ..images.base import ImageTransform
 from .config_defaults import text_settings
@@ -81,20 +82,32 @@ def _sizes(height: int) -> list[tuple[int, int]]:
 
 
 def _frame(family: HubFamily, size: tuple[int, int], short_side: int) -> Clip:
-    """A clip of one black frame. size: (width, height) in pixels."""
+    """A clip of one frame of zeros. size: (width, height) in pixels."""
     clip = _prepared(family.frame_transform, size, short_side)
     return replace(clip, seconds=(_LONGEST_SECONDS,), duration=_LONGEST_SECONDS, rate=1.0)
 
 
 def _still_image(family: HubFamily, size: tuple[int, int], short_side: int) -> Clip:
-    """A black image. size: (width, height) in pixels."""
+    """An image of zeros. size: (width, height) in pixels."""
     clip = _prepared(family.image_transform or family.frame_transform, size, short_side)
     return replace(clip, seconds=(0.0,), is_image=True)
 
 
 def _prepared(transform: ImageTransform, size: tuple[int, int], short_side: int) -> Clip:
+    shape, image_size = _prepared_shape(transform, size, short_side)
+    return Clip(0, "", np.zeros(shape, np.uint8), (0,), size=image_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared_shape(
+    transform: ImageTransform, size: tuple[int, int], short_side: int
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """The shape of a prepared image of this (width, height), and the (height, width) that it has before the transform.
+
+    Known ones are kept: a process may load a checkpoint again, and transforms of large images take long.
+    """
     image = scaled_down(Image.new("RGB", size), short_side)
-    return Clip(0, "", transform([image]), (0,), size=(image.height, image.width))
+    return transform([image]).shape, (image.height, image.width)
 
 
 def _repeated(clip: Clip, count: int) -> Clip:
@@ -129,4 +142,4 @@ def length_problem(family: HubFamily, prompt: HubPrompt, clip: Clip, generation:
     limit = LengthLimit.from_settings(text_settings(family.config))
     text, visual = prompt.prompts.most_tokens(clip), sum(family.prompt_lengths(clip))
     problem = limit.problem(text + visual, generation.max_new_tokens)
-    return problem and f"{problem}; {visual} of the prompt's tokens are visual"
+    return problem and f"{problem}{FLAGS}; {visual} of the prompt's tokens are visual"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class LlavaOnevision(llava.Llava):
     """See `HubFamily`. The features of still images are not pooled; large grids are shrunk, see `Anyres`.
 
+    Frames of a still image: (1, 1 + tiles, S, S, 3), see `OnevisionTiles`; of one of several images in a prompt:
+    (1, 1, S, S, 3), see `OnevisionSquare`. The block of the latter is its patches, with a newline vector at the end.
+
     Raises:
         UsageError: see `Llava`; or `vision_aspect_ratio` has no limit for the tiles.
     """
@@ -37,6 +40,8 @@ class LlavaOnevision(llava.Llava):
         return clip.frames.reshape(-1, *clip.frames.shape[-3:])
 
     def block_lengths(self, clip: Clip) -> list[int]:
+        if _is_one_of_several(clip):
+            return [self._patches + 1]
         if clip.is_image:
             return [self._anyres.length(clip)]
         return [len(clip.frame_index) * math.ceil(self._grid / 2) ** 2 + 1]
@@ -57,8 +62,13 @@ class LlavaOnevision(llava.Llava):
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         import torch
 
-        if clip.is_image:
+        if clip.is_image and not _is_one_of_several(clip):
             return [self._anyres.block(features, clip, model.model.image_newline)]
         frames = features[list(clip.frame_index)]
         newline = model.model.image_newline[None].to(features.dtype)
         return [torch.cat([frames.reshape(-1, frames.shape[-1]), newline])]
+
+
+def _is_one_of_several(clip: Clip) -> bool:
+    """An image that is alone has one tile of the whole, and at least one more."""
+    return clip.is_image and clip.frames.shape[1] == 1

@@ -111,6 +111,8 @@ class LlavaQwen(llava.Llava):
         UsageError: the config has another mode of pooling, or another position of newlines.
     """
 
+    images_are_frames = True
+
     def __init__(self, config: Mapping[str, Any], frame_transform: ImageTransform) -> None:
         super().__init__(config, frame_transform)
         self._mode, self._newlines = config["mm_spatial_pool_mode"], config["mm_newline_position"]

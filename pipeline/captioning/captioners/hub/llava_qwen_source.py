@@ -88,19 +88,20 @@ def _prompt(
     asks: Asks,
     longest: Clip,
 ) -> HubPrompt:
-    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()])
+    check_questions(asks, [*FAMILY_PROMPTS[name].placeholders.values()], system=flags.system)
     has_times = bool(published.get("add_time_instruction", True))
 
     family_prompt = FamilyPrompt.of(flags.pretrained_model_name_or_path, name)
 
-    def text(time: str, question: str) -> PromptText:
-        return family_prompt.text(question, flags.system or "", ["video"], time=time)
+    def text(time: str, question: str, given: str | None = None) -> PromptText:
+        system = (flags.system or "") if given is None else given
+        return family_prompt.text(question, system, ["video"], time=time)
 
-    def clip_text(clip: Clip, question: str) -> str:
+    def clip_text(clip: Clip, question: str, system: str | None) -> str:
         # Without a frame rate the times are unknown.
         is_timed = has_times and clip.rate > 0
         time = time_instruction(clip.duration, prompt_times(clip, sampling)) if is_timed else ""
-        return text(time, question).text
+        return text(time, question, system).text
 
     def pieces(prompt: str) -> list[list[int]]:
         return tokenizer.split_parts(prompt, shown[0].placeholder, 1)

@@ -116,20 +116,30 @@ class Qwen2Vl(HubFamily):
     def blocks(self, model: Any, features: torch.Tensor, clip: Clip) -> list[torch.Tensor]:
         return [features.reshape(-1, features.shape[-1])]
 
-    def positions(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clip: Clip) -> tuple[np.ndarray, int]:
-        """Text counts on all three axes; a block counts time, rows and columns from the position after the text."""
-        before, after = map(len, pieces)
+    def positions(
+        self, pieces: Sequence[Sequence[int]], lengths: Sequence[int], clips: Sequence[Clip]
+    ) -> tuple[np.ndarray, int]:
+        """Text counts on all three axes; a block counts time, rows and columns from the position after the text.
+
+        The text after a block counts from the position after the largest one of the block.
+        """
+        before, *others = map(len, pieces)
+        parts, begin = [self.text_positions(before)], before
+        for clip, after in zip(clips, others, strict=True):
+            block = begin + self._block_positions(clip)
+            begin = int(block.max()) + 1
+            parts += [block, begin + self.text_positions(after)]
+            begin += after
+        return np.concatenate(parts, 1), begin
+
+    def _block_positions(self, clip: Clip) -> np.ndarray:
+        """Positions of the visual tokens of a clip on the three axes from 0, (3, tokens)."""
         pairs, rows, columns = self._grid(clip)
         time = np.arange(pairs)
         if self._tokens_per_second is not None:
             time = (time * np.float32(self._seconds_per_pair(clip)) * self._tokens_per_second).astype(np.int64)
-        axes = [axis.reshape(-1) for axis in np.meshgrid(time, np.arange(rows), np.arange(columns), indexing="ij")]
-        block = before + np.stack(axes)
-        begin = int(block.max()) + 1
-        first, last = (
-            np.tile(np.arange(start, start + count), (3, 1)) for start, count in ((0, before), (begin, after))
-        )
-        return np.concatenate([first, block, last], 1), begin + after
+        axes = np.meshgrid(time, np.arange(rows), np.arange(columns), indexing="ij")
+        return np.stack([axis.reshape(-1) for axis in axes])
 
     def text_positions(self, tokens: int) -> np.ndarray:
         return np.tile(np.arange(tokens), (3, 1))

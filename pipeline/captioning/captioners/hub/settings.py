@@ -18,7 +18,8 @@ class HubSettings:
 
     longest: a clip without content, with the longest prompt of all clips and still images of common sizes; for
         arithmetic and rehearsals.
-    text_prompts: returns the prompts of questions about text for a system prompt, see `CaptionerSource.text_prompts`.
+    text_prompts: returns the prompts of questions about text for a system prompt, see
+        `CheckpointSource.text_prompts_of_request`.
     """
 
     family: HubFamily

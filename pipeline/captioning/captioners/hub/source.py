@@ -66,9 +66,11 @@ class HubSource(CheckpointSource["HubCaptioner"]):
     ) -> None:
         super().__init__(options.checkpoint, prompt.prompts, prompt.tokenizer, generation)
         self._family, self._options, self._prompt = family, options, prompt
+        self.images_are_frames = family.images_are_frames
         self.stop_ids = frozenset(prompt.tokenizer.stop_ids())
         self.longest, self._frames_note = frames.longest, frames.note
         self.frame_transform, self.image_transform = family.frame_transform, family.image_transform
+        self.several_transform = family.several_transform
         self.sampling, self.short_side = frames.sampling, frames.short_side
         problem = length_problem(family, prompt, frames.longest, self.generation)
         if problem:
@@ -122,7 +124,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
             lines.append(f"LoRA merged into {self.weights.lora_weights} weights, alpha {self.weights.lora_alpha:g}")
         return lines
 
-    def _text_template(self, system: str) -> TextTemplate:
+    def _text_template(self, system: str, name: str) -> TextTemplate:
         why, prompt = self._family.no_text_questions, self._prompt.family_prompt
         if why or prompt is None:
             family, reason = self._family.config["model_type"], f": {why}" if why else ""
@@ -134,7 +136,7 @@ class HubSource(CheckpointSource["HubCaptioner"]):
         def text(question: str) -> str:
             return prompt.text_alone(question, system).text
 
-        source = prompt.text_alone("?", system).source
+        source = prompt.text_alone("?", system, name).source
         return TextTemplate(text, source, [*FAMILY_PROMPTS[prompt.family].placeholders.values()])
 
     def _limit(self) -> LengthLimit:
@@ -149,7 +151,14 @@ class HubSource(CheckpointSource["HubCaptioner"]):
         from .captioner import HubCaptioner
 
         largest = largest_clip(self._family, self._prompt, self.generation, self.longest, self.short_side)
-        settings = HubSettings(self._family, self._prompt, self.generation, self.stop_ids, largest, self.text_prompts)
+        settings = HubSettings(
+            self._family,
+            self._prompt,
+            self.generation,
+            self.stop_ids,
+            largest,
+            self.text_prompts_of_request,
+        )
         return HubCaptioner(settings, model, backend)
 
     def _empty_model(self) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from .base import ImageTransform
 from .crop import Crop
 from .internvl import InternVL
+from .onevision_square import OnevisionSquare
 from .padded_square import PaddedSquare
 from .patches_of_two import PatchesOfTwo
 from .square import Square
@@ -23,6 +24,7 @@ KINDS: dict[str, type[ImageTransform]] = {
     "square": Square,
     "tiles": Tiles,
     "onevision_tiles": OnevisionTiles,
+    "onevision_square": OnevisionSquare,
     "patches_of_two": PatchesOfTwo,
     "internvl": InternVL,
     "padded_square": PaddedSquare,

@@ -105,6 +105,11 @@ class ImageTransform(ABC):
             ValueError: frames of this size can't be transformed.
         """
 
+    @property
+    def background(self) -> tuple[int, ...]:
+        """The colour of padding, 0 to 255 for each channel: the mean, rounded down. Not all transforms pad with it."""
+        return tuple(int(value * 255) for value in self.mean)
+
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """(pixels * rescale_factor - mean) / std, float32, bit for bit as the image processors compute it.
 

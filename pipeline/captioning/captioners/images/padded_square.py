@@ -35,11 +35,6 @@ class PaddedSquare(ImageTransform):
     def _read(cls, file: PreprocessorFile) -> dict[str, Any]:
         return {"size": file.square("size"), "min_size": file.whole("min_size", cls.min_size)}
 
-    @property
-    def background(self) -> tuple[int, ...]:
-        """The colour of the padding, 0 to 255 for each channel: the mean, rounded down."""
-        return tuple(int(value * 255) for value in self.mean)
-
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
         """See ImageTransform; returns (frames, size, size, 3)."""
         return np.stack([self._padded(image) for image in images])

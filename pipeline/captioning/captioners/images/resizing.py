@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from PIL import Image
 
 MAX_RESIZED_PIXELS = 64 * 2**20
@@ -32,6 +34,14 @@ def resized(image: Image.Image, size: tuple[int, int], resample: int = Image.Res
     """The image at (width, height) pixels. resample: PIL's number of the filter."""
     # Without this check PIL would copy an image that already has the size.
     return image if image.size == size else image.resize(size, Image.Resampling(resample))
+
+
+def fitted_size(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
+    """(width, height) of the largest image with this aspect ratio that fits into the limits."""
+    scale_width, scale_height = max_width / width, max_height / height
+    if scale_width < scale_height:
+        return max_width, min(math.ceil(height * scale_width), max_height)
+    return min(math.ceil(width * scale_height), max_width), max_height
 
 
 def center_cropped(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -7,7 +7,6 @@ more than 100:1: where one is resized to 1 or 3 rows, these classes take the row
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image
 from ...process.errors import UsageError
 from .base import ImageTransform
 from .preprocessor_file import PreprocessorFile
-from .resizing import resized
+from .resizing import fitted_size, resized
 
 Resolutions = tuple[tuple[int, int], ...]
 
@@ -62,7 +61,7 @@ class Tiles(ImageTransform):
     def _tiled(self, image: Image.Image) -> np.ndarray:
         whole = np.asarray(resized(image, (self.size, self.size), self.resample))
         height, width = best_resolution(image.height, image.width, self.image_grid_pinpoints)
-        inner = resized(image, _fitted_size(image.width, image.height, width, height), self.resample)
+        inner = resized(image, fitted_size(image.width, image.height, width, height), self.resample)
         padded = np.zeros((height, width, 3), np.uint8)
         top, left = (height - inner.height) // 2, (width - inner.width) // 2
         padded[top : top + inner.height, left : left + inner.width] = np.asarray(inner)
@@ -124,11 +123,3 @@ def divided(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def _centered(total: int, inner: int) -> range:
     padding = (total - inner) // 2
     return range(padding, total - padding)
-
-
-def _fitted_size(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
-    """(width, height) of the largest image with this aspect ratio that fits into the limits."""
-    scale_width, scale_height = max_width / width, max_height / height
-    if scale_width < scale_height:
-        return max_width, min(math.ceil(height * scale_width), max_height)
-    return min(math.ceil(width * scale_height), max_width), max_height

@@ -31,8 +31,8 @@ class PllavaSettings(Protocol):
     longest: Clip
     pooling_shape: tuple[int, int, int]
 
-    def text_prompts(self, system: str = "") -> TextPrompts:
-        """See `CaptionerSource`; used for questions about text only."""
+    def text_prompts_of_request(self, system: str) -> TextPrompts:
+        """See `CheckpointSource`; used for questions about text only."""
 
 
 class PllavaCaptioner(ModelCaptioner):
@@ -58,7 +58,7 @@ class PllavaCaptioner(ModelCaptioner):
             units=len(source.longest.frames),
             unit_bytes=model.frame_bytes(backend.dtype.itemsize),
             shares_prefix=share_prefix,
-            text_prompts=lambda system: source.text_prompts(system),
+            text_prompts=lambda system: source.text_prompts_of_request(system),
         )
         super().__init__(common, model.language_model, backend)
 

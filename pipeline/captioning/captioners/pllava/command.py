@@ -9,7 +9,7 @@ from ...generation.options import GenerationOptions
 from ...meta.asks import Asks
 from ...process.errors import UsageError
 from ..clip_prompts import check_questions
-from ..prompts import DEFAULT_SYSTEM, IMAGE_PLACEHOLDER, check_prompt_part
+from ..prompts import DEFAULT_SYSTEM, IMAGE_PLACEHOLDER
 from .source import PllavaOptions, PllavaSource
 
 DEFAULT_FRAMES = 4
@@ -46,8 +46,7 @@ def pllava_source(
         UsageError: the checkpoint or an option is not usable.
     """
     system = DEFAULT_SYSTEM if flags.system is None else flags.system
-    check_questions(asks, [IMAGE_PLACEHOLDER])
-    check_prompt_part("--system", system)
+    check_questions(asks, [IMAGE_PLACEHOLDER], system=system)
     return PllavaSource(
         PllavaOptions(
             checkpoint=flags.pretrained_model_name_or_path,

@@ -84,9 +84,10 @@ class PllavaSource(CheckpointSource["PllavaCaptioner"]):
         self._template_name, template, self._template_reason = tokenizer.template(options.conv_mode)
         self._template = template
 
-        def text(clip: Clip, question: str) -> str:
+        def text(clip: Clip, question: str, system: str | None) -> str:
             check_prompt_part("the question", question)
-            return template.prompt(question, options.system)
+            check_prompt_part("the system prompt", system or "")
+            return template.prompt(question, options.system if system is None else system)
 
         prompts = ClipPrompts(
             lambda prompt: list(tokenizer.split_prompt(prompt)),
@@ -120,8 +121,8 @@ class PllavaSource(CheckpointSource["PllavaCaptioner"]):
     def _prompt_texts(self) -> Sequence[str]:
         return [self.prompts.text(self.longest, question) for question in self.asks.texts]
 
-    def _text_template(self, system: str) -> TextTemplate:
-        check_prompt_part("--system", system)
+    def _text_template(self, system: str, name: str) -> TextTemplate:
+        check_prompt_part(name, system)
         source = f"conversation template {self._template_name}: {self._template_reason}"
         placeholders = [IMAGE_PLACEHOLDER]
         return TextTemplate(lambda question: self._template.text_prompt(question, system), source, placeholders)

@@ -13,6 +13,7 @@ import fsspec
 
 from .attempt import Failure, Progress, Refused, is_temporary_status
 from .limits import DownloadLimits
+from .redirects import SAME_HOST
 
 _PLAIN = ("", "identity", "aws-chunked")
 """Values of Content-Encoding with which the content is the file. Some S3 servers keep the last one from the upload."""
@@ -31,6 +32,7 @@ def file_system(url: str, limits: DownloadLimits) -> Any:
             # A clip is stored as it is received, so that its size can be compared with the announced one.
             "headers": {"Accept-Encoding": "identity"},
             "auto_decompress": False,
+            "trace_configs": [SAME_HOST] if limits.same_host else [],
         },
     )
 

@@ -20,12 +20,14 @@ class DownloadLimits:
     timeout: seconds for the whole file, all attempts together; --download_timeout.
     attempts: the most attempts.
     longest_stall: the most seconds without data, whatever the timeout.
+    same_host: redirects to another host are refused, see `redirects.py`.
     """
 
     max_bytes: int = MAX_DOWNLOAD
     timeout: float = DOWNLOAD_TIMEOUT
     attempts: int = sys.maxsize
     longest_stall: float = _LONGEST_STALL
+    same_host: bool = False
 
     @property
     def stall(self) -> float:

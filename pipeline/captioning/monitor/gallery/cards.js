@@ -125,7 +125,7 @@ function makeCard(row, index) {
   row.captions.forEach((caption, i) => text.append(...makeNames(i), makeText(caption, "caption"), makeBadges(caption)));
   const about = element("p", "about");
   const name = element("span", "line");
-  appendHighlighted(name, `row ${row.row} · ${row.path.split("/").pop()}`);
+  appendHighlighted(name, `${data.unit} ${row.row} · ${row.path.split("/").pop()}`);
   about.append(name);
   for (const i of shownColumns) about.append(element("span", "line", `${data.columns[i]}: ${row.cells[i]}`));
   text.append(about);
@@ -178,7 +178,7 @@ function summary() {
   });
   const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
   const videos = data.videos.length && rows.every(isSegment) ? ` of ${counted(data.videos.length, "video")}` : "";
-  const count = counted(rows.length, "row") + videos;
+  const count = counted(rows.length, data.unit) + videos;
   return `${shown}${count}${sampled} · ${table}${outcomes.join("; ")}`;
 }
 function addCards() {

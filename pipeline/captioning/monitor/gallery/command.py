@@ -23,20 +23,13 @@ from ...clips.sampling import FrameSampling
 from ...meta.marks import SHORT_WORDS
 from ...meta.names import gallery_path
 from ...process.arguments import CommandParser, byte_size, number, positive_int, whole_number
-from ...process.errors import EXIT_FAILED, UsageError, exit_code_of
-from .entries import MARKS, Entries, Entry, read_entries
-from .filmstrips import MAX_FRAMES, make_filmstrips
+from ...process.errors import EXIT_FAILED, exit_code_of
+from .entries import MARKS, Entries, read_entries
+from .filmstrips import MAX_FRAMES
 from .outputs import read_report
-from .page import write_page
+from .pictured import DEFAULT_SAMPLING, check_page_path, write_pictured_page
 
-PICTURES_BYTES = 60 * 10**6
-"""Maximum size of all filmstrips together. The page holds them as base64, which takes a third more."""
-_FILMSTRIP_BYTES = 200_000
-"""Maximum size of one filmstrip."""
-_DEFAULT_SAMPLING = FrameSampling("segments", 4)
 _LARGE_PAGE_BYTES = 100 * 10**6
-_STAGES_WITHOUT_FRAMES = {"path", "download", "decode", "prepare"}
-"""Rows that failed in these stages have no frames."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +94,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--num_frames",
         type=positive_int,
         help="number of frames to sample from each clip; default: as in the report (what the model saw), or "
-        f"{_DEFAULT_SAMPLING.num_frames} if there is no report. The page shows at most {MAX_FRAMES} of them",
+        f"{DEFAULT_SAMPLING.num_frames} if there is no report. The page shows at most {MAX_FRAMES} of them",
     )
     parser.add_argument(
         "--decode_timeout",
@@ -133,39 +126,32 @@ def _make_parser() -> argparse.ArgumentParser:
 def _run(flags: argparse.Namespace) -> None:
     table: Path = flags.table
     output: Path = flags.output or gallery_path(table)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--output {output} must end in .html")
-    if not output.parent.is_dir():
-        raise UsageError(f"the folder of --output, {output.parent}, does not exist")
+    check_page_path(output, "--output")
     report = read_report(table)
     whole_files = flags.whole_files or bool(report and not report.get("ranges"))
     entries = read_entries(
         table, flags.only, flags.sample, flags.seed, flags.short_words, flags.column, whole_files, flags.summaries
     )
-    clips = list(dict.fromkeys(entry.clip for entry in entries.entries if _may_have_frames(entry)))
-    strips, problems = make_filmstrips(
-        clips,
+    with_frames = write_pictured_page(
+        output,
+        table,
+        entries,
+        report,
         FrameSampling("segments", flags.num_frames) if flags.num_frames else _sampling_of(report),
-        min(_FILMSTRIP_BYTES, PICTURES_BYTES // max(1, len(clips))),
         DecoderLimits(flags.decode_timeout, download=DownloadLimits(flags.max_download, flags.download_timeout)),
         flags.decode_workers or default_decode_workers(host_workers=1),
     )
-    write_page(output, table, entries, strips, problems, report)
     size = output.stat().st_size
-    print(f"{output}: {_rows_text(entries)}, {len(strips):,} clips with frames, {size / 10**6:.1f} MB")
+    print(f"{output}: {_rows_text(entries)}, {with_frames:,} clips with frames, {size / 10**6:.1f} MB")
     if size > _LARGE_PAGE_BYTES:
         print(f"The page is large for a browser. For a smaller page, use --sample {len(entries.entries) // 4}.")
-
-
-def _may_have_frames(entry: Entry) -> bool:
-    return not any(caption.stage in _STAGES_WITHOUT_FRAMES for caption in entry.captions)
 
 
 def _sampling_of(report: Mapping[str, Any]) -> FrameSampling:
     try:
         return FrameSampling.parse(str(report.get("fingerprint", {}).get("frames", "")))
     except ValueError:
-        return _DEFAULT_SAMPLING
+        return DEFAULT_SAMPLING
 
 
 def _rows_text(entries: Entries) -> str:

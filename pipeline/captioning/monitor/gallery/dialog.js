@@ -5,7 +5,7 @@ let openIndex = -1; // index in matches of the row shown; -1: the dialog is clos
 function showDialog(index) {
   openIndex = index;
   const row = matches[index];
-  $("dialog-title").textContent = `row ${row.row} · ${isSegment(row) ? `${rangeText(row)} · ` : ""}${row.path}`;
+  $("dialog-title").textContent = `${data.unit} ${row.row} · ${isSegment(row) ? `${rangeText(row)} · ` : ""}${row.path}`;
   $("previous").disabled = index === 0;
   $("next").disabled = index === matches.length - 1;
   $("frames").replaceChildren();

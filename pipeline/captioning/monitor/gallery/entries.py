@@ -77,6 +77,7 @@ class Entries:
     captioned: for each of `captions`, the number of rows of the whole table that have a caption.
     chosen: number of rows from which the sample is drawn: those with a requested mark, or all if none is requested.
     videos: the videos of which rows in `entries` are segments, in order of their first row in the table.
+    unit: what the page calls an entry and its number.
     """
 
     captions: tuple[str, ...]
@@ -86,6 +87,7 @@ class Entries:
     captioned: tuple[int, ...]
     chosen: int
     videos: tuple[Video, ...] = ()
+    unit: str = "row"
 
 
 def read_entries(
@@ -135,7 +137,9 @@ def read_entries(
         Entry(
             row=row,
             path=_cut(table.paths[row], _MAX_CHARACTERS["path"]),
-            captions=tuple(_caption(name, marked, row, failures) for name, marked in columns.items()),
+            captions=tuple(
+                entry_caption(marked, row, *_failure(name, marked, row, failures)) for name, marked in columns.items()
+            ),
             cells=tuple(_cut(cell, max_length) for cell in cells),
             range=table.range_of(row),
         )
@@ -183,12 +187,16 @@ def _has(marked: MarkedCaptions, row: int, mark: str) -> bool:
     return marked.has(row, mark) if mark in CAPTION_MARKS else not marked.texts[row]
 
 
-def _caption(
+def _failure(
     name: str, marked: MarkedCaptions, row: int, failures: Mapping[tuple[str, int], tuple[str, str]]
-) -> EntryCaption:
+) -> tuple[str, str]:
+    """Stage and message of a row without a caption. One of an earlier run may be there, although a later one failed."""
+    return ("", "") if marked.texts[row] else failures.get((name, row), ("", ""))
+
+
+def entry_caption(marked: MarkedCaptions, row: int, stage: str = "", message: str = "") -> EntryCaption:
+    """What the gallery shows about one of these captions. stage, message: empty if there is a caption."""
     text = marked.texts[row]
-    # A caption of an earlier run may be in the table, although a later one failed.
-    stage, message = ("", "") if text else failures.get((name, row), ("", ""))
     return EntryCaption(
         text=_cut(text, _MAX_CHARACTERS["caption"]),
         stage=stage,

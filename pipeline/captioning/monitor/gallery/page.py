@@ -51,6 +51,7 @@ def write_page(
     data = {
         "captions": entries.captions,
         "columns": entries.columns,
+        "unit": entries.unit,
         "marks": MARKS,
         "total": entries.rows,
         "captioned": entries.captioned,

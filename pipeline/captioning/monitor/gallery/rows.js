@@ -37,7 +37,7 @@ function addField(name, valueOf) {
   while (fields.some(([field]) => field === name)) name += " (column)"; // field names must be unique: the page address refers to fields by name
   fields.push([name, valueOf]);
 }
-addField("row", (row) => row.row);
+addField(data.unit, (row) => row.row);
 addField("path", (row) => row.path);
 data.captions.forEach((column, index) => {
   const ofColumn = hasSeveralCaptions ? ` (${column})` : "";

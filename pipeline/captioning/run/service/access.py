@@ -42,12 +42,22 @@ def only_model(base_url: str, api_key: str, timeout: float) -> str:
     """The only model that the service lists.
 
     Raises:
-        UsageError: there is none or more than one, or the service can't be reached.
+        UsageError: there is none or more than one, or the service can't be asked.
     """
     try:
-        models = asyncio.run(_listed_models(base_url, api_key, min(timeout, _MAX_SECONDS)))
+        return listed_model(base_url, api_key, timeout)
     except ServiceStop as error:
         raise UsageError(f"--model is not given, and the service can't be asked for its models: {error}") from error
+
+
+def listed_model(base_url: str, api_key: str, timeout: float) -> str:
+    """As `only_model`, for commands to which a service that can't be asked is no usage error.
+
+    Raises:
+        UsageError: there is none or more than one.
+        ServiceStop: the service can't be reached, does not accept the key, or does not list models.
+    """
+    models = asyncio.run(_listed_models(base_url, api_key, min(timeout, _MAX_SECONDS)))
     if len(models) == 1:
         return models[0]
     if not models:

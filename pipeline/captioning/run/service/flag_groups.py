@@ -15,13 +15,19 @@ from . import values
 from .access import KEY_VARIABLE
 
 
-def add_flags_of_the_service(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of URL, model, key and pace."""
-    service, limits = parser.add_argument_group("service"), Limits()
+def add_flags_of_access(
+    parser: argparse.ArgumentParser, base_url: str | None = None, max_tries: int = Limits.max_tries
+) -> argparse._ArgumentGroup:
+    """Add the flags of URL, model, key, tries and time limit; returns their group.
+
+    base_url: the default; None if the flag is required. max_tries: the default.
+    """
+    service = parser.add_argument_group("service")
     service.add_argument(
         "--base_url",
         type=values.base_url,
-        required=True,
+        required=base_url is None,
+        default=base_url,
         metavar="URL",
         help="URL of the service with the version, for example http://localhost:8000/v1 or https://api.openai.com/v1",
     )
@@ -40,6 +46,24 @@ def add_flags_of_the_service(parser: argparse.ArgumentParser) -> None:
     names = ("--api_key", "--api-key", "--key", "--openai_api_key", "--openai-api-key")
     service.add_argument(*names, type=values.no_key, help=argparse.SUPPRESS)
     service.add_argument(
+        "--max_tries",
+        type=positive_int,
+        default=max_tries,
+        help="send a request at most this many times if the service does not answer it",
+    )
+    service.add_argument(
+        "--timeout",
+        type=number(minimum=0, above=True),
+        default=Limits.timeout,
+        help="time limit of one request, in seconds",
+    )
+    return service
+
+
+def add_flags_of_the_service(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of access and pace."""
+    service, limits = add_flags_of_access(parser), Limits()
+    service.add_argument(
         "--concurrency",
         type=positive_int,
         help=f"maximum number of requests in flight; if not given, {limits.concurrency}",
@@ -55,18 +79,6 @@ def add_flags_of_the_service(parser: argparse.ArgumentParser) -> None:
         type=number(minimum=0, above=True),
         metavar="N",
         help="send at most requests of this many tokens a minute, with those of the answers; if not given, no limit",
-    )
-    service.add_argument(
-        "--max_tries",
-        type=positive_int,
-        default=limits.max_tries,
-        help="send a request at most this many times if the service does not answer it",
-    )
-    service.add_argument(
-        "--timeout",
-        type=number(minimum=0, above=True),
-        default=limits.timeout,
-        help="time limit of one request, in seconds",
     )
     service.add_argument(
         "--extra_body",

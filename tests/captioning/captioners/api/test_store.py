@@ -164,7 +164,7 @@ class TestWritesThatFail:
     def _lost(self, future: Future[None], store: AnswerStore, caplog: pytest.LogCaptureFixture, reason: str) -> None:
         """The answer, and every later one, is in an error and in the log."""
         with pytest.raises(RunError, match=reason) as caught:
-            future.result(timeout=10)
+            future.result(timeout=60)
         assert "A dog." in str(caught.value) and "a.mp4" in str(caught.value) and str(store.path) in str(caught.value)
         with pytest.raises(RunError, match=reason):
             store.add("key 2", 0, Answer("A cat."), NO_CLIP)
@@ -180,7 +180,7 @@ class TestWritesThatFail:
         long_text = "A dog. " + "word " * 10_000
         future = store.add("key", 0, Answer(long_text), AnsweredClip("a.mp4"))
         with pytest.raises(RunError, match="full"):
-            future.result(timeout=10)
+            future.result(timeout=60)
         assert "A dog." in caplog.text
         with pytest.raises(RunError, match="full"):
             store.add("key 2", 0, Answer("A cat."), NO_CLIP)

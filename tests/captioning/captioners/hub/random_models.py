@@ -81,7 +81,7 @@ def captioner(family: HubFamily, model: Any, backend: Backend, options: Generati
             return [[], BEFORE + AFTER]
         return [BEFORE, *[BETWEEN] * (int(text) - 1), AFTER]
 
-    def text(clip: Clip, question: str) -> str:
+    def text(clip: Clip, question: str, system: str | None) -> str:
         return str(len(family.block_lengths(clip)))
 
     prompts = ClipPrompts(tokens, text, [typical, typical], Asks.single(""))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from pipeline.captioning.clips.frames import SampledFrames
 from tests.tiny_families import FAMILIES
-from tests.tiny_family_configs import CONFIGS, SIDE
+from tests.tiny_family_configs import CONFIGS, SIDE, WIDTH
 
 from .reference_cases import (
     BEAM_ROWS,
@@ -36,7 +36,9 @@ from .reference_cases import (
     checkpoint_of,
     digest,
     generation_stop_ids,
+    image_pairs,
     images,
+    pair_cases,
     text_cases,
     videos,
 )
@@ -58,10 +60,15 @@ _PROMPTS = {
     "blip2_t5": f"Question: {QUESTION} Answer:",
 }
 
+_IMAGE_BLOCK = "<|vision_start|><|image_pad|><|vision_end|>"
 _IMAGE_PROMPTS = {
-    "llava_next": _PROMPTS["llava_next"].replace("<image>\n" * 3, "<image>\n"),
-    "qwen2_vl": _PROMPTS["qwen2_vl"].replace("video_pad", "image_pad"),
+    "llava_next": {count: _PROMPTS["llava_next"].replace("<image>\n" * 3, "<image>\n" * count) for count in (1, 2)},
+    "qwen2_vl": {
+        count: _PROMPTS["qwen2_vl"].replace("<|vision_start|><|video_pad|><|vision_end|>", _IMAGE_BLOCK * count)
+        for count in (1, 2)
+    },
 }
+"""By number of images."""
 # Of questions about text alone, for the cases without a chat template.
 _TEXT_PROMPTS = {
     "llava_next": _PROMPTS["llava_next"].replace("<image>\n" * 3, "").replace(QUESTION, "{}"),
@@ -112,15 +119,16 @@ class _Reference:
         distinct = {id(frame): frame for frame in frames}.values()
         return [self._prompt([frame], video.rate) for frame in distinct]
 
-    def image_prompts(self, image: Image.Image) -> list[_Prompt]:
-        """The prompt of a still image."""
+    def image_prompts(self, images: Sequence[Image.Image]) -> list[_Prompt]:
+        """The prompt of a still image, or of several."""
         if self.name.startswith("blip2"):
-            return [self._prompt([image], 0.0)]
-        vision, count, placeholder = self._image_vision(image)
-        text = _IMAGE_PROMPTS.get(self.name) or self._from_template("image", 1)
-        before, after = text.split(placeholder)
-        ids = self.tokenizer(before + self._written(placeholder * count) + after)["input_ids"]
-        return [_Prompt(ids, vision)]
+            return [self._prompt(images, 0.0)]
+        vision, counts, placeholder = self._image_vision(images)
+        text = _IMAGE_PROMPTS.get(self.name, {}).get(len(images)) or self._from_template("image", len(images))
+        first, *parts = text.split(placeholder)
+        for count, part in zip(counts, parts, strict=True):
+            first += self._written(placeholder * count) + part
+        return [_Prompt(self.tokenizer(first)["input_ids"], vision)]
 
     def text_prompt(self, question: str) -> _Prompt:
         """The prompt of a question about text alone."""
@@ -130,24 +138,28 @@ class _Reference:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return _Prompt(self.tokenizer(text)["input_ids"], {})
 
-    def _image_vision(self, image: Image.Image) -> tuple[dict[str, Any], int, str]:
-        """The visual arguments of `generate`, the number of visual tokens, and their placeholder."""
+    def _image_vision(self, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[int], str]:
+        """The visual arguments of `generate`, the number of visual tokens of each image, and their placeholder."""
         name = self.name
         options: dict[str, Any] = {}
         if name.startswith("internvl"):  # InternVLProcessor makes tiles with the limits of the file
             options = {"crop_to_patches": True, **({"max_patches": 4} if name == "internvl_tiles" else {})}
         if name.startswith("qwen"):
             options = {"min_pixels": 3136, "max_pixels": 12544}
-        values = dict(self.image_processor(images=[image], return_tensors="pt", **options))
+        # LLaVA-OneVision prepares several images of a prompt, which are a list in a list, in another way.
+        given = [list(images)] if name == "llava_onevision" and len(images) > 1 else list(images)
+        values = dict(self.image_processor(images=given, return_tensors="pt", **options))
         if name.startswith("qwen"):
-            return values, int(values["image_grid_thw"].prod()) // 4, "<|image_pad|>"
+            return values, (values["image_grid_thw"].prod(1) // 4).tolist(), "<|image_pad|>"
         if name.startswith(("llava_next", "llava_onevision")):
-            vision = {key: values[key] for key in ("pixel_values", "image_sizes")}
-            return vision, len(self.model.get_image_features(**vision)[0]), "<image>"
+            keys = ("pixel_values", "image_sizes", *(["batch_num_images"] if given != list(images) else []))
+            vision = {key: values[key] for key in keys}
+            features = self.model.model.get_image_features(**vision)  # flat if an image has one tile
+            return vision, [tokens.numel() // WIDTH for tokens in features], "<image>"
         vision = {"pixel_values": values["pixel_values"]}
         if name.startswith("internvl"):
-            return vision, _PATCHES // 4 * len(values["pixel_values"]), "<IMG_CONTEXT>"
-        return vision, _PATCHES, "<image_placeholder>" if name == "janus" else "<image>"
+            return vision, [_PATCHES // 4 * int(count) for count in values["num_patches"]], "<IMG_CONTEXT>"
+        return vision, [_PATCHES] * len(images), "<image_placeholder>" if name == "janus" else "<image>"
 
     def _prompt(self, frames: Sequence[Image.Image], rate: float) -> _Prompt:
         vision, counts, placeholder = self._vision(list(frames), rate)
@@ -241,9 +253,10 @@ def _recorded(name: str, parent: Path) -> dict[str, Any]:
     written = FAMILIES[checkpoint_of(name)](parent / name)
     reference = _Reference(name, checkpoint(written, name, parent / f"{name}-copy", []))
     clips = [reference.prompts(video) for video in videos()]
-    stills = [reference.image_prompts(image) for image in images()]
+    stills = [reference.image_prompts([image]) for image in images()]
+    pairs = [reference.image_prompts(pair) for pair in image_pairs()] if name in pair_cases() else []
     texts = [[reference.text_prompt(question)] for question in TEXTS] if name in text_cases() else []
-    prompts = [prompt for clip in clips + stills + texts for prompt in clip]
+    prompts = [prompt for clip in clips + stills + pairs + texts for prompt in clip]
     endless = [reference.answer(prompt, [_NO_ID]) for prompt in prompts]
     margin = min(answer.margin for answer in endless)
     stop = _stop_id([answer.ids for answer in endless[: sum(map(len, clips))]])  # as before there were images
@@ -258,6 +271,9 @@ def _recorded(name: str, parent: Path) -> dict[str, Any]:
     if CASES[name].beams:
         record["beams"] = answers([clips[row] for row in BEAM_ROWS], max_new_tokens=BEAM_TOKENS, num_beams=BEAMS)
     record["images"] = answers(stills)
+    if pairs:
+        record["image pairs"] = answers(pairs)
+        assert len(set(map(tuple, record["image pairs"]))) > 2, f"{name}: most pairs have the same answer"
     if texts:
         record["texts"] = answers(texts)
         if CASES[name].beams:

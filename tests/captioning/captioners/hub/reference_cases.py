@@ -7,9 +7,11 @@ Importing this module imports no framework.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pipeline.captioning.caption import make_parser, make_source
 from pipeline.captioning.captioners.hub.source import HubSource
 from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.clips.frames import SampledFrames
+from pipeline.captioning.clips.preparation import ImageRole
 from tests.captioning.captioners import chat_templates
 from tests.golden import DATA
 from tests.tiny_family_configs import CONFIGS, IDS
@@ -98,6 +101,8 @@ _SHAPES = (
 )
 # Width and height of the still images: landscape, portrait, tiny, square, large, and narrower than any grid of tiles.
 _IMAGE_SHAPES = ((200, 120), (70, 180), (9, 7), (56, 56), (640, 460), (12, 300))
+_PAIRS = ((0, 1), (4, 2), (3, 5), (1, 0))
+"""Numbers of the still images that are in one prompt."""
 _SEED = 60
 
 
@@ -111,6 +116,13 @@ def images() -> list[Image.Image]:
     return [_video(100 + number, *size, 1, 1.0).images[0] for number, size in enumerate(_IMAGE_SHAPES)]
 
 
+def image_pairs() -> list[tuple[Image.Image, Image.Image]]:
+    """Still images of different sizes that are in one prompt."""
+    drawn = images()
+    return [(drawn[first], drawn[second]) for first, second in _PAIRS]
+
+
+@functools.cache
 def _video(row: int, width: int, height: int, count: int, rate: float) -> SampledFrames:
     rng = np.random.default_rng(_SEED + row)
     images = []
@@ -157,9 +169,10 @@ def source(folder: Path, name: str, *flags: str) -> HubSource:
     return made
 
 
-def clips(made: HubSource) -> list[Clip]:
-    """The eight clips as the decoding processes give them to the captioner."""
-    return [_clip(made, row, video) for row, video in enumerate(videos())]
+def clips(made: HubSource, rows: Sequence[int] = range(len(_SHAPES))) -> list[Clip]:
+    """The eight clips, or some of them, as the decoding processes give them to the captioner."""
+    drawn = videos()
+    return [_clip(made, row, drawn[row]) for row in rows]
 
 
 def _clip(made: HubSource, row: int, video: SampledFrames) -> Clip:
@@ -175,8 +188,15 @@ def image_clips(made: HubSource) -> list[Clip]:
     return [_image_clip(made, len(_SHAPES) + number, image) for number, image in enumerate(images())]
 
 
-def _image_clip(made: HubSource, row: int, image: Image.Image) -> Clip:
-    pixels = (made.image_transform or made.frame_transform)([image])
+def image_pair_clips(made: HubSource) -> list[list[Clip]]:
+    """The pairs of still images as the decoding processes give them to the captioner."""
+    drawn = enumerate(images())
+    clips = [_image_clip(made, number, image, ImageRole.ONE_OF_SEVERAL) for number, image in drawn]
+    return [[clips[first], clips[second]] for first, second in _PAIRS]
+
+
+def _image_clip(made: HubSource, row: int, image: Image.Image, role: ImageRole = ImageRole.ALONE) -> Clip:
+    pixels = made.preparation.transform_of_image(role)([image])
     return Clip(row, "", pixels, (0,), seconds=(0.0,), size=(image.height, image.width), is_image=True)
 
 
@@ -185,9 +205,15 @@ def text_cases() -> list[str]:
     return [name for name in CASES if not name.startswith("blip2") and checkpoint_of(name) == name]
 
 
+def pair_cases() -> list[str]:
+    """The cases whose families take several images in one prompt."""
+    return [name for name in CASES if not name.startswith("blip2")]
+
+
 def recorded() -> dict[str, Any]:
-    """By checkpoint: its `digest`, `stop ids`, and token ids: of each clip `greedy` and, for some, `beams`, and of each
-    still image `images`; and of each question about text `texts` and, for some, `texts beams`.
+    """By checkpoint: its `digest`, `stop ids`, and token ids: of each clip `greedy` and, for some, `beams`, of each
+    still image `images`, and of each pair of images in one prompt `image pairs`; and of each question about text
+    `texts` and, for some, `texts beams`.
     """
     answers: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
     return answers

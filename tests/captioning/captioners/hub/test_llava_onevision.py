@@ -97,7 +97,7 @@ def test_lengths_of_images_of_many_sizes(backend: Backend) -> None:
         best = select_best_resolution((height, width), pinpoints)
         scales = best[0] // 384, best[1] // 384
         tokens = LlavaOnevisionProcessor._get_unpadded_features(counted, height, width, 27, 27, *scales)
-        clip = tiny.SizedClip(0, "", tiny.noise(0, 1, 1, 1, 1, 3), (0,), size=(height, width), is_image=True)
+        clip = tiny.SizedClip(0, "", tiny.noise(0, 1, 3, 1, 1, 3), (0,), size=(height, width), is_image=True)
         assert family.block_lengths(clip) == [27**2 + sum(tokens)], (height, width)
 
 

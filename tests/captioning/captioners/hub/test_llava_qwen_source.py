@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,18 @@ def test_frames_and_prompts_of_the_model_card_by_default(llava_video: Checkpoint
     )
 
 
+def test_the_system_prompt_of_a_request(llava_video: Checkpoints) -> None:
+    """It makes the tokens of a run with `--system`, with times of frames and without."""
+    flags = llava_video.folder / "checkpoint", llava_video.folder / "siglip", "--num_frames", "2"
+    source, watching = _source(*flags), _source(*flags, "--system", "Watch.")
+    assert source.images_are_frames and not source.prompts.has_images
+    timed = Clip(0, "", np.zeros((2, 1, 1, 3), np.uint8), (0, 1), seconds=(0.0, 1.0), duration=2.0, rate=1.0)
+    for clip in (timed, replace(timed, seconds=(), duration=0.0, rate=0.0)):
+        assert source.prompts.pieces(clip, "Who?", "Watch.") == watching.prompts.pieces(clip, "Who?")
+        assert watching.prompts.pieces(clip, "Who?", "") == source.prompts.pieces(clip, "Who?")
+        assert source.prompts.text(clip, "Who?", "Watch.").startswith("<|im_start|>system\nWatch.<|im_end|>\n")
+
+
 def test_the_flag_replaces_the_penalty_of_the_checkpoint(llava_video: Checkpoints) -> None:
     source = _source(llava_video.folder / "checkpoint", llava_video.folder / "siglip", "--repetition_penalty", "1")
     assert source.generation.penalty == 1
@@ -171,9 +184,7 @@ def test_the_longest_prompt_is_refused_with_its_numbers(llava_video: Checkpoints
     ):
         _source(short, siglip, "--num_frames", "64")
     assert 10 <= _source(short, siglip).sampling.num_frames < 64  # the default is reduced to what fits
-    with pytest.raises(
-        UsageError, match=r"--max_new_tokens 100 make \d+; the model was made for 32768.*; 28800 of the"
-    ):
+    with pytest.raises(UsageError, match=r"100 new tokens make \d+; the model was made for 32768.*; 28800 of the"):
         _source(llava_video.folder / "checkpoint", siglip, "--num_frames", "2400", "--max_new_tokens", "100")
 
 

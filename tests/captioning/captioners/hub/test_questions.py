@@ -165,7 +165,7 @@ def test_blip2_with_a_system_prompt_refuses_only_rows_without_a_question(
     clips = cases.clips(source)[:2]
     refused, *requests = source.load(backend).prepare(clips, [[""], [WHAT]])
     assert isinstance(refused, Refused) and refused.row == 0
-    assert refused.message.endswith("give --question instead; change the row's cell in 'title'")
+    assert refused.message.endswith("which is empty; write a question; change the row's cell in 'title'")
     assert [request.key for request in requests] == [(1, 0)]
 
 
@@ -205,7 +205,7 @@ def test_the_source_of_several_questions(families: dict[str, Family], backend: B
     assert turned.fingerprint() == fingerprint and turned.image_fingerprint() == source.image_fingerprint()
     lines = [line for line in source.describe() if line.startswith("prompt of text_")]
     assert [WHAT in lines[0], HOW in lines[1]] == [True, True]
-    with pytest.raises(UsageError, match=r"\d{4,} prompt tokens and --max_new_tokens 12"):
+    with pytest.raises(UsageError, match=r"\d{4,} prompt tokens and 12 new tokens"):
         _several(folder, WHAT, "word " * 9000)
 
 

@@ -208,6 +208,7 @@ def test_the_rehearsal_prefills_texts(
     engines: list[Any] = []
     original = captioner.engine
     monkeypatch.setattr(captioner, "engine", lambda slots: engines.append(original(slots)) or engines[-1])
+    captioner._planned_tokens = options.max_new_tokens
     captioner._rehearse(2, 1500, options)
     shapes = [engine._table.cache.shape for engine in engines]
     assert len(shapes) == 2 and shapes[0] == shapes[1], "the cache of the clips has room for the texts too"

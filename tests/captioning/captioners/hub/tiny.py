@@ -118,7 +118,7 @@ class Tiny:
         model = load_weights(model, CheckpointWeights(folder, names), backend.device, backend.dtype)
         prompts = ClipPrompts(
             lambda text: self.pieces(int(text)),
-            lambda clip, question: _blocks(family, clip),
+            lambda clip, question, system: _blocks(family, clip),
             self.clips,
             Asks.single(""),
         )

@@ -25,12 +25,13 @@ PUBLISHED_IN = {
     "square": "llava-onevision-qwen2-7b-ov-hf",
     "tiles": "llava-v1.6-mistral-7b-hf",
     "onevision_tiles": "llava-onevision-qwen2-7b-ov-hf",
+    "onevision_square": "llava-onevision-qwen2-7b-ov-hf",
     "patches_of_two": "Qwen2.5-VL-7B-Instruct",
     "internvl": "InternVL3-1B-hf",
     "padded_square": "Janus-Pro-1B-hf",
 }
 """A checkpoint for each kind."""
-KIND_OF = {name: kind for kind, name in PUBLISHED_IN.items() if kind != "onevision_tiles"}
+KIND_OF = {name: kind for kind, name in PUBLISHED_IN.items() if not kind.startswith("onevision")}
 """The kind for frames of videos."""
 
 _IN_A_DECODING_PROCESS = """

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from pipeline.captioning.captioners.images import from_folder
+from pipeline.captioning.captioners.images import from_folder, onevision_square
 from pipeline.captioning.captioners.images.base import ImageTransform
 from pipeline.captioning.captioners.images.crop import Crop
 from pipeline.captioning.captioners.images.internvl import InternVL, tile_grid
@@ -90,6 +91,30 @@ def test_qwen_frames_and_rows(tmp_path: Path, size: tuple[int, int]) -> None:
     rows, grid = transform.patch_rows(transform(images[:1]))
     _check(rows, still["pixel_values"])
     assert [list(grid)] == still["image_grid_thw"].tolist()
+
+
+@each_size
+def test_several_still_images_of_onevision(tmp_path: Path, size: tuple[int, int]) -> None:
+    folder = write_folder(tmp_path, "llava-onevision-qwen2-7b-ov-hf")
+    transform, images = from_folder(folder, "onevision_square"), frames(size)
+    processor = _processor("LlavaOnevisionImageProcessor").from_pretrained(folder)
+    pixels = transform(images)
+    assert pixels.shape[:2] == (len(images), 1)
+    _check(pixels, _slow(processor, [images], **RAW))
+    expected = _slow(processor, [images])
+    np.testing.assert_array_equal(transform.normalized(pixels).reshape(expected.shape), expected)
+
+
+def test_the_square_of_a_very_large_image_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = from_folder(write_folder(tmp_path, "llava-onevision-qwen2-7b-ov-hf"), "onevision_square")
+    image = Image.new("RGB", (2000, 200), (255, 0, 0))
+    sizes: list[tuple[int, int]] = []
+    new = Image.new
+    monkeypatch.setattr(onevision_square, "MAX_RESIZED_PIXELS", 1000**2)
+    monkeypatch.setattr(Image, "new", lambda mode, size, colour=0: sizes.append(size) or new(mode, size, colour))
+    square = transform([image])[0, 0]
+    assert (1000, 1000) in sizes and max(max(size) for size in sizes) == 1000
+    assert (square[192] == (255, 0, 0)).all() and (square[:170] == 127).all() and (square[-170:] == 127).all()
 
 
 @each_size

@@ -29,7 +29,13 @@ def _batches(golden: GoldenSet) -> Iterator[list[dict[str, Any]]]:
     yield from batches.values()
 
 
-def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
+@pytest.fixture(scope="module")
+def known() -> dict[tuple[str, str], Any]:
+    """Visual tokens by checkpoint and name of the case: the vision tower takes most of the time on MindSpore's CPU."""
+    return {}
+
+
+def _check(golden: GoldenSet, checkpoint: str, backend: Backend, known: dict[tuple[str, str], Any]) -> None:
     import torch
 
     for cases in _batches(golden):
@@ -37,8 +43,8 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
         captioner = source.load(backend)
         clips = [golden_clip(source, case, row) for row, case in enumerate(cases)]
         features = captioner.visual_tokens(clips)
-        # The vision tower takes most of the time on MindSpore's CPU, so it runs only once.
-        captioner.visual_tokens = lambda batch, known=features: torch.stack([known[clip.row] for clip in batch])
+        known |= {(checkpoint, case["name"]): tokens for case, tokens in zip(cases, features, strict=True)}
+        captioner.visual_tokens = lambda batch, rows=features: torch.stack([rows[clip.row] for clip in batch])
         # With fewer slots than clips, some clips wait until the captions of others end.
         ids = token_ids(captioner, clips, slots=2)
         prompts = whole_prompts(captioner, clips)
@@ -57,35 +63,40 @@ def _check(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
             np.testing.assert_allclose(tokens.mean(-1), row_means, atol=3e-4, err_msg=name)
 
 
-def _check_beams(golden: GoldenSet, checkpoint: str, backend: Backend) -> None:
+def _check_beams(golden: GoldenSet, checkpoint: str, backend: Backend, known: dict[tuple[str, str], Any]) -> None:
     cases = [case for case in golden.cases if "beam3_repaired" in case]
     assert cases
     for case in cases:
         source = golden_source(case, checkpoint, num_beams=3)
-        ids = token_ids(source.load(backend), [golden_clip(source, case)])[0]
+        captioner = source.load(backend)
+        if (checkpoint, case["name"]) in known:  # the test of greedy captions has run in this process
+            captioner.visual_tokens = lambda batch, name=case["name"]: known[checkpoint, name][None]
+        ids = token_ids(captioner, [golden_clip(source, case)])[0]
         assert ids == case["beam3_repaired"]["ids"], case["name"]
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
-def test_synthetic_frames(checkpoint: str, backend: Backend) -> None:
-    _check(GoldenSet.load(DATA, "golden-synthetic"), checkpoint, backend)
+def test_synthetic_frames(checkpoint: str, backend: Backend, known: dict[tuple[str, str], Any]) -> None:
+    _check(GoldenSet.load(DATA, "golden-synthetic"), checkpoint, backend, known)
 
 
-def test_beams_on_synthetic_frames(backend: Backend) -> None:
-    _check_beams(GoldenSet.load(DATA, "golden-synthetic"), "mini-a", backend)
+def test_beams_on_synthetic_frames(backend: Backend, known: dict[tuple[str, str], Any]) -> None:
+    _check_beams(GoldenSet.load(DATA, "golden-synthetic"), "mini-a", backend, known)
 
 
 @needs_shared
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
-def test_real_videos(checkpoint: str, backend: Backend) -> None:
+def test_real_videos(checkpoint: str, backend: Backend, known: dict[tuple[str, str], Any]) -> None:
     pytest.importorskip("decord")
-    _check(GoldenSet.load(SHARED / "golden", "golden-videos"), checkpoint, backend)
+    if checkpoint == "mini-a" and backend.framework == "mindspore":
+        pytest.skip("slow on MindSpore; the synthetic frames have both checkpoints")
+    _check(GoldenSet.load(SHARED / "golden", "golden-videos"), checkpoint, backend, known)
 
 
 @needs_shared
-def test_beams_on_real_videos(backend: Backend) -> None:
+def test_beams_on_real_videos(backend: Backend, known: dict[tuple[str, str], Any]) -> None:
     pytest.importorskip("decord")
-    _check_beams(GoldenSet.load(SHARED / "golden", "golden-videos"), "mini-a-merged", backend)
+    _check_beams(GoldenSet.load(SHARED / "golden", "golden-videos"), "mini-a-merged", backend, known)
 
 
 def test_the_prompt_equals_the_recorded_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.captioning.clips.clip import Clip
 from pipeline.captioning.generation.options import GenerationOptions
 from pipeline.captioning.meta.asks import Ask, Asks, Question
 from pipeline.captioning.process.errors import UsageError
-from tests.captioning.captioners.asked import alone, answers, count_vision, ends
+from tests.captioning.captioners.asked import alone, answers, complete, count_vision, ends
 from tests.golden import DATA, LORA_ALPHA
 
 if TYPE_CHECKING:
@@ -82,15 +83,56 @@ def test_a_question_that_is_too_long_or_has_a_placeholder_fails_alone(
 
     clips, too_long = _clips(2), "word " * 3000
     expected = alone(greedy, clips, [[SHORT], [SHORT]])
-    found = ends(greedy, clips, [[too_long, SHORT], [SHORT, too_long]])
-    assert [found[0, 1].ids, found[1, 0].ids] == [expected[0, 0], expected[1, 0]]
-    assert found[0, 0].reason is found[1, 1].reason is EndReason.TOO_LONG
+
+    def length(words: int) -> int:
+        pieces = greedy._common.prompts.pieces(clips[0], "word " * words)
+        return sum(map(len, pieces)) + int(np.prod(POOLING))
+
+    without_answer = "word " * (bisect.bisect_right(range(3000), 4095, key=length) - 1)  # fits, but not its answer
+    found = ends(greedy, clips[1:], [[SHORT, without_answer]])
+    assert found[1, 0].ids == expected[1, 0] and found[1, 1].reason is EndReason.TOO_LONG
+    refused, kept = greedy.prepare(clips[:1], [[too_long, SHORT]])
+    assert isinstance(refused, Refused) and (refused.row, refused.question, refused.is_too_long) == (0, 0, True)
+    assert "tokens; the model was made for 4096" in refused.message and "--" not in refused.message
+    assert complete(greedy.engine(1), [kept])[(0, 1), 1].ids == expected[0, 0]
     prepared = greedy.prepare(clips[:1], [["in <image>?", SHORT]])
     assert prepared[0] == Refused(0, 0, "the question must not contain <image>; the template places the clip")
     (request,) = prepared[1:]
     assert not isinstance(request, Refused) and request.key == (0, 1) and request.question == 1
     rows = count_vision(greedy, monkeypatch)
     assert [type(one) for one in greedy.prepare(clips[:1], [["in <image>?"]])] == [Refused] and rows == []
+
+
+@pytest.mark.parametrize("words", [4090, 200_000])
+def test_a_prompt_that_is_too_long_is_refused_before_any_work(
+    greedy: PllavaCaptioner, monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    """Of a text that is far too long, only the beginning is tokenized."""
+    tokenizer = greedy._common.tokenizer
+    tokenized: list[int] = []
+    original = tokenizer._tokenizer
+
+    class Counting:
+        def encode(self, text: str, *args: object, **kwargs: object) -> object:
+            tokenized.append(len(text))
+            return original.encode(text, *args, **kwargs)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(original, name)
+
+    def no_embedding(ids: object) -> None:
+        raise AssertionError("embeddings of a prompt that is too long")
+
+    monkeypatch.setattr(tokenizer, "_tokenizer", Counting())
+    monkeypatch.setattr(greedy, "_embed", no_embedding)
+    rows, question = count_vision(greedy, monkeypatch), "word " * words
+    about_clip = greedy.prepare(_clips(1), [[question]])[0]
+    system = greedy.prepare(_clips(1), [[SHORT]], [question])[0]
+    text = greedy.prepare_text((3, 2), question)
+    for refused, place in ((about_clip, (0, 0)), (system, (0, 0)), (text, (3, 2))):
+        assert isinstance(refused, Refused) and refused.is_too_long
+        assert (refused.row, refused.question) == place and "was made for 4096" in refused.message
+    assert rows == [] and max(tokenized) <= 8 * 4096
 
 
 def test_without_questions_those_of_the_source_are_asked(greedy: PllavaCaptioner) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.captioning.monitor.gallery import command as gallery
+from pipeline.captioning.monitor.gallery import pictured
 from pipeline.captioning.monitor.gallery.page import embedded_json
 from tests.captioning.clips.downloads.servers import content, web_server
 from tests.fakes import render_clip
@@ -121,7 +122,7 @@ def test_interruption_keeps_the_earlier_page(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gallery, "make_filmstrips", interrupt)
+    monkeypatch.setattr(pictured, "make_filmstrips", interrupt)
     assert gallery.main([str(table), "--output", str(page)]) == 1
     assert page.read_text() == "earlier" and "no page was written" in capsys.readouterr().err
     assert not [path for path in table.parent.iterdir() if path.name.endswith(".tmp")]

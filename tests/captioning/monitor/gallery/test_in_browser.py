@@ -20,6 +20,7 @@ from pipeline.captioning.monitor.gallery import command as gallery
 from pipeline.captioning.monitor.gallery.entries import read_entries
 from pipeline.captioning.monitor.gallery.filmstrips import ClipKey, Filmstrip, FilmstripEncoder
 from pipeline.captioning.monitor.gallery.page import write_page
+from pipeline.captioning.monitor.gallery.pictured import PICTURES_BYTES
 from scripts import launched
 from tests.captioning.monitor.gallery.conftest import PHONE, Opener
 from tests.fakes import render_clip
@@ -164,7 +165,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [[f"clips/{i:04}.mp4", _caption(i), str(i % 17), f"{'x' * 900} {i}"] for i in range(ROWS)]
     table = folder / "meta_caption.csv"
     pd.DataFrame(rows, columns=["path", "text", "score", "notes"]).to_csv(table, index=False)
-    most_bytes = gallery.PICTURES_BYTES // ROWS
+    most_bytes = PICTURES_BYTES // ROWS
     noise = np.random.default_rng(0).integers(0, 256, (8, 4, 360, 640, 3), np.uint8)
     pictures = [FilmstripEncoder(most_bytes)([Image.fromarray(frame) for frame in clip]).tobytes() for clip in noise]
     strips: dict[ClipKey, Filmstrip] = {}

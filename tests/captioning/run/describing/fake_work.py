@@ -71,9 +71,14 @@ class TextCaptioner(FakeCaptioner):
         self._texts: dict[tuple[int, int], str] = {}
         self._on_texts = source.on_texts
 
-    def prepare(self, clips: Sequence[Clip], questions: Sequence[Sequence[str]] | None = None) -> list[Any]:
+    def prepare(
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[Sequence[str]] | None = None,
+        systems: Sequence[str | None] | None = None,
+    ) -> list[Any]:
         self._texts.clear()
-        return super().prepare(clips, questions)
+        return super().prepare(clips, questions, systems)
 
     def prepare_text(
         self, key: tuple[int, int], question: str, options: GenerationOptions | None = None, system: str = ""

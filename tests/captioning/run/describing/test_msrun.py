@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,24 +10,26 @@ import pytest
 from pipeline.captioning.journal.folder import journal_folder, read_contents
 from scripts import launched
 from tests.captioning.run.describing.fake_work import without_times, write_table, written
+from tests.captioning.run.forked import TorchRuns
 from tests.fakes import render_clip
 from tests.golden import DATA
 
 COMMAND = str(Path(launched.COMMAND).with_name("describe.py"))
 FLAGS = ["--pretrained_model_name_or_path", str(DATA / "mini-a"), "--lora_alpha", "2", "--every", "1", "--bs", "1"]
 FLAGS += ["--pooling_shape", "4-6-6", "--max_new_tokens", "16", "--summary_tokens", "16", "--title_tokens", "4"]
+FLAGS += ["--decode_workers", "1"]
 pytestmark = pytest.mark.msrun
 
 
-def test_two_workers_killed_and_resumed(tmp_path: Path) -> None:
+def test_two_workers_killed_and_resumed(tmp_path: Path, torch_run: TorchRuns) -> None:
+    """torchrun is killed, and msrun resumes the run."""
     videos = [render_clip(tmp_path / f"{name}.mp4", number, 30) for number, name in enumerate("abc")]
     write_table(tmp_path / "meta.csv", [[video] for video in [*videos, "nowhere.mp4"]])
-    plain = [sys.executable, COMMAND, "meta.csv", *FLAGS, "--framework", "torch", "--output", "plain"]
-    subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    torch_run(tmp_path, *FLAGS, "--output", "plain", command=COMMAND)
 
-    command = launched.msrun(2, *FLAGS, "--output", "out", command=COMMAND)
+    flags = [*FLAGS, "--output", "out"]
     journal = journal_folder(tmp_path / "out" / "tables" / "segments_caption.csv")
-    with launched.started(command, tmp_path) as launcher:
+    with launched.started(launched.torchrun(2, *flags, command=COMMAND), tmp_path) as launcher:
         deadline = time.monotonic() + 300
         while not any(map(len, read_contents(journal).captions.values())):
             assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "launcher.log").read_text()
@@ -38,7 +38,8 @@ def test_two_workers_killed_and_resumed(tmp_path: Path) -> None:
     assert 0 < captioned < 12
     assert written(tmp_path / "out" / "a.json")["status"] == "running"
 
-    assert launched.run(command, tmp_path) == 0, (tmp_path / "launcher.log").read_text()
+    resumed = launched.msrun(2, *flags, command=COMMAND)
+    assert launched.run(resumed, tmp_path) == 0, (tmp_path / "launcher.log").read_text()
     for name in ("a", "b", "c", "nowhere"):
         found, wanted = (written(tmp_path / folder / f"{name}.json") for folder in ("out", "plain"))
         assert without_times(found) == without_times(wanted)

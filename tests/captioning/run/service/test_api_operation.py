@@ -16,6 +16,8 @@ from scripts.coded_clips import coded_image
 from scripts.service_runs import OUTPUT, Row
 from tests.service_faults import expected_caption
 
+pytestmark = pytest.mark.usefixtures("api_forks")
+
 FLAGS = ("--model", "fake-vl", "--question", "{ask}")
 
 

@@ -15,6 +15,8 @@ from scripts import service_runs
 from scripts.service_runs import OUTPUT, Row, RunningService
 from tests.service_faults import expected_caption
 
+pytestmark = pytest.mark.usefixtures("api_forks")
+
 FLAGS = ("--model", "fake-vl", "--question", "{ask}")
 CONCURRENCY = 16
 FAULTS: dict[str, Any] = {
