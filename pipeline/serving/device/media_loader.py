@@ -145,7 +145,7 @@ class MediaLoader:
             client.close()
 
     def _end_thread(self, error: Exception) -> None:
-        """Go on with the other threads; if there are none, report the error."""
+        """Continue with the other threads; if there are none, report the error."""
         with self._changed:
             self._running -= 1
             running = self._running

@@ -72,7 +72,7 @@ class Waiting:
         return [self._groups[-1].questions.popleft() for _ in range(max(0, min(most, self.present)))]
 
     def next_group(self) -> bool:
-        """Go on with the group before the present one, which has ended. Returns False if there is none."""
+        """Continue with the group before the present one, which has ended. Returns False if there is none."""
         if len(self._groups) == 1:
             return False
         ended = self._groups.pop()

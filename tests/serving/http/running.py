@@ -31,6 +31,11 @@ class Connection(LimitedConnection):
     unread_seconds = 0.5
 
 
+QUESTION = b'{"messages": [{"role": "user", "content": "What is it?"}]}'
+"""The body of a chat completion."""
+JSON = {"Content-Type": "application/json"}
+
+
 class Hang:
     """In a script: no further message before the question is cancelled."""
 
@@ -73,11 +78,17 @@ class FakeAnswering:
     """Answers as `script` says, and remembers the questions with the bytes of their media."""
 
     def __init__(self) -> None:
-        self.script: Script = lambda ask: answer(ask, "A red ", "star.")
         self.questions: list[FakeQuestion] = []
         self.asked = threading.Semaphore(0)
-        self.full: QueueFull | None = None
+        self.reset()
         self.state = Load(running=1, waiting=2, slots=8, devices=2, ready=2, restarts=3)
+
+    def reset(self) -> None:
+        """Answer as at the beginning, for the next test; questions that `asked` counts are forgotten."""
+        self.script: Script = lambda ask: answer(ask, "A red ", "star.")
+        self.full: QueueFull | None = None
+        while self.asked.acquire(blocking=False):
+            pass
 
     def ask(self, question: Ask) -> FakeQuestion:
         if self.full is not None:

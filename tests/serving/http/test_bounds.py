@@ -12,13 +12,11 @@ import pytest
 
 from pipeline.serving.messages import Begun, Text
 from pipeline.serving.settings import RequestLimits
-from tests.serving.http.running import Hang, Reply, Running, answer, running, wait_until
+from tests.serving.http.running import JSON, QUESTION, Hang, Reply, Running, answer, running, wait_until
 
 LIMITS = RequestLimits(body_bytes=200_000, all_body_bytes=300_000)
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-QUESTION = b'{"messages": [{"role": "user", "content": "What is it?"}]}'
 STREAMED = QUESTION[:-1] + b', "stream": true}'
-JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +33,7 @@ def shared() -> Iterator[Running]:
 
 @pytest.fixture
 def server(shared: Running) -> Running:
-    shared.answering.script = lambda ask: answer(ask, "A red ", "star.")
-    shared.answering.full = None
-    while shared.answering.asked.acquire(blocking=False):
-        pass
+    shared.answering.reset()
     return shared
 
 

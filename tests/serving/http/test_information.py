@@ -11,10 +11,7 @@ import pytest
 
 from pipeline.serving.messages import Ask, Begun, Failed, Problem
 from pipeline.serving.questions import Load, QueueFull
-from tests.serving.http.running import Running, answer, running, wait_until
-
-QUESTION = b'{"messages": [{"role": "user", "content": "What is it?"}]}'
-JSON = {"Content-Type": "application/json"}
+from tests.serving.http.running import JSON, QUESTION, Running, running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +22,7 @@ def shared() -> Iterator[Running]:
 
 @pytest.fixture
 def server(shared: Running) -> Running:
-    shared.answering.script = lambda ask: answer(ask, "A red ", "star.")
-    shared.answering.full = None
-    while shared.answering.asked.acquire(blocking=False):
-        pass
+    shared.answering.reset()
     return shared
 
 
