@@ -14,7 +14,6 @@ from pipeline.captioning.process.errors import UsageError
 from .fts import TOKENIZER
 
 _SHOWN = 60
-_MOST_PLACES = 5
 _MAX_CHARACTERS = 10_000
 _NEAR = re.compile(r'near "(.*)"$', re.DOTALL)
 _WORD = re.compile(r"\S+")
